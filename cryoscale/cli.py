@@ -1,0 +1,208 @@
+"""The command line. Heavy libraries are imported inside the commands, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from cryoscale.pipeline import Outcome
+
+app = typer.Typer(
+    name="cryoscale",
+    help="Map glaciers of whole mountain ranges: from a STAC query to a Zarr map and outlines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
+OutArgument = Annotated[str, typer.Argument(metavar="DIR", help="The run's output folder or URL.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="Where to put the run.")] = "cryoscale-demo",
+    size: Annotated[str, typer.Option(help="tiny, small, medium or large.")] = "small",
+    years: Annotated[int, typer.Option(min=1, max=20, help="How many years to simulate and map.")] = 1,
+    seed: Annotated[int, typer.Option(help="Which mountain range.")] = 7,
+    json_: JsonOption = False,
+) -> None:
+    """Simulate a mountain range, map it offline, and score the map against the truth."""
+    from cryoscale.console import Console
+    from cryoscale.demo import run_demo
+
+    console = Console(quiet=json_)
+    with console:
+        result = run_demo(
+            out, size=size, years=years, seed=seed, on_progress=console.progress, on_stage=console.stage
+        )
+    if json_:
+        _print_json(result.to_dict())
+    else:
+        console.demo(result)
+    raise typer.Exit(result.outcome.exit_code)
+
+
+@app.command()
+def plan(config: ConfigArgument, json_: JsonOption = False) -> None:
+    """Say what a run would do: scenes, blocks, tiles, bytes. Reads catalogues only."""
+    from cryoscale.config import load_config
+    from cryoscale.console import Console
+    from cryoscale.plan import make_plan
+
+    made = make_plan(load_config(config))
+    if json_:
+        _print_json(made.to_dict())
+    else:
+        Console().plan(made)
+
+
+@app.command()
+def run(
+    config: ConfigArgument,
+    out: Annotated[str, typer.Option(help="Output folder or fsspec URL.")],
+    json_: JsonOption = False,
+) -> None:
+    """Map a region; run again to complete what was interrupted."""
+    from cryoscale.config import load_config
+    from cryoscale.console import Console
+    from cryoscale.pipeline import run as run_pipeline
+
+    console = Console(quiet=json_)
+    with console:
+        settings = load_config(config)
+        outcome = run_pipeline(settings, _output(out), on_progress=console.progress, on_stage=console.stage)
+    _report(outcome, console, json_)
+
+
+def _report(outcome: Outcome, console: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(outcome.to_dict())
+    else:
+        console.outcome(outcome)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def status(out: OutArgument, json_: JsonOption = False) -> None:
+    """Say how far a run is, and what was set aside and why."""
+    from cryoscale.console import Console
+    from cryoscale.results import Run
+
+    state = Run(_output(out)).status()
+    if json_:
+        _print_json(state.to_dict())
+    else:
+        Console().status(state)
+    raise typer.Exit(1 if state.set_aside else 0)
+
+
+@app.command()
+def verify(out: OutArgument, json_: JsonOption = False) -> None:
+    """Read back every block and hold it against the checksum in its marker."""
+    from cryoscale.console import Console
+    from cryoscale.results import Run
+
+    found = Run(_output(out)).verify()
+    if json_:
+        _print_json(found.to_dict())
+    else:
+        Console().verification(found)
+    raise typer.Exit(0 if found.sound else 1)
+
+
+@app.command()
+def features(
+    config: ConfigArgument,
+    out: Annotated[str, typer.Option(help="Zarr store to write.")],
+    json_: JsonOption = False,
+) -> None:
+    """Write the 30-channel stack itself, one group a year and zone."""
+    from cryoscale.config import load_config
+    from cryoscale.console import Console
+    from cryoscale.featurise import write_features
+
+    console = Console(quiet=json_)
+    with console:
+        summary = write_features(load_config(config), _output(out), on_stage=console.stage)
+    if json_:
+        _print_json(summary)
+    else:
+        console.say(f"{summary['blocks']} blocks of {len(summary['channels'])} channels in {summary['out']}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The training's YAML file.")],
+    out: Annotated[Path, typer.Option(help="The weights file to write (.safetensors).")],
+    json_: JsonOption = False,
+) -> None:
+    """Train a model; writes weights and their card."""
+    from cryoscale.console import Console
+    from cryoscale.learn.train import train_from_config
+
+    console = Console(quiet=json_)
+    result = train_from_config(config, out)
+    if json_:
+        _print_json(result)
+    else:
+        console.say(f"wrote {out}")
+
+
+@app.command()
+def evaluate(
+    out: OutArgument,
+    truth: Annotated[Path, typer.Option(help="Folder of label rasters, <epsg>.tif each.")],
+    json_: JsonOption = False,
+) -> None:
+    """Score a finished run's map against label rasters."""
+    from cryoscale.console import Console
+    from cryoscale.learn.evaluate import evaluate as evaluate_run
+
+    found = evaluate_run(Path(_output(out)), truth)
+    if json_:
+        _print_json(found.to_dict())
+    else:
+        Console().evaluation(found.scores)
+
+
+def _output(out: str) -> str:
+    return out if "://" in out else str(Path(out).expanduser().resolve())
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+
+
+def main() -> None:
+    """Entry point: errors made for people are one line on stderr and their own exit code."""
+    from cryoscale.errors import CryoscaleError
+
+    try:
+        app()
+    except CryoscaleError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        # Full disks and read-only folders reach us as they are; they are no bug of ours.
+        where = f" {error.filename}" if error.filename else ""
+        _fail(
+            f"{error.strerror or error}{where}",
+            2 if isinstance(error, PermissionError | FileNotFoundError) else 1,
+        )
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it stopped", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"cryoscale: {' '.join(message.split())}\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Workers to run on: started here, joined by address, or asked of Kubernetes.
+
+Two kinds of workers are told apart by Dask's abstract resources, so that it does not matter who
+started them: ``CPU`` for the tasks that read, compute features and write, ``GPU`` for the processes
+that hold one model each (one process a device). On a machine without a GPU the same actor runs on
+the CPU in a process of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cryoscale.errors import InputError
+from cryoscale.settings import ClusterSpec
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+CPU, GPU = "CPU", "GPU"
+
+CONNECT_TIMEOUT_S = 60.0
+
+ACTOR_THREADS = 1
+"""CPU threads of one actor. Fixed, since convolutions on two threads differ from those on one in the
+last bits: with one thread everywhere, a map does not tell on how many cores it was made. A machine
+with more cores runs more actors."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A connected client and how many block tasks and actors it can run at once."""
+
+    client: Client
+    tasks: int
+    actors: int
+
+
+@contextmanager
+def workers(spec: ClusterSpec, *, actors: bool = True) -> Iterator[Workers]:
+    """Connect to the workers that ``spec`` names, and let them go at the end.
+
+    Without ``actors`` only workers for block tasks are started or asked for.
+
+    Raises:
+        InputError: the scheduler does not answer, or none of its workers offers a needed resource.
+    """
+    if spec.kind == "local":
+        with _local(spec, actors) as found:
+            yield found
+    elif spec.kind == "kubernetes":
+        raise InputError(
+            "cluster kind kubernetes without a scheduler's address",
+            "the address of a running Dask scheduler",
+            "start one with the Dask operator and give cluster kind: tcp://SCHEDULER:8786",
+        )
+    else:
+        with _joined(spec.kind, actors) as found:
+            yield found
+
+
+@contextmanager
+def _local(spec: ClusterSpec, with_actors: bool) -> Iterator[Workers]:
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+
+    cores = os.cpu_count() or 1
+    on_cpu = min(cores, spec.cpu_workers)
+    actors = (spec.gpu_workers or on_cpu) if with_actors else 0
+    layout: dict[str, Any] = {}
+    for number in range(spec.cpu_workers):
+        # Two tasks a process: while one waits for the actor, the other reads and computes.
+        layout[f"cpu-{number}"] = {"cls": Nanny, "options": _worker(2, {CPU: 2}, {})}
+    for number in range(actors):
+        device = {"CUDA_VISIBLE_DEVICES": str(number)} if spec.gpu_workers else {}
+        layout[f"actor-{number}"] = {"cls": Nanny, "options": _worker(1, {GPU: 1}, device)}
+    scheduler = {
+        "cls": Scheduler,
+        "options": {"dashboard": False, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"},
+    }
+    with (
+        SpecCluster(workers=layout, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
+        Client(cluster, timeout=CONNECT_TIMEOUT_S) as client,
+    ):
+        client.wait_for_workers(spec.cpu_workers + actors, timeout=CONNECT_TIMEOUT_S)
+        yield Workers(client, 2 * spec.cpu_workers, actors)
+
+
+def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) -> dict[str, Any]:
+    # Numerical libraries would otherwise start a thread a core in every process.
+    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    return {
+        "nthreads": nthreads,
+        "resources": resources,
+        "host": "127.0.0.1",
+        "env": {**(single if CPU in resources else {}), **device},
+        "memory_limit": 0,
+        # What goes wrong in a task comes back to the driver, which tells it once.
+        "silence_logs": logging.CRITICAL,
+        "dashboard": False,
+    }
+
+
+@contextmanager
+def _joined(address: str, with_actors: bool) -> Iterator[Workers]:
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=CONNECT_TIMEOUT_S)
+    except (OSError, TimeoutError) as error:
+        raise InputError(
+            f"cluster {address}, which does not answer",
+            "a running Dask scheduler",
+            "start it, or correct the address",
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
+        except TimeoutError as error:
+            raise InputError(
+                f"cluster {address} without workers",
+                "workers with the resources CPU and GPU",
+                'start some: dask worker ADDRESS --resources "CPU=2"',
+            ) from error
+        offers = [
+            info.get("resources", {}) for info in client.scheduler_info(n_workers=-1)["workers"].values()
+        ]
+        tasks = int(sum(offer.get(CPU, 0) for offer in offers))
+        actors = sum(1 for offer in offers if offer.get(GPU, 0) >= 1)
+        for name, count in ((CPU, tasks), (GPU, actors)):
+            if not count and (name == CPU or with_actors):
+                raise InputError(
+                    f"cluster {address}, where no worker offers the resource {name}",
+                    "workers of both kinds",
+                    f'start one: dask worker ADDRESS --resources "{name}=1"',
+                )
+        yield Workers(client, tasks, actors)

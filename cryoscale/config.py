@@ -1,0 +1,314 @@
+"""The configuration file: read, checked, and turned into the plain settings of a run.
+
+Whatever a person may write is validated here, in one place; nothing below imports this module.
+Relative paths are looked up beside the configuration file first, then in the working folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cryoscale.errors import ConfigError
+from cryoscale.region import RegionSpec, read_region
+from cryoscale.settings import CatalogSpec, ClusterSpec, ModelSpec, Season, Settings, SourceSpec
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RegionConfig(_Strict):
+    """Where: a bbox in degrees, a vector file, or RGI outlines with a buffer."""
+
+    bbox: tuple[float, float, float, float] | None = None
+    file: str | None = None
+    rgi: str | None = None
+    buffer_m: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _one_of(self) -> RegionConfig:
+        if sum(value is not None for value in (self.bbox, self.file, self.rgi)) != 1:
+            raise ValueError("give exactly one of bbox, file and rgi")
+        return self
+
+
+class SeasonConfig(_Strict):
+    """When in the year: month-day to month-day, both included; may wrap over the new year."""
+
+    start: str
+    end: str
+
+    @field_validator("start", "end")
+    @classmethod
+    def _month_day(cls, value: str) -> str:
+        if not re.fullmatch(r"(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", value):
+            raise ValueError(f"{value!r} is no month-day such as '10-01'")
+        return value
+
+
+class CatalogConfig(_Strict):
+    """A STAC API, a folder of static STAC JSON, or a stac-geoparquet file."""
+
+    url: str
+    sign: Literal["planetary-computer"] | None = None
+
+
+class OpticalConfig(_Strict):
+    """Sentinel-2 L2A."""
+
+    collection: str
+    max_cloud_pct: Annotated[float, Field(ge=0, le=100)] = 60.0
+    composite: Literal["best_scene", "median", "least_snow"] = "least_snow"
+
+
+class CollectionConfig(_Strict):
+    """A source that is a collection of a catalogue."""
+
+    collection: str
+
+
+class VelocityConfig(_Strict):
+    """ITS_LIVE: a Zarr mosaic by address, or a collection of vx, vy rasters."""
+
+    href: str | None = None
+    collection: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> VelocityConfig:
+        if (self.href is None) == (self.collection is None):
+            raise ValueError("give exactly one of href and collection")
+        return self
+
+
+class SourcesConfig(_Strict):
+    """The modalities; one that is left out is a missing channel."""
+
+    optical: OpticalConfig
+    terrain: CollectionConfig | None = None
+    thermal: CollectionConfig | None = None
+    velocity: VelocityConfig | None = None
+    insar: CollectionConfig | None = None
+    radar: CollectionConfig | None = None
+
+
+class ModelConfig(_Strict):
+    """Which model: a weights file, or a method that needs none."""
+
+    weights: str | None = None
+    name: Literal["band-ratio"] | None = None
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ModelConfig:
+        if (self.weights is None) == (self.name is None):
+            raise ValueError("give exactly one of weights and name")
+        return self
+
+
+class TilingConfig(_Strict):
+    """Edges of the model's tiles and of the blocks of work, in pixels."""
+
+    tile_px: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] = 256
+    block_px: Annotated[int, Field(ge=256, le=8192, multiple_of=256)] = 2048
+
+
+class CandidatesConfig(_Strict):
+    """Known outlines; blocks further from them than the buffer are skipped."""
+
+    rgi: str
+    buffer_m: Annotated[float, Field(ge=0)] = 3000.0
+
+
+class OutlinesConfig(_Strict):
+    """What counts as a glacier."""
+
+    min_area_km2: Annotated[float, Field(ge=0)] = 0.01
+
+
+class ClusterConfig(_Strict):
+    """Where the work runs: ``local``, the address of a Dask scheduler, or ``kubernetes``."""
+
+    kind: str = "local"
+    cpu_workers: Annotated[int, Field(ge=1, le=1024)] = 2
+    gpu_workers: Annotated[int, Field(ge=0, le=1024)] = 0
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ("local", "kubernetes") and not re.match(r"(tcp|tls|ucx|ws|wss)://.+", value):
+            raise ValueError(f"{value!r} is none of local, kubernetes, tcp://host:port")
+        return value
+
+
+class Config(_Strict):
+    """The whole file."""
+
+    name: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[\w .()-]+$")]
+    region: RegionConfig
+    years: Annotated[list[Annotated[int, Field(ge=1980, le=2100)]], Field(min_length=1)]
+    season: SeasonConfig | None = None
+    catalogs: Annotated[list[CatalogConfig], Field(min_length=1)]
+    sources: SourcesConfig
+    on_missing: Literal["nan", "fail"] = "nan"
+    model: ModelConfig
+    tiling: TilingConfig = TilingConfig()
+    candidates: CandidatesConfig | None = None
+    outlines: OutlinesConfig = OutlinesConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    def settings(self, base: Path | None = None) -> Settings:
+        """Unpack into the settings that the pipeline takes; paths are resolved against ``base``.
+
+        Raises:
+            RegionError: the region is reversed, empty or unreadable.
+        """
+
+        def path(value: str) -> str:
+            return resolve_path(value, base)
+
+        region = self.region
+        geometry = read_region(
+            RegionSpec(
+                bbox=region.bbox,
+                file=path(region.file) if region.file else None,
+                rgi=path(region.rgi) if region.rgi else None,
+                buffer_m=region.buffer_m,
+            )
+        )
+        candidates = None
+        if self.candidates is not None:
+            candidates = RegionSpec(rgi=path(self.candidates.rgi), buffer_m=self.candidates.buffer_m)
+        return Settings(
+            name=self.name,
+            region=geometry,
+            years=tuple(sorted(set(self.years))),
+            season=Season(self.season.start, self.season.end) if self.season else Season.default(geometry),
+            catalogs=tuple(CatalogSpec(path(c.url), c.sign) for c in self.catalogs),
+            sources=self._sources(path),
+            on_missing=self.on_missing,
+            model=ModelSpec(
+                weights=path(self.model.weights) if self.model.weights else None,
+                name=self.model.name,
+                overlap=self.model.overlap,
+                precision=self.model.precision,
+            ),
+            tile_px=self.tiling.tile_px,
+            block_px=self.tiling.block_px,
+            candidates=read_region(candidates) if candidates else None,
+            min_area_km2=self.outlines.min_area_km2,
+            cluster=ClusterSpec(self.cluster.kind, self.cluster.cpu_workers, self.cluster.gpu_workers),
+            document=self.model_dump(mode="json", exclude_none=True),
+        )
+
+    def _sources(self, path: Any) -> dict[str, SourceSpec]:
+        specs: dict[str, SourceSpec] = {}
+        for name in type(self.sources).model_fields:
+            source = getattr(self.sources, name)
+            if source is None:
+                continue
+            href = getattr(source, "href", None)
+            specs[name] = SourceSpec(
+                collection=source.collection,
+                href=path(href) if href else None,
+                max_cloud_pct=getattr(source, "max_cloud_pct", None),
+                composite=getattr(source, "composite", None),
+            )
+        return specs
+
+
+def resolve_path(value: str, base: Path | None) -> str:
+    """``value`` as an absolute path, unless it is an address with a scheme such as ``s3://``."""
+    if "://" in value or "::" in value:
+        return value
+    path = Path(value).expanduser()
+    if path.is_absolute():
+        return str(path)
+    if base is not None and (base / path).exists():
+        return str((base / path).resolve())
+    return str(path.resolve())
+
+
+def load_config(source: str | Path | Mapping[str, Any] | Config) -> Settings:
+    """The settings of a run from a YAML file, a mapping of the same shape, or a :class:`Config`.
+
+    Raises:
+        ConfigError: the file is absent or no YAML, a key is unknown, or a value does not fit.
+        RegionError: the region is reversed, empty or unreadable.
+    """
+    if isinstance(source, Config):
+        return source.settings()
+    if isinstance(source, Mapping):
+        return _validate(source, "the configuration").settings()
+    path = Path(source)
+    return _validate(_read_yaml(path), str(path)).settings(path.resolve().parent)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise ConfigError(
+            f"the configuration {path} ({reason})", "a readable YAML file", "check the path"
+        ) from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        raise ConfigError(
+            f"{path}{line}: {getattr(error, 'problem', None) or 'no YAML'}",
+            "a YAML mapping",
+            "correct the file",
+        ) from error
+
+
+def _validate(document: Any, where: str) -> Config:
+    if not isinstance(document, Mapping):
+        raise ConfigError(
+            f"{where} with {type(document).__name__} at its top", "a mapping of keys", "see the README"
+        )
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(*_explain(error, where)) from error
+
+
+def _explain(error: ValidationError, where: str) -> tuple[str, str, str]:
+    """The first of pydantic's complaints, and how many more there are, as our three parts."""
+    first, more = error.errors()[0], error.error_count() - 1
+    key = ".".join(str(part) for part in first["loc"]) or "top level"
+    also = f" (and {more} more)" if more else ""
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_known_keys(first["loc"]))
+        return f"unknown key {key!r} in {where}{also}", f"one of {known}", "remove it or correct its spelling"
+    if first["type"] == "missing":
+        return f"no key {key!r} in {where}{also}", "that key", "add it, as the README shows"
+    value = repr(first.get("input"))
+    value = value if len(value) < 80 else value[:77] + "..."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {value} in {where}{also}", message[:1].lower() + message[1:], "correct it"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known at the place of an unknown one."""
+    model: Any = Config
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        model = next(kind for kind in _models_in(annotation))
+    return sorted(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]

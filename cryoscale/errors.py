@@ -1,0 +1,103 @@
+"""The errors of cryoscale, grouped by what whoever catches them does next.
+
+* :class:`InputError`: the caller fixes what was given and starts again (exit code 2).
+* :class:`TransientError`: trying again may help; the pipeline does so by itself.
+* :class:`OperatorError`: neither helps; somebody has to look (exit code 1).
+
+Every class has a builtin as its second base, so that code which knows nothing of cryoscale can
+still catch it sensibly, and says in ``retry`` whether a repeat can help.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CryoscaleError(Exception):
+    """Anything cryoscale raises on purpose; ``str()`` is one line meant for people."""
+
+    retry: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+
+# --- the caller fixes ---------------------------------------------------------------------------
+
+
+class InputError(CryoscaleError, ValueError):
+    """Bad input, told in one line: what was given, what is expected, what to do.
+
+    Args:
+        given: what came in, quoted so that the reader recognises it.
+        expected: what would have been right.
+        do: the next step, in the imperative.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, given: str, expected: str, do: str) -> None:
+        self.given, self.expected, self.do = given, expected, do
+        super().__init__(given, expected, do)
+
+    def __str__(self) -> str:
+        parts = (f"given {self.given}", f"expected {self.expected}", self.do)
+        return "; ".join(" ".join(part.split()) for part in parts)
+
+
+class ConfigError(InputError):
+    """The configuration file is not one: an unknown key, a wrong type, a reversed season."""
+
+
+class RegionError(InputError):
+    """The region is empty, reversed or cannot be read."""
+
+
+class NoScenesError(InputError, LookupError):
+    """The catalogues answered, and hold nothing for this region, season and source."""
+
+
+class SourceError(InputError):
+    """A file or folder the caller named is absent, unreadable or not of the promised kind."""
+
+
+class WeightsError(InputError):
+    """The weights cannot be used: pickled, truncated, altered, or made for other channels."""
+
+
+class OutputError(InputError, FileExistsError):
+    """The output folder holds another run, or cannot be written."""
+
+
+# --- a repeat may help --------------------------------------------------------------------------
+
+
+class TransientError(CryoscaleError, OSError):
+    """Something outside failed in a way that passes."""
+
+    retry: ClassVar[bool] = True
+
+
+class CatalogUnavailableError(TransientError, ConnectionError):
+    """A catalogue did not answer, or answered with a server's error, through all the retries."""
+
+
+class AssetReadError(TransientError):
+    """An asset of a scene could not be read; names the item, the band and the cause."""
+
+
+class ActorLostError(TransientError, ConnectionError):
+    """The actor that held a block died or fell silent before it answered."""
+
+
+# --- an operator looks --------------------------------------------------------------------------
+
+
+class OperatorError(CryoscaleError, RuntimeError):
+    """A state that neither other input nor a repeat mends."""
+
+
+class BlockFailedError(OperatorError):
+    """A block failed as often as it may; it is set aside with its cause."""
+
+
+class IntegrityError(OperatorError):
+    """What lies on disk is not what the ledger says was written."""

@@ -1,0 +1,196 @@
+"""The 30-channel stack: from the physical inputs of a window to what a model takes."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from cryoscale.errors import InputError
+from cryoscale.features import insar, spectral, terrain, texture
+from cryoscale.features.channels import BANDS, CHANNELS, LONG_NAMES, MODALITIES, TABLE, UNITS, Channel
+from cryoscale.features.inputs import (
+    INPUTS_OF_MODALITY,
+    PAIR,
+    PASSED_THROUGH,
+    check_grid,
+    coords_of,
+    has_pair,
+    plane,
+    require_all,
+)
+from cryoscale.features.lazy import is_lazy, map_with_halo
+from cryoscale.features.pca import PcaBasis, fit_pca, fit_pca_on, sample_clear_pixels
+
+__all__ = [
+    "BANDS",
+    "CHANNELS",
+    "HALO_PX",
+    "LONG_NAMES",
+    "MODALITIES",
+    "TABLE",
+    "UNITS",
+    "Channel",
+    "PcaBasis",
+    "build_stack",
+    "fit_pca",
+    "fit_pca_on",
+    "modalities",
+    "sample_clear_pixels",
+]
+
+HALO_PX = max(terrain.HALO_PX, texture.HALO_PX, insar.HALO_PX)
+"""Pixels that a window must be read wider on each side so that its inside is exact."""
+
+_AT = {name: position for position, name in enumerate(CHANNELS)}
+
+OnMissing = Literal["nan", "fail"]
+Planes = dict[str, NDArray[Any]]
+
+
+def build_stack(
+    dataset: xr.Dataset, *, pca: PcaBasis | Mapping[str, Any] | None = None, on_missing: OnMissing = "nan"
+) -> xr.DataArray:
+    """The stack (channel, y, x), float32, of the inputs (y, x) of a window on the 10 m grid.
+
+    Numpy in, numpy out; with a dask array in, the stack is lazy and of the same values, bit for bit.
+    So is the stack of a part, on the pixels at least ``HALO_PX`` from the part's rim, given the
+    same basis. Without one the basis is fitted on a seeded sample of the clear pixels (of dask
+    arrays, that reads the sample's chunks at once); it is in ``attrs["pca"]``, None where no two
+    pixels are clear.
+
+    Args:
+        dataset: any of the 12 bands (reflectance), ``LST`` (K), ``elevation`` (m), ``velocity`` (m/yr),
+            ``coherence`` (1) and ``phase`` (rad), or a pair ``slc1``, ``slc2`` (complex) that fills
+            whichever of these two is not delivered. NaN is no data.
+        pca: the basis that travels with the weights.
+        on_missing: ``"nan"`` makes an absent input a NaN channel, ``"fail"`` an error.
+
+    Raises:
+        InputError: if the data are not on a north-up 10 m grid of dimensions y and x, or if an input is
+            absent and ``on_missing`` is ``"fail"``.
+    """
+    check_grid(dataset)
+    if on_missing not in ("nan", "fail"):
+        raise InputError(f"on_missing={on_missing!r}", "'nan' or 'fail'", "choose one of the two")
+    if on_missing == "fail":
+        require_all(dataset)
+    basis = _basis_for(dataset, pca)
+    inputs = _inputs(dataset)
+    fill = functools.partial(_fill_named, tuple(inputs), basis)
+    data: Any
+    if any(is_lazy(array) for array in inputs.values()):
+        data = map_with_halo(fill, list(inputs.values()), planes=len(CHANNELS), halo_px=HALO_PX)
+    else:
+        data = fill(*inputs.values(), shape=(dataset.sizes["y"], dataset.sizes["x"]))
+    attrs = {
+        "units": dict(UNITS),
+        "long_names": dict(LONG_NAMES),
+        "pca": None if basis is None else basis.to_dict(),
+    }
+    if "crs" in dataset.attrs:
+        attrs["crs"] = dataset.attrs["crs"]
+    return xr.DataArray(
+        data,
+        dims=("channel", "y", "x"),
+        coords={"channel": list(CHANNELS), **coords_of(dataset)},
+        attrs=attrs,
+        name="features",
+    )
+
+
+def modalities(dataset: xr.Dataset) -> xr.DataArray:
+    """The bitmask (y, x), u1, of the modalities that have all their inputs at a pixel; lazy if they are.
+
+    Bits as in ``MODALITIES``; an SLC pair counts as coherence and phase where neither image lacks data.
+
+    Raises:
+        InputError: if the data are not on a north-up 10 m grid of dimensions y and x.
+    """
+    check_grid(dataset)
+    mask = xr.DataArray(np.zeros((dataset.sizes["y"], dataset.sizes["x"]), np.uint8), dims=("y", "x"))
+    for modality, names in INPUTS_OF_MODALITY.items():
+        present = [_present(dataset, name) for name in names]
+        found = [where for where in present if where is not None]
+        if len(found) == len(names):
+            everywhere = functools.reduce(operator.and_, found)
+            mask = mask | everywhere.astype(np.uint8) * np.uint8(MODALITIES[modality])
+    mask = mask.assign_coords(coords_of(dataset)).rename("modalities")
+    mask.attrs = {
+        "long_name": "modalities present",
+        "flag_masks": list(MODALITIES.values()),
+        "flag_meanings": " ".join(MODALITIES),
+    }
+    return mask
+
+
+def _present(dataset: xr.Dataset, name: str) -> xr.DataArray | None:
+    """Where an input has data (y, x), or None if it is absent."""
+    if name in dataset.data_vars:
+        found: xr.DataArray = xr.ufuncs.isfinite(plane(dataset, name))
+        return found
+    if name in INPUTS_OF_MODALITY["insar"] and has_pair(dataset):
+        first, second = (xr.ufuncs.abs(plane(dataset, image)) for image in PAIR)
+        both: xr.DataArray = (first > 0) & (first < np.inf) & (second > 0) & (second < np.inf)
+        return both
+    return None
+
+
+def _basis_for(dataset: xr.Dataset, pca: PcaBasis | Mapping[str, Any] | None) -> PcaBasis | None:
+    if pca is not None:
+        return pca if isinstance(pca, PcaBasis) else PcaBasis.from_dict(pca)
+    try:
+        return fit_pca_on(dataset)
+    except InputError:
+        # Nothing to fit on (no optical data, all cloud): PCA is then as missing as its bands are.
+        return None
+
+
+def _inputs(dataset: xr.Dataset) -> dict[str, Any]:
+    """The arrays that make the stack, by name; the SLC pair only if it is needed."""
+    given = [name for name in (*BANDS, *PASSED_THROUGH) if name in dataset.data_vars]
+    if has_pair(dataset) and not {"coherence", "phase"} <= set(given):
+        given += PAIR
+    return {name: plane(dataset, name).data for name in given}
+
+
+def _fill_named(
+    names: tuple[str, ...],
+    basis: PcaBasis | None,
+    *arrays: NDArray[Any],
+    shape: tuple[int, int] | None = None,
+) -> NDArray[np.float32]:
+    """The 30 planes of one block, from its inputs in the order of ``names``."""
+    return _fill(dict(zip(names, arrays, strict=True)), basis, shape or arrays[0].shape)
+
+
+def _fill(planes: Planes, basis: PcaBasis | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The stack of one block; each kernel writes into its own planes, so nothing is held twice."""
+    out = np.full((len(CHANNELS), *shape), np.nan, np.float32)
+    for name in (*BANDS, *PASSED_THROUGH):
+        if name in planes:
+            out[_AT[name]] = planes[name]
+    for name, (a, b) in spectral.INDEX_BANDS.items():
+        if a in planes and b in planes:
+            spectral.normalized_difference(out[_AT[a]], out[_AT[b]], out=out[_AT[name]])
+    if "elevation" in planes:
+        terrain.slope_aspect(out[_AT["elevation"]], out=(out[_AT["slope"]], out[_AT["aspect"]]))
+    if "B08" in planes:
+        texture.glcm_dissimilarity(out[_AT["B08"]], out=out[_AT["GLCM_dissimilarity"]])
+    if set(PAIR) <= set(planes):
+        slc1, slc2 = (np.ascontiguousarray(planes[name], np.complex64) for name in PAIR)
+        computed = insar.coherence_phase(slc1, slc2)
+        for name, plane in zip(("coherence", "phase"), computed, strict=True):
+            if name not in planes:
+                out[_AT[name]] = plane
+    if set(BANDS) <= set(planes):
+        bands = out[: len(BANDS)]
+        if basis is not None:
+            spectral.project(bands, basis.mean, basis.components, out=out[_AT["PCA1"] : _AT["PCA3"] + 1])
+        spectral.tasselled_cap(bands, out=out[_AT["TC_brightness"] : _AT["TC_wetness"] + 1])
+    return out

@@ -1,0 +1,1 @@
+"""From features to class probabilities: world-lattice tiles, a network on an actor, seamless blending."""

@@ -1,0 +1,310 @@
+"""The model on a Dask actor: one a GPU, holding its weights once, fed a block at a time.
+
+A block's features travel to the actor once and its bytes come back once; tiles are cut and blended
+beside the model. Dask runs the methods of an actor one after the other in a thread of its own, so
+nothing here needs a lock. An actor dies with its worker, and Dask may then leave a caller waiting:
+call it through :func:`call_actor`, which never waits beyond its deadline.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from cryoscale.errors import ActorLostError, ConfigError, OperatorError
+from cryoscale.infer.encode import encode
+from cryoscale.infer.predict import (
+    Predict,
+    Prediction,
+    Tiling,
+    channel_indices,
+    optical_channels,
+    predict_window,
+    valid_pixels,
+)
+from cryoscale.infer.tiles import window_of_block
+
+if TYPE_CHECKING:
+    import numpy as np
+    from distributed.actor import Actor
+    from numpy.typing import NDArray
+    from tornado.ioloop import IOLoop
+
+    from cryoscale.grid import Block, Window
+
+CONNECT_S = 5.0
+"""How long a caller tries to reach the actor's worker before it counts as gone."""
+
+
+@dataclass
+class Work:
+    """What an actor has done so far; seconds are of the wall clock."""
+
+    blocks: int = 0
+    tiles: int = 0
+    tiles_skipped: int = 0
+    pixels: int = 0
+    memory_retries: int = 0
+    load_s: float = 0.0
+    busy_s: float = 0.0
+    idle_s: float = 0.0
+
+
+def load_named(**spec: Any) -> Predict:
+    """The predictor that ``cryoscale.models.loading.load_predictor`` makes of ``spec``."""
+    from cryoscale.models.loading import load_predictor
+
+    predictor: Predict = load_predictor(**spec)
+    return predictor
+
+
+class ModelActor:
+    """A model that predicts blocks; create with ``client.submit(ModelActor, ..., actor=True)``.
+
+    Args:
+        model: keywords of ``load``: ``weights`` or ``name``, ``device``, ``precision``.
+        tile_px: edge of a tile.
+        overlap: share of a tile that its neighbour covers too, in [0, 1).
+        batch: tiles the model sees at once; halved for good when the device's memory is too small.
+        threads: CPU threads of the model, None for the library's choice. Fixed threads and batch
+            make results on CPU repeat to the last bit.
+        load: makes the predictor; the default knows all models of cryoscale.
+
+    Raises:
+        ConfigError: if the model cannot take tiles of this size.
+    """
+
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        tile_px: int = 256,
+        overlap: float = 0.5,
+        batch: int = 1,
+        threads: int | None = None,
+        load: Callable[..., Predict] = load_named,
+    ) -> None:
+        start = time.perf_counter()
+        self._tiling = Tiling(tile_px, overlap, batch)
+        self._threads = threads
+        self._predictor = load(**model)
+        self._refuse_tile()
+        self._work = Work(load_s=time.perf_counter() - start)
+        self._ready_at = time.perf_counter()
+
+    def predict(
+        self,
+        features: NDArray[np.float32],
+        row: int,
+        col: int,
+        block: Block | Window,
+        channels: tuple[str, ...] | None = None,
+    ) -> dict[str, NDArray[np.uint8]]:
+        """``probability`` (k, y, x), ``label``, ``confidence``, ``disagreement`` (y, x) of ``block``, u1.
+
+        Args:
+            features: (c, h, w) float32, physical units, NaN = missing.
+            row: world row of the first row of ``features``.
+            col: world column of its first column.
+            block: the pixels to map, in the zone of the features.
+            channels: names of the features' channels; by default they are the model's.
+
+        Raises:
+            WeightsError: if the model wants channels that are not there.
+            OperatorError: if memory does not suffice for one tile, or the model's answer is misfit.
+        """
+        start = time.perf_counter()
+        self._pin_threads()
+        try:
+            result = self._predict(features, (row, col), window_of_block(block), channels)
+            bands = encode(result.probability, result.disagreement)
+        finally:
+            self._work.busy_s += time.perf_counter() - start
+        self._work.blocks += 1
+        self._work.tiles += result.tiles
+        self._work.tiles_skipped += result.tiles_skipped
+        self._work.pixels += result.disagreement.size
+        return bands
+
+    def stats(self) -> dict[str, float]:
+        """The work done so far: blocks, tiles, pixels, seconds loading, busy and idle."""
+        idle = time.perf_counter() - self._ready_at - self._work.busy_s
+        return asdict(replace(self._work, idle_s=idle))
+
+    def describe(self) -> dict[str, Any]:
+        """What the model says of itself, and the device, library, tiling and threads it runs with."""
+        torch = sys.modules.get("torch")
+        of_model: dict[str, Any] = getattr(self._predictor, "describe", dict)()
+        return of_model | {
+            "device_name": _device_name(getattr(self._predictor, "device", "cpu")),
+            "torch": None if torch is None else str(torch.__version__),
+            "tile_px": self._tiling.tile_px,
+            "overlap": self._tiling.overlap,
+            "batch": self._tiling.batch,
+            "threads": self._threads,
+        }
+
+    async def probe(self) -> bool:
+        """True. Answers between blocks and during one: coroutines run beside the actor's thread."""
+        return True
+
+    def _predict(
+        self,
+        features: NDArray[np.float32],
+        origin: tuple[int, int],
+        window: Window,
+        channels: tuple[str, ...] | None,
+    ) -> Prediction:
+        """Predict ``window``; start over with half the batch as often as memory runs out."""
+        wanted = getattr(self._predictor, "channels", None)
+        valid = valid_pixels(features, optical_channels(channels or wanted, features.shape[0]))
+        taken = channel_indices(channels, wanted, features.shape[0])
+        while True:
+            try:
+                return predict_window(
+                    features if taken is None else features[taken],
+                    origin,
+                    window,
+                    predict=self._predictor,
+                    tiling=self._tiling,
+                    valid=valid,
+                )
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if self._tiling.batch == 1:
+                    size = self._tiling.tile_px
+                    raise OperatorError(
+                        f"no memory on the device for one tile of {size} px: {error}"
+                    ) from error
+            # Outside the handler, whose traceback would keep the failed batch's memory alive.
+            self._halve_batch()
+
+    def _halve_batch(self) -> None:
+        self._tiling = replace(self._tiling, batch=self._tiling.batch // 2)
+        self._work.memory_retries += 1
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _refuse_tile(self) -> None:
+        """Say at the start, and not at every block, that the network cannot take tiles of this size."""
+        multiple, size = getattr(self._predictor, "tile_multiple", 1), self._tiling.tile_px
+        if size % multiple:
+            raise ConfigError(
+                f"tile_px {size}", f"a multiple of {multiple} for this model", "choose another tile_px"
+            )
+
+    def _pin_threads(self) -> None:
+        """Fix torch's threads in the calling thread: OpenMP keeps their number for each thread apart."""
+        torch = sys.modules.get("torch")
+        if torch is not None and self._threads is not None and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+
+
+@dataclass(frozen=True)
+class ActorRef:
+    """Where an actor lives: what a block's task takes as its argument instead of Dask's handle.
+
+    Dask makes a handle among a task's arguments a dependency, and errs every such task with a bare
+    ``RuntimeError`` the moment the actor is lost, even while its thread is still at work. A
+    reference it leaves alone, so that the task itself learns of the loss and can say so.
+    """
+
+    address: str
+    key: str
+
+    @classmethod
+    def of(cls, handle: Actor) -> ActorRef:
+        """The reference to the actor behind a handle of Dask."""
+        return cls(handle._address, str(handle.key))
+
+
+def call_actor(actor: ActorRef, method: str, *args: Any, deadline_s: float) -> Any:
+    """What ``actor.method(*args)`` returns, or an error before some ``deadline_s`` seconds are over.
+
+    Goes straight to the actor's worker, with the message that Dask's own handle sends. The handle
+    is not used because in a task it waits for ever when the worker dies during the call: it then
+    awaits a future that nobody resolves (distributed 2026.8, ``Actor.__getattr__``).
+
+    Args:
+        actor: the actor; callable from a task on any worker, and from a process with a client,
+            whose calls pass through the scheduler and should be small.
+        method: its method's name.
+        args: positional arguments; contiguous numpy arrays travel as they lie in memory.
+        deadline_s: how long to wait, the calls queued before this one included.
+
+    Raises:
+        ActorLostError: if the actor's worker is gone, or silent beyond the deadline.
+        Exception: whatever the method itself raises.
+    """
+    from distributed.protocol.serialize import to_serialize
+    from distributed.utils import sync
+
+    loop, send = _sender(actor.address)
+    wrap: Callable[[Any], Any] = to_serialize
+    message = {
+        "op": "actor_execute",
+        "actor": actor.key,
+        "function": method,
+        "args": [wrap(arg) for arg in args],
+    }
+    try:
+        reply = sync(loop, send, message, callback_timeout=deadline_s)
+    except TimeoutError as error:
+        raise ActorLostError(f"{actor.key} did not answer {method} in {deadline_s:g} s") from error
+    except OSError as error:
+        raise ActorLostError(f"{actor.key} is lost: {error}") from error
+    if reply["status"] != "OK":
+        raise reply["exception"]
+    return reply["result"]
+
+
+def _sender(address: str) -> tuple[IOLoop, Callable[[dict[str, Any]], Awaitable[Any]]]:
+    """The event loop of this process's worker or client, and a coroutine that asks worker ``address``."""
+    from distributed import get_client, get_worker
+    from distributed.core import send_recv
+
+    try:
+        worker = get_worker()
+    except ValueError:
+        client: Any = get_client()
+
+        async def through_scheduler(message: dict[str, Any]) -> Any:
+            try:
+                return await client.scheduler.proxy(worker=address, msg=message)
+            except Exception as error:  # the scheduler passes on the worker's error as a bare Exception
+                raise ConnectionError(str(error)) from error
+
+        return client.loop, through_scheduler
+
+    async def directly(message: dict[str, Any]) -> Any:
+        try:
+            comm = await worker.rpc.connect(address, timeout=CONNECT_S)
+            try:
+                return await send_recv(comm, **message)
+            finally:
+                worker.rpc.reuse(address, comm)
+        # A KeyError says that this worker never held the actor; a TimeoutError is not the deadline's.
+        except (KeyError, TimeoutError) as error:
+            raise ConnectionError(str(error)) from error
+
+    return worker.loop, directly
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """True for an allocation that failed on the device or the host."""
+    torch = sys.modules.get("torch")
+    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+
+
+def _device_name(device: Any) -> str:
+    """The name of a torch device as people know it: the GPU's product name, or the CPU's architecture."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    return f"cpu ({platform.processor() or platform.machine()})"

@@ -1,0 +1,71 @@
+"""Probabilities as bytes: what travels back from the actor and lies on disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SCALE = 250
+"""Value of a byte that stands for 1."""
+
+NO_DATA = 255
+"""Value of a byte without data, in every band."""
+
+_ROWS_AT_A_TIME = 128
+
+
+def encode_share(share: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Bytes ``round(250 * share)`` of an array of any shape in [0, 1]; NaN becomes 255."""
+    with np.errstate(invalid="ignore"):
+        scaled = np.rint(np.clip(share, 0.0, 1.0) * np.float32(SCALE))
+    return np.where(np.isnan(scaled), np.float32(NO_DATA), scaled).astype(np.uint8)
+
+
+def decode_share(encoded: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Shares in [0, 1] of bytes of any shape; 255 becomes NaN. Exact to half of 1/250."""
+    return np.where(encoded == NO_DATA, np.float32(np.nan), encoded.astype(np.float32) / np.float32(SCALE))
+
+
+def confidence(probability: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 - Shannon entropy / log(k) over the classes of probability (k, y, x), as (y, x) in [0, 1].
+
+    1 where one class has it all, 0 where all have the same, NaN where there is no data.
+    """
+    classes = probability.shape[0]
+    if classes < 2:
+        return np.where(np.isnan(probability[0]), np.float32(np.nan), np.float32(1.0))
+    # The limit of p log p at 0 is 0; the smallest normal number stands in where the log is not finite.
+    floor = np.float32(np.finfo(np.float32).tiny)
+    entropy = np.zeros(probability.shape[1:], np.float32)
+    for share in probability:
+        entropy -= share * np.log(np.maximum(share, floor))
+    return np.asarray(np.clip(1.0 - entropy / np.float32(np.log(classes)), 0.0, 1.0), np.float32)
+
+
+def encode(
+    probability: NDArray[np.float32], disagreement: NDArray[np.float32]
+) -> dict[str, NDArray[np.uint8]]:
+    """Bands of a map as u1: ``probability`` (k, y, x), ``label``, ``confidence``, ``disagreement`` (y, x).
+
+    The label is the most probable class before rounding, the lower index where two are equal. All
+    four are 0-250 (the label a class index), 255 = no data.
+    """
+    rows = probability.shape[1]
+    bands = {
+        "probability": np.empty(probability.shape, np.uint8),
+        "label": np.empty(probability.shape[1:], np.uint8),
+        "confidence": np.empty(probability.shape[1:], np.uint8),
+        "disagreement": encode_share(disagreement),
+    }
+    for start in range(0, rows, _ROWS_AT_A_TIME):  # bounds the temporaries
+        part = slice(start, start + _ROWS_AT_A_TIME)
+        shares = probability[:, part]
+        bands["probability"][:, part] = encode_share(shares)
+        missing = np.isnan(shares).any(axis=0)
+        bands["label"][part] = np.where(missing, NO_DATA, np.argmax(shares, axis=0))
+        bands["confidence"][part] = encode_share(confidence(shares))
+    return bands

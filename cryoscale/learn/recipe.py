@@ -1,0 +1,156 @@
+"""The recipe of a training: one YAML file, unknown keys are errors."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cryoscale.errors import ConfigError
+from cryoscale.learn.augment import AugmentConfig
+
+TILE_MULTIPLE = 32
+"""Patches and crops are multiples of this: the encoder halves five times."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SimulationConfig(_Strict):
+    """Patches from simulated mountain ranges.
+
+    Attributes:
+        train_seeds: ranges to learn from.
+        validation_seeds: ranges that choose the best epoch and set the temperature.
+        test_seeds: ranges that are only looked at once, at the end.
+        size: size of every range, as the simulator names it.
+        composites: the ways of compositing; every range is cut once with each.
+        patch_px: edge of a patch.
+        stride_px: distance between training patches; validation and test patches do not overlap.
+        min_labelled: least share of a patch's pixels that has both optics and a label.
+        split: "blocked" keeps the ranges apart; "random" throws the patches of the training and
+            validation ranges together and holds back ``random_fraction`` of them, which leaks between
+            neighbours and exists for comparison with published figures.
+        random_fraction: share held back by the random split.
+        dtype: how stacks are stored.
+    """
+
+    train_seeds: tuple[int, ...] = Field(min_length=1)
+    validation_seeds: tuple[int, ...] = ()
+    test_seeds: tuple[int, ...] = ()
+    size: str = "small"
+    composites: tuple[str, ...] = Field(default=("least_snow",), min_length=1)
+    patch_px: int = Field(default=256, ge=TILE_MULTIPLE, multiple_of=TILE_MULTIPLE)
+    stride_px: int = Field(default=128, ge=1)
+    min_labelled: float = Field(default=0.2, ge=0.0, le=1.0)
+    split: Literal["blocked", "random"] = "blocked"
+    random_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    dtype: Literal["float16", "float32"] = "float16"
+
+    @model_validator(mode="after")
+    def _seeds_are_kept_apart(self) -> SimulationConfig:
+        seeds = (*self.train_seeds, *self.validation_seeds, *self.test_seeds)
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("a seed occurs twice among train, validation and test seeds")
+        if self.split == "blocked" and not self.validation_seeds:
+            raise ValueError("a blocked split needs validation_seeds")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells one patch set from another."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+class TrainConfig(_Strict):
+    """Everything that decides the outcome of a training, except the machine.
+
+    Attributes:
+        name: of the model, for its card.
+        description: of the model, for its card: what it is, and what it is not.
+        licence: of the weights.
+        simulation: patches made from simulated ranges; or
+        patches: a patch set that lies ready. One of the two.
+        encoder: encoder of CryoNet.
+        decoder_channels: widths of its five decoder stages.
+        epochs: passes over the training patches.
+        batch: patches a step.
+        learning_rate: of Adam, at its highest.
+        weight_decay: of Adam.
+        schedule: "constant", or "cosine": a linear rise over ``warmup`` and a cosine to zero.
+        warmup: share of all steps.
+        class_weight_power: 1 weighs the loss by inverse class frequency, 0.5 by its root, 0 not at all.
+        crop_px: random crops of the training patches; None takes them whole.
+        augment: random changes to the training patches.
+        seed: of the network's initial weights and of every draw.
+        device: auto, cpu or cuda.
+    """
+
+    name: str
+    description: str = ""
+    licence: str = "not stated"
+    simulation: SimulationConfig | None = None
+    patches: Path | None = None
+    encoder: str = "resnet101"
+    decoder_channels: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16)
+    epochs: int = Field(default=100, ge=1)
+    batch: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    class_weight_power: float = Field(default=1.0, ge=0, le=1)
+    crop_px: int | None = Field(default=None, ge=TILE_MULTIPLE, multiple_of=TILE_MULTIPLE)
+    augment: AugmentConfig = AugmentConfig()
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> TrainConfig:
+        if (self.simulation is None) == (self.patches is None):
+            raise ValueError("give either simulation or patches")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells one training from another; the device is left out, so that it may change half-way."""
+        return hashlib.sha256(self.model_dump_json(exclude={"device"}).encode()).hexdigest()[:16]
+
+    @property
+    def architecture_arguments(self) -> dict[str, Any]:
+        """Encoder and decoder of the network, as its card names them."""
+        return {"encoder": self.encoder, "decoder_channels": list(self.decoder_channels)}
+
+    def rate_at(self, progress: float) -> float:
+        """Learning rate when ``progress`` in [0, 1) of all steps is done."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        if progress < self.warmup:
+            return self.learning_rate * (0.05 + 0.95 * progress / self.warmup)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
+
+
+def load_config(path: Path) -> TrainConfig:
+    """The recipe in a YAML file.
+
+    Raises:
+        ConfigError: if the file is absent, no YAML mapping, or says something that is not understood.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"recipe {path} ({reason})", "a YAML file", "check the path") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {path}", "a YAML mapping of settings", "start from the demo's recipe")
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ConfigError(f"recipe {path}: {where}", first["msg"], "correct the recipe") from None

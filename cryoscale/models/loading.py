@@ -1,0 +1,92 @@
+"""A model by its weights file or by its name; torch is imported only for one that needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cryoscale.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+NAMES = ("band-ratio",)
+"""Models that need no weights."""
+
+
+class PredictsTiles(Protocol):
+    """What every model is to the rest: a callable (n, c, h, w) to (n, k, h, w) that tells its channels."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels it takes, in order."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes it answers with, in order."""
+
+    @property
+    def pca(self) -> dict[str, Any] | None:
+        """Mean (12,) and components (3, 12) of the basis that channels PCA1-3 were made with."""
+
+    @property
+    def tile_multiple(self) -> int:
+        """Tiles must be a multiple of this high and wide, in pixels."""
+
+    @property
+    def needs_halo(self) -> bool:
+        """False if every pixel's answer depends on that pixel alone."""
+
+    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Class probabilities (n, k, h, w) of features (n, c, h, w)."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a run's manifest records of the model."""
+
+
+def load_predictor(
+    *,
+    weights: str | Path | None = None,
+    name: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+) -> PredictsTiles:
+    """The model of a weights file (X.safetensors, its card beside it), or one that needs none, by name.
+
+    Args:
+        weights: path of the weights; this or ``name``, not both.
+        name: one of ``NAMES``.
+        device: auto, cpu, cuda or cuda:N; for models with weights.
+        precision: auto, fp32 or bf16; for models with weights.
+        threads: CPU threads that torch may use; None leaves them alone.
+
+    Raises:
+        InputError: if neither or both are given, or the name, device or precision is unknown.
+        WeightsError: if the weights cannot be used.
+    """
+    if (weights is None) == (name is None):
+        given = "both weights and the name of a model" if weights is not None else "no model"
+        raise InputError(given, "either weights or a name", f"give a .safetensors file or {NAMES[0]}")
+    if name is not None:
+        return _by_name(name)
+
+    from cryoscale.models.predictor import Predictor
+    from cryoscale.models.weights import load
+
+    model, card = load(str(weights))
+    return Predictor(model, card, device=device, precision=precision, threads=threads)
+
+
+def _by_name(name: str) -> PredictsTiles:
+    from cryoscale.models.bandratio import BandRatio
+
+    if name not in NAMES:
+        raise InputError(f"a model named {name!r}", f"one of {', '.join(NAMES)}", "or give weights")
+    return BandRatio()
+
+
+def describe(predictor: PredictsTiles) -> dict[str, Any]:
+    """A model's entry in a run's manifest: name, sha256, parameters, precision, channels, classes."""
+    return predictor.describe()

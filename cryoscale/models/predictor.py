@@ -1,0 +1,151 @@
+"""A network as the callable that the tiling knows: physical features in, class probabilities out."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from cryoscale.errors import InputError
+from cryoscale.models.cryonet import TILE_MULTIPLE
+from cryoscale.models.weights import Card
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` (the GPU if there is one), or a device by torch's name for it.
+
+    Raises:
+        InputError: if the name is unknown or this machine has no such device.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device == "auto":
+        return torch.device("cuda" if has_cuda else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device {device!r}", "auto, cpu, cuda or cuda:N", "name one of these") from None
+    count = torch.cuda.device_count() if has_cuda else 0
+    if chosen.type not in ("cpu", "cuda") or (chosen.type == "cuda" and (chosen.index or 0) >= count):
+        given = f"device {device!r} on a machine with {count} usable GPUs"
+        raise InputError(given, "a device that is there", "use auto or cpu")
+    return chosen
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """``fp32`` or ``bf16``; ``auto`` is bf16 on a GPU that has it, and fp32 elsewhere.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r}", f"one of {', '.join(PRECISIONS)}", "name one of these")
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return precision
+
+
+class Predictor:
+    """Features (n, c, h, w) float32 to class probabilities (n, k, h, w) float32.
+
+    Features are in physical units with NaN for what is missing; the card's statistics standardise them,
+    and what is missing becomes the training mean. On CPU an image's answer is bit-equal whatever
+    else is in the batch, since images go through the network one by one (a larger batch gains nothing).
+    It does depend on the number of threads, by some 1e-5: oneDNN and torch choose kernels by it. So all
+    predictors of a run should have equally many; one each on as many cores is also the fastest.
+
+    Args:
+        model: a network that takes (n, c, h, w) to logits (n, k, h, w); it is put on the device and in
+            evaluation mode.
+        card: its card.
+        device: auto, cpu, cuda or cuda:N.
+        precision: auto, fp32 or bf16.
+        threads: CPU threads that torch may use, for the whole process; None leaves them alone.
+
+    Raises:
+        InputError: for a device, precision or number of threads that cannot be had; when called, for
+            another number of channels or a size that is not a multiple of 32.
+    """
+
+    needs_halo = True
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        card: Card,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        if threads is not None:
+            if threads < 1:
+                raise InputError(f"{threads} threads", "1 or more", "give another number of threads")
+            torch.set_num_threads(threads)
+        self.card = card
+        self.channels, self.classes = card.channels, card.classes
+        self.pca: dict[str, Any] | None = card.pca.model_dump() if card.pca else None
+        self.tile_multiple = TILE_MULTIPLE
+        # Measured on 2 cores: a sixth to a third faster than channels first.
+        self.model = convert_conv2d_weight_memory_format(model.to(self.device).eval(), torch.channels_last)
+        self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
+        self._std = torch.tensor(card.std, dtype=torch.float32, device=self.device)[:, None, None]
+
+    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities (n, k, h, w) of features (n, c, h, w); they sum to 1 over k."""
+        self._refuse_misfit(features.shape)
+        # Arrays that came over a wire are often read-only, which torch does not know: W copies those.
+        batch = torch.from_numpy(np.require(features, np.float32, ["C", "W"]))
+        # One by one on CPU: oneDNN picks its kernels and its split of the work by the whole batch's shape.
+        parts = torch.split(batch, 1) if self.device.type == "cpu" else (batch,)
+        with torch.inference_mode(), self._arithmetic():
+            answers = [self._forward(part.to(self.device)) for part in parts]
+        probabilities: NDArray[np.float32] = torch.cat(answers).cpu().numpy()
+        return probabilities
+
+    def _forward(self, features: torch.Tensor) -> torch.Tensor:
+        x = (features - self._mean) / self._std
+        x = torch.where(torch.isfinite(x), x, torch.zeros((), device=self.device))
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits = self.model(x)
+        return torch.softmax(logits.float() / self.card.temperature, dim=1).contiguous()
+
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        """fp32 means fp32 on a GPU too: cuDNN's default for convolutions is the shorter TF32."""
+        if self.device.type == "cuda":
+            context: AbstractContextManager[None] = torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            )
+            return context
+        return nullcontext()
+
+    def _refuse_misfit(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 4 or shape[0] < 1 or shape[1] != len(self.channels):
+            expected = f"(n, {len(self.channels)}, h, w), the channels of the weights"
+            raise InputError(f"features of shape {shape}", expected, "stack the channels that the card names")
+        if min(shape[2:]) < 1 or shape[2] % self.tile_multiple or shape[3] % self.tile_multiple:
+            given, expected = f"tiles of {shape[2]} x {shape[3]} pixels", f"multiples of {self.tile_multiple}"
+            raise InputError(given, expected, "choose another tile size")
+
+    def describe(self) -> dict[str, Any]:
+        """What a run's manifest records of the model."""
+        return {
+            "name": self.card.architecture,
+            "sha256": self.card.sha256,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "precision": self.precision,
+            "device": self.device.type,
+            "channels": list(self.channels),
+            "classes": list(self.classes),
+            "temperature": self.card.temperature,
+        }

@@ -1,0 +1,191 @@
+"""Which asset of an item holds which band, and how its numbers become physical units.
+
+One table for all providers: a band of ours lists the asset names under which Planetary Computer,
+Earth Search and plain folders publish it. The names of our bands are unique over all products, so
+a collection that nobody has heard of works as long as its assets carry one of the names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pystac import Asset, Item
+
+Resampling = Literal["nearest", "bilinear", "cubic"]
+"""How a band is brought to the 10 m lattice."""
+
+S2_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+"""The twelve reflectance bands of Sentinel-2 L2A, in channel order."""
+
+OFFSET_BASELINE = (4, 0)
+"""First Sentinel-2 processing baseline whose digital numbers are raised by 1000."""
+
+OFFSET_SINCE = "2022-01-25"
+"""Day on which that baseline became operational; decides only where an item names no baseline."""
+
+APPLIED_FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
+"""Properties by which Earth Search (v1, v0) says that its files no longer carry the raise."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A band of ours: where providers keep it, and what holds where an item says nothing.
+
+    Attributes:
+        name: our name, unique over all products.
+        assets: asset keys, the first that an item has is taken.
+        resampling: onto the 10 m lattice.
+        scale, offset: ``physical = digital * scale + offset``, where the item gives none.
+        nodata: digital number of no data, where the item gives none; None leaves it to the file.
+        is_code: classes or bits, so that neither scale, offset nor no-data of the item applies.
+        is_reflectance: Sentinel-2 reflectance, whose offset depends on baseline and provider.
+    """
+
+    name: str
+    assets: tuple[str, ...]
+    resampling: Resampling = "bilinear"
+    scale: float = 1.0
+    offset: float = 0.0
+    nodata: float | None = None
+    is_code: bool = False
+    is_reflectance: bool = False
+
+
+def _reflectance(name: str, earth_search: str) -> Band:
+    return Band(name, (name, earth_search), scale=1e-4, nodata=0.0, is_reflectance=True)
+
+
+_TABLE = (
+    # Sentinel-2 L2A: B.. on Planetary Computer and Earth Search v0, colours on Earth Search v1 and c1
+    _reflectance("B01", "coastal"),
+    _reflectance("B02", "blue"),
+    _reflectance("B03", "green"),
+    _reflectance("B04", "red"),
+    _reflectance("B05", "rededge1"),
+    _reflectance("B06", "rededge2"),
+    _reflectance("B07", "rededge3"),
+    _reflectance("B08", "nir"),
+    _reflectance("B8A", "nir08"),
+    _reflectance("B09", "nir09"),
+    _reflectance("B11", "swir16"),
+    _reflectance("B12", "swir22"),
+    Band("SCL", ("SCL", "scl"), resampling="nearest", is_code=True),
+    # Landsat Collection 2 Level 2: lwir11 on both APIs, the file's own name in folders (USGS LSDS-1619)
+    Band("LST", ("lwir11", "ST_B10", "ST_B10.TIF"), scale=0.00341802, offset=149.0, nodata=0.0),
+    Band("QA_PIXEL", ("qa_pixel", "QA_PIXEL", "QA_PIXEL.TIF"), resampling="nearest", is_code=True),
+    # Copernicus DEM and other height models
+    Band("elevation", ("data", "elevation", "dem"), resampling="cubic"),
+    # Sentinel-1: terrain-corrected backscatter, interferometric products, a coregistered pair
+    Band("backscatter_vv", ("vv", "VV")),
+    Band("backscatter_vh", ("vh", "VH")),
+    Band("coherence", ("coherence", "corr", "coh", "cc")),
+    Band("phase", ("phase", "wrapped_phase", "unw_phase", "unw")),
+    Band("slc1", ("slc1", "primary", "reference")),
+    Band("slc2", ("slc2", "secondary")),
+    # ITS_LIVE mosaics published as one file a component
+    Band("vx", ("vx",), nodata=-32767.0),
+    Band("vy", ("vy",), nodata=-32767.0),
+)
+
+BANDS: Mapping[str, Band] = {band.name: band for band in _TABLE}
+"""The declared table, by our band name."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the stored numbers of one asset of one item are read."""
+
+    scale: float
+    offset: float
+    nodata: float | None
+    unit: str | None = None
+
+
+def asset_of(item: Item, band: str) -> Asset | None:
+    """The asset of ``item`` that holds ``band``, or None where the item has none."""
+    for key in BANDS[band].assets:
+        if key in item.assets:
+            return item.assets[key]
+    return None
+
+
+def encoding(item: Item, band: str) -> Encoding:
+    """Scale, offset, no-data and unit of ``band`` of ``item``.
+
+    The item's own ``raster:bands`` (or the ``bands`` of STAC 1.1) win over the table, with one
+    exception: where Earth Search says that it has applied the offset, the offset is 0, although
+    its ``raster:bands`` go on listing -0.1 (https://github.com/Element84/earth-search/issues/66).
+
+    Raises:
+        KeyError: for a band that the item lacks.
+    """
+    rule, asset = BANDS[band], asset_of(item, band)
+    if asset is None:
+        raise KeyError(f"item {item.id} has no asset for {band}")
+    given = _raster_fields(asset)
+    if rule.is_code:
+        return Encoding(1.0, 0.0, None)
+    scale = _number(given.get("scale"), rule.scale)
+    fallback = _sentinel2_offset(item) if rule.is_reflectance else rule.offset
+    offset = _number(given.get("offset"), fallback)
+    if rule.is_reflectance and offset_is_applied(item):
+        offset = 0.0
+    nodata = given.get("nodata")
+    value = rule.nodata if nodata is None else _number(nodata, math.nan)
+    return Encoding(scale or 1.0, offset or 0.0, value, given.get("unit"))
+
+
+def offset_is_applied(item: Item) -> bool:
+    """Whether the provider says that its files no longer carry Sentinel-2's raise by 1000."""
+    return any(item.properties.get(flag) is True for flag in APPLIED_FLAGS)
+
+
+def _sentinel2_offset(item: Item) -> float:
+    """Offset of a Sentinel-2 item that lists none: -0.1 from baseline 04.00 on.
+
+    Source: https://sentiwiki.copernicus.eu/web/s2-processing (baseline 04.00).
+    """
+    baseline = _baseline(item)
+    if baseline is not None:
+        return -0.1 if baseline >= OFFSET_BASELINE else 0.0
+    return -0.1 if item.datetime is not None and item.datetime.date().isoformat() >= OFFSET_SINCE else 0.0
+
+
+def _baseline(item: Item) -> tuple[int, int] | None:
+    for key in ("s2:processing_baseline", "processing:version", "sentinel:processing_baseline"):
+        match = re.fullmatch(r"(\d{1,2})\.(\d{2})", str(item.properties.get(key, "")))
+        if match:
+            return int(match[1]), int(match[2])
+    # product names carry it too: ..._N0511_R095_...
+    for name in (item.properties.get("s2:product_uri"), item.id):
+        match = re.search(r"_N(\d{2})(\d{2})_", str(name))
+        if match:
+            return int(match[1]), int(match[2])
+    return None
+
+
+def _raster_fields(asset: Asset) -> dict[str, Any]:
+    """``scale``, ``offset``, ``nodata``, ``unit`` of an asset, wherever its STAC version puts them."""
+    fields = asset.extra_fields
+    found = {}
+    places = [fields, *(fields.get("bands") or [])[:1], *(fields.get("raster:bands") or [])[:1]]
+    for place in places:
+        for name in ("scale", "offset", "nodata", "unit"):
+            value = place.get(f"raster:{name}", place.get(name))
+            if value is not None:
+                found[name] = value
+    return found
+
+
+def _number(value: Any, fallback: float) -> float:
+    """A JSON number, or the strings ``nan`` and ``inf`` that the raster extension allows."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return fallback

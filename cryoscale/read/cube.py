@@ -1,0 +1,263 @@
+"""Lazy cubes of scenes on the world lattice, through odc-stac with a reader of our own."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from cryoscale.read.assets import BANDS, Encoding, asset_of, encoding
+from cryoscale.read.raster import open_raster
+from cryoscale.read.sample import crs_name, fetch, resample
+from cryoscale.read.signing import sign_of, signed_href
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from odc.geo.geobox import GeoBox
+    from odc.loader.types import RasterGroupMetadata
+    from pystac import Item
+
+DEFAULT_CHUNK_PX = 2048
+"""Edge of a chunk where none is asked for."""
+
+FOOTPRINT_COLLAR_DEG = 0.1
+"""How far around an item's bbox its pixels are looked for: published footprints are rounded inwards."""
+
+_FIELD = "cryoscale:asset"
+
+
+@dataclass(frozen=True)
+class AssetSpec:
+    """All that is needed to read one band of one item: address, encoding, signing."""
+
+    item_id: str
+    band: str
+    href: str
+    encoding: Encoding
+    sign: str | None
+
+
+def asset_spec(item: Item, band: str, sign: str | None = None) -> AssetSpec | None:
+    """How to read ``band`` of ``item``, or None where the item does not have it."""
+    asset = asset_of(item, band)
+    if asset is None:
+        return None
+    href = asset.get_absolute_href() or asset.href
+    return AssetSpec(item.id, band, href, encoding(item, band), sign_of(item, sign))
+
+
+def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, int]:
+    """One band on ``geobox``, (y, x) in physical units with NaN for no data, and the bytes read.
+
+    None where the file lies beside the grid.
+
+    Raises:
+        UnreadableError: if the file is absent or broken.
+        AssetReadError: if it is out of reach for now.
+    """
+    with open_raster(signed_href(spec.href, spec.sign), spec.encoding.nodata) as source:
+        part = fetch(source, geobox)
+        size = source.bytes_read
+    if part is None:
+        return None, size
+    values = resample(part, geobox, BANDS[spec.band].resampling)
+    if values is not None and (spec.encoding.scale, spec.encoding.offset) != (1.0, 0.0):
+        # in float64, so that the rounding to float32 happens once
+        values = (values.astype(np.float64) * spec.encoding.scale + spec.encoding.offset).astype(np.float32)
+    return values, size
+
+
+def in_order(items: Iterable[Item]) -> list[Item]:
+    """Items by time, then id: the one order of scenes everywhere, whatever order a catalogue has."""
+    return sorted(items, key=lambda item: (when(item), item.id))
+
+
+def when(item: Item) -> datetime:
+    """The instant of an item, or the start of its interval; the epoch where it gives neither."""
+    moment = item.datetime or item.common_metadata.start_datetime or datetime.fromtimestamp(0, UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def open_cube(
+    items: Iterable[Item],
+    *,
+    geobox: GeoBox,
+    bands: Sequence[str],
+    chunks: dict[str, int] | None = None,
+    sign: str | None = None,
+) -> xr.Dataset:
+    """Scenes as one lazy dataset of dims (time, y, x) on exactly ``geobox``, a variable a band.
+
+    Reading is put off until values are asked for, addresses are signed then, and equal pixels of two
+    grids have equal values. Scale and offset are each item's own, so baselines may mix in a cube.
+
+    Args:
+        items: one scene each, also where several share their time.
+        geobox: the grid; :attr:`cryoscale.grid.Window.geobox` gives that of a window.
+        bands: names of ours (B01 .. B12, SCL, LST, elevation ..., see :data:`cryoscale.read.assets.BANDS`).
+        chunks: edges of dask chunks in pixels, 2048 by default.
+        sign: how addresses are signed where an item does not say.
+
+    Returns:
+        float32 in physical units, NaN for no data (and for a band that an item lacks), codes as their
+        numbers; complex64 for slc1 and slc2. Coordinates y, x (m), time (UTC), scene (item id) and
+        cloud_cover (per cent, NaN where unknown) along time; scenes are ordered by time, then id.
+
+    Raises:
+        KeyError: for a band that is not in the table.
+        ValueError: if there are no items.
+    """
+    from odc.stac import load  # imported late: it takes most of a second
+
+    scenes, wanted = in_order(items), list(bands)
+    if not scenes:
+        raise ValueError("a cube needs at least one item")
+    for band in wanted:
+        if band not in BANDS:
+            raise KeyError(f"{band} is no band; known are {', '.join(BANDS)}")
+    edges = {"x": DEFAULT_CHUNK_PX, "y": DEFAULT_CHUNK_PX, **(chunks or {})}
+    cube: xr.Dataset = load(
+        [_stand_in(item, number, wanted, sign) for number, item in enumerate(scenes)],
+        bands=wanted,
+        geobox=geobox,
+        chunks={name: edges[name] for name in ("y", "x")},
+        groupby="id",
+        driver=LatticeDriver(tuple(wanted)),
+    )
+    times = np.array([when(item).replace(tzinfo=None) for item in scenes], "datetime64[ns]")
+    clouds = [item.properties.get("eo:cloud_cover") for item in scenes]
+    return cube.assign_coords(
+        time=("time", times),
+        scene=("time", np.array([item.id for item in scenes], dtype=object)),
+        cloud_cover=("time", np.array([np.nan if c is None else float(c) for c in clouds])),
+    ).assign_attrs(crs=crs_name(geobox))
+
+
+def _stand_in(item: Item, number: int, bands: Sequence[str], sign: str | None) -> Item:
+    """The item as odc-stac shall see it: our band names, and a footprint with a collar.
+
+    Ids are numbers in order, since odc-stac sorts by time and id.
+    """
+    from pystac import Asset, Item
+
+    west, south, east, north = footprint_deg(item)
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    stand_in = Item(
+        id=f"{number:06d}",
+        geometry={"type": "Polygon", "coordinates": [ring]},
+        bbox=[west, south, east, north],
+        datetime=when(item),
+        properties={},
+        collection="cryoscale",
+    )
+    for band in bands:
+        spec = asset_spec(item, band, sign)
+        if spec is not None:
+            stand_in.assets[band] = Asset(spec.href, roles=["data"], extra_fields={_FIELD: spec})
+    return stand_in
+
+
+def footprint_deg(item: Item) -> tuple[float, float, float, float]:
+    """West, south, east, north of an item with a collar, clipped to the globe; all of it where unknown."""
+    box = item.bbox or []
+    if len(box) == 6:
+        box = [box[0], box[1], box[3], box[4]]
+    if len(box) != 4 or box[0] > box[2]:  # over the antimeridian: let the file decide
+        south, north = (box[1], box[3]) if len(box) == 4 else (-90.0, 90.0)
+        return (
+            -180.0,
+            max(south - FOOTPRINT_COLLAR_DEG, -90.0),
+            180.0,
+            min(north + FOOTPRINT_COLLAR_DEG, 90.0),
+        )
+    west, south, east, north = (float(side) for side in box)
+    collar_x = FOOTPRINT_COLLAR_DEG / max(np.cos(np.radians(max(abs(south), abs(north)))), 0.02)
+    return (
+        max(west - collar_x, -180.0),
+        max(south - FOOTPRINT_COLLAR_DEG, -90.0),
+        min(east + collar_x, 180.0),
+        min(north + FOOTPRINT_COLLAR_DEG, 90.0),
+    )
+
+
+def _is_complex(band: str) -> bool:
+    return band in ("slc1", "slc2")
+
+
+class LatticeDriver:
+    """The reader that odc-stac calls for each source and chunk; its values do not depend on the chunk."""
+
+    dask_reader = None
+    aux_reader = None
+
+    def __init__(self, bands: tuple[str, ...]) -> None:
+        self.bands = bands
+
+    @property
+    def md_parser(self) -> LatticeDriver:
+        """odc-stac's hook for what an item's bands are."""
+        return self
+
+    def extract(self, md: Item) -> RasterGroupMetadata:
+        """Types of the bands; all of them, whether or not this item has them."""
+        from odc.loader.types import RasterBandMetadata, RasterGroupMetadata
+
+        return RasterGroupMetadata(
+            {
+                (band, 1): RasterBandMetadata("complex64" if _is_complex(band) else "float32", np.nan)
+                for band in self.bands
+            }
+        )
+
+    def driver_data(self, md: Item, band_key: tuple[str, int]) -> AssetSpec:
+        """What travels with a source to :meth:`open`."""
+        spec: AssetSpec = md.assets[band_key[0]].extra_fields[_FIELD]
+        return spec
+
+    def new_load(self, geobox: GeoBox, *, chunks: dict[str, int] | None = None) -> None:
+        """Nothing is shared by the reads of a load."""
+
+    def finalise_load(self, load_state: None) -> None:
+        """Nothing to close."""
+
+    def capture_env(self) -> dict[str, Any]:
+        """GDAL is configured where a file is opened."""
+        return {}
+
+    @contextmanager
+    def restore_env(self, env: dict[str, Any], load_state: None) -> Iterator[None]:
+        """GDAL is configured where a file is opened."""
+        yield None
+
+    def open(self, src: Any, ctx: None) -> _SpecReader:
+        """The reader of one source."""
+        return _SpecReader(src.driver_data)
+
+
+@dataclass(frozen=True)
+class _SpecReader:
+    spec: AssetSpec
+
+    def read(
+        self,
+        cfg: Any,
+        dst_geobox: GeoBox,
+        *,
+        dst: NDArray[Any] | None = None,
+        selection: Any = None,
+    ) -> tuple[tuple[slice, slice], NDArray[Any]]:
+        """The whole of ``dst_geobox``, or nothing where the file lies beside it."""
+        values, _ = read_asset(self.spec, dst_geobox)
+        if values is None:
+            return (slice(0, 0), slice(0, 0)), np.empty((0, 0), cfg.dtype)
+        height, width = dst_geobox.shape
+        if dst is not None:
+            np.copyto(dst, values)
+            values = dst
+        return (slice(0, height), slice(0, width)), values

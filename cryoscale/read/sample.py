@@ -1,0 +1,380 @@
+"""Resampling onto the world lattice, one pixel at a time.
+
+GDAL's warper chooses its approximation of the transformation, its source window and, through
+odc-stac, its overview from the window that is asked for, so a part of a window differs from the
+window's part in the last digits. A block must not depend on its neighbours, therefore the value of
+a pixel here is a function of that pixel and the source alone: map coordinates come from nodes on
+every 16th *world* pixel, and kernels see the source's own pixel numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numba import njit
+
+from cryoscale.grid import transformer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from odc.geo.geobox import GeoBox
+
+    from cryoscale.read.assets import Resampling
+
+NODE_STEP_PX = 16
+"""World pixels between two nodes of the coordinate mesh.
+
+Over 160 m the bend of a UTM line against longitude and latitude is L^2 tan(lat) / 8R, 3 mm at
+80 degrees north, so that what lies between nodes is exact to 1e-4 of a 30 m pixel.
+"""
+
+_METHODS = {"nearest": 0, "bilinear": 1, "cubic": 2}
+_MARGIN_PX = 3
+"""Source pixels cut around what the nodes span: the cubic kernel's reach and one for rounding."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Where the pixels of a raster lie.
+
+    ``affine`` (a, b, c, d, e, f) takes edges of the lattice to the map, ``x = a column + b row + c`` and
+    ``y = d column + e row + f``; the raster is the lattice's ``height`` x ``width`` pixels from
+    (``row``, ``column``) on.
+    """
+
+    crs: str
+    affine: tuple[float, float, float, float, float, float]
+    height: int
+    width: int
+    row: int = 0
+    column: int = 0
+
+    def pixels(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Any, Any]:
+        """Columns and rows of the lattice (edge based, fractional) of map coordinates."""
+        a, b, c, d, e, f = self.affine
+        if b == 0.0 and d == 0.0:  # division keeps aligned lattices exactly on whole numbers
+            return (x - c) / a, (y - f) / e
+        determinant = a * e - b * d
+        return (e * (x - c) - b * (y - f)) / determinant, (a * (y - f) - d * (x - c)) / determinant
+
+
+class Source(Protocol):
+    """A raster that can be cut: float or complex values, NaN where there is no data."""
+
+    @property
+    def lattice(self) -> Lattice:
+        """Where its pixels lie."""
+
+    def cut(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """Values (y, x) of lattice rows x columns, which lie inside the raster."""
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """A raster in memory, (y, x); no data is NaN."""
+
+    lattice: Lattice
+    values: NDArray[Any]
+
+    def cut(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """The part, as a view."""
+        top, left = self.lattice.row, self.lattice.column
+        return self.values[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+
+
+@dataclass(frozen=True)
+class MosaicSource:
+    """Rasters of one lattice as one raster; the first that has a value wins.
+
+    Tiles of an elevation model continue each other's lattice, so interpolating after the mosaic
+    leaves no seam where two of them meet.
+    """
+
+    lattice: Lattice
+    parts: tuple[tuple[Source, int, int], ...]
+    """(source, mosaic row minus source row, mosaic column minus source column)."""
+
+    def cut(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """The part (y, x), pasted together."""
+        out: NDArray[Any] = np.full((rows.stop - rows.start, columns.stop - columns.start), np.nan)
+        for source, down, right in self.parts:
+            own = source.lattice
+            top, bottom = _overlap(rows, own.row + down, own.height)
+            first, last = _overlap(columns, own.column + right, own.width)
+            if top >= bottom or first >= last:
+                continue
+            values = source.cut(slice(top - down, bottom - down), slice(first - right, last - right))
+            into = out[top - rows.start : bottom - rows.start, first - columns.start : last - columns.start]
+            np.copyto(into, values, where=np.isnan(into))
+        return out
+
+
+def _overlap(wanted: slice, start: int, length: int) -> tuple[int, int]:
+    return max(wanted.start, start), min(wanted.stop, start + length)
+
+
+def mosaics(sources: Sequence[Source]) -> list[Source]:
+    """Groups real-valued sources that continue one lattice into mosaics, in order of their first member.
+
+    The common lattice is rounded (12 digits of the pixel, a millionth of a pixel of phase) rather than
+    taken from one of its tiles, so that it is the same whichever of the tiles a block needs.
+    """
+    groups: dict[tuple[str, tuple[float, ...], bool], list[tuple[Source, int, int]]] = {}
+    alone: list[Source] = []
+    for source in sources:
+        crs, (a, b, c, d, e, f) = source.lattice.crs, source.lattice.affine
+        if b or d:
+            alone.append(source)
+            continue
+        a, e = float(f"{a:.12g}"), float(f"{e:.12g}")
+        phase_x, phase_y = round(c / a % 1.0, 6) % 1.0, round(f / e % 1.0, 6) % 1.0
+        affine = (a, 0.0, phase_x * a, 0.0, e, phase_y * e)
+        part = (source, round(f / e - phase_y), round(c / a - phase_x))
+        # either side of the antimeridian is a far end of one lattice: a mosaic each
+        side = _is_geographic(crs) and abs(c) > 90.0 and c < 0.0
+        groups.setdefault((crs, affine, side), []).append(part)
+    return [_mosaic(crs, affine, parts) for (crs, affine, _), parts in groups.items()] + alone
+
+
+def _mosaic(crs: str, affine: tuple[float, ...], parts: list[tuple[Source, int, int]]) -> MosaicSource:
+    tops = [source.lattice.row + down for source, down, _ in parts]
+    lefts = [source.lattice.column + right for source, _, right in parts]
+    height = max(top + part[0].lattice.height for top, part in zip(tops, parts, strict=True)) - min(tops)
+    width = max(left + part[0].lattice.width for left, part in zip(lefts, parts, strict=True)) - min(lefts)
+    a, b, c, d, e, f = affine
+    return MosaicSource(Lattice(crs, (a, b, c, d, e, f), height, width, min(tops), min(lefts)), tuple(parts))
+
+
+def fetch(source: Source, geobox: GeoBox) -> ArraySource | None:
+    """The part of ``source`` that :func:`resample` needs for ``geobox``, read into memory; None if apart."""
+    own = source.lattice
+    window = _source_window(_mesh(geobox, own), own)
+    if window is None:
+        return None
+    rows, columns = window
+    shape = rows.stop - rows.start, columns.stop - columns.start
+    lattice = Lattice(own.crs, own.affine, *shape, rows.start, columns.start)
+    return ArraySource(lattice, source.cut(rows, columns))
+
+
+def resample(source: Source, geobox: GeoBox, method: Resampling) -> NDArray[Any] | None:
+    """``source`` on ``geobox``, (y, x) float32 or complex64, NaN where the source has nothing; None if apart.
+
+    A pixel is no data where the source pixel under its centre is, so that data neither grow nor shrink;
+    other neighbours without data are left out and the remaining weights scaled up. Cubic is Catmull-Rom,
+    and bilinear within two pixels of a gap or the rim.
+
+    Args:
+        source: the raster.
+        geobox: north-up grid to fill; equal pixels of two grids get equal values, bit for bit.
+        method: nearest, bilinear or cubic.
+
+    Raises:
+        ValueError: if the grid is turned.
+    """
+    mesh = _mesh(geobox, source.lattice)
+    window = _source_window(mesh, source.lattice)
+    if window is None:
+        return None
+    rows, columns = window
+    values = source.cut(rows, columns)
+    if not np.iscomplexobj(values):
+        return _apply(values, mesh, window, source.lattice, method)
+    out = np.empty(mesh.shape, np.complex64)
+    out.real = _apply(np.ascontiguousarray(values.real), mesh, window, source.lattice, method)
+    out.imag = _apply(np.ascontiguousarray(values.imag), mesh, window, source.lattice, method)
+    return out
+
+
+@dataclass(frozen=True)
+class _Mesh:
+    """Source columns and rows at the nodes around a grid, and where its first pixel lies among them."""
+
+    columns: NDArray[np.float64]
+    rows: NDArray[np.float64]
+    first_row: int
+    first_column: int
+    shape: tuple[int, int]
+
+
+def _mesh(geobox: GeoBox, lattice: Lattice) -> _Mesh:
+    a, b, c, d, e, f = geobox.affine[:6]
+    if b or d:
+        raise ValueError("a grid to read onto must be north up")
+    (height, width), crs = geobox.shape, crs_name(geobox)
+    column, phase_x = _anchor(c / a)
+    row, phase_y = _anchor(f / e)
+    # nodes at the centres of the world pixels whose numbers are multiples of the step
+    x = (_node_numbers(column, width) + (0.5 + phase_x)) * a
+    y = (_node_numbers(row, height) + (0.5 + phase_y)) * e
+    grid_x, grid_y = np.meshgrid(x, y)
+    if crs != lattice.crs:
+        grid_x, grid_y = _transform(crs, lattice, grid_x, grid_y)
+    columns, rows = lattice.pixels(grid_x, grid_y)
+    return _Mesh(columns, rows, row % NODE_STEP_PX, column % NODE_STEP_PX, (height, width))
+
+
+def _anchor(edge_px: float) -> tuple[int, float]:
+    """Whole number and phase of a grid's first edge; grids on the world lattice have phase 0."""
+    nearest = round(edge_px)
+    if abs(edge_px - nearest) < 1e-6:
+        return nearest, 0.0
+    whole = math.floor(edge_px)
+    return whole, round(edge_px - whole, 6)
+
+
+def _node_numbers(first: int, count: int) -> NDArray[np.float64]:
+    start, stop = first // NODE_STEP_PX, (first + count - 1) // NODE_STEP_PX + 1
+    return np.arange(start, stop + 1, dtype=np.float64) * NODE_STEP_PX
+
+
+@lru_cache(maxsize=64)
+def _is_geographic(crs: str) -> bool:
+    from pyproj import CRS
+
+    return bool(CRS.from_user_input(crs).is_geographic)
+
+
+def crs_name(geobox: GeoBox) -> str:
+    """``EPSG:code`` of a grid, or its WKT where it has no code."""
+    if geobox.crs is None:
+        raise ValueError("a grid to read onto needs a CRS")
+    epsg = geobox.crs.epsg
+    return f"EPSG:{epsg}" if epsg else str(geobox.crs.to_wkt())
+
+
+def _transform(
+    crs: str, lattice: Lattice, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = transformer(crs, lattice.crs).transform(x, y)
+    if _is_geographic(lattice.crs):
+        # longitudes within half a turn of the raster, so that one at the antimeridian has no tear in it
+        a, _, c, *_ = lattice.affine
+        middle = c + a * (lattice.column + lattice.width / 2)
+        # whole turns only: a longitude that needs none keeps its bits, whichever raster asks
+        x = x + 360.0 * np.round((middle - x) / 360.0)
+    return x, y
+
+
+def _source_window(mesh: _Mesh, lattice: Lattice) -> tuple[slice, slice] | None:
+    """Rows and columns of the source that the mesh can need, or None where it lies beside the source."""
+    usable = np.isfinite(mesh.columns) & np.isfinite(mesh.rows)
+    if not usable.any():
+        return None
+    ranges = []
+    for numbers, start, length in (
+        (mesh.rows[usable], lattice.row, lattice.height),
+        (mesh.columns[usable], lattice.column, lattice.width),
+    ):
+        low = max(math.floor(numbers.min()) - _MARGIN_PX, start)
+        high = min(math.ceil(numbers.max()) + _MARGIN_PX, start + length)
+        if low >= high:
+            return None
+        ranges.append(slice(low, high))
+    return ranges[0], ranges[1]
+
+
+def _apply(
+    values: NDArray[Any], mesh: _Mesh, window: tuple[slice, slice], lattice: Lattice, method: Resampling
+) -> NDArray[np.float32]:
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64)
+    out = np.empty(mesh.shape, np.float32)
+    rim = np.array(
+        [lattice.row, lattice.row + lattice.height, lattice.column, lattice.column + lattice.width], np.int64
+    )
+    origin = np.array([window[0].start, window[1].start, mesh.first_row, mesh.first_column], np.int64)
+    _fill(np.ascontiguousarray(values), mesh.columns, mesh.rows, rim, origin, _METHODS[method], out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _linear(values, top, left, row, column):  # type: ignore[no-untyped-def]
+    """Bilinear over the up to four neighbours that exist and hold data; row, column are centre based."""
+    height, width = values.shape
+    i0, j0 = math.floor(row), math.floor(column)
+    fy, fx = row - i0, column - j0
+    total, weights = 0.0, 0.0
+    for di in range(2):
+        wy = fy if di else 1.0 - fy
+        i = i0 + di - top
+        if wy == 0.0 or i < 0 or i >= height:
+            continue
+        for dj in range(2):
+            w = wy * (fx if dj else 1.0 - fx)
+            j = j0 + dj - left
+            if w == 0.0 or j < 0 or j >= width:
+                continue
+            value = values[i, j]
+            if not np.isnan(value):
+                total += w * value
+                weights += w
+    return total / weights
+
+
+@njit(cache=True, nogil=True)
+def _catmull_rom(t, weights):  # type: ignore[no-untyped-def]
+    """The four weights of Keys' cubic convolution with a = -1/2 (doi:10.1109/TASSP.1981.1163711)."""
+    weights[0] = ((-0.5 * t + 1.0) * t - 0.5) * t
+    weights[1] = (1.5 * t - 2.5) * t * t + 1.0
+    weights[2] = ((-1.5 * t + 2.0) * t + 0.5) * t
+    weights[3] = (0.5 * t - 0.5) * t * t
+
+
+@njit(cache=True, nogil=True)
+def _cubic(values, top, left, row, column, wy, wx):  # type: ignore[no-untyped-def]
+    """Catmull-Rom over sixteen neighbours; bilinear where one of them is missing."""
+    height, width = values.shape
+    i0, j0 = math.floor(row), math.floor(column)
+    i, j = i0 - 1 - top, j0 - 1 - left
+    if i < 0 or j < 0 or i + 4 > height or j + 4 > width:
+        return _linear(values, top, left, row, column)
+    _catmull_rom(row - i0, wy)
+    _catmull_rom(column - j0, wx)
+    total = 0.0
+    for di in range(4):
+        line = 0.0
+        for dj in range(4):
+            line += wx[dj] * values[i + di, j + dj]
+        total += wy[di] * line
+    if np.isnan(total):
+        return _linear(values, top, left, row, column)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _fill(values, node_columns, node_rows, rim, origin, method, out):  # type: ignore[no-untyped-def]
+    """Every pixel of ``out`` (y, x); ``values`` starts at source pixel (origin[0], origin[1])."""
+    top, left = origin[0], origin[1]
+    wy, wx = np.empty(4), np.empty(4)
+    for p in range(out.shape[0]):
+        n, s = divmod(p + origin[2], NODE_STEP_PX)
+        t = s / NODE_STEP_PX
+        for q in range(out.shape[1]):
+            m, s = divmod(q + origin[3], NODE_STEP_PX)
+            u = s / NODE_STEP_PX
+            upper = node_columns[n, m] + (node_columns[n, m + 1] - node_columns[n, m]) * u
+            lower = node_columns[n + 1, m] + (node_columns[n + 1, m + 1] - node_columns[n + 1, m]) * u
+            column = upper + (lower - upper) * t
+            upper = node_rows[n, m] + (node_rows[n, m + 1] - node_rows[n, m]) * u
+            lower = node_rows[n + 1, m] + (node_rows[n + 1, m + 1] - node_rows[n + 1, m]) * u
+            row = upper + (lower - upper) * t
+            out[p, q] = np.nan
+            # written so that a coordinate that is not a number fails it
+            if not (row >= rim[0] and row < rim[1] and column >= rim[2] and column < rim[3]):
+                continue
+            under = values[math.floor(row) - top, math.floor(column) - left]
+            if np.isnan(under):
+                continue
+            if method == 0:
+                out[p, q] = under
+            elif method == 1:
+                out[p, q] = _linear(values, top, left, row - 0.5, column - 0.5)
+            else:
+                out[p, q] = _cubic(values, top, left, row - 0.5, column - 0.5, wy, wx)

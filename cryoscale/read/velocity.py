@@ -1,0 +1,114 @@
+"""Surface velocity from a Zarr store of the ITS_LIVE kind: vx and vy on a map grid, perhaps by year."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from cryoscale.errors import AssetReadError, SourceError
+from cryoscale.read.sample import ArraySource, Lattice, fetch, resample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from odc.geo.geobox import GeoBox
+
+NODATA = -32767
+"""Value of no data in ITS_LIVE mosaics (https://its-live.jpl.nasa.gov)."""
+
+_MAPPINGS = ("mapping", "spatial_ref", "crs", "Polar_Stereographic", "UTM_Projection")
+
+
+@dataclass(frozen=True)
+class _Component:
+    """One variable of the store, cut as a raster."""
+
+    lattice: Lattice
+    values: xr.DataArray
+
+    def cut(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """Values (y, x), NaN for no data."""
+        part = np.asarray(self.values[rows, columns].values, np.float64)
+        return np.where(part == NODATA, np.nan, part)
+
+
+def read_velocity(href: str, geobox: GeoBox, *, year: int | None = None) -> NDArray[np.float32] | None:
+    """Magnitude of (vx, vy) in m/yr on ``geobox``, (y, x) float32; None where the store lies beside it.
+
+    The magnitude is taken at the store's own resolution and then brought over bilinearly. Of a store
+    with several years the nearest to ``year`` is read, the last one without it.
+
+    Raises:
+        SourceError: if the store is absent or lacks vx, vy, x, y or its CRS.
+        AssetReadError: if it cannot be read now.
+    """
+    with _open(href) as store:
+        lattice = _lattice(store, href)
+        parts = [fetch(_Component(lattice, _of_year(store[name], year)), geobox) for name in ("vx", "vy")]
+    if parts[0] is None or parts[1] is None:
+        return None
+    speed = np.hypot(parts[0].values, parts[1].values)
+    return resample(ArraySource(parts[0].lattice, speed), geobox, "bilinear")
+
+
+def _open(href: str) -> xr.Dataset:
+    try:
+        store: xr.Dataset = xr.open_zarr(href, chunks=None, decode_coords=False, mask_and_scale=True)
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise SourceError(
+            f"velocity store {href}", "a Zarr store with vx, vy, x and y", "check sources.velocity.href"
+        ) from error
+    except OSError as error:
+        raise AssetReadError(f"{href.split('?', 1)[0]}: {error}") from error
+    missing = [name for name in ("vx", "vy", "x", "y") if name not in store.variables]
+    if missing:
+        raise SourceError(
+            f"velocity store {href} without {', '.join(missing)}",
+            "variables vx, vy, x and y",
+            "give an ITS_LIVE mosaic",
+        )
+    return store
+
+
+def _lattice(store: xr.Dataset, href: str) -> Lattice:
+    x, y = np.asarray(store["x"].values, float), np.asarray(store["y"].values, float)
+    a, e = (x[-1] - x[0]) / (x.size - 1), (y[-1] - y[0]) / (y.size - 1)
+    return Lattice(_crs(store, href), (a, 0.0, x[0] - a / 2, 0.0, e, y[0] - e / 2), y.size, x.size)
+
+
+def _crs(store: xr.Dataset, href: str) -> str:
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    names = [store["vx"].attrs.get("grid_mapping"), *_MAPPINGS]
+    places = [store[name].attrs for name in names if name in store.variables] + [store.attrs]
+    for attrs in places:
+        for key in ("spatial_epsg", "epsg", "proj:epsg", "proj:code", "crs_wkt", "spatial_ref", "proj4text"):
+            value = attrs.get(key)
+            if value in (None, ""):
+                continue
+            try:
+                crs = CRS.from_user_input(int(value) if str(value).isdigit() else value)
+            except CRSError:
+                continue
+            epsg = crs.to_epsg()
+            return f"EPSG:{epsg}" if epsg else str(crs.to_wkt())
+    raise SourceError(
+        f"velocity store {href} without a CRS",
+        "a variable 'mapping' or 'spatial_ref' with spatial_epsg or crs_wkt",
+        "add it to the store",
+    )
+
+
+def _of_year(values: xr.DataArray, year: int | None) -> xr.DataArray:
+    extra = [dim for dim in values.dims if dim not in ("y", "x")]
+    for dim in extra:
+        index = values.sizes[dim] - 1
+        if year is not None and dim in values.coords:
+            given = values[dim].values
+            years = given.astype("datetime64[Y]").astype(int) + 1970 if given.dtype.kind == "M" else given
+            index = int(np.argmin(np.abs(years.astype(float) - year)))
+        values = values.isel({dim: index})
+    return values.transpose("y", "x")

@@ -1,0 +1,256 @@
+"""The region asked for: read from a bbox or a file, cut into UTM zones, and held to the pixel.
+
+A pixel belongs to the run when its centre, taken back to longitude and latitude exactly, lies in
+the region and in its zone's six degrees (with the collar of :data:`cryoscale.grid.ZONE_COLLAR_M`).
+The test knows nothing of blocks, so that no block size can move the edge of a map.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+from shapely.geometry import MultiPolygon, Polygon, box
+
+from cryoscale.errors import RegionError
+from cryoscale.grid import (
+    ZONE_COLLAR_M,
+    Block,
+    Window,
+    transformer,
+    utm_epsg,
+    window_over_bounds,
+    zone_bounds_deg,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_METRES_A_DEGREE = 111_320.0
+
+
+@dataclass(frozen=True)
+class RegionSpec:
+    """How a region was named: one of ``bbox``, ``file`` and ``rgi``, grown by ``buffer_m``."""
+
+    bbox: tuple[float, float, float, float] | None = None
+    file: str | None = None
+    rgi: str | None = None
+    buffer_m: float = 0.0
+
+
+def read_region(spec: RegionSpec) -> Polygon | MultiPolygon:
+    """The region in longitude and latitude (WGS 84).
+
+    Raises:
+        RegionError: reversed or empty bbox, or a file that is absent, unreadable or without polygons.
+    """
+    if spec.bbox is not None:
+        return _from_bbox(spec.bbox)
+    geometry = _from_file(Path(spec.file or spec.rgi or ""))
+    return _buffered(geometry, spec.buffer_m) if spec.buffer_m else geometry
+
+
+def _from_bbox(bbox: tuple[float, float, float, float]) -> Polygon | MultiPolygon:
+    west, south, east, north = bbox
+    given = f"region bbox [{', '.join(f'{v:g}' for v in bbox)}]"
+    expected = "[west, south, east, north] in degrees with west < east and south < north"
+    if not all(math.isfinite(v) for v in bbox) or abs(south) > 90 or abs(north) > 90:
+        raise RegionError(given, expected, "give longitudes in -180..180 and latitudes in -90..90")
+    if max(abs(west), abs(east)) > 180:
+        raise RegionError(given, expected, "give longitudes in -180..180")
+    if south >= north or west == east:
+        raise RegionError(given, expected, "exchange south and north" if south > north else "give it an area")
+    if west > east:
+        # A bbox over the antimeridian is written with west > east (RFC 7946, 5.2); anything that
+        # would then span more than half the globe is a slip of the pen.
+        if (east - west) % 360 > 180:
+            raise RegionError(given, expected, "exchange west and east")
+        return MultiPolygon([box(west, south, 180.0, north), box(-180.0, south, east, north)])
+    return box(west, south, east, north)
+
+
+def _from_file(path: Path) -> Polygon | MultiPolygon:
+    import geopandas
+
+    if not path.exists():
+        raise RegionError(f"region file {path} (absent)", "a vector file of polygons", "check the path")
+    try:
+        frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RegionError(
+            f"region file {path} ({reason})", "GeoJSON, GeoPackage, Shapefile or GeoParquet", "convert it"
+        ) from error
+    if "geometry" not in frame or frame.empty:
+        raise RegionError(f"region file {path} without features", "polygons", "check its contents")
+    if frame.crs is not None:
+        frame = frame.to_crs(4326)
+    polygons = frame.geometry[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
+    merged = shapely.union_all(shapely.make_valid(polygons.to_numpy()))
+    if merged.is_empty or merged.area == 0:
+        raise RegionError(f"region file {path} without an area", "polygons", "check its contents")
+    if max(abs(v) for v in merged.bounds[::2]) > 180 or max(abs(v) for v in merged.bounds[1::2]) > 90:
+        raise RegionError(
+            f"region file {path} with coordinates {merged.bounds}",
+            "degrees, or a declared CRS",
+            "declare its CRS",
+        )
+    return _polygons(merged)
+
+
+def _polygons(geometry: Any) -> Polygon | MultiPolygon:
+    parts = [part for part in shapely.get_parts(geometry) if isinstance(part, Polygon)]
+    return parts[0] if len(parts) == 1 else MultiPolygon(parts)
+
+
+def _buffered(geometry: Polygon | MultiPolygon, buffer_m: float) -> Polygon | MultiPolygon:
+    """Grown by metres in an azimuthal projection of each part's own, since degrees are not metres."""
+    grown = []
+    for part in shapely.get_parts(geometry):
+        lon, lat = part.representative_point().coords[0]
+        local = f"+proj=aeqd +lat_0={lat} +lon_0={lon} +datum=WGS84 +units=m"
+        metric = _project(part, "EPSG:4326", local).buffer(buffer_m)
+        grown.append(_project(metric, local, "EPSG:4326"))
+    return _polygons(shapely.union_all(grown))
+
+
+def _project(geometry: Any, source: str, target: str) -> Any:
+    forward = transformer(source, target)
+
+    def apply(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
+        x, y = forward.transform(coordinates[:, 0], coordinates[:, 1])
+        return np.column_stack([x, y])
+
+    return shapely.transform(geometry, apply)
+
+
+def grown_bbox(region: Polygon | MultiPolygon, margin_m: float) -> tuple[float, float, float, float]:
+    """West, south, east, north in degrees of the region grown by at least ``margin_m``.
+
+    A catalogue is searched with it, so that tiles at the region's edge read the same scenes as they
+    would in a larger run. West is greater than east where the region lies over the antimeridian.
+    """
+    west, south, east, north = _bounds_over_antimeridian(region)
+    lat = margin_m / _METRES_A_DEGREE * 1.01
+    widest = min(max(abs(south), abs(north)) + lat, 89.0)
+    lon = lat / math.cos(math.radians(widest))
+    if east - west + 2 * lon >= 360.0:
+        return -180.0, max(south - lat, -90.0), 180.0, min(north + lat, 90.0)
+    return _wrap(west - lon), max(south - lat, -90.0), _wrap(east + lon), min(north + lat, 90.0)
+
+
+def _wrap(lon_deg: float) -> float:
+    return lon_deg if -180.0 <= lon_deg <= 180.0 else (lon_deg + 180.0) % 360.0 - 180.0
+
+
+def _bounds_over_antimeridian(region: Polygon | MultiPolygon) -> tuple[float, float, float, float]:
+    west, south, east, north = region.bounds
+    if west <= -179.999 and east >= 179.999:
+        parts = [part.bounds for part in shapely.get_parts(region)]
+        eastern = [b for b in parts if b[0] >= 0]
+        western = [b for b in parts if b[0] < 0]
+        if eastern and western and max(b[2] for b in western) < min(b[0] for b in eastern):
+            return min(b[0] for b in eastern), south, max(b[2] for b in western) + 360.0, north
+    return west, south, east, north
+
+
+def zones_of(region: Polygon | MultiPolygon) -> list[int]:
+    """EPSG codes of the UTM zones that the region shares an area with, in ascending order."""
+    west, _, east, _ = region.bounds
+    codes = set()
+    first, last = math.floor((west + 180.0) / 6.0), math.ceil((east + 180.0) / 6.0)
+    for zone in range(max(first, 0), min(last, 60)):
+        for lat in (-1.0, 1.0):
+            epsg = utm_epsg(-180.0 + 6.0 * zone + 3.0, lat)
+            if shapely.intersects(region, box(*zone_bounds_deg(epsg))):
+                codes.add(epsg)
+    return sorted(code for code in codes if region.intersection(box(*zone_bounds_deg(code))).area > 0)
+
+
+@dataclass(frozen=True)
+class ZoneRegion:
+    """The part of a region that one UTM zone maps; tells which blocks and which pixels belong to it."""
+
+    epsg: int
+    region: Polygon | MultiPolygon
+
+    def _strip(self) -> Polygon:
+        west, south, east, north = zone_bounds_deg(self.epsg)
+        _, region_south, _, region_north = self.region.bounds
+        widest = min(max(abs(region_south), abs(region_north)) + 0.1, 89.0)
+        lon = 1.1 * ZONE_COLLAR_M / (_METRES_A_DEGREE * math.cos(math.radians(widest)))
+        # The equator needs no collar: no run cuts a glacier there.
+        return box(west - lon, south, east + lon, north)
+
+    def projected(self) -> Polygon | MultiPolygon:
+        """The zone's part in metres, its edges followed to a few centimetres; empty where none."""
+        part = shapely.segmentize(self.region.intersection(self._strip()), 0.01)
+        polygons = [p for p in shapely.get_parts(part) if isinstance(p, Polygon)]
+        return _project(MultiPolygon(polygons), "EPSG:4326", f"EPSG:{self.epsg}")
+
+    def window(self) -> Window:
+        """The smallest window over the zone's part of the region."""
+        return window_over_bounds(self.epsg, self.projected().bounds)
+
+    def pixels(self, window: Window) -> NDArray[np.bool_]:
+        """(y, x) mask of the window's pixels whose centres belong to the region and the zone."""
+        y, x = window.coordinates()
+        inverse = transformer(f"EPSG:{self.epsg}", "EPSG:4326")
+        if self._holds(window):
+            return np.ones(window.shape, bool)
+        mask = np.empty(window.shape, bool)
+        west, south, east, north = zone_bounds_deg(self.epsg)
+        shapely.prepare(self.region)
+        # A hundred rows at a time bounds the memory that the coordinates take.
+        for top in range(0, window.height, 128):
+            rows = y[top : top + 128]
+            lon, lat = inverse.transform(*np.meshgrid(x, rows))
+            # UTM of a far pixel comes back wrapped; a zone's longitudes are counted from its middle.
+            lon = (lon - (west + 3.0) + 180.0) % 360.0 - 180.0 + (west + 3.0)
+            collar = ZONE_COLLAR_M / (_METRES_A_DEGREE * np.cos(np.radians(lat)))
+            inside = (lon >= west - collar) & (lon < east + collar) & (lat >= south) & (lat < north)
+            inside &= shapely.contains_xy(self.region, _wrap_array(lon), lat)
+            mask[top : top + 128] = inside
+        return mask
+
+    def _holds(self, window: Window) -> bool:
+        """Whether the window lies wholly inside, judged by its outline with a pixel to spare."""
+        west, south, east, north = window.pad(2).bounds_m
+        along = np.linspace(0.0, 1.0, 33)
+        xs = np.concatenate(
+            [west + along * (east - west), np.full(33, east), east - along * (east - west), np.full(33, west)]
+        )
+        ys = np.concatenate(
+            [
+                np.full(33, south),
+                south + along * (north - south),
+                np.full(33, north),
+                north - along * (north - south),
+            ]
+        )
+        lon, lat = transformer(f"EPSG:{self.epsg}", "EPSG:4326").transform(xs, ys)
+        ring = Polygon(np.column_stack([lon, lat]))
+        core = self.region.intersection(box(*zone_bounds_deg(self.epsg)))
+        return bool(ring.is_valid and core.contains(ring))
+
+    def blocks(self, size_px: int) -> list[Block]:
+        """The blocks that share an area with the zone's part of the region, row by row."""
+        from cryoscale.grid import blocks_over
+
+        shape = self.projected()
+        if shape.is_empty:
+            return []
+        shapely.prepare(shape)
+        window = window_over_bounds(self.epsg, shape.bounds)
+        return [
+            block for block in blocks_over(window, size_px) if shape.intersects(box(*block.window.bounds_m))
+        ]
+
+
+def _wrap_array(lon_deg: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.abs(lon_deg) > 180.0, (lon_deg + 180.0) % 360.0 - 180.0, lon_deg)

@@ -1,0 +1,110 @@
+"""What a run is asked to do, as plain frozen values: the one thing that all stages' callers share."""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from shapely.geometry import MultiPolygon, Polygon
+
+from cryoscale.errors import ConfigError
+
+Composite = Literal["best_scene", "median", "least_snow"]
+OnMissing = Literal["nan", "fail"]
+
+
+@dataclass(frozen=True)
+class CatalogSpec:
+    """One catalogue to search, and how its assets are signed."""
+
+    url: str
+    sign: str | None = None
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """One modality's source: a collection of the catalogues, or an address."""
+
+    collection: str | None = None
+    href: str | None = None
+    max_cloud_pct: float | None = None
+    composite: Composite | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model predicts, with what overlap of its tiles (fraction) and in which precision."""
+
+    weights: str | None = None
+    name: str | None = None
+    overlap: float = 0.5
+    precision: str = "auto"
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """Where the work runs, on how many workers for blocks and how many GPUs."""
+
+    kind: str = "local"
+    cpu_workers: int = 2
+    gpu_workers: int = 0
+
+
+@dataclass(frozen=True)
+class Season:
+    """Month-day to month-day, both included.
+
+    A season that wraps over the new year belongs to the year in which it ends, as a hydrological
+    year does (Cogley et al. 2011, Glossary of glacier mass balance, https://unesdoc.unesco.org/ark:/48223/pf0000192525).
+    """
+
+    start: str
+    end: str
+
+    @classmethod
+    def default(cls, region: Polygon | MultiPolygon) -> Season:
+        """The end of the ablation season of the region's hemisphere, when least snow lies."""
+        return cls("07-15", "10-15") if region.centroid.y >= 0 else cls("01-15", "04-15")
+
+    def interval(self, year: int) -> str:
+        """The season of ``year`` as a STAC datetime interval (UTC).
+
+        Raises:
+            ConfigError: the month has no such day.
+        """
+        first = year - 1 if self.start > self.end else year
+        start, end = _date(first, self.start), _date(year, self.end)
+        return f"{start}T00:00:00Z/{end}T23:59:59Z"
+
+
+def _date(year: int, month_day: str) -> str:
+    month, day = (int(part) for part in month_day.split("-"))
+    last = calendar.monthrange(year, month)[1]
+    if (month, day) == (2, 29):
+        day = min(day, last)
+    if day > last:
+        raise ConfigError(f"season day {month_day}", f"a day of a month of {last} days", "correct it")
+    return f"{year:04d}-{month:02d}-{day:02d}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run, fully resolved: paths absolute, region in degrees, defaults filled in."""
+
+    name: str
+    region: Polygon | MultiPolygon
+    years: tuple[int, ...]
+    season: Season
+    catalogs: tuple[CatalogSpec, ...]
+    sources: Mapping[str, SourceSpec]
+    model: ModelSpec
+    tile_px: int = 256
+    block_px: int = 2048
+    on_missing: OnMissing = "nan"
+    candidates: Polygon | MultiPolygon | None = None
+    min_area_km2: float = 0.01
+    cluster: ClusterSpec = ClusterSpec()
+    document: Mapping[str, Any] = field(default_factory=dict)
+    """The configuration as it was written, for the run's record."""

@@ -1,0 +1,1 @@
+"""A seeded glacierised mountain range, and what the satellites would see of it."""

@@ -1,0 +1,191 @@
+"""One block, from its scenes to its shard: the task that a CPU worker runs.
+
+A block is a pure function of the run's manifest and frozen catalogue. Everything is opened inside
+the task: signed addresses never outlive their use, and the scheduler sees a call with a few numbers
+in place of a graph. The block's features travel to the actor once and its bytes come back once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import shapely
+import xarray as xr
+from pystac import Item
+
+from cryoscale.errors import IntegrityError
+from cryoscale.features import stack as features
+from cryoscale.features.stack import PcaBasis
+from cryoscale.grid import Block, Window
+from cryoscale.infer import tiles
+from cryoscale.ledger import Ledger, Marker
+from cryoscale.read import snapshot
+from cryoscale.read.inputs import ReadReport, read_inputs
+from cryoscale.region import ZoneRegion
+from cryoscale.settings import Composite, OnMissing
+from cryoscale.write import mosaic, quicklook
+
+NO_DATA = 255
+
+Predict = Callable[[np.ndarray, Window, Block], Mapping[str, Any]]
+"""Features (c, y, x) on a window, and the block wanted, to its encoded layers."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What every block of a run needs to know, read from the run's own folder."""
+
+    out: str
+    region: Any
+    tile_px: int
+    overlap: float
+    on_missing: OnMissing
+    composite: Composite
+    velocity_href: str | None
+    channels: tuple[str, ...]
+    needs_halo: bool
+    pca: PcaBasis | None
+    items: Mapping[str, list[Item]] = field(repr=False)
+
+    def items_of(self, year: int) -> dict[str, list[Item]]:
+        """The frozen items of a year by modality."""
+        return {
+            key.split("/")[1]: items
+            for key, items in self.items.items()
+            if key.startswith((f"{year}/", "all/"))
+        }
+
+
+@lru_cache(maxsize=4)
+def run_context(out: str, identity: str) -> RunContext:
+    """The context of the run at ``out``, once a process; ``identity`` guards against a replaced run.
+
+    Raises:
+        IntegrityError: there is no run, or another one than the caller means.
+    """
+    manifest = Ledger(out).manifest()
+    if manifest is None or manifest["identity_sha256"] != identity:
+        raise IntegrityError(f"{out} does not hold the run that this block belongs to")
+    context = manifest["context"]
+    return RunContext(
+        out=out,
+        region=shapely.from_geojson(context["region"]),
+        tile_px=context["tile_px"],
+        overlap=context["overlap"],
+        on_missing=context["on_missing"],
+        composite=context["composite"],
+        velocity_href=context["velocity_href"],
+        channels=tuple(context["channels"]),
+        needs_halo=context["needs_halo"],
+        pca=PcaBasis.from_dict(context["pca"]) if context["pca"] else None,
+        items=snapshot.thaw(f"{out}/items.parquet"),
+    )
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the body to stage ``name``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def features_of(
+    context: RunContext, year: int, window: Window, watch: Stopwatch
+) -> tuple[xr.DataArray, xr.Dataset, ReadReport]:
+    """The stack (channel, y, x) of exactly ``window``, with the inputs and how reading them went.
+
+    Read with the features' halo, so that the stack of a part is the part of the stack.
+    """
+    outer = window.pad(features.HALO_PX)
+    with watch.stage("read"):
+        inputs, report = read_inputs(
+            context.items_of(year),
+            outer,
+            composite=context.composite,
+            velocity_href=context.velocity_href,
+            year=year,
+        )
+    with watch.stage("features"):
+        stack = features.build_stack(inputs, pca=context.pca or _no_pca(), on_missing=context.on_missing)
+        rows, cols = window.slices_in(outer)
+        cut = {"y": rows, "x": cols}
+        return stack.isel(cut), inputs.isel(cut), report
+
+
+def _no_pca() -> PcaBasis:
+    """A basis for models that ask for no principal component; its channels are never looked at."""
+    return PcaBasis(np.zeros(12), np.zeros((3, 12)))
+
+
+def process_block(
+    out: str, identity: str, year: int, block: Block, predict: Predict, *, attempt: int = 1, worker: str = ""
+) -> Marker:
+    """Read, compute, predict and write one block, then put its marker; safe to repeat.
+
+    Raises:
+        AssetReadError: a modality could not be read at all.
+        ActorLostError: the actor died under the block.
+    """
+    watch = Stopwatch()
+    context = run_context(out, identity)
+    outer = tiles.read_window(block, context.tile_px, context.overlap) if context.needs_halo else block.window
+    stack, inputs, report = features_of(context, year, outer, watch)
+    present = features.modalities(inputs)
+    wanted = stack.sel(channel=list(context.channels))
+    rows, cols = block.window.slices_in(outer)
+    with watch.stage("predict"):
+        layers = dict(predict(np.ascontiguousarray(wanted.values), outer, block))
+    inside = ZoneRegion(block.epsg, context.region).pixels(block.window)
+    for name in ("source_date", "n_clear"):
+        # absent where no optical scene reaches the block
+        layers[name] = np.where(inside, inputs[name].values[rows, cols], 0) if name in inputs else 0 * inside
+    layers["modalities"] = np.where(inside, present.values[rows, cols], 0).astype(np.uint8)
+    for name in ("probability", "label", "confidence", "disagreement"):
+        layers[name] = np.where(inside, layers[name], np.uint8(NO_DATA))
+    with watch.stage("write"):
+        record = mosaic.write_block(f"{out}/mosaic.zarr", year, block, layers)
+        seen = {
+            name: np.where(inside, inputs[name].values[rows, cols], np.float32(np.nan))
+            for name in quicklook.LAYERS
+            if name in inputs
+        }
+        quicklook.write_block(out, year, block, seen)
+    label = layers["label"]
+    counts = np.bincount(label[label != NO_DATA].ravel(), minlength=layers["probability"].shape[0])
+    marker = Marker(
+        year=year,
+        epsg=block.epsg,
+        row=block.row,
+        col=block.col,
+        size_px=block.size_px,
+        checksum=record.checksum,
+        written_bytes=record.stored_bytes,
+        pixels=int(inside.sum()),
+        valid_pixels=int(counts.sum()),
+        class_pixels=[int(n) for n in counts],
+        seconds={name: round(value, 4) for name, value in watch.seconds.items()},
+        scenes_read=list(report.scenes_read),
+        scenes_failed=list(report.scenes_failed),
+        modalities=[name for name, bit in features.MODALITIES.items() if bool((present.values & bit).any())],
+        worker=worker,
+        attempt=attempt,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    Ledger(out).mark(marker)
+    return marker

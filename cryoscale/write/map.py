@@ -1,0 +1,280 @@
+"""The picture of a range: its classes over a shaded background, with the outlines, in one frame.
+
+All zones are warped to one transverse Mercator projection through the middle of the range, so that
+north is up there, a kilometre is a kilometre, and no zone border shows but the dashed line that
+marks it. The colours keep apart under the common colour deficiencies: they differ in lightness and
+along blue to brown rather than along red to green.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+
+import geopandas as gpd
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import Stroke
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from rasterio.enums import Resampling
+from rasterio.warp import reproject
+from shapely import get_coordinates, get_parts, get_rings
+
+from cryoscale.write.furniture import (
+    INK,
+    Frame,
+    draw_graticule,
+    draw_north_arrow,
+    draw_scale_bar,
+    draw_zone_borders,
+)
+from cryoscale.write.store import put
+from cryoscale.write.zonal import affine_of
+
+_NODATA = 255
+_DPI = 200
+_WIDTH_IN = 10.0
+_LONGEST_PX = 2400
+"""No side of the warped picture is longer; more would not be seen at this size of page."""
+
+_STYLE: Mapping[int, tuple[str, str, float]] = {
+    1: ("Clean ice", "#8fd3f7", 0.60),
+    2: ("Debris-covered ice", "#8c5a1e", 0.72),
+    3: ("Water", "#084594", 0.88),
+    4: ("Vegetation", "#86c27a", 0.38),
+}
+"""Name, colour and opacity of each class that is painted; class 0 shows the background."""
+
+
+def draw_map(
+    path: str | os.PathLike[str],
+    mosaics: Mapping[int, xr.Dataset],
+    glaciers: gpd.GeoDataFrame,
+    *,
+    background: Mapping[int, xr.Dataset] | None = None,
+    title: str = "",
+    caption: str = "",
+) -> None:
+    """Draws the range with its classes and outlines as a PNG of 2000 pixels' width, 200 dpi.
+
+    Args:
+        path: the file or fsspec URL to write, e.g. ``OUT/map.png``; it is replaced whole.
+        mosaics: ``label`` ``(y, x)`` of each UTM zone by EPSG code; a coarser level serves as well.
+        glaciers: the outlines, with area_km2 and debris_area_km2.
+        background: by EPSG code, ``B04``, ``B03``, ``B02`` (reflectance) for true colour, or else
+            ``elevation`` (m) for relief; any resolution. Where it is missing the paper stays light.
+        title: the line above the map.
+        caption: the line below it, e.g. that the imagery is simulated.
+    """
+    frame = _frame(mosaics)
+    label = _warp_label(mosaics, frame)
+    picture = _paint(_background(background or {}, frame), label)
+    figure, axes = _sheet(frame)
+    # what was never mapped is paper, not picture
+    alpha = (label != _NODATA).astype(np.float32)
+    axes.imshow(np.dstack([picture, alpha]), extent=frame.extent, interpolation="none", zorder=1)
+    _draw_outlines(axes, glaciers, frame)
+    draw_zone_borders(axes, list(mosaics), frame)
+    draw_graticule(axes, frame)
+    draw_scale_bar(axes, frame)
+    draw_north_arrow(axes)
+    _draw_words(axes, glaciers, label, title, caption)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.15)
+    put(path, png.getvalue())
+
+
+def hillshade(elevation_m: NDArray[np.float32], pixel_m: float) -> NDArray[np.float32]:
+    """Relief shading 0-1 of a ``(y, x)`` elevation, lit from the north-west and softly from all round.
+
+    Three lights (azimuth 270, 315 and 0 degrees at 40 degrees) keep slopes that face away from a
+    single light from drowning in black. NaN stays NaN.
+    """
+    dy, dx = np.gradient(elevation_m.astype(np.float32), pixel_m)
+    steep = np.sqrt(1.0 + dx * dx + dy * dy)
+    height = np.deg2rad(40.0)
+    shade = np.zeros_like(steep)
+    for azimuth_deg, weight in ((315.0, 0.6), (270.0, 0.2), (0.0, 0.2)):
+        azimuth = np.deg2rad(azimuth_deg)
+        # rows grow southwards: the slope to the north is -dy
+        lit = np.sin(height) - np.cos(height) * (dx * np.sin(azimuth) - dy * np.cos(azimuth))
+        shade += weight * np.clip(lit / steep, 0.0, 1.0)
+    return np.asarray(shade, np.float32)
+
+
+def _frame(mosaics: Mapping[int, xr.Dataset]) -> Frame:
+    """The frame around all valid pixels, in a transverse Mercator through their middle."""
+    lons, lats = [], []
+    for epsg, dataset in mosaics.items():
+        thin = _thin(dataset["label"])
+        valid = thin.values != _NODATA
+        rows = np.flatnonzero(valid.any(axis=1))
+        # the first and the last valid pixel of each row draw the rim of the mapped area
+        cols = np.concatenate(
+            [valid.argmax(axis=1)[rows], valid.shape[1] - 1 - valid[:, ::-1].argmax(axis=1)[rows]]
+        )
+        x, y = thin["x"].values[cols], thin["y"].values[np.tile(rows, 2)]
+        if rows.size:
+            lon, lat = Transformer.from_crs(epsg, 4326, always_xy=True).transform(x, y)
+            lons.append(lon)
+            lats.append(lat)
+    if not lons:  # nothing is valid: an empty frame around the first window
+        return _frame({e: d.assign(label=d["label"] * 0) for e, d in mosaics.items()})
+    lon, lat = np.concatenate(lons), np.concatenate(lats)
+    middle = (lon.min() + lon.max()) / 2
+    crs = f"+proj=tmerc +lon_0={middle:.6f} +lat_0={lat.mean():.6f} +k=1 +ellps=WGS84 +units=m"
+    x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(lon, lat)
+    margin = 0.01 * max(np.ptp(x), np.ptp(y)) + 50.0
+    west, south, east, north = x.min() - margin, y.min() - margin, x.max() + margin, y.max() + margin
+    return Frame(crs, west, south, east, north, max(10.0, max(east - west, north - south) / _LONGEST_PX))
+
+
+def _thin(data: xr.DataArray) -> xr.DataArray:
+    """Every n-th pixel, so that no side is longer than the picture can show."""
+    step = max(1, max(data.shape) // _LONGEST_PX)
+    return data[::step, ::step]
+
+
+def _warp(
+    data: xr.DataArray, epsg: int, frame: Frame, resampling: Resampling, nodata: float
+) -> NDArray[np.float32]:
+    thin = _thin(data)
+    target = np.full(frame.shape, nodata, np.float32)
+    reproject(
+        np.ascontiguousarray(thin.values, np.float32),
+        target,
+        src_transform=affine_of(thin),
+        src_crs=f"EPSG:{epsg}",
+        src_nodata=nodata,
+        dst_transform=frame.affine,
+        dst_crs=CRS.from_user_input(frame.crs).to_wkt(),
+        dst_nodata=nodata,
+        resampling=resampling,
+    )
+    return target
+
+
+def _warp_label(mosaics: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[np.uint8]:
+    merged = np.full(frame.shape, _NODATA, np.float32)
+    for epsg, dataset in mosaics.items():
+        warped = _warp(dataset["label"], epsg, frame, Resampling.nearest, float(_NODATA))
+        merged = np.where(merged == _NODATA, warped, merged)
+    return merged.astype(np.uint8)
+
+
+def _warp_all(background: Mapping[int, xr.Dataset], name: str, frame: Frame) -> NDArray[np.float32]:
+    merged = np.full(frame.shape, np.nan, np.float32)
+    for epsg, dataset in background.items():
+        if name in dataset:
+            warped = _warp(dataset[name], epsg, frame, Resampling.bilinear, float("nan"))
+            merged = np.where(np.isnan(merged), warped, merged)
+    return merged
+
+
+def _background(background: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[np.float32]:
+    """(y, x, 3) in 0-1: true colour where there is imagery, relief where there is elevation."""
+    picture = np.full((*frame.shape, 3), 0.93, np.float32)
+    names = {str(name) for dataset in background.values() for name in dataset}
+    if "elevation" in names:
+        shade = hillshade(_warp_all(background, "elevation", frame), frame.pixel_m)
+        relief = np.where(np.isnan(shade), 0.93, 0.25 + 0.75 * shade)
+        picture = np.repeat(relief[..., np.newaxis], 3, axis=2).astype(np.float32)
+    if {"B04", "B03", "B02"} <= names:
+        colour = np.dstack([_warp_all(background, name, frame) for name in ("B04", "B03", "B02")])
+        known = np.isfinite(colour).all(axis=2)
+        if known.any():
+            picture[known] = _stretch(colour[known])
+    return picture
+
+
+def _stretch(reflectance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Reflectances to 0-1 for the eye; one stretch for all bands, so that snow stays white."""
+    low, high = np.percentile(reflectance, (1.0, 97.0))
+    scaled = np.clip((reflectance - low) / max(high - low, 1e-6), 0.0, 1.0)
+    return np.asarray(scaled**0.6, np.float32)
+
+
+def _paint(picture: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.float32]:
+    painted = picture.copy()
+    for value, (_, colour, opacity) in _STYLE.items():
+        inside = label == value
+        painted[inside] = (1 - opacity) * painted[inside] + opacity * np.array(to_rgb(colour), np.float32)
+    return painted
+
+
+def _sheet(frame: Frame) -> tuple[Figure, Axes]:
+    height_px, width_px = frame.shape
+    figure = Figure(figsize=(_WIDTH_IN, _WIDTH_IN * height_px / width_px), dpi=_DPI)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set(xlim=(frame.west_m, frame.east_m), ylim=(frame.south_m, frame.north_m), aspect="equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_facecolor("#f4f4f2")
+    for spine in axes.spines.values():
+        spine.set(edgecolor=INK, linewidth=1.0)
+    return figure, axes
+
+
+def _draw_outlines(axes: Axes, glaciers: gpd.GeoDataFrame, frame: Frame) -> None:
+    rings = get_rings(get_parts(glaciers.geometry.to_crs(frame.crs).to_numpy())) if len(glaciers) else []
+    lines = LineCollection([get_coordinates(ring) for ring in rings], colors=INK, linewidths=0.55, zorder=3)
+    lines.set_path_effects([Stroke(linewidth=1.3, foreground="white", alpha=0.65), Stroke()])
+    axes.add_collection(lines)
+
+
+def _draw_words(
+    axes: Axes, glaciers: gpd.GeoDataFrame, label: NDArray[np.uint8], title: str, caption: str
+) -> None:
+    handles: list[Patch | Line2D] = [
+        Patch(facecolor=colour, alpha=max(opacity, 0.6), edgecolor=INK, linewidth=0.4, label=name)
+        for value, (name, colour, opacity) in _STYLE.items()
+        if (label == value).any()
+    ]
+    total, debris = glaciers["area_km2"].sum(), glaciers["debris_area_km2"].sum()
+    handles.append(Line2D([], [], color=INK, linewidth=0.9, label=f"Outlines ({len(glaciers)})"))
+    box = axes.get_window_extent()
+    point = _DPI / 72 / box.height
+    axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.0, -22.0 * point),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=8.5,
+        handlelength=1.6,
+        columnspacing=1.6,
+        borderaxespad=0.0,
+    )
+    facts = f"Ice {total:,.1f} km², of which under debris {debris:,.1f} km²"
+    words = "   ".join(part for part in (facts, caption) if part)
+    axes.text(
+        0.0,
+        -44.0 * point,
+        words,
+        transform=axes.transAxes,
+        ha="left",
+        va="top",
+        fontsize=8.5,
+        color="#333a44",
+    )
+    axes.text(
+        0.0,
+        1 + 7.0 * point,
+        title,
+        transform=axes.transAxes,
+        ha="left",
+        va="bottom",
+        fontsize=13,
+        fontweight="bold",
+        color=INK,
+    )

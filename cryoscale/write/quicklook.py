@@ -1,0 +1,81 @@
+"""A quarter-resolution true-colour picture and relief of what a run saw, for maps and reports.
+
+``OUT/quicklook.zarr/<year>/<epsg>``: ``B04``, ``B03``, ``B02`` (reflectance) and ``elevation`` (m),
+float32 at 40 m, each pixel the mean of sixteen. One shard a block as in the mosaic, so that blocks
+write side by side. It decides nothing: no checksum is kept of it, and it may be deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from cryoscale.grid import Block, Window
+from cryoscale.write import store
+
+FACTOR = 4
+LAYERS = ("B04", "B03", "B02", "elevation")
+
+
+def url_of(out: str) -> str:
+    """The quicklook's store of the run at ``out``."""
+    return f"{out}/quicklook.zarr"
+
+
+def create(out: str, *, year: int, window: Window, block_px: int) -> None:
+    """An empty quicklook of one year and zone; one that is there already is left alone."""
+    group = zarr.open_group(store.open_store(url_of(out)), path=f"{year}/{window.epsg}", mode="a")
+    if "cryoscale:window" in group.attrs:
+        return
+    size = block_px // FACTOR
+    shape = (window.height // FACTOR, window.width // FACTOR)
+    for name in LAYERS:
+        group.create_array(
+            name,
+            shape=shape,
+            dtype="float32",
+            chunks=(size, size),
+            fill_value=float("nan"),
+            compressors=store.COMPRESSOR,
+            dimension_names=("y", "x"),
+            overwrite=True,
+        )
+    y, x = (axis.reshape(-1, FACTOR).mean(axis=1) for axis in window.coordinates())
+    store.create_axes(group, y, x, window.epsg)
+    place = [window.row, window.col, window.height, window.width]
+    group.attrs.update({**store.geo_attributes(window, FACTOR), "cryoscale:window": place})
+
+
+def write_block(out: str, year: int, block: Block, layers: Mapping[str, NDArray[np.float32]]) -> None:
+    """Thin the block's layers (y, x) at 10 m, where given, and write them in their place."""
+    group = zarr.open_group(
+        store.open_store(url_of(out)), path=f"{year}/{block.epsg}", mode="r+", use_consolidated=False
+    )
+    row, col, height, width = (int(v) for v in group.attrs["cryoscale:window"])  # type: ignore[union-attr,arg-type]
+    outer = Window(block.epsg, row, col, height, width)
+    place = tuple(slice(s.start // FACTOR, s.stop // FACTOR) for s in block.window.slices_in(outer))
+    for name in LAYERS:
+        if name in layers:
+            group[name][place] = thinned(layers[name])  # type: ignore[index]
+
+
+def thinned(layer: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means (y/4, x/4) of the valid pixels of each 4 x 4; NaN where there is none."""
+    rows, cols = layer.shape[0] // FACTOR, layer.shape[1] // FACTOR
+    cells = layer.reshape(rows, FACTOR, cols, FACTOR)
+    valid = np.isfinite(cells)
+    count = valid.sum(axis=(1, 3))
+    total = np.where(valid, cells, 0.0).sum(axis=(1, 3), dtype=np.float32)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def open_quicklook(out: str, year: int, epsg: int) -> xr.Dataset:
+    """The quicklook of one year and zone, lazy; dims (y, x), 40 m."""
+    opened: xr.Dataset = xr.open_zarr(
+        store.open_store(url_of(out), read_only=True), group=f"{year}/{epsg}", consolidated=False
+    )
+    return opened

@@ -1,0 +1,182 @@
+"""The report of a run: one HTML file that needs nothing beside itself.
+
+Everything shown comes from :class:`Report`; what was not given is left out, and what was missing in
+the run (scenes, modalities, blocks) is said.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import geopandas as gpd
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from cryoscale.write.seams import SeamScore
+from cryoscale.write.store import put
+
+_LARGEST = 50
+_COLUMNS = (
+    ("glac_id", "Outline"),
+    ("cenlon", "Longitude °"),
+    ("cenlat", "Latitude °"),
+    ("area_km2", "Area km²"),
+    ("debris_area_km2", "Under debris km²"),
+    ("debris_fraction", "Debris share"),
+    ("src_date", "Image date"),
+    ("confidence", "Confidence"),
+)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well one class was found, each 0-1; NaN where the class does not occur."""
+
+    name: str
+    iou: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report tells.
+
+    Attributes:
+        title: name of the run.
+        simulated: whether the imagery is simulated; a banner then says so first.
+        map_png: the picture of the range.
+        map_caption: the line below it.
+        summary: facts in the order to be shown, e.g. ``{"Blocks": "24 of 24"}``.
+        timings_s: seconds by stage, summed over blocks.
+        seams: seam scores by what the borders are (``"blocks of 1024 px"``).
+        scores: by name of the model, the scores of its classes against the truth.
+        truth: what the scores were taken against.
+        outlines: by year, the outlines.
+        scenes_read: identifiers of the scenes used.
+        scenes_failed: scenes that could not be read, with the reason.
+        blocks_set_aside: blocks that failed, with the reason.
+        modalities: share of the mapped pixels (0-1) that each modality covered.
+        model: the model's card, shown as it is.
+        citation: how to cite the run and the method.
+        made: when and by which version.
+    """
+
+    title: str
+    simulated: bool = False
+    map_png: bytes | None = None
+    map_caption: str = ""
+    summary: Mapping[str, str] = field(default_factory=dict)
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    seams: Mapping[str, SeamScore] = field(default_factory=dict)
+    scores: Mapping[str, Sequence[ClassScore]] = field(default_factory=dict)
+    truth: str = ""
+    outlines: Mapping[int, gpd.GeoDataFrame] = field(default_factory=dict)
+    scenes_read: Sequence[str] = ()
+    scenes_failed: Sequence[tuple[str, str]] = ()
+    blocks_set_aside: Sequence[tuple[str, str]] = ()
+    modalities: Mapping[str, float] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    citation: str = ""
+    made: str = ""
+
+
+def write_report(out: str | os.PathLike[str], report: Report) -> str:
+    """Writes ``OUT/report.html`` (a local folder or an fsspec URL) and returns where it lies.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    target = f"{os.fspath(out).rstrip('/')}/report.html"
+    put(target, render(report).encode())
+    return target
+
+
+def render(report: Report) -> str:
+    """The report as HTML; every text from outside is escaped."""
+    environment = Environment(
+        loader=PackageLoader("cryoscale", "write"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "percent": _percent, "duration": _duration}
+    picture = base64.b64encode(report.map_png).decode() if report.map_png else ""
+    total_s = sum(report.timings_s.values())
+    page: str = environment.get_template("report.html").render(
+        report=report,
+        picture=picture,
+        total_s=total_s,
+        mean_iou={name: _mean([one.iou for one in scores]) for name, scores in report.scores.items()},
+        outlines=[_outline_table(year, frame) for year, frame in sorted(report.outlines.items())],
+        missing=[name for name, share in report.modalities.items() if share == 0.0],
+        model=[
+            (key, _shown(value)) for key, value in report.model.items() if value not in (None, "", {}, [])
+        ],
+    )
+    return page
+
+
+def _outline_table(year: int, frame: gpd.GeoDataFrame) -> dict[str, Any]:
+    columns = [(name, heading) for name, heading in _COLUMNS if name in frame.columns]
+    largest = frame.sort_values("area_km2", ascending=False).head(_LARGEST)
+    rows = [[_cell(name, row[name]) for name, _ in columns] for _, row in largest.iterrows()]
+    return {
+        "year": year,
+        "count": len(frame),
+        "shown": len(largest),
+        "area_km2": float(frame["area_km2"].sum()),
+        "headings": [heading for _, heading in columns],
+        "rows": rows,
+    }
+
+
+def _cell(name: str, value: Any) -> str:
+    if pd.isna(value):
+        return "–"  # noqa: RUF001  # an en dash is the sign for an empty cell
+    if isinstance(value, pd.Timestamp):
+        return str(value.date())
+    if name in ("cenlon", "cenlat"):
+        return f"{value:.4f}"
+    if name == "debris_fraction":
+        return _percent(value)
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"  # noqa: RUF001  # as above
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _shown(value: Any) -> str:
+    """A value of the card in a line: long lists are counted, not printed."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_shown(inner)}" for key, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        numbers = bool(value) and all(isinstance(one, (int, float)) for one in value)
+        if numbers and len(value) > 8:
+            return f"{len(value)} numbers"
+        return ", ".join(_shown(one) for one in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

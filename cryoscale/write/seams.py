@@ -1,0 +1,143 @@
+"""A number for the seams of a map: how much more it jumps across block or tile borders than inside.
+
+For each line on which borders lie, the mean absolute difference between the two pixels on either side
+is set against that of the pixel pairs one to a few pixels away. A score of 1 says that nobody can tell
+the borders from the interior; 1.2 says that the map jumps there by a fifth more. The standard error
+comes from a bootstrap over whole lines, since the pixels along a line are anything but independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from cryoscale.grid import window_of
+
+_NODATA = 255
+_BESIDE_PX = (2, 3, 4, 5)
+"""How far from a border the pairs lie that it is compared with, on both sides."""
+
+
+@dataclass(frozen=True)
+class SeamScore:
+    """How visible the borders are.
+
+    Attributes:
+        score: mean jump across borders over the mean jump beside them; NaN where nothing can be
+            compared, 1 where the map is flat on both.
+        standard_error: of the score, from a bootstrap over border lines; NaN for fewer than two.
+        lines: number of border lines compared.
+    """
+
+    score: float
+    standard_error: float
+    lines: int
+
+
+def seam_score(
+    values: xr.DataArray | NDArray[np.uint8],
+    period_px: int,
+    *,
+    offset_px: tuple[int, int] = (0, 0),
+    categorical: bool = False,
+    seed: int = 0,
+) -> SeamScore:
+    """Seam score of a ``(y, x)`` u1 map, 255 no data, with borders every ``period_px`` pixels.
+
+    Args:
+        values: one class's probability, or with ``categorical`` the label, where a jump counts 1.
+        period_px: distance of the borders: the block's edge, or the stride of the tiles; at least 12.
+        offset_px: world row and column of the map's first pixel, since borders lie at multiples of
+            ``period_px`` from the zone's origin.
+        categorical: whether the values are names rather than amounts.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: if the period is so short that pairs beside one border reach the next.
+    """
+    if period_px < 2 * max(_BESIDE_PX) + 2:
+        raise ValueError(f"borders every {period_px} pixels leave no interior to compare with")
+    return _score(_compare(values, period_px, offset_px, categorical), seed)
+
+
+def seam_score_of_maps(mosaics: Mapping[int, xr.Dataset], period_px: int, *, seed: int = 0) -> SeamScore:
+    """Seam score over the probabilities of all classes in the maps of all zones (by EPSG code).
+
+    The place of the borders follows from the maps' coordinates; probabilities are read along the
+    borders only.
+    """
+    compared = [np.empty((0, 4))]
+    for epsg, dataset in mosaics.items():
+        window = window_of(dataset, epsg)
+        for probability in dataset["probability"]:
+            compared.append(_compare(probability, period_px, (window.row, window.col), False))
+    return _score(np.concatenate(compared), seed)
+
+
+def _score(compared: NDArray[np.float64], seed: int) -> SeamScore:
+    return SeamScore(_ratio(compared), _standard_error(compared, seed), len(compared))
+
+
+def _compare(
+    values: xr.DataArray | NDArray[np.uint8], period_px: int, offset_px: tuple[int, int], categorical: bool
+) -> NDArray[np.float64]:
+    """Per border line: sum and number of the jumps across it, sum and number of those beside it."""
+    if period_px < 2 * max(_BESIDE_PX) + 2:
+        raise ValueError(f"borders every {period_px} pixels leave no interior to compare with")
+    array = values if isinstance(values, xr.DataArray) else xr.DataArray(values, dims=("y", "x"))
+    height, width = array.shape
+    sums = []
+    for line in _lines(height, offset_px[0], period_px):
+        sums.append(_across(lambda part: array[part, :].values, line, categorical))
+    for line in _lines(width, offset_px[1], period_px):
+        sums.append(_across(lambda part: array[:, part].values.T, line, categorical))
+    return np.array([found for found in sums if found[1] > 0], float).reshape(-1, 4)
+
+
+def _lines(size: int, offset: int, period: int) -> range:
+    """Indices of the first pixel behind each border that has room for the comparison on both sides."""
+    reach = max(_BESIDE_PX) + 1
+    first = -offset % period
+    while first < reach:
+        first += period
+    return range(first, size - reach + 1, period)
+
+
+def _across(
+    read: Callable[[slice], NDArray[np.uint8]], line: int, categorical: bool
+) -> tuple[float, int, float, int]:
+    """Sum and number of jumps across a border, and of those beside it, where all pixels are valid."""
+    reach = max(_BESIDE_PX) + 1
+    band = np.asarray(read(slice(line - reach, line + reach)))
+    valid = (band != _NODATA).all(axis=0)
+    steps = np.diff(band[:, valid].astype(np.int32), axis=0)
+    jumps = (steps != 0) if categorical else np.abs(steps)
+    beside = [reach - 1 + side * distance for distance in _BESIDE_PX for side in (-1, 1)]
+    at_border, near = jumps[reach - 1], jumps[beside]
+    return float(at_border.sum()), at_border.size, float(near.sum()), near.size
+
+
+def _ratio(compared: NDArray[np.float64]) -> float:
+    if not len(compared):
+        return float("nan")
+    border = compared[:, 0].sum() / compared[:, 1].sum()
+    beside = compared[:, 2].sum() / compared[:, 3].sum()
+    if beside == 0.0:
+        return 1.0 if border == 0.0 else float("inf")
+    return float(border / beside)
+
+
+def _standard_error(compared: NDArray[np.float64], seed: int, repeats: int = 500) -> float:
+    if len(compared) < 2:
+        return float("nan")
+    random = np.random.default_rng(seed)
+    drawn = compared[random.integers(0, len(compared), (repeats, len(compared)))].sum(axis=1)
+    usable = drawn[:, 2] > 0
+    if not usable.any():
+        return 0.0
+    drawn = drawn[usable]
+    return float(np.std(drawn[:, 0] / drawn[:, 1] / (drawn[:, 2] / drawn[:, 3]), ddof=1))

@@ -1,0 +1,195 @@
+"""Where a mosaic lies: store URLs, the GeoZarr attributes of a group, consolidated metadata.
+
+A store URL is a local path or anything fsspec opens (``s3://…``, ``gs://…``, ``memory://…``); what a
+remote filesystem needs beyond the URL (endpoint, key) comes from fsspec's own configuration
+(https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration).
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from pyproj import CRS
+from zarr.abc.store import Store
+from zarr.codecs import ZstdCodec
+from zarr.errors import ZarrUserWarning
+from zarr.storage import FsspecStore, LocalStore
+
+from cryoscale.errors import OutputError
+from cryoscale.grid import RESOLUTION_M, Window
+
+CHUNK_PX = 256
+"""Longest edge of the chunks inside a shard."""
+
+COMPRESSOR = ZstdCodec(level=3)
+"""How chunks are compressed."""
+
+_CONVENTIONS = {
+    "proj": {
+        "schema_url": "https://raw.githubusercontent.com/zarr-conventions/geo-proj/refs/tags/v1/schema.json",
+        "spec_url": "https://github.com/zarr-conventions/geo-proj/blob/v1/README.md",
+        "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
+        "name": "proj:",
+        "description": "Coordinate reference system information for geospatial data",
+    },
+    "spatial": {
+        "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v1/schema.json",
+        "spec_url": "https://github.com/zarr-conventions/spatial/blob/v1/README.md",
+        "uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
+        "name": "spatial:",
+        "description": "Spatial coordinate information",
+    },
+    "multiscales": {
+        "schema_url": "https://raw.githubusercontent.com/zarr-conventions/multiscales/refs/tags/v1/schema.json",
+        "spec_url": "https://github.com/zarr-conventions/multiscales/blob/v1/README.md",
+        "uuid": "d35379db-88df-4056-af3a-620245f8e347",
+        "name": "multiscales",
+        "description": "Multiscale layout of zarr datasets",
+    },
+}
+
+
+def open_store(store_url: str | os.PathLike[str], *, read_only: bool = False) -> Store:
+    """The zarr store at a local path or an fsspec URL."""
+    url = os.fspath(store_url)
+    if "://" in url:
+        return FsspecStore.from_url(url, read_only=read_only)
+    return LocalStore(url, read_only=read_only)
+
+
+def read_objects(store_url: str | os.PathLike[str], keys: list[str]) -> dict[str, bytes | None]:
+    """The stored bytes under each key, or None where nothing is stored.
+
+    Goes around zarr on purpose: a checksum must see the bytes as they lie there.
+    """
+    filesystem, root = fsspec.core.url_to_fs(os.fspath(store_url))
+    found: dict[str, bytes | None] = {}
+    paths = {f"{root}/{key}": key for key in keys}
+    # cat answers a plain value rather than a dict to a list of one
+    answers = filesystem.cat([*paths, f"{root}/zarr.json"], on_error="return")
+    for path, key in paths.items():
+        answer = answers.get(path, FileNotFoundError(path))
+        if isinstance(answer, FileNotFoundError):
+            found[key] = None
+        elif isinstance(answer, Exception):
+            raise answer
+        else:
+            found[key] = answer
+    return found
+
+
+def put(url: str | os.PathLike[str], content: bytes) -> None:
+    """Writes one file, local or remote, whole or not at all; replaces what was there.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    target = os.fspath(url)
+    try:
+        if "://" in target:
+            filesystem, path = fsspec.core.url_to_fs(target)
+            filesystem.pipe_file(path, content)
+        else:
+            _replace_file(Path(target), content)
+    except OSError as error:
+        raise OutputError(
+            f"{target}", "a path that can be written", f"make room or choose another: {error}"
+        ) from error
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def geo_attributes(window: Window, factor: int = 1) -> dict[str, Any]:
+    """GeoZarr ``proj:`` and ``spatial:`` attributes of a group on ``window``, ``factor`` times coarser.
+
+    Source: https://github.com/zarr-conventions/geo-proj, https://github.com/zarr-conventions/spatial
+    """
+    west, south, east, north = window.bounds_m
+    pixel_m = RESOLUTION_M * factor
+    return {
+        "zarr_conventions": [_CONVENTIONS["proj"], _CONVENTIONS["spatial"]],
+        "proj:code": f"EPSG:{window.epsg}",
+        "spatial:dimensions": ["y", "x"],
+        "spatial:bbox": [west, south, east, north],
+        "spatial:shape": [window.height // factor, window.width // factor],
+        "spatial:transform_type": "affine",
+        "spatial:transform": [pixel_m, 0.0, west, 0.0, -pixel_m, north],
+        "spatial:registration": "pixel",
+    }
+
+
+def multiscale_attributes(window: Window, factors: list[int]) -> dict[str, Any]:
+    """GeoZarr ``multiscales`` attributes of a group whose own arrays are the finest level.
+
+    Source: https://github.com/zarr-conventions/multiscales
+    """
+    layout: list[dict[str, Any]] = []
+    for previous, factor in zip([0, *factors], factors, strict=False):
+        geo = geo_attributes(window, factor)
+        entry: dict[str, Any] = {"asset": level_name(factor)}
+        if previous:
+            step = factor / previous
+            entry["derived_from"] = level_name(previous)
+            entry["transform"] = {"scale": [step, step], "translation": [0.0, 0.0]}
+        else:
+            entry["transform"] = {"scale": [1.0, 1.0], "translation": [0.0, 0.0]}
+        layout.append(entry | {key: geo[key] for key in ("spatial:shape", "spatial:transform")})
+    return {
+        "zarr_conventions": [_CONVENTIONS[name] for name in ("proj", "spatial", "multiscales")],
+        "multiscales": {"layout": layout, "resampling_method": "average"},
+    }
+
+
+def level_name(factor: int) -> str:
+    """Path of the level ``factor`` times coarser, relative to its zone's group ("." is the group)."""
+    return "." if factor == 1 else f"x{factor}"
+
+
+def create_axes(group: zarr.Group, y: NDArray[np.float64], x: NDArray[np.float64], epsg: int) -> None:
+    """Writes pixel-centre coordinates (m) and the CF grid mapping of a zone into a group."""
+    for name, values, cf_name in (
+        ("y", y, "projection_y_coordinate"),
+        ("x", x, "projection_x_coordinate"),
+    ):
+        axis = group.create_array(
+            name,
+            shape=values.shape,
+            dtype="float64",
+            chunks=values.shape,
+            dimension_names=(name,),
+            attributes={"standard_name": cf_name, "units": "m", "axis": name.upper()},
+            overwrite=True,
+        )
+        axis[:] = values
+    mapping = CRS.from_epsg(epsg).to_cf()
+    mapping["spatial_ref"] = mapping["crs_wkt"]
+    group.create_array("spatial_ref", shape=(), dtype="int64", attributes=mapping, overwrite=True)
+
+
+def inner_chunk_px(block_px: int) -> int:
+    """Edge of the chunks inside a shard: the largest divisor of the block's edge up to 256 pixels."""
+    return next(size for size in range(min(block_px, CHUNK_PX), 0, -1) if block_px % size == 0)
+
+
+def consolidate(store: Store) -> None:
+    """Gathers the metadata of the whole store in its root, where ``xr.open_zarr`` looks for it."""
+    with warnings.catch_warnings():
+        # Zarr v3 has no word on consolidated metadata yet; without it xarray warns at every opening
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(store)

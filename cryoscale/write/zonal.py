@@ -1,0 +1,180 @@
+"""What the map says of each outline: shares of classes, dates, confidence; read block by block."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+import shapely
+import xarray as xr
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.features import rasterize
+
+from cryoscale.grid import transformer
+from cryoscale.write.polygons import PolygonArray
+from cryoscale.write.zones import Cut
+
+CLEAN_ICE, DEBRIS = 1, 2
+_NODATA = 255
+_FULL = 250.0
+_SAMPLES = 65
+"""Points at which a meridian is located within a block; linear between them is good to a millimetre."""
+
+
+@dataclass
+class Tally:
+    """Pixel counts of ``n`` outlines, filled block by block.
+
+    Attributes:
+        ice_px: pixels of clean or debris-covered ice, per outline.
+        debris_px: pixels of debris-covered ice.
+        confidence_sum: sum of the confidence (0-250) over ``confidence_px`` ice pixels.
+        confidence_px: ice pixels with a confidence.
+        days: ice pixels per source date (days since 1970-01-01), per outline.
+    """
+
+    n: int
+    ice_px: NDArray[np.int64] = field(init=False)
+    debris_px: NDArray[np.int64] = field(init=False)
+    confidence_sum: NDArray[np.float64] = field(init=False)
+    confidence_px: NDArray[np.int64] = field(init=False)
+    days: list[Counter[int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ice_px = np.zeros(self.n, np.int64)
+        self.debris_px = np.zeros(self.n, np.int64)
+        self.confidence_sum = np.zeros(self.n, np.float64)
+        self.confidence_px = np.zeros(self.n, np.int64)
+        self.days = [Counter() for _ in range(self.n)]
+
+    def debris_fraction(self) -> NDArray[np.float64]:
+        """Share of debris-covered ice in the ice of each outline, 0-1; 0 where no pixel was counted."""
+        return self.debris_px / np.maximum(self.ice_px, 1)
+
+    def mean_confidence(self) -> NDArray[np.float64]:
+        """Mean confidence of the ice pixels of each outline, 0-1; NaN where the map has none."""
+        known = self.confidence_px > 0
+        mean = self.confidence_sum / np.where(known, self.confidence_px, 1) / _FULL
+        return np.where(known, mean, np.nan)
+
+    def date(self, quantile: float) -> NDArray[np.datetime64]:
+        """Date under the given share of each outline's dated pixels; 0.5 is the median; NaT if none."""
+        found = [_weighted_quantile(days, quantile) for days in self.days]
+        return np.array(found, "datetime64[D]")
+
+
+def tally(
+    outlines: PolygonArray, mosaics: Mapping[int, xr.Dataset], where: Mapping[int, Cut], step_px: int
+) -> Tally:
+    """Counts the ice pixels of each outline (degrees) over the maps of all zones, each place once."""
+    counted = Tally(len(outlines))
+    for epsg, dataset in mosaics.items():
+        to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
+        projected = shapely.transform(
+            outlines, lambda xy, to_zone=to_zone: np.column_stack(to_zone.transform(xy[:, 0], xy[:, 1]))
+        )
+        tree = shapely.STRtree(projected)
+        for part in _parts(dataset, step_px):
+            affine = affine_of(part)
+            near = np.sort(tree.query(_footprint(affine, part["label"].shape)))
+            if near.size:
+                _count(counted, part, near, projected, affine, epsg, where[epsg])
+    return counted
+
+
+def affine_of(data: xr.Dataset | xr.DataArray) -> Affine:
+    """Pixel corner transform of an object with evenly spaced ``x`` and ``y`` pixel centres."""
+    x, y = data["x"].values, data["y"].values
+    step_x = float(x[-1] - x[0]) / (x.size - 1) if x.size > 1 else 10.0
+    step_y = float(y[-1] - y[0]) / (y.size - 1) if y.size > 1 else -10.0
+    return Affine(step_x, 0.0, float(x[0]) - step_x / 2, 0.0, step_y, float(y[0]) - step_y / 2)
+
+
+def _count(
+    counted: Tally,
+    part: xr.Dataset,
+    near: NDArray[np.int64],
+    projected: PolygonArray,
+    affine: Affine,
+    epsg: int,
+    cut: Cut,
+) -> None:
+    label = np.asarray(part["label"].values)
+    ice = np.isin(label, (CLEAN_ICE, DEBRIS))
+    if not ice.any():
+        return
+    owner = rasterize(
+        ((projected[index], number + 1) for number, index in enumerate(near)),
+        out_shape=label.shape,
+        transform=affine,
+        fill=0,
+        dtype="int32",
+    )
+    ice &= (owner > 0) & _inside(part, epsg, cut)
+    index = near[owner[ice] - 1]
+    counted.ice_px += np.bincount(index, minlength=counted.n)
+    counted.debris_px += np.bincount(index[label[ice] == DEBRIS], minlength=counted.n)
+    if "confidence" in part:
+        confidence = np.asarray(part["confidence"].values)[ice]
+        known = confidence != _NODATA
+        counted.confidence_sum += np.bincount(index[known], confidence[known], minlength=counted.n)
+        counted.confidence_px += np.bincount(index[known], minlength=counted.n)
+    if "source_date" in part:
+        days = _days(part["source_date"].values)[ice]
+        pairs, times = np.unique(np.stack([index, days])[:, days != 0], axis=1, return_counts=True)
+        for outline, day, count in zip(*pairs.tolist(), times.tolist(), strict=True):
+            counted.days[outline][day] += count
+
+
+def _parts(dataset: xr.Dataset, step_px: int) -> Iterator[xr.Dataset]:
+    height, width = dataset["label"].shape
+    for row, col in product(range(0, height, step_px), range(0, width, step_px)):
+        yield dataset.isel(y=slice(row, row + step_px), x=slice(col, col + step_px))
+
+
+def _footprint(affine: Affine, shape: tuple[int, ...]) -> shapely.Polygon:
+    (left, top), (right, bottom) = affine * (0, 0), affine * (shape[1], shape[0])
+    return shapely.box(min(left, right), min(top, bottom), max(left, right), max(top, bottom))
+
+
+def _inside(part: xr.Dataset, epsg: int, cut: Cut) -> NDArray[np.bool_]:
+    """Which pixel centres lie on the zone's own side of every cut."""
+    x, y = part["x"].values[np.newaxis, :], part["y"].values[:, np.newaxis]
+    keep = np.ones((y.size, x.size), bool)
+    if not cut.lons_deg and not cut.lats_deg:
+        return keep
+    crs = f"EPSG:{epsg}"
+    _, lats = transformer(crs, "EPSG:4326").transform(
+        np.full(_SAMPLES, x.mean()), np.linspace(y.min(), y.max(), _SAMPLES)
+    )
+    # the line must span the block: a parallel is not a row, so reach a little further
+    lats = np.linspace(lats.min() - 0.05, lats.max() + 0.05, _SAMPLES)
+    for lon in cut.lons_deg:
+        line_x, line_y = transformer("EPSG:4326", crs).transform(np.full(_SAMPLES, lon), lats)
+        border_x = np.interp(y[:, 0], line_y, line_x)[:, np.newaxis]
+        keep &= x > border_x if lon == cut.box_deg[0] else x < border_x
+    for lat in cut.lats_deg:
+        border_y = 0.0 if epsg < 32700 else 10_000_000.0  # the equator is a straight row in UTM
+        keep &= y > border_y if lat == cut.box_deg[1] else y < border_y
+    return keep
+
+
+def _days(values: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Source dates as days since 1970-01-01, 0 where there is none, decoded by xarray or not."""
+    if values.dtype.kind != "M":
+        return values.astype(np.int64)
+    days = values.astype("datetime64[D]")
+    return np.where(np.isnat(days), 0, days.astype(np.int64))
+
+
+def _weighted_quantile(days: Counter[int], quantile: float) -> np.datetime64:
+    total, passed = sum(days.values()), 0
+    for day in sorted(days):
+        passed += days[day]
+        if passed >= quantile * total:
+            return np.datetime64(day, "D")
+    return np.datetime64("NaT", "D")

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cryoscale.config import load_config
+from cryoscale.errors import ConfigError, RegionError
+from cryoscale.settings import Season
+
+KHUMBU: dict[str, Any] = {
+    "name": "khumbu-2018",
+    "region": {"bbox": [86.70, 27.85, 87.05, 28.10]},
+    "years": [2018],
+    "season": {"start": "10-01", "end": "10-31"},
+    "catalogs": [
+        {"url": "https://planetarycomputer.microsoft.com/api/stac/v1", "sign": "planetary-computer"},
+        {"url": "https://earth-search.aws.element84.com/v1"},
+    ],
+    "sources": {
+        "optical": {"collection": "sentinel-2-l2a", "max_cloud_pct": 60, "composite": "least_snow"},
+        "terrain": {"collection": "cop-dem-glo-30"},
+        "thermal": {"collection": "landsat-c2-l2"},
+        "velocity": {"href": "s3://bucket/ITS_LIVE_velocity_120m.zarr"},
+        "insar": {"collection": "my-coherence"},
+    },
+    "model": {"weights": "cryonet.safetensors", "overlap": 0.5, "precision": "auto"},
+    "tiling": {"tile_px": 256, "block_px": 2048},
+    "outlines": {"min_area_km2": 0.01},
+    "cluster": {"kind": "local", "cpu_workers": 2, "gpu_workers": 0},
+}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    document = copy.deepcopy(KHUMBU)
+    *parents, last = path.split(".")
+    place = document
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    return document
+
+
+def test_the_documented_configuration_is_understood(tmp_path: Path) -> None:
+    (tmp_path / "cryonet.safetensors").touch()
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(KHUMBU))
+    settings = load_config(tmp_path / "run.yaml")
+    assert settings.region.bounds == (86.70, 27.85, 87.05, 28.10)
+    assert settings.season.interval(2018) == "2018-10-01T00:00:00Z/2018-10-31T23:59:59Z"
+    assert settings.catalogs[0].sign == "planetary-computer"
+    assert settings.sources["optical"].composite == "least_snow"
+    assert settings.sources["velocity"].href == "s3://bucket/ITS_LIVE_velocity_120m.zarr"
+    assert settings.model.weights == str(tmp_path / "cryonet.safetensors")
+    assert (settings.tile_px, settings.block_px) == (256, 2048)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("wheather", 1, r"unknown key 'wheather'.*one of.*years"),
+        ("sources.optical.max_cloud", 1, r"unknown key 'sources.optical.max_cloud'.*max_cloud_pct"),
+        ("years", [], "years"),
+        ("years", ["soon"], "years.0"),
+        ("season", {"start": "13-01", "end": "10-31"}, "no month-day"),
+        ("sources.optical.composite", "prettiest", "least_snow"),
+        ("model", {"overlap": 0.5}, "exactly one of weights and name"),
+        ("model", {"name": "band-ratio", "overlap": 1.0}, "less than 1"),
+        ("tiling.tile_px", 250, "multiple of 32"),
+        ("cluster.kind", "slurm", "none of local"),
+        ("catalogs", [], "catalogs"),
+        ("sources", {"terrain": {"collection": "x"}}, "sources.optical"),
+    ],
+)
+def test_a_key_or_value_that_does_not_fit_is_told_in_one_line(path: str, value: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_config(changed(path, value))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- just\n- a list\n", "", "\x00"])
+def test_a_file_that_is_no_configuration_is_told_in_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_a_reversed_region_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(RegionError, match="exchange"):
+        load_config(changed("region.bbox", [87.05, 27.85, 86.70, 28.10]))
+
+
+def test_a_season_over_the_new_year_belongs_to_the_year_in_which_it_ends() -> None:
+    assert Season("12-01", "02-28").interval(2019) == "2018-12-01T00:00:00Z/2019-02-28T23:59:59Z"
+    assert Season("02-01", "02-29").interval(2019).endswith("2019-02-28T23:59:59Z")
+    with pytest.raises(ConfigError, match="04-31"):
+        Season("04-01", "04-31").interval(2019)
+
+
+def test_without_a_season_each_hemisphere_has_its_own_end_of_summer() -> None:
+    document = copy.deepcopy(KHUMBU)
+    del document["season"]
+    assert load_config(document).season == Season("07-15", "10-15")
+    document["region"] = {"bbox": [-72.6, -38.9, -72.4, -38.8]}
+    assert load_config(document).season == Season("01-15", "04-15")

@@ -1,0 +1,130 @@
+"""The house: who may import whom, how quick the door opens, how clean the rooms are."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "cryoscale"
+
+STAGES = {"read", "features", "models", "infer", "write", "learn", "simulate", "view"}
+GROUND = {"errors", "grid"}
+# What a stage may import beyond the ground and itself, with the reason.
+BEYOND = {
+    # training and evaluation run the production path from end to end
+    "learn": {"read", "features", "models", "infer", "write", "simulate"},
+    # the actor holds a model
+    "infer/actor": {"models"},
+}
+# The storeys above the stages, lowest first: each imports only what lies below it.
+STOREYS = [
+    "region",
+    "settings",
+    "ledger",
+    "cluster",
+    "plan",
+    "task",
+    "featurise",
+    "finish",
+    "pipeline",
+    "results",
+    "config",
+    "api",
+    "demo",
+    "console",
+    "cli",
+]
+TORCH_FREE = ["read", "features", "write", "infer/tiles", "infer/blend", "infer/predict", "infer/encode"]
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its path below it, without the suffix."""
+    return {str(p.relative_to(PACKAGE).with_suffix("")): p for p in PACKAGE.rglob("*.py")}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules that a file imports anywhere, in full dotted names; type-checking imports left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def own(names: set[str]) -> set[str]:
+    """First room below the package of each import of our own."""
+    return {name.split(".")[1] for name in names if name.startswith("cryoscale.")}
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_a_module_imports_only_what_lies_below_it(name: str) -> None:
+    room = name.split("/")[0]
+    found = own(imports_of(modules()[name]))
+    if room in STAGES:
+        allowed = GROUND | {room} | BEYOND.get(room, set()) | BEYOND.get(name, set())
+    elif room in GROUND:
+        allowed = {"errors"}
+    elif room in STOREYS:
+        allowed = GROUND | STAGES | set(STOREYS[: STOREYS.index(room)])
+    else:
+        assert name == "__init__", f"{name} has no place in the house: add it to STOREYS"
+        allowed = {"api", "results"}
+    assert found <= allowed, f"{name} imports {sorted(found - allowed)}"
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_torch_is_not_imported_where_it_does_not_belong(name: str) -> None:
+    if any(name == free or name.startswith(free + "/") for free in TORCH_FREE):
+        assert not {i for i in imports_of(modules()[name]) if i.split(".")[0] == "torch"}
+
+
+def test_importing_cryoscale_loads_nothing_heavy() -> None:
+    heavy = "{'torch','xarray','dask','rasterio','numpy','pandas'}"
+    code = f"import sys, cryoscale; sys.exit(' '.join(sorted({heavy} & set(sys.modules))) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_of_the_command_line_loads_no_torch() -> None:
+    code = (
+        "import sys; sys.argv=['cryoscale','run','--help']\n"
+        "from cryoscale.cli import app\n"
+        "try: app()\n"
+        "except SystemExit: pass\n"
+        "sys.exit(' '.join(sorted({'torch','xarray','distributed','rasterio'} & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_ever_unpickled() -> None:
+    forbidden = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+    for name, path in modules().items():
+        assert not {i.split(".")[0] for i in imports_of(path)} & forbidden, name
+        assert "torch.load(" not in path.read_text(encoding="utf-8"), name
+
+
+@pytest.mark.parametrize(
+    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join
+)
+def test_the_linters_have_nothing_to_say(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,105 @@
+"""The label rules on outlines and indices small enough to reason through."""
+
+from __future__ import annotations
+
+import geopandas as gpd
+import numpy as np
+import pytest
+from matplotlib.path import Path
+from shapely.geometry import Polygon, box
+
+from cryoscale.errors import InputError
+from cryoscale.grid import Window
+from cryoscale.learn.labels import CLEAN_ICE, DEBRIS, VEGETATION, WATER, LabelRules, label_window
+
+WINDOW = Window(32645, -310000, 48000, 40, 60)
+WEST, SOUTH, EAST, NORTH = WINDOW.bounds_m
+
+
+def frame(*shapes, crs=32645, **columns):
+    return gpd.GeoDataFrame(columns, geometry=list(shapes), crs=crs)
+
+
+def index(value):
+    return np.full(WINDOW.shape, value, np.float32)
+
+
+def label(**changes):
+    given = {
+        "glaciers": frame(box(WEST, SOUTH, WEST + 300, NORTH)),  # columns 0..29
+        "debris": frame(box(WEST + 200, SOUTH, WEST + 300, NORTH)),  # columns 20..29
+        "ndwi": index(-0.2),
+        "ndvi": index(0.1),
+    }
+    return label_window(WINDOW, **{**given, **changes})
+
+
+def test_clean_ice_is_glacier_minus_debris_and_the_rest_is_background():
+    row = label()[7]
+    assert (row[:20] == CLEAN_ICE).all() and (row[20:30] == DEBRIS).all() and (row[30:] == 0).all()
+
+
+def test_water_and_vegetation_go_by_index_outside_ice_and_water_wins_over_vegetation():
+    ndwi, ndvi = index(-0.2), index(0.1)
+    ndwi[:, 40:50] = 0.171
+    ndvi[:, 45:60] = 0.31
+    row = label(ndwi=ndwi, ndvi=ndvi)[0]
+    assert (row[30:40] == 0).all() and (row[40:50] == WATER).all() and (row[50:] == VEGETATION).all()
+
+
+def test_thresholds_are_strict():
+    row = label(ndwi=index(np.float32(0.17)), ndvi=index(np.float32(0.3)), rules=LabelRules(0.18, 0.31))[0]
+    assert (row[30:] == 0).all()
+
+
+def test_wet_bare_ice_stays_ice_but_a_pond_on_debris_is_water_unless_told_otherwise():
+    wet = index(0.4)
+    assert (label(ndwi=wet)[0, :20] == CLEAN_ICE).all()
+    assert (label(ndwi=wet)[0, 20:30] == WATER).all()
+    assert (label(ndwi=wet, rules=LabelRules(ponds_on_debris=False))[0, 20:30] == DEBRIS).all()
+
+
+def test_plants_on_debris_do_not_make_it_vegetation():
+    assert (label(ndvi=index(0.6))[0, 20:30] == DEBRIS).all()
+
+
+def test_pixels_without_optics_have_no_label_even_inside_outlines():
+    ndwi, ndvi = index(-0.2), index(0.1)
+    ndwi[3, 5], ndvi[4, 25] = np.nan, np.nan
+    labels = label(ndwi=ndwi, ndvi=ndvi)
+    assert labels[3, 5] == 255 and labels[4, 25] == 255 and (labels == 255).sum() == 2
+
+
+def test_a_pixel_belongs_to_a_polygon_when_its_centre_does_and_holes_stay_open():
+    triangle = Polygon([(WEST + 7, SOUTH + 11), (WEST + 555, SOUTH + 77), (WEST + 133, NORTH - 13)])
+    labels = label(glaciers=frame(triangle), debris=frame())
+    y, x = WINDOW.coordinates()
+    centres = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+    inside = Path(np.array(triangle.exterior.coords)).contains_points(centres).reshape(WINDOW.shape)
+    np.testing.assert_array_equal(labels == CLEAN_ICE, inside)
+    ring = box(WEST, SOUTH, EAST, NORTH).difference(box(WEST + 100, SOUTH + 100, WEST + 200, SOUTH + 200))
+    assert (label(glaciers=frame(ring), debris=frame())[20:30, 10:20] == 0).all()
+
+
+def test_outlines_in_degrees_give_the_labels_of_the_same_outlines_in_metres():
+    # An edge through pixel centres could fall either way after reprojection, so it lies between them.
+    shape = box(WEST + 103, SOUTH + 53, WEST + 403, NORTH - 97).segmentize(20)
+    metres, none = frame(shape), frame()
+    degrees = label(glaciers=metres.to_crs(4326), debris=none.to_crs(4326))
+    np.testing.assert_array_equal(degrees, label(glaciers=metres, debris=none))
+
+
+def test_corrections_win_over_the_rules_later_ones_over_earlier_ones():
+    shapes = (box(WEST, NORTH - 100, WEST + 100, NORTH), box(WEST + 50, NORTH - 100, WEST + 100, NORTH))
+    corrections = frame(*shapes, **{"class": ["vegetation", "water"]})
+    row = label(corrections=corrections)[2]
+    assert (row[:5] == VEGETATION).all() and (row[5:10] == WATER).all() and (row[10:20] == CLEAN_ICE).all()
+
+
+def test_what_cannot_be_meant_is_refused_in_one_line():
+    with pytest.raises(InputError, match="without a CRS"):
+        label(glaciers=frame(box(0, 0, 1, 1), crs=None))
+    with pytest.raises(InputError, match="shape"):
+        label(ndwi=np.zeros((2, 2), np.float32))
+    with pytest.raises(InputError, match="snow"):
+        label(corrections=frame(box(WEST, SOUTH, EAST, NORTH), **{"class": ["snow"]}))

@@ -1,0 +1,218 @@
+"""The training loop on a task small enough to be learnt in seconds."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from cryoscale.errors import ConfigError, OutputError, SourceError, WeightsError
+from cryoscale.features.stack import CHANNELS
+from cryoscale.learn import loop
+from cryoscale.learn.patches import PatchWriter, Place
+from cryoscale.learn.recipe import TrainConfig, load_config
+from cryoscale.learn.train import train, train_from_config
+from cryoscale.models import weights
+from cryoscale.models.predictor import Predictor
+
+PCA = {"mean": [0.1] * 12, "components": np.eye(3, 12).tolist()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def patch_set(tmp_path_factory):
+    """Patches whose classes can be told from one channel, with absent channels and unlabelled pixels."""
+    path = tmp_path_factory.mktemp("patches") / "p.zarr"
+    rng = np.random.default_rng(0)
+    writer = PatchWriter(path, channels=CHANNELS, patch_px=64)
+    for i in range(9):
+        y = np.repeat(np.repeat(rng.integers(0, 3, (4, 4)), 16, 0), 16, 1).astype(np.uint8)
+        x = rng.normal(0.3, 0.05, (30, 64, 64)).astype(np.float32)
+        x[1] += y * 0.3
+        x[18], x[19] = 10, 45
+        x[21] = np.nan
+        y[:8] = 255
+        split = "train" if i < 6 else "validation" if i < 8 else "test"
+        writer.add(x, y, Place(32645, 0, 64 * i, i, "median", split))
+    writer.finish(pca=PCA, split="by hand", source="a test")
+    return path
+
+
+def tiny(patch_set, **changes):
+    values = {
+        "name": "tiny",
+        "patches": patch_set,
+        "encoder": "resnet10w16",
+        "decoder_channels": (16, 16, 16, 16, 16),
+        "epochs": 4,
+        "batch": 2,
+        "learning_rate": 3e-3,
+        "schedule": "cosine",
+        "crop_px": 32,
+        "device": "cpu",
+        "seed": 3,
+    }
+    return TrainConfig(**{**values, **changes})
+
+
+def test_training_learns_writes_weights_that_serve_and_says_what_it_did(patch_set, tmp_path):
+    events = []
+    out = tmp_path / "w.safetensors"
+    config = tiny(patch_set, epochs=12, learning_rate=1e-2, crop_px=None, licence="CC-BY-4.0")
+    card = train(config, out=out, progress=events.append)
+    assert card.licence == "CC-BY-4.0" and card.split == "by hand" and card.training["patches"]["train"] == 6
+    assert card.channels == CHANNELS and card.mean[21] == 0 and card.std[21] == 1
+    curves = json.loads((tmp_path / "w.training" / "curves.json").read_text())
+    assert len(curves) == 12 and curves[-1]["loss"] < 0.6 * curves[0]["loss"]
+    assert {event["kind"] for event in events} == {"step", "epoch"}
+    model, loaded = weights.load(out, channels=CHANNELS)
+    assert loaded == card
+    best = max(curves, key=lambda row: row["validation_mean_iou"])
+    assert card.training["best_epoch"] == best["epoch"]
+    assert card.metrics["validation"]["mean"]["iou"] == pytest.approx(best["validation_mean_iou"], abs=1e-3)
+    assert {"test", "test_without_thermal_velocity_insar"} <= set(card.metrics)
+    probabilities = Predictor(model, loaded, device="cpu")(np.full((1, 30, 64, 64), np.nan, np.float32))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_training_killed_after_two_epochs_goes_on_to_the_same_weights_bit_for_bit(patch_set, tmp_path):
+    config = tiny(patch_set)
+    straight = train(config, out=tmp_path / "straight.safetensors")
+
+    def kill(event):
+        if event["kind"] == "step" and event["epoch"] == 3 and event["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out=tmp_path / "resumed.safetensors", progress=kill)
+    assert not (tmp_path / "resumed.safetensors").exists()
+    epochs = []
+    resumed = train(config, out=tmp_path / "resumed.safetensors", progress=lambda e: epochs.append(e["epoch"]))
+    assert min(epochs) == 3, "the epochs that were done are not repeated"
+    a, b = (load_file(tmp_path / f"{name}.safetensors") for name in ("straight", "resumed"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert resumed.sha256 == straight.sha256 and resumed.temperature == straight.temperature
+    keep = ("epoch", "loss", "validation_loss", "validation_mean_iou")
+    curves = [
+        [[row[key] for key in keep] for row in json.loads((tmp_path / f"{n}.training/curves.json").read_text())]
+        for n in ("straight", "resumed")
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_the_same_recipe_gives_the_same_weights_and_another_seed_gives_others(patch_set, tmp_path):
+    cards = [
+        train(tiny(patch_set, epochs=1, seed=seed), out=tmp_path / f"{n}.safetensors")
+        for n, seed in enumerate((3, 3, 4))
+    ]
+    assert cards[0].sha256 == cards[1].sha256 != cards[2].sha256
+
+
+def test_a_finished_training_only_writes_its_weights_again(patch_set, tmp_path):
+    config, out = tiny(patch_set, epochs=1), tmp_path / "w.safetensors"
+    first = train(config, out=out)
+    out.unlink()
+    events = []
+    assert train(config, out=out, progress=events.append) == first and not events
+
+
+def test_a_work_folder_of_another_recipe_is_refused(patch_set, tmp_path):
+    train(tiny(patch_set, epochs=1), out=tmp_path / "w.safetensors")
+    with pytest.raises(OutputError, match="other settings"):
+        train(tiny(patch_set, epochs=1, seed=9), out=tmp_path / "w.safetensors")
+    (tmp_path / "w.training" / "state.safetensors").write_bytes(b"\x80\x04 a pickle")
+    with pytest.raises(OutputError, match="state that cryoscale has saved"):
+        train(tiny(patch_set, epochs=1), out=tmp_path / "w.safetensors")
+
+
+def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(patch_set, tmp_path):
+    with pytest.raises(WeightsError, match="safetensors"):
+        train(tiny(patch_set), out=tmp_path / "w.pt")
+    with pytest.raises(SourceError, match="make the patches first"):
+        train(tiny(tmp_path / "none.zarr"), out=tmp_path / "w.safetensors")
+    writer = PatchWriter(tmp_path / "empty.zarr", channels=CHANNELS, patch_px=32)
+    writer.finish(pca=PCA, split="", source="")
+    with pytest.raises(SourceError, match="none of them for train"):
+        train(tiny(tmp_path / "empty.zarr"), out=tmp_path / "w.safetensors")
+
+
+def test_class_weights_fall_with_frequency_and_absent_classes_weigh_nothing():
+    counts = np.array([900, 90, 10, 0])
+    inverse = loop.class_weights(counts, 1.0)
+    np.testing.assert_allclose(inverse[:3] * counts[:3], (inverse[:3] * counts[:3])[0], rtol=1e-6)
+    assert inverse[3] == 0 and inverse[:3].mean() == pytest.approx(1)
+    np.testing.assert_allclose(loop.class_weights(counts, 0.5)[0] / loop.class_weights(counts, 0.5)[2], (1 / 90) ** 0.5)
+    assert (loop.class_weights(counts, 0.0)[:3] == 1).all()
+
+
+def test_temperature_recovers_the_scale_by_which_logits_were_inflated(tmp_path):
+    """Labels drawn from softmax(z) and logits 3 z: the likelihood is highest at a temperature of 3."""
+    rng = np.random.default_rng(0)
+    writer = PatchWriter(tmp_path / "t.zarr", channels=("a", "b", "c"), patch_px=64, dtype="float32")
+    for i in range(8):
+        z = rng.normal(0, 1.5, (3, 64, 64)).astype(np.float32)
+        p = np.exp(z) / np.exp(z).sum(axis=0)
+        y = (rng.random((64, 64)) > np.cumsum(p, axis=0)).sum(axis=0).clip(0, 2).astype(np.uint8)
+        writer.add(z, y, Place(32645, 0, i, 0, "median", "validation"))
+    patches = writer.finish()
+
+    class Inflate(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(3.0))
+
+        def forward(self, x):
+            return x * self.scale
+
+    plain = loop.Standard(np.zeros(3, np.float32), np.ones(3, np.float32))
+    assert loop.fit_temperature(Inflate(), plain, patches, range(8)) == pytest.approx(3.0, rel=0.05)
+    assert loop.fit_temperature(Inflate(), plain, patches, []) == 1.0
+
+
+def test_the_cosine_schedule_rises_peaks_at_the_end_of_the_warm_up_and_falls_to_zero():
+    config = TrainConfig(name="x", patches="p", schedule="cosine", warmup=0.1, learning_rate=1e-3)
+    rates = [config.rate_at(t) for t in np.linspace(0, 0.999, 500)]
+    assert np.argmax(rates) == pytest.approx(50, abs=1) and max(rates) == pytest.approx(1e-3, rel=1e-3)
+    assert rates[-1] < 1e-5 and np.all(np.diff(rates[51:]) < 0)
+    assert TrainConfig(name="x", patches="p").rate_at(0.7) == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("name: x\npatches: p\nepoch: 3\n", "epoch"),
+        ("name: x\n", "either simulation or patches"),
+        ("name: x\nsimulation: {train_seeds: [1], validation_seeds: [1]}\n", "occurs twice"),
+        ("name: x\nsimulation: {train_seeds: [1]}\n", "validation_seeds"),
+        ("- 1\n", "mapping"),
+        ("a: [\n", "YAML"),
+    ],
+)
+def test_a_recipe_that_is_not_understood_is_refused_in_one_line(tmp_path, text, match):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=match) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_recipe_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="check the path"):
+        train_from_config(tmp_path / "none.yaml", tmp_path / "w.safetensors")
+
+
+def test_patch_edges_that_the_network_cannot_halve_are_refused():
+    with pytest.raises(ValidationError, match="multiple of 32"):
+        TrainConfig(name="x", simulation={"train_seeds": [1], "validation_seeds": [2], "patch_px": 100})

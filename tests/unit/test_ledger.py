@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from cryoscale.errors import IntegrityError, OutputError
+from cryoscale.grid import Block
+from cryoscale.ledger import Ledger, Marker, SetAside
+
+BLOCK = Block(32645, -300, 46, 512)
+
+
+def marker(block: Block = BLOCK, year: int = 2018) -> Marker:
+    return Marker(
+        year=year,
+        epsg=block.epsg,
+        row=block.row,
+        col=block.col,
+        size_px=block.size_px,
+        checksum="sha256:0",
+        written_bytes=1,
+        pixels=4,
+        valid_pixels=4,
+    )
+
+
+def aside(block: Block = BLOCK) -> SetAside:
+    return SetAside(
+        year=2018,
+        epsg=block.epsg,
+        row=block.row,
+        col=block.col,
+        size_px=block.size_px,
+        error="AssetReadError",
+        reason="truncated",
+        attempts=3,
+        when="2018-10-15T00:00:00+00:00",
+    )
+
+
+@pytest.fixture(params=["disk", "memory"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+    return Ledger(
+        str(tmp_path / "run") if request.param == "disk" else f"memory://{tmp_path.name}-{id(request)}"
+    )
+
+
+def test_a_marker_comes_back_as_it_was_put(ledger: Ledger) -> None:
+    ledger.mark(marker())
+    assert ledger.done() == {(2018, BLOCK): marker()}
+    ledger.unmark(2018, BLOCK)
+    assert ledger.done() == {}
+
+
+def test_marking_a_block_ends_its_being_set_aside(ledger: Ledger) -> None:
+    ledger.set_aside(aside())
+    assert ledger.set_asides() == {(2018, BLOCK): aside()}
+    ledger.mark(marker())
+    assert ledger.set_asides() == {}
+
+
+def test_a_torn_marker_is_no_marker(ledger: Ledger) -> None:
+    ledger.mark(marker())
+    fs, root = fsspec.core.url_to_fs(ledger.out)
+    (name,) = fs.find(f"{root}/ledger/done")
+    content = fs.cat_file(name)
+    fs.pipe_file(name, content[: len(content) // 2])
+    assert ledger.done() == {}
+
+
+def test_the_same_run_is_resumed_and_another_refused_with_the_difference(ledger: Ledger) -> None:
+    identity = {"catalogue": "abc", "tile_px": 256}
+    assert ledger.open({"name": "one"}, identity) is False
+    assert ledger.open({"name": "one"}, identity) is True
+    with pytest.raises(OutputError, match="another tile_px") as caught:
+        ledger.open({"name": "one"}, {**identity, "tile_px": 512})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_with_other_files_is_refused(ledger: Ledger) -> None:
+    ledger.refuse_foreign()
+    ledger.put("notes.json", {})
+    with pytest.raises(OutputError, match="notes.json"):
+        ledger.refuse_foreign()
+
+
+def test_a_manifest_that_is_torn_is_told_and_not_taken_for_an_empty_folder(ledger: Ledger) -> None:
+    ledger.put("run.json", {"name": "one"})
+    fs, root = fsspec.core.url_to_fs(ledger.out)
+    fs.pipe_file(f"{root}/run.json", b'{"name"')
+    with pytest.raises(IntegrityError, match="run.json"):
+        ledger.manifest()
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(str(tmp_path))
+    ledger.put("run.json", {"name": "one"})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cryoscale.ledger.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        ledger.put("run.json", {"name": "two"})
+    assert ledger.manifest() == {"name": "one"}
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyproj import Transformer
+from shapely.geometry import MultiPolygon, Polygon, box, mapping
+
+from cryoscale.errors import RegionError
+from cryoscale.grid import ZONE_COLLAR_M, Window
+from cryoscale.region import RegionSpec, ZoneRegion, grown_bbox, read_region, zones_of
+
+ACROSS = box(83.97, 28.28, 84.03, 28.32)
+
+
+@pytest.mark.parametrize(
+    ("bbox", "words"),
+    [
+        ((87.05, 27.85, 86.70, 28.10), "exchange west and east"),
+        ((86.70, 28.10, 87.05, 27.85), "exchange south and north"),
+        ((86.70, 27.85, 86.70, 28.10), "give it an area"),
+        ((86.70, 27.85, 87.05, 98.10), "latitudes in -90..90"),
+        ((400.0, 27.85, 401.0, 28.10), "longitudes in -180..180"),
+        ((float("nan"), 27.85, 401.0, 28.10), "give longitudes"),
+    ],
+)
+def test_a_bbox_that_is_none_is_told_in_one_line(bbox: tuple[float, ...], words: str) -> None:
+    with pytest.raises(RegionError, match=words) as caught:
+        read_region(RegionSpec(bbox=bbox))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bbox_over_the_antimeridian_becomes_two_parts() -> None:
+    region = read_region(RegionSpec(bbox=(179.0, 65.0, -179.0, 66.0)))
+    assert isinstance(region, MultiPolygon)
+    assert zones_of(region) == [32601, 32660]
+    west, _, east, _ = grown_bbox(region, 1000.0)
+    assert west > 178.9 > 0 > -178.9 > east
+
+
+def test_a_region_file_is_read_in_degrees_and_grown_by_metres(tmp_path: Path) -> None:
+    import geopandas
+
+    path = tmp_path / "basin.gpkg"
+    geopandas.GeoDataFrame(geometry=[box(84.0, 28.0, 84.1, 28.1)], crs=4326).to_crs(32645).to_file(path)
+    plain = read_region(RegionSpec(file=str(path)))
+    np.testing.assert_allclose(plain.bounds, (84.0, 28.0, 84.1, 28.1), atol=1e-5)
+    grown = read_region(RegionSpec(rgi=str(path), buffer_m=2000.0))
+    np.testing.assert_allclose(grown.bounds[3] - plain.bounds[3], 2000 / 110_900, rtol=0.02)
+
+
+@pytest.mark.parametrize("content", [None, "no geometry", '{"type": "FeatureCollection", "features": []}'])
+def test_a_region_file_that_is_none_is_told_in_one_line(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "basin.geojson"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(RegionError) as caught:
+        read_region(RegionSpec(file=str(path)))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_zones_of_a_region_over_the_boundary_are_both() -> None:
+    assert zones_of(ACROSS) == [32644, 32645]
+    assert zones_of(box(84.0, 28.0, 85.0, 29.0)) == [32645]
+    assert zones_of(box(83.0, -1.0, 83.5, 1.0)) == [32644, 32744]
+
+
+@pytest.mark.parametrize("epsg", [32644, 32645])
+def test_pixels_belong_by_their_centre_whatever_the_window(epsg: int) -> None:
+    zone = ZoneRegion(epsg, ACROSS)
+    whole = zone.window().pad(40)
+    mask = zone.pixels(whole)
+    y, x = whole.coordinates()
+    lon, lat = Transformer.from_crs(epsg, 4326, always_xy=True).transform(*np.meshgrid(x, y))
+    collar = ZONE_COLLAR_M / (111_320.0 * np.cos(np.radians(lat)))
+    strip = lon < 84.0 + collar if epsg == 32644 else lon >= 84.0 - collar
+    west, south, east, north = ACROSS.bounds
+    np.testing.assert_array_equal(mask, strip & (lon > west) & (lon < east) & (lat > south) & (lat < north))
+    for row in range(0, whole.height, 128):
+        part = Window(epsg, whole.row + row, whole.col + 3, min(128, whole.height - row), whole.width - 9)
+        np.testing.assert_array_equal(zone.pixels(part), mask[part.slices_in(whole)])
+
+
+def test_every_place_of_the_region_belongs_to_a_pixel_of_some_zone() -> None:
+    rng = np.random.default_rng(3)
+    lon = rng.uniform(83.9995, 84.0005, 400)
+    lat = rng.uniform(28.281, 28.319, 400)
+    covered = np.zeros(400, bool)
+    for epsg in zones_of(ACROSS):
+        zone = ZoneRegion(epsg, ACROSS)
+        window = zone.window().pad(5)
+        mask = zone.pixels(window)
+        x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(lon, lat)
+        col, row = (
+            np.floor(np.array(x) / 10).astype(int) - window.col,
+            np.floor(-np.array(y) / 10).astype(int) - window.row,
+        )
+        inside = (row >= 0) & (row < window.height) & (col >= 0) & (col < window.width)
+        covered |= inside & mask[np.clip(row, 0, window.height - 1), np.clip(col, 0, window.width - 1)]
+    assert covered.all()
+
+
+def test_a_block_wholly_inside_and_one_outside_are_told_apart_from_those_at_the_edge() -> None:
+    zone = ZoneRegion(32645, box(84.1, 28.0, 84.4, 28.3))
+    shape = zone.projected()
+    blocks = zone.blocks(512)
+    assert blocks
+    for block in blocks:
+        mask = zone.pixels(block.window)
+        outline = box(*block.window.bounds_m)
+        assert mask.any() or not shape.buffer(-10).intersects(outline)
+        if mask.all():
+            assert shape.buffer(10).contains(outline)
+
+
+def test_an_l_shaped_region_leaves_out_the_blocks_of_its_notch() -> None:
+    notch = box(84.2, 28.1, 84.4, 28.3)
+    region = Polygon(mapping(box(84.1, 28.0, 84.4, 28.3))["coordinates"][0]).difference(notch)
+    whole = ZoneRegion(32645, box(84.1, 28.0, 84.4, 28.3)).blocks(256)
+    assert 0 < len(ZoneRegion(32645, region).blocks(256)) < len(whole)

@@ -1,0 +1,258 @@
+"""Outlines of made-up ice, held against geometry known in closed form, GDAL and pyproj."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rioxarray  # noqa: F401  # registers .rio
+import shapely
+import xarray as xr
+from numpy.typing import NDArray
+from pyproj import Geod
+from rasterio.features import rasterize
+
+from cryoscale.errors import OutputError, SourceError
+from cryoscale.grid import ZONE_COLLAR_M, Window, transformer, window_over_bounds
+from cryoscale.write import outlines, zones
+from cryoscale.write.zonal import affine_of
+
+LON, LAT = 84.0, 28.0
+M_PER_DEG = 111_320.0
+
+
+def one_map(label: NDArray[np.uint8], window: Window, **others: NDArray[np.generic]) -> xr.Dataset:
+    y, x = window.coordinates()
+    arrays = {"label": label} | others
+    return xr.Dataset(
+        {name: (("y", "x"), values) for name, values in arrays.items()},
+        coords={"y": y, "x": x},
+        attrs={"crs": f"EPSG:{window.epsg}"},
+    )
+
+
+def small(label: list[list[int]] | NDArray[np.uint8], epsg: int = 32645) -> xr.Dataset:
+    values = np.kron(np.asarray(label, np.uint8), np.ones((20, 20), np.uint8))
+    return one_map(values, Window(epsg, -310_000, 45_000, *values.shape))
+
+
+def ellipse_over_the_meridian(epsg: int, lat: float = LAT, half_m: float = 6000.0) -> xr.Dataset:
+    """Ice of 5 x 3 km half-axes around (84 E, lat), a nunatak in it, debris in the south, with collar."""
+    x0, y0 = transformer("EPSG:4326", f"EPSG:{epsg}").transform(LON, lat)
+    window = window_over_bounds(epsg, (x0 - half_m, y0 - half_m, x0 + half_m, y0 + half_m))
+    y, x = window.coordinates()
+    lon, latitude = transformer(f"EPSG:{epsg}", "EPSG:4326").transform(*np.meshgrid(x, y))
+    metres_per_degree = M_PER_DEG * np.cos(np.deg2rad(lat))
+    east, north = (lon - LON) * metres_per_degree, (latitude - lat) * M_PER_DEG
+    label = np.zeros(east.shape, np.uint8)
+    label[(east / 5000) ** 2 + (north / 3000) ** 2 < 1] = 1
+    label[(label == 1) & (north < -1500)] = 2
+    label[(east / 800) ** 2 + ((north - 500) / 500) ** 2 < 1] = 0
+    beyond = east > ZONE_COLLAR_M if epsg % 100 == 44 else east < -ZONE_COLLAR_M
+    label[beyond] = 255
+    confidence = np.where(label == 255, 255, np.where(north < 0, 100, 200)).astype(np.uint8)
+    days = np.where(north > 0, 17_800, 17_790).astype(np.int32)
+    return one_map(label, window, confidence=confidence, source_date=days)
+
+
+def two_zones(lat: float = LAT) -> dict[int, xr.Dataset]:
+    hundred = 32600 if lat >= 0 else 32700
+    return {hundred + zone: ellipse_over_the_meridian(hundred + zone, lat) for zone in (44, 45)}
+
+
+@pytest.mark.parametrize("lat", [28.0, -45.0, 70.0])
+def test_a_glacier_over_a_zone_border_is_one_valid_polygon_of_the_right_area(lat: float) -> None:
+    glaciers = outlines.polygonise(two_zones(lat))
+    assert len(glaciers) == 1
+    (polygon,) = glaciers.geometry
+    assert polygon.is_valid
+    assert polygon.geom_type == "Polygon"
+    assert len(polygon.interiors) == 1
+    # the ellipse was drawn in degrees scaled to metres: its area in those, on the ellipsoid
+    angle = np.linspace(0, 2 * np.pi, 721)[:-1]
+    per_degree = M_PER_DEG * np.cos(np.deg2rad(lat))
+
+    def true_area(a: float, b: float, shift: float) -> float:
+        ring = shapely.Polygon(
+            np.column_stack(
+                [
+                    LON + a * np.cos(angle) / per_degree,
+                    lat + (b * np.sin(angle) + shift) / M_PER_DEG,
+                ]
+            )
+        )
+        return abs(Geod(ellps="WGS84").geometry_area_perimeter(ring)[0]) / 1e6
+
+    expected = true_area(5000, 3000, 0) - true_area(800, 500, 500)
+    assert glaciers["area_km2"].iloc[0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_two_sides_of_a_zone_border_leave_no_gap_and_no_overlap() -> None:
+    maps = two_zones()
+    where = zones.cuts(list(maps))
+    sides = {}
+    for epsg, data in maps.items():
+        (polygon,) = outlines.polygonise(data).geometry
+        sides[epsg] = zones.clip(np.array([polygon], object), where[epsg])
+    west, east = (shapely.union_all(sides[epsg]) for epsg in (32644, 32645))
+    assert west.bounds[2] == LON
+    assert east.bounds[0] == LON
+    assert shapely.intersection(west, east).area == 0
+    joined = zones.join({epsg: side for epsg, side in sides.items()}, where)
+    assert len(joined) == 1
+    assert joined[0].area == pytest.approx(west.area + east.area, rel=1e-12)
+    # along the meridian both sides agree to about a pixel: what only one of them has is short
+    line = shapely.LineString([(LON, LAT - 1), (LON, LAT + 1)])
+    one_sided = shapely.symmetric_difference(west.intersection(line), east.intersection(line))
+    assert one_sided.length * M_PER_DEG < 4 * 20
+
+
+def test_pixels_beyond_the_meridian_are_counted_once() -> None:
+    glaciers = outlines.polygonise(two_zones())
+    row = glaciers.iloc[0]
+    debris = outlines.debris_polygons(two_zones(), glaciers)
+    assert row["debris_area_km2"] == pytest.approx(debris["area_km2"].sum(), rel=1e-3)
+    assert row["clean_area_km2"] + row["debris_area_km2"] == pytest.approx(row["area_km2"])
+    assert set(debris["glac_id"]) == {row["glac_id"]}
+    assert shapely.area(shapely.difference(debris.union_all(), glaciers.union_all())) < 1e-12
+
+
+def test_dates_and_confidence_are_those_under_the_outline() -> None:
+    row = outlines.polygonise(two_zones(), year=2018, model="m", run_id="r").iloc[0]
+    # the nunatak lies in the north, so that the south has most of the ice
+    assert row["src_date"].date() == date.fromordinal(date(1970, 1, 1).toordinal() + 17_790)
+    assert row["src_date_first"] < row["src_date_last"]
+    assert 100 / 250 < row["confidence"] < 200 / 250
+    assert (row["year"], row["model"], row["run_id"]) == (2018, "m", "r")
+
+
+def test_dates_that_xarray_has_decoded_count_like_days() -> None:
+    maps = two_zones()
+    decoded = {
+        epsg: data.assign(source_date=(("y", "x"), data["source_date"].values.astype("datetime64[D]").astype("M8[ns]")))
+        for epsg, data in maps.items()
+    }  # fmt: skip
+    columns = ["src_date", "src_date_first", "src_date_last"]
+    assert outlines.polygonise(decoded)[columns].equals(outlines.polygonise(maps)[columns])
+
+
+def test_an_outline_holds_exactly_the_ice_pixels_of_its_map() -> None:
+    random = np.random.default_rng(5)
+    data = small(random.choice([0, 1, 2, 3, 255], (12, 15), p=[0.3, 0.3, 0.2, 0.1, 0.1]))
+    glaciers = outlines.polygonise(data, min_area_km2=0.0)
+    back = rasterize(
+        glaciers.geometry.to_crs(32645), out_shape=data["label"].shape, transform=affine_of(data)
+    )
+    np.testing.assert_array_equal(back == 1, np.isin(data["label"], (1, 2)))
+
+
+def test_ice_that_touches_at_a_corner_stays_apart_and_holes_stay_holes() -> None:
+    glaciers = outlines.polygonise(small([[1, 1, 1, 0], [1, 0, 1, 0], [1, 1, 2, 0], [0, 0, 0, 1]]))
+    assert len(glaciers) == 2
+    assert glaciers["area_km2"].is_monotonic_decreasing
+    assert [len(polygon.interiors) for polygon in glaciers.geometry] == [1, 0]
+    assert glaciers["debris_fraction"].iloc[0] == pytest.approx(1 / 8)
+
+
+def test_ice_below_the_least_area_is_left_out_also_when_a_zone_border_divides_it() -> None:
+    label = np.zeros((60, 60), np.uint8)
+    label[5:13, 5:13] = 1  # 0.0064 km2
+    label[30:41, 30:41] = 1  # 0.0121 km2
+    data = one_map(label, Window(32645, -310_000, 45_000, 60, 60))
+    assert len(outlines.polygonise(data, min_area_km2=0.01)) == 1
+    assert len(outlines.polygonise(data, min_area_km2=0.001)) == 2
+    assert len(outlines.polygonise(two_zones(), min_area_km2=40.0)) == 1  # each half is smaller
+
+
+def test_the_block_of_a_store_does_not_change_an_outline() -> None:
+    maps = two_zones()
+    whole = outlines.polygonise(maps)
+    for block_px in (64, 333):
+        cut = {e: data.assign_attrs({"cryoscale:block_px": block_px}) for e, data in maps.items()}
+        parts = outlines.polygonise(cut)
+        assert parts.geometry.to_wkt().tolist() == whole.geometry.to_wkt().tolist()
+        assert parts.drop(columns="geometry").equals(whole.drop(columns="geometry"))
+
+
+def test_identifiers_are_unique_and_written_like_those_of_glims() -> None:
+    random = np.random.default_rng(0)
+    glaciers = outlines.polygonise(small(random.choice([0, 1], (20, 20), p=[0.7, 0.3])))
+    assert glaciers["glac_id"].is_unique
+    assert all(re.fullmatch(r"G\d{6}E\d{5}[NS](-\d+)?", name) for name in glaciers["glac_id"])
+    points = gpd.points_from_xy(glaciers["cenlon"], glaciers["cenlat"])
+    assert all(shapely.contains(glaciers.geometry.to_numpy(), points))
+    assert outlines._identifiers(np.array([[-70.1234, -33.0], [-70.1234, -33.0], [-0.0001, 1]])) == [
+        "G289877E33000S",
+        "G289877E33000S-2",
+        "G000000E01000N",
+    ]
+
+
+def test_a_glacier_on_the_equator_is_cut_between_the_hemispheres() -> None:
+    north, south = Window(32617, -40, 81_000, 50, 60), Window(32717, -1_000_010, 81_000, 50, 60)
+    label = np.zeros((50, 60), np.uint8)
+    label[10:45, 10:40] = 1
+    upper = one_map(label, north)  # rows -40 to 10 about the equator
+    label = np.zeros((50, 60), np.uint8)
+    label[0:30, 10:40] = 1
+    lower = one_map(label, south)
+    glaciers = outlines.polygonise({32617: upper, 32717: lower})
+    assert len(glaciers) == 1
+    # 30 rows above the equator and 20 below it
+    assert glaciers["area_km2"].iloc[0] == pytest.approx(30 * 50 * 1e-4, rel=2e-3)
+
+
+def test_no_ice_gives_an_empty_table_with_all_columns_and_it_can_be_written(tmp_path: Path) -> None:
+    data = small([[0, 3], [255, 4]])
+    empty = outlines.polygonise(data)
+    assert len(empty) == 0
+    assert list(empty.columns) == list(outlines.polygonise(small([[1]])).columns)
+    debris = outlines.debris_polygons(data, empty)
+    outlines.write_inventory(empty, tmp_path / "a.parquet", tmp_path / "a.gpkg", debris=debris)
+    assert len(gpd.read_parquet(tmp_path / "a.parquet")) == 0
+
+
+def test_a_single_label_array_serves_when_it_knows_its_crs() -> None:
+    label = small([[0, 1], [0, 0]])["label"]
+    with pytest.raises(SourceError, match="CRS"):
+        outlines.polygonise(label)
+    by_attribute = outlines.polygonise(label.assign_attrs(crs="EPSG:32645"))
+    by_grid_mapping = outlines.polygonise(label.rio.write_crs(32645))
+    assert by_attribute.geometry.to_wkt().equals(by_grid_mapping.geometry.to_wkt())
+    assert by_attribute["src_date"].isna().all()
+    assert by_attribute["confidence"].isna().all()
+
+
+def test_both_files_give_back_what_was_written(tmp_path: Path) -> None:
+    maps = two_zones()
+    glaciers = outlines.polygonise(maps, year=2018, model="m", run_id="r")
+    debris = outlines.debris_polygons(maps, glaciers)
+    parquet, geopackage = tmp_path / "new" / "2018.parquet", tmp_path / "new" / "2018.gpkg"
+    for _ in range(2):
+        outlines.write_inventory(glaciers, parquet, geopackage, debris=debris)
+    assert gpd.read_parquet(parquet).equals(glaciers)
+    read = gpd.read_file(geopackage, layer="glaciers")
+    assert read.crs == glaciers.crs
+    assert read.geometry.geom_equals_exact(glaciers.geometry, 1e-12).all()
+    assert read["src_date"].dt.date.equals(glaciers["src_date"].dt.date)
+    assert len(gpd.read_file(geopackage, layer="debris")) == len(debris)
+    assert sorted(path.name for path in parquet.parent.iterdir()) == ["2018.gpkg", "2018.parquet"]
+
+
+def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    glaciers = outlines.polygonise(small([[1]]))
+    with pytest.raises(OutputError, match="can be written"):
+        outlines.write_inventory(glaciers, tmp_path / "file" / "a.parquet", tmp_path / "a.gpkg")
+
+
+def test_long_edges_follow_the_projection_and_not_a_straight_line_in_degrees() -> None:
+    label = np.ones((40, 4000), np.uint8)  # 40 km from west to east, 400 m high
+    window = Window(32633, -780_000, 30_000, 40, 4000)
+    (polygon,) = outlines.polygonise(one_map(label, window)).geometry
+    back = gpd.GeoSeries([polygon], crs=4326).to_crs(32633).iloc[0]
+    assert shapely.hausdorff_distance(back, shapely.box(*window.bounds_m), densify=0.001) < 0.1
