@@ -81,9 +81,15 @@ class Plan:
         return {**asdict(self), "blocks": self.blocks, "tiles": self.tiles, "read_bytes": self.read_bytes}
 
 
+FOOTPRINT_SLACK_M = 12_000.0
+"""How far a published footprint may be off the pixels that it stands for; scenes are looked for as
+much further out, as :mod:`cryoscale.read.inputs` does, so that a small region finds what a large
+one would."""
+
+
 def halo_m(settings: Settings) -> float:
-    """How far outside the region data is read, in metres, with room for the coarsest source's pixel."""
-    return (settings.tile_px + HALO_PX + 64) * RESOLUTION_M
+    """How far outside the region scenes are looked for, in metres."""
+    return (settings.tile_px + HALO_PX) * RESOLUTION_M + FOOTPRINT_SLACK_M
 
 
 def find_items(settings: Settings) -> Items:

@@ -48,7 +48,9 @@ class AugmentConfig(BaseModel):
         """Refuses modalities that do not exist, and probabilities that are none."""
         for name, probability in self.drop.items():
             if name not in DROPPABLE or not 0.0 <= probability <= 1.0:
-                raise ValueError(f"drop: {name}: {probability} is not a probability of {', '.join(DROPPABLE)}")
+                raise ValueError(
+                    f"drop: {name}: {probability} is not a probability of {', '.join(DROPPABLE)}"
+                )
 
 
 def turn(

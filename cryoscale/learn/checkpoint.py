@@ -1,7 +1,7 @@
 """The state of a training after a whole epoch: one safetensors file, replaced as a whole, never pickled.
 
-Tensors are named ``model/...`` (the last epoch's weights), ``best/...`` and ``optimizer/<parameter>/<key>``; everything
-else is JSON in the header. One file, so that weights and optimiser can never be of two epochs.
+Tensors are named ``model/...`` (the last epoch's weights), ``best/...`` and ``optimizer/<parameter>/<key>``;
+everything else is JSON in the header. One file, so that weights and optimiser can never be of two epochs.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def save_state(state: TrainState, path: Path, fingerprint: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part_path = path.with_suffix(".part")
     # safetensors refuses two names for one memory, which best and model are after a best epoch.
-    save_file({name: value.clone() for name, value in tensors.items()}, part_path, {"state": json.dumps(plain)})
+    save_file(
+        {name: value.clone() for name, value in tensors.items()}, part_path, {"state": json.dumps(plain)}
+    )
     part_path.replace(path)
 
 
@@ -92,16 +94,22 @@ def load_state(path: Path, fingerprint: str) -> TrainState | None:
     try:
         with safe_open(path, "pt") as file:
             plain = json.loads(file.metadata()["state"])
-            tensors: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            names = file.keys()
+            tensors: Tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         raise OutputError(f"training state {path}", "a state that cryoscale has saved", do) from None
     if plain.pop("fingerprint") != fingerprint:
         raise OutputError(f"training state {path} of other settings", "the state of this recipe", do)
-    parts: dict[str, Tensors] = {"model": {}, "best": {}, "optimizer": {}}
-    for name, value in tensors.items():
-        part, rest = name.split("/", 1)
-        parts[part][rest] = value
-    return TrainState(**plain, **parts)
+    return TrainState(
+        **plain,
+        model=_part(tensors, "model/"),
+        best=_part(tensors, "best/"),
+        optimizer=_part(tensors, "optimizer/"),
+    )
+
+
+def _part(tensors: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _copy(tensors: Mapping[str, torch.Tensor]) -> Tensors:

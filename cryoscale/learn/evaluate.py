@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import xarray as xr
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
-from rasterio.vrt import WarpedVRT
 
 from cryoscale.errors import SourceError
-from cryoscale.grid import Window, transformer, window_of, zone_bounds_deg
+from cryoscale.grid import Window, window_of
 from cryoscale.learn.augment import drop_modalities
 from cryoscale.learn.patches import Patches
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA, Scores, confusion_matrix
+from cryoscale.learn.truth import in_zone, open_truth
 
 PROBABILITY_SCALE = 250.0
 RELIABILITY_BINS = 10
@@ -57,7 +55,7 @@ class Reliability:
         right = (truth == winner)[valid]
         return cls(
             np.bincount(index, minlength=bins).astype(np.int64),
-            np.bincount(index, weights=p, minlength=bins),
+            np.bincount(index, weights=p, minlength=bins).astype(np.float64),
             np.bincount(index[right], minlength=bins).astype(np.int64),
         )
 
@@ -121,7 +119,11 @@ class Evaluation:
         path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
-        ece = f"{'calibration error':<20}{100 * self.reliability.ece:>8.2f}" if self.reliability.count.sum() else ""
+        ece = (
+            f"{'calibration error':<20}{100 * self.reliability.ece:>8.2f}"
+            if self.reliability.count.sum()
+            else ""
+        )
         return "\n".join(filter(None, [str(self.scores), ece]))
 
 
@@ -133,9 +135,9 @@ def evaluate(run_out: Path, truth: Truth, *, years: Sequence[int] | None = None)
 
     Args:
         run_out: output folder of the run.
-        truth: labels 0..4 (255 or the file's no-data value: not known) as GeoTIFF: one file for all zones, a folder
-            with one ``<epsg>.tif`` a zone, or paths by EPSG code. A raster off the lattice is resampled to
-            the nearest pixel.
+        truth: labels 0..4 (255 or the file's no-data value: not known) as GeoTIFF: one file for all
+            zones, a folder with one ``<epsg>.tif`` a zone, or paths by EPSG code. A raster off the lattice
+            is resampled to the nearest pixel.
         years: which years; None takes all.
 
     A pixel counts in the UTM zone that its centre lies in, and so once, although mosaics reach over their
@@ -191,7 +193,7 @@ def _evaluate_zone(mosaic: xr.Dataset, epsg: int, truth_path: Path) -> tuple[Sco
             window = Window(epsg, whole.row + start, whole.col, height, whole.width)
             rows = slice(start, start + height)
             labels = mosaic["label"][rows].values
-            truth = np.where(_in_zone(window), read(window), np.uint8(NO_DATA))
+            truth = np.where(in_zone(window), read(window), np.uint8(NO_DATA))
             confusion += confusion_matrix(truth, labels, len(CLASS_NAMES))
             if "probability" in mosaic:
                 stored = mosaic["probability"][:, rows].values.max(axis=0)
@@ -199,74 +201,6 @@ def _evaluate_zone(mosaic: xr.Dataset, epsg: int, truth_path: Path) -> tuple[Sco
                     truth, labels, stored / PROBABILITY_SCALE, len(reliability.count)
                 )
     return Scores(confusion), reliability
-
-
-class open_truth:  # noqa: N801 (used as a function: ``with open_truth(path, window) as read``)
-    """Opens a label raster so that windows within ``whole`` can be read from it on the 10 m lattice.
-
-    The reader gives labels (y, x) u1, 255 where the raster does not reach or has no data.
-
-    Raises:
-        SourceError: if the file cannot be read, or has no CRS.
-    """
-
-    def __init__(self, path: Path, whole: Window) -> None:
-        self._whole = whole
-        try:
-            self._source = rasterio.open(path)
-        except rasterio.errors.RasterioIOError as error:
-            raise SourceError(f"truth {path} ({error})", "a raster of labels", "check the file") from None
-        if self._source.crs is None:
-            raise SourceError(f"truth {path} without a CRS", "a georeferenced raster", "add its CRS")
-        self._vrt = WarpedVRT(
-            self._source,
-            crs=f"EPSG:{whole.epsg}",
-            transform=whole.geobox.transform,
-            height=whole.height,
-            width=whole.width,
-            resampling=Resampling.nearest,
-            # Without a no-data value of its own the file's every value is a label, 0 too: the space
-            # around it must not read as background.
-            src_nodata=NO_DATA if self._source.nodata is None else self._source.nodata,
-            nodata=NO_DATA,
-            dtype="uint8",
-        )
-
-    def __enter__(self) -> Callable[[Window], NDArray[np.uint8]]:
-        """The reader."""
-        return self._read
-
-    def __exit__(self, *_: object) -> None:
-        self._vrt.close()
-        self._source.close()
-
-    def _read(self, window: Window) -> NDArray[np.uint8]:
-        rows, cols = window.slices_in(self._whole)
-        values: NDArray[np.uint8] = self._vrt.read(
-            1, window=((rows.start, rows.stop), (cols.start, cols.stop))
-        )
-        return values
-
-
-def _in_zone(window: Window) -> NDArray[np.bool_]:
-    """Where a pixel's centre lies between its zone's meridians (y, x)."""
-    west_deg, _, east_deg, _ = zone_bounds_deg(window.epsg)
-    y, x = window.coordinates()
-    degrees = transformer(f"EPSG:{window.epsg}", "EPSG:4326")
-    lon, lat = degrees.transform(
-        np.array([x[0], x[-1], x[0], x[-1]]), np.array([y[0], y[0], y[-1], y[-1]])
-    )
-    if west_deg <= min(lon) and max(lon) < east_deg:
-        return np.ones(window.shape, bool)
-    # The easting of a meridian is smooth along the northing: a polyline of it, a node a row, is exact
-    # to far below a pixel and costs one point a row instead of one a pixel.
-    steps = np.linspace(min(lat) - 0.01, max(lat) + 0.01, window.height + 2)
-    metres = transformer("EPSG:4326", f"EPSG:{window.epsg}")
-    edges = []
-    for meridian in (west_deg, east_deg):
-        easting, northing = metres.transform(np.full_like(steps, meridian), steps)
-        edges.append(np.interp(y, northing, easting)[:, np.newaxis])
-    return (edges[0] <= x) & (x < edges[1])
 
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]

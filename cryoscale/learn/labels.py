@@ -106,5 +106,7 @@ def _class_of(value: object) -> int:
     if isinstance(value, (int, np.integer)) and (0 <= value < len(CLASS_NAMES) or value == NO_DATA):
         return int(value)
     raise InputError(
-        f"correction class {value!r}", f"0..4, 255 or one of {', '.join(CLASS_NAMES)}", "mend the column 'class'"
+        f"correction class {value!r}",
+        f"0..4, 255 or one of {', '.join(CLASS_NAMES)}",
+        "mend the column 'class'",
     )

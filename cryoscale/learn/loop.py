@@ -1,7 +1,7 @@
 """The training loop: weighted cross-entropy and Adam over a patch set, resumable to the bit on a CPU.
 
-The protocol follows the published CryoNet study (Barzegar et al. 2026, https://arxiv.org/abs/2605.21527): Adam,
-learning rate 3e-4, weight decay 1e-4, class-frequency weights. Everything random is drawn from
+The protocol follows the published CryoNet study (Barzegar et al. 2026, https://arxiv.org/abs/2605.21527):
+Adam, learning rate 3e-4, weight decay 1e-4, class-frequency weights. Everything random is drawn from
 (seed, epoch), so an epoch is a pure function of the state before it, and a run that was killed goes on
 from its last whole epoch to the same result.
 """
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.learn.augment import augment
 from cryoscale.learn.checkpoint import TrainState, load_state, save_state
@@ -28,6 +29,9 @@ from cryoscale.learn.scores import CLASS_NAMES, NO_DATA, Scores, confusion_matri
 from cryoscale.models.predictor import choose_device
 
 Progress = Callable[[dict[str, Any]], None]
+
+HOLD_BYTES = 2 << 30
+"""Patches are kept in memory up to this."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Standard:
 class Fit:
     """What :func:`fit` leaves: the best network, its standardisation, and how it got there.
 
-    ``scores`` are those of the best epoch on the validation patches, ``class_counts`` the labelled pixels of each
-    class in the training patches, ``curves`` one row of figures an epoch.
+    ``scores`` are those of the best epoch on the validation patches, ``class_counts`` the labelled pixels
+    of each class in the training patches, ``curves`` one row of figures an epoch.
     """
 
     model: torch.nn.Module
@@ -128,11 +132,13 @@ class _Loop:
         self.class_counts = patches.class_counts(self.train_indices, len(CLASS_NAMES))
         weights = class_weights(self.class_counts, config.class_weight_power)
         self.weights = torch.from_numpy(weights).to(device)
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = convert_conv2d_weight_memory_format(model.to(device), torch.channels_last)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.steps = -(-len(self.train_indices) // config.batch)
+        # Whole batches only: batch norm cannot train on a single crop, and the rest has its turn next epoch.
+        self.steps = max(1, len(self.train_indices) * config.crops // config.batch)
+        patches.hold(HOLD_BYTES)
 
     def train_epoch(self, epoch: int, progress: Progress | None) -> float:
         """One pass over the training patches; returns the mean loss."""
@@ -140,15 +146,23 @@ class _Loop:
         losses = []
         for step, (x, y) in enumerate(self._training_batches(epoch)):
             for group in self.optimizer.param_groups:
-                group["lr"] = self.config.rate_at((epoch * self.steps + step) / (self.config.epochs * self.steps))
+                group["lr"] = self.config.rate_at(
+                    (epoch * self.steps + step) / (self.config.epochs * self.steps)
+                )
             loss = self._loss(self._forward(x), y)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             self.optimizer.step()
             losses.append(float(loss.detach()))
             if progress:
                 progress(
-                    {"kind": "step", "epoch": epoch + 1, "step": step + 1, "steps": self.steps, "loss": losses[-1]}
+                    {
+                        "kind": "step",
+                        "epoch": epoch + 1,
+                        "step": step + 1,
+                        "steps": self.steps,
+                        "loss": losses[-1],
+                    }
                 )
         return float(np.mean(losses))
 
@@ -185,19 +199,17 @@ class _Loop:
 
     def _training_batches(self, epoch: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
         rng = np.random.default_rng([self.config.seed, epoch])
-        order = rng.permutation(self.train_indices)
-        for start in range(0, len(order), self.config.batch):
-            pairs = [self._variant(index, rng) for index in order[start : start + self.config.batch]]
+        order = rng.permutation(np.repeat(self.train_indices, self.config.crops))
+        for step in range(self.steps):
+            chosen = order[step * self.config.batch : (step + 1) * self.config.batch]
+            pairs = [self._variant(index, rng) for index in chosen]
             yield np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs])
 
-    def _variant(
-        self, index: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        x, y = self.patches.read(index)
-        crop = self.config.crop_px
-        if crop and crop < self.patches.patch_px:
-            row, col = rng.integers(0, self.patches.patch_px - crop + 1, 2)
-            x, y = x[:, row : row + crop, col : col + crop], y[row : row + crop, col : col + crop]
+    def _variant(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        whole = self.patches.patch_px
+        crop = min(self.config.crop_px or whole, whole)
+        row, col = rng.integers(0, whole - crop + 1, 2)
+        x, y = self.patches.read(index, (slice(row, row + crop), slice(col, col + crop)))
         return augment(x, y, self.patches.channels, self.config.augment, rng)
 
 

@@ -1,9 +1,10 @@
 """Patch sets on disk: stacks, labels, where they lie, and which split they belong to, as one Zarr group.
 
-Layout (Zarr v3): ``x`` (n, channel, p, p) float16 or float32, physical units, NaN = absent; ``y`` (n, p, p)
-u1, 255 = not to be learnt; ``row``, ``col``, ``epsg``, ``region``, ``composite``, ``split`` (n,) integers. The
-attributes hold the channel names, the PCA basis, the names behind the composite numbers, and what the
-patches were made from. A set without ``complete: true`` was interrupted and is made anew.
+Layout (Zarr v3): ``x`` (n, channel, p, p) float16 or float32, physical units, NaN = absent;
+``y`` (n, p, p) u1, 255 = not to be learnt; ``row``, ``col``, ``epsg``, ``region``, ``composite``,
+``split`` (n,) integers. The attributes hold the channel names, the PCA basis, the names behind the
+composite numbers, and what the patches were made from. A set without ``complete: true`` was
+interrupted and is made anew.
 """
 
 from __future__ import annotations
@@ -90,11 +91,13 @@ class PatchWriter:
 
 
 class Patches:
-    """A patch set opened for reading; only the batch asked for is in memory."""
+    """A patch set opened for reading; unless told to hold more, only the batch asked for is in memory."""
 
     def __init__(self, group: zarr.Group) -> None:
         self._x: Any = group["x"]
         self._y: Any = group["y"]
+        self._held: dict[int, tuple[NDArray[Any], NDArray[np.uint8]]] = {}
+        self._hold_bytes = 0
         self.attrs: dict[str, Any] = json.loads(json.dumps(group.attrs.asdict()))
         self.channels: tuple[str, ...] = tuple(self.attrs["channels"])
         columns: dict[str, Any] = {name: group[name] for name in _COLUMNS}
@@ -137,9 +140,24 @@ class Patches:
         composite, split = self.attrs["composites"][row.pop("composite")], SPLITS[row.pop("split")]
         return Place(**row, composite=composite, split=split)
 
-    def read(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Stack (c,p,p) float32 and labels (p,p) u1 of one patch."""
-        return np.asarray(self._x[int(index)], np.float32), np.asarray(self._y[int(index)], np.uint8)
+    def hold(self, limit_bytes: int) -> None:
+        """Keeps what is read in memory, up to a limit: a patch is read for every crop and in every epoch."""
+        self._hold_bytes = limit_bytes
+
+    def read(
+        self, index: int, crop: tuple[slice, slice] = (slice(None), slice(None))
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Stack (c,p,p) float32 and labels (p,p) u1 of one patch, or of a part of it."""
+        x, y = self._held.get(int(index)) or self._load(int(index))
+        return np.array(x[:, *crop], np.float32), np.array(y[crop])
+
+    def _load(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        pair = np.asarray(self._x[index]), np.asarray(self._y[index], np.uint8)
+        size = sum(array.nbytes for array in pair)
+        if size <= self._hold_bytes:
+            self._hold_bytes -= size
+            self._held[index] = pair
+        return pair
 
     def batches(
         self, indices: Sequence[int] | NDArray[np.int64], size: int
@@ -171,9 +189,7 @@ class Patches:
         std = np.sqrt(squares / np.maximum(count, 1))
         return mean, np.where(std > 0, std, 1.0)
 
-    def class_counts(
-        self, indices: Sequence[int] | NDArray[np.int64], classes: int
-    ) -> NDArray[np.int64]:
+    def class_counts(self, indices: Sequence[int] | NDArray[np.int64], classes: int) -> NDArray[np.int64]:
         """Labelled pixels of each class (k,) in these patches."""
         counts = np.zeros(NO_DATA + 1, np.int64)
         for index in indices:

@@ -29,7 +29,8 @@ class SimulationConfig(_Strict):
         validation_seeds: ranges that choose the best epoch and set the temperature.
         test_seeds: ranges that are only looked at once, at the end.
         size: size of every range, as the simulator names it.
-        composites: the ways of compositing; every range is cut once with each.
+        composites: the ways of compositing: training ranges take them in turn, the others take the first,
+            which should be the one that runs use.
         patch_px: edge of a patch.
         stride_px: distance between training patches; validation and test patches do not overlap.
         min_labelled: least share of a patch's pixels that has both optics and a label.
@@ -85,10 +86,12 @@ class TrainConfig(_Strict):
         schedule: "constant", or "cosine": a linear rise over ``warmup`` and a cosine to zero.
         warmup: share of all steps.
         class_weight_power: 1 weighs the loss by inverse class frequency, 0.5 by its root, 0 not at all.
-        crop_px: random crops of the training patches; None takes them whole.
+        crop_px: edge of random crops of the training patches; None takes them whole.
+        crops: crops of each patch an epoch.
         augment: random changes to the training patches.
         seed: of the network's initial weights and of every draw.
         device: auto, cpu or cuda.
+        work: folder for patches and states while training; by default one beside the weights.
     """
 
     name: str
@@ -106,9 +109,11 @@ class TrainConfig(_Strict):
     warmup: float = Field(default=0.05, ge=0, lt=1)
     class_weight_power: float = Field(default=1.0, ge=0, le=1)
     crop_px: int | None = Field(default=None, ge=TILE_MULTIPLE, multiple_of=TILE_MULTIPLE)
+    crops: int = Field(default=1, ge=1)
     augment: AugmentConfig = AugmentConfig()
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    work: Path | None = None
 
     @model_validator(mode="after")
     def _has_one_source(self) -> TrainConfig:
@@ -118,8 +123,9 @@ class TrainConfig(_Strict):
 
     @property
     def fingerprint(self) -> str:
-        """What tells one training from another; the device is left out, so that it may change half-way."""
-        return hashlib.sha256(self.model_dump_json(exclude={"device"}).encode()).hexdigest()[:16]
+        """What tells one training from another: all but where it runs and what its card says in words."""
+        told = self.model_dump_json(exclude={"device", "work", "name", "description", "licence"})
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     @property
     def architecture_arguments(self) -> dict[str, Any]:
@@ -132,7 +138,9 @@ class TrainConfig(_Strict):
             return self.learning_rate
         if progress < self.warmup:
             return self.learning_rate * (0.05 + 0.95 * progress / self.warmup)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
+        return (
+            self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
+        )
 
 
 def load_config(path: Path) -> TrainConfig:

@@ -1,9 +1,9 @@
 """Patches from simulated ranges, along the very path that a run takes.
 
 Each range is published as a STAC catalogue, searched, read window by window with the features' halo and
-stacked by the code that serves a run, so that training and serving cannot drift apart. It takes two passes: the
-inputs of every range are read once and kept on disk, the PCA basis is fitted on the training
-ranges, and then the stacks are made with it and cut.
+stacked by the code that serves a run, so that training and serving cannot drift apart. It takes two
+passes: the inputs of every range are read once and kept on disk, the PCA basis is fitted on the
+training ranges, and then the stacks are made with it and cut.
 """
 
 from __future__ import annotations
@@ -19,12 +19,20 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cryoscale.errors import OutputError, SourceError
-from cryoscale.features.stack import BANDS, CHANNELS, HALO_PX, PcaBasis, build_stack, fit_pca, sample_clear_pixels
+from cryoscale.features.stack import (
+    BANDS,
+    CHANNELS,
+    HALO_PX,
+    PcaBasis,
+    build_stack,
+    fit_pca,
+    sample_clear_pixels,
+)
 from cryoscale.grid import Window, window_of
-from cryoscale.learn.evaluate import open_truth
 from cryoscale.learn.patches import Patches, PatchWriter, Place, random_split
 from cryoscale.learn.recipe import SimulationConfig
 from cryoscale.learn.scores import NO_DATA
+from cryoscale.learn.truth import whole_truth
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -67,16 +75,16 @@ def from_simulation(config: SimulationConfig, out: Path, *, progress: Progress |
     if ready is not None:
         return ready
     seeds = [
-        (seed, split)
+        (seed, split, config.composites[number % len(config.composites) if split == "train" else 0])
         for split in ("train", "validation", "test")
-        for seed in getattr(config, f"{split}_seeds")
+        for number, seed in enumerate(getattr(config, f"{split}_seeds"))
     ]
     with tempfile.TemporaryDirectory(prefix="cryoscale-ranges-") as folder:
         scenes: list[_Scene] = []
-        for done, (seed, split) in enumerate(seeds):
+        for done, (seed, split, composite) in enumerate(seeds):
             if progress:
                 progress({"kind": "region", "region": seed, "done": done, "regions": len(seeds)})
-            scenes += _read_range(seed, split, config, Path(folder))
+            scenes += _read_range(seed, split, composite, config.size, Path(folder))
         basis = fit_pca(_clear_pixels([scene for scene in scenes if scene.split == "train"]))
         writer = PatchWriter(out, channels=CHANNELS, patch_px=config.patch_px, dtype=config.dtype)
         for done, scene in enumerate(scenes):
@@ -118,29 +126,28 @@ def _seeds(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _read_range(seed: int, split: str, config: SimulationConfig, folder: Path) -> list[_Scene]:
-    """Simulates and publishes one range, and reads the inputs of its zones with every composite."""
+def _read_range(seed: int, split: str, composite: str, size: str, folder: Path) -> list[_Scene]:
+    """Simulates and publishes one range, and reads the inputs of its zones."""
     from cryoscale.read.inputs import read_inputs
     from cryoscale.simulate.catalog import publish
     from cryoscale.simulate.terrain import make_range
 
     scenes = []
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        published = publish(make_range(seed, config.size), place, years=[YEAR])
+        published = publish(make_range(seed, size), place, years=[YEAR])
         items = search_range(Path(place), published.bbox_deg)
         for epsg in published.epsgs:
-            window, truth = _whole_truth(published.truth(epsg))
-            for composite in config.composites:
-                inputs, _ = read_inputs(
-                    items,
-                    window.pad(HALO_PX),
-                    composite=cast(Any, composite),
-                    velocity_href=str(published.velocity),
-                    year=YEAR,
-                )
-                path = folder / f"{seed}-{epsg}-{composite}.zarr"
-                inputs.to_zarr(path, mode="w", consolidated=False)
-                scenes.append(_Scene(path, truth, window, seed, composite, split))
+            window, truth = whole_truth(published.truth(epsg))
+            inputs, _ = read_inputs(
+                items,
+                window.pad(HALO_PX),
+                composite=cast(Any, composite),
+                velocity_href=str(published.velocity),
+                year=YEAR,
+            )
+            path = folder / f"{seed}-{epsg}.zarr"
+            inputs.to_zarr(path, mode="w", consolidated=False)
+            scenes.append(_Scene(path, truth, window, seed, composite, split))
     return scenes
 
 
@@ -158,18 +165,6 @@ def search_range(folder: Path, bbox_deg: tuple[float, float, float, float]) -> d
             max_cloud_pct=MAX_CLOUD_PCT if modality == "optical" else None,
         )
     return found
-
-
-def _whole_truth(path: Path) -> tuple[Window, NDArray[np.uint8]]:
-    """A zone's truth raster (y, x) and the window that it lies on."""
-    import rasterio
-
-    with rasterio.open(path) as source:
-        epsg, (height, width) = source.crs.to_epsg(), source.shape
-        x, y = source.xy(0, 0)
-    window = Window(epsg, round(-y / 10 - 0.5), round(x / 10 - 0.5), height, width)
-    with open_truth(path, window) as read:
-        return window, read(window)
 
 
 def _clear_pixels(scenes: Sequence[_Scene]) -> Iterator[NDArray[np.float32]]:
@@ -194,7 +189,12 @@ def _cut_scene(scene: _Scene, basis: PcaBasis, config: SimulationConfig, writer:
     )
     for row, col, x, y in cut:
         place = Place(
-            scene.window.epsg, scene.window.row + row, scene.window.col + col, scene.seed, scene.composite, scene.split
+            epsg=scene.window.epsg,
+            row=scene.window.row + row,
+            col=scene.window.col + col,
+            region=scene.seed,
+            composite=scene.composite,
+            split=scene.split,
         )
         writer.add(x, y, place)
 

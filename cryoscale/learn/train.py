@@ -33,8 +33,8 @@ def train(
         config: the recipe.
         out: path of the weights, ``X.safetensors``.
         work: folder for what a resumed training needs: patches, the state after each epoch, and
-            ``curves.json``; by default ``X.training`` beside ``out``. A training that was killed goes on from its
-            last whole epoch; a finished one only writes the weights again.
+            ``curves.json``; by default the recipe's, or ``X.training`` beside ``out``. A training that was
+            killed goes on from its last whole epoch; a finished one only writes the weights again.
         progress: called with a dict after every made region, step and epoch (its ``kind``).
 
     Returns:
@@ -48,11 +48,13 @@ def train(
     """
     if out.suffix != ".safetensors":
         raise WeightsError(f"{out}", "a path that ends in .safetensors", "rename it")
-    work = work or out.with_suffix(".training")
+    work = work or config.work or out.with_suffix(".training")
     work.mkdir(parents=True, exist_ok=True)
     patches = _patches(config, work, progress)
     arguments = {
-        "in_channels": len(patches.channels), "classes": len(CLASS_NAMES), **config.architecture_arguments
+        "in_channels": len(patches.channels),
+        "classes": len(CLASS_NAMES),
+        **config.architecture_arguments,
     }
     torch.manual_seed(config.seed)
     fitted = fit(
@@ -85,7 +87,9 @@ def _patches(config: TrainConfig, work: Path, progress: Progress | None) -> Patc
     for split in ("train", "validation"):
         if not len(patches.indices(split)):
             given = f"{len(patches)} patches, none of them for {split}"
-            raise SourceError(given, "patches for training and for validation", "add ranges, or lower min_labelled")
+            raise SourceError(
+                given, "patches for training and for validation", "add ranges, or lower min_labelled"
+            )
     return patches
 
 
@@ -94,7 +98,7 @@ def _training(config: TrainConfig, patches: Patches, fitted: Fit) -> dict[str, A
     return {
         "name": config.name,
         "description": config.description,
-        "recipe": config.model_dump(mode="json", exclude={"name", "description", "licence"}),
+        "recipe": config.model_dump(mode="json", exclude={"name", "description", "licence", "work"}),
         "patches": {split: len(patches.indices(split)) for split in ("train", "validation", "test")},
         "source": patches.attrs["source"],
         "class_pixels": dict(zip(CLASS_NAMES, fitted.class_counts, strict=True)),
@@ -119,18 +123,20 @@ def _metrics(model: torch.nn.Module, card: weights.Card, patches: Patches) -> di
     return {name: scores.to_dict() for name, scores in metrics.items()}
 
 
-def train_from_config(path: Path, out: Path, *, work: Path | None = None, quiet: bool = False) -> weights.Card:
+def train_from_config(
+    path: str | Path, out: str | Path, *, work: str | Path | None = None, quiet: bool = False
+) -> weights.Card:
     """:func:`train` by the recipe in a YAML file, with live progress on the terminal unless ``quiet``.
 
     Raises:
         ConfigError: if the recipe is not one; and whatever :func:`train` raises.
     """
     config = load_config(Path(path))
-    work = None if work is None else Path(work)
+    folder = None if work is None else Path(work)
     if quiet:
-        return train(config, out=Path(out), work=work)
+        return train(config, out=Path(out), work=folder)
     with live_progress() as progress:
-        return train(config, out=Path(out), work=work, progress=progress)
+        return train(config, out=Path(out), work=folder, progress=progress)
 
 
 @contextmanager
@@ -152,7 +158,8 @@ def live_progress() -> Iterator[Callable[[dict[str, Any]], None]]:
             else:
                 bar.console.print(
                     f"epoch {event['epoch']:>3}/{event['epochs']}  loss {event['loss']:.4f}  "
-                    f"validation loss {event['validation_loss']:.4f}  mean IoU {event['validation_mean_iou']:.4f}  "
+                    f"validation loss {event['validation_loss']:.4f}  "
+                    f"mean IoU {event['validation_mean_iou']:.4f}  "
                     f"accuracy {event['validation_accuracy']:.4f}  {event['seconds']:.0f} s"
                 )
 

@@ -115,6 +115,13 @@ def asset_of(item: Item, band: str) -> Asset | None:
     return None
 
 
+def address(asset: Asset) -> str:
+    """Where an asset lies, resolved against its item; a rooted path is a file, whichever host lists it."""
+    if asset.href.startswith("/"):
+        return asset.href
+    return asset.get_absolute_href() or asset.href
+
+
 def encoding(item: Item, band: str) -> Encoding:
     """Scale, offset, no-data and unit of ``band`` of ``item``.
 

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlparse
 from shapely.geometry import box, shape
 
 from cryoscale.errors import CatalogUnavailableError, RegionError, SourceError
+from cryoscale.read.assets import address
 from cryoscale.read.cube import in_order
 from cryoscale.read.signing import SIGN_FIELD
 from cryoscale.read.snapshot import digest, freeze, read_items, thaw
@@ -185,7 +186,9 @@ def _api_items(
     when: str | None,
     max_cloud_pct: float | None,
 ) -> list[Item]:
+    from pystac import STACError, STACTypeError
     from pystac_client import Client  # imported late, with requests behind it
+    from pystac_client.errors import ClientTypeError
     from pystac_client.exceptions import APIError
     from pystac_client.stac_api_io import StacApiIO
     from requests.exceptions import RequestException
@@ -203,10 +206,9 @@ def _api_items(
         if intersects is not None:
             areas = [{"intersects": _geojson(intersects)}]
         return [item for area in areas or [{}] for item in client.search(**options, **area).items()]
-    except (APIError, RequestException, OSError) as error:
+    except (APIError, RequestException, OSError, NotImplementedError) as error:
         raise CatalogUnavailableError(_one_line(error)) from error
-    except (KeyError, TypeError, ValueError, NotImplementedError) as error:
-        # pystac and pystac-client raise these for an answer that is not STAC
+    except (STACError, STACTypeError, ClientTypeError, LookupError, TypeError, ValueError) as error:
         raise CatalogUnavailableError(f"its answer is not STAC: {_one_line(error)}") from error
 
 
@@ -264,6 +266,8 @@ def _finished(items: list[Item], sign: str | None) -> list[Item]:
     for item in items:
         unique.setdefault((item.collection_id, item.id), item)
     for item in unique.values():
+        for asset in item.assets.values():
+            asset.href = address(asset)  # a frozen item no longer knows where it came from
         if sign is not None:
             item.extra_fields[SIGN_FIELD] = sign
     return in_order(unique.values())

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from cryoscale.read.assets import BANDS, Encoding, asset_of, encoding
-from cryoscale.read.raster import open_raster
+from cryoscale.errors import AssetReadError
+from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding
+from cryoscale.read.raster import UnreadableError, open_raster
 from cryoscale.read.sample import crs_name, fetch, resample
 from cryoscale.read.signing import sign_of, signed_href
 
@@ -48,8 +49,7 @@ def asset_spec(item: Item, band: str, sign: str | None = None) -> AssetSpec | No
     asset = asset_of(item, band)
     if asset is None:
         return None
-    href = asset.get_absolute_href() or asset.href
-    return AssetSpec(item.id, band, href, encoding(item, band), sign_of(item, sign))
+    return AssetSpec(item.id, band, address(asset), encoding(item, band), sign_of(item, sign))
 
 
 def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, int]:
@@ -61,7 +61,7 @@ def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, in
         UnreadableError: if the file is absent or broken.
         AssetReadError: if it is out of reach for now.
     """
-    with open_raster(signed_href(spec.href, spec.sign), spec.encoding.nodata) as source:
+    with named(spec), open_raster(signed_href(spec.href, spec.sign), spec.encoding.nodata) as source:
         part = fetch(source, geobox)
         size = source.bytes_read
     if part is None:
@@ -71,6 +71,17 @@ def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, in
         # in float64, so that the rounding to float32 happens once
         values = (values.astype(np.float64) * spec.encoding.scale + spec.encoding.offset).astype(np.float32)
     return values, size
+
+
+@contextmanager
+def named(spec: AssetSpec) -> Iterator[None]:
+    """Errors of reading that say which band, and for those that end a block which item, they are about."""
+    try:
+        yield
+    except UnreadableError as error:
+        raise UnreadableError(f"{spec.band}: {error}") from error
+    except AssetReadError as error:
+        raise AssetReadError(f"{spec.item_id} {spec.band}: {error}") from error
 
 
 def in_order(items: Iterable[Item]) -> list[Item]:
@@ -128,6 +139,7 @@ def open_cube(
         geobox=geobox,
         chunks={name: edges[name] for name in ("y", "x")},
         groupby="id",
+        fuse_func="cryoscale.read.cube.overwrite",
         driver=LatticeDriver(tuple(wanted)),
     )
     times = np.array([when(item).replace(tzinfo=None) for item in scenes], "datetime64[ns]")
@@ -184,6 +196,14 @@ def footprint_deg(item: Item) -> tuple[float, float, float, float]:
         min(east + collar_x, 180.0),
         min(north + FOOTPRINT_COLLAR_DEG, 90.0),
     )
+
+
+def overwrite(dst: NDArray[Any], src: NDArray[Any]) -> None:
+    """How odc-stac shall put a scene on its plane: all of it, since each has a plane of its own.
+
+    Its own rule writes where the plane is NaN, and takes no complex number for that.
+    """
+    np.copyto(dst, src)
 
 
 def _is_complex(band: str) -> bool:
@@ -253,7 +273,10 @@ class _SpecReader:
         selection: Any = None,
     ) -> tuple[tuple[slice, slice], NDArray[Any]]:
         """The whole of ``dst_geobox``, or nothing where the file lies beside it."""
-        values, _ = read_asset(self.spec, dst_geobox)
+        try:
+            values, _ = read_asset(self.spec, dst_geobox)
+        except UnreadableError as error:
+            raise UnreadableError(f"{self.spec.item_id} {error}") from error
         if values is None:
             return (slice(0, 0), slice(0, 0)), np.empty((0, 0), cfg.dtype)
         height, width = dst_geobox.shape

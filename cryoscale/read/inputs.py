@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +11,16 @@ import xarray as xr
 
 from cryoscale.errors import AssetReadError
 from cryoscale.grid import transformer
-from cryoscale.read.assets import BANDS, S2_BANDS
+from cryoscale.read.assets import BANDS, S2_BANDS, asset_of
 from cryoscale.read.composite import Composer, clear_mask, masked_median, scene_order
-from cryoscale.read.cube import AssetSpec, asset_spec, footprint_deg, in_order, read_asset, when
+from cryoscale.read.cube import AssetSpec, asset_spec, footprint_deg, in_order, named, read_asset, when
 from cryoscale.read.raster import UnreadableError, open_raster
 from cryoscale.read.sample import ArraySource, fetch, mosaics, resample
 from cryoscale.read.signing import signed_href
 from cryoscale.read.velocity import read_velocity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from pystac import Item
@@ -79,8 +78,7 @@ class _Session:
         return planes
 
     def _read(self, spec: AssetSpec) -> tuple[NDArray[Any] | None, int]:
-        with _named(spec):
-            return read_asset(spec, self.window.geobox)
+        return read_asset(spec, self.window.geobox)
 
     def each(self, modality: str, items: Sequence[Item], use: Callable[[Item], bool]) -> int:
         """Calls ``use`` for each item near the window; how many gave pixels.
@@ -157,13 +155,16 @@ def _optical(session: _Session, items: Sequence[Item], method: str) -> Planes:
     composer = Composer(method, session.window.shape)
 
     def use(item: Item) -> bool:
+        lacking = [name for name in S2_BANDS if asset_of(item, name) is None]
+        if lacking:
+            raise UnreadableError(f"no asset for {', '.join(lacking)}")
         seen = session.bands(item, ["SCL"]).get("SCL")
         clear = np.ones(session.window.shape, bool) if seen is None else clear_mask(seen)
         if not clear.any():
             return True  # all hidden: its bands cannot matter
         planes = session.bands(item, S2_BANDS)
         if len(planes) < len(S2_BANDS):
-            return False
+            return False  # the window lies within reach of its coarse bands only
         bands = np.stack([planes[name] for name in S2_BANDS])
         day = int(np.datetime64(when(item).date(), "D").astype(np.int64))
         composer.add(bands, clear, day)
@@ -283,7 +284,7 @@ def _part(session: _Session, item: Item, band: str) -> ArraySource | None:
     spec = asset_spec(item, band, session.sign)
     if spec is None:
         return None
-    with _named(spec), open_raster(signed_href(spec.href, spec.sign), spec.encoding.nodata) as source:
+    with named(spec), open_raster(signed_href(spec.href, spec.sign), spec.encoding.nodata) as source:
         part = fetch(source, session.window.geobox)
         session.bytes_read += source.bytes_read
     if part is None or (spec.encoding.scale, spec.encoding.offset) == (1.0, 0.0):
@@ -305,17 +306,6 @@ def _ranked(items: Sequence[Item]) -> list[Item]:
     clouds = [float(item.properties.get("eo:cloud_cover", np.nan)) for item in items]
     order = scene_order(clouds, [when(item) for item in items], [item.id for item in items])
     return [items[index] for index in order]
-
-
-@contextmanager
-def _named(spec: AssetSpec) -> Iterator[None]:
-    """Errors that say which item and band they are about."""
-    try:
-        yield
-    except UnreadableError as error:
-        raise UnreadableError(f"{spec.band}: {error}") from error
-    except AssetReadError as error:
-        raise AssetReadError(f"{spec.item_id} {spec.band}: {error}") from error
 
 
 def _bounds_deg(window: Window) -> tuple[float, float, float, float]:

@@ -12,7 +12,7 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as FileWindow
 
-from cryoscale.errors import AssetReadError
+from cryoscale.errors import AssetReadError, OperatorError
 from cryoscale.read.sample import Lattice
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": None,
     "GDAL_HTTP_CONNECTTIMEOUT": 15,
     "GDAL_HTTP_TIMEOUT": 120,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
@@ -37,7 +36,7 @@ _REMOTE = re.compile(r"^(?:https?|s3|gs|az|abfss?)://|^/vsi(?:curl|s3|gs|az)", r
 _GONE = re.compile(r"HTTP response code:? (?:404|410)|No such file|does not exist", re.IGNORECASE)
 
 
-class UnreadableError(Exception):
+class UnreadableError(OperatorError):
     """A file that no repeat makes readable: absent or broken. Named in the result by whoever reads on."""
 
 
@@ -86,7 +85,7 @@ def open_raster(href: str, nodata: float | None = None) -> Iterator[FileSource]:
         UnreadableError: if the file is absent, broken or says not where it lies.
         AssetReadError: if it is out of reach for now.
     """
-    with rasterio.Env(**{key: value for key, value in GDAL_OPTIONS.items() if value is not None}):
+    with rasterio.Env(**GDAL_OPTIONS):
         with _told_apart(href):
             dataset = rasterio.open(href)
         with dataset:

@@ -294,6 +294,10 @@ def _apply(
     return out
 
 
+# The kernels are compiled by numba, whose decorators carry no types: hence the ignores below. They take
+# float arrays, whole numbers in int64 and coordinates in pixels of the source.
+
+
 @njit(cache=True, nogil=True)
 def _linear(values, top, left, row, column):  # type: ignore[no-untyped-def]
     """Bilinear over the up to four neighbours that exist and hold data; row, column are centre based."""
@@ -352,12 +356,13 @@ def _cubic(values, top, left, row, column, wy, wx):  # type: ignore[no-untyped-d
 def _fill(values, node_columns, node_rows, rim, origin, method, out):  # type: ignore[no-untyped-def]
     """Every pixel of ``out`` (y, x); ``values`` starts at source pixel (origin[0], origin[1])."""
     top, left = origin[0], origin[1]
+    height, width = values.shape
     wy, wx = np.empty(4), np.empty(4)
     for p in range(out.shape[0]):
-        n, s = divmod(p + origin[2], NODE_STEP_PX)
+        n, s = (p + origin[2]) // NODE_STEP_PX, (p + origin[2]) % NODE_STEP_PX
         t = s / NODE_STEP_PX
         for q in range(out.shape[1]):
-            m, s = divmod(q + origin[3], NODE_STEP_PX)
+            m, s = (q + origin[3]) // NODE_STEP_PX, (q + origin[3]) % NODE_STEP_PX
             u = s / NODE_STEP_PX
             upper = node_columns[n, m] + (node_columns[n, m + 1] - node_columns[n, m]) * u
             lower = node_columns[n + 1, m] + (node_columns[n + 1, m + 1] - node_columns[n + 1, m]) * u
@@ -375,6 +380,17 @@ def _fill(values, node_columns, node_rows, rim, origin, method, out):  # type: i
             if method == 0:
                 out[p, q] = under
             elif method == 1:
-                out[p, q] = _linear(values, top, left, row - 0.5, column - 0.5)
+                # where all four neighbours hold data, which is nearly everywhere, without a call
+                i0, j0 = math.floor(row - 0.5), math.floor(column - 0.5)
+                fy, fx = row - 0.5 - i0, column - 0.5 - j0
+                i, j = i0 - top, j0 - left
+                total = np.nan
+                if i >= 0 and j >= 0 and i + 1 < height and j + 1 < width:
+                    upper = (1.0 - fx) * values[i, j] + fx * values[i, j + 1]
+                    lower = (1.0 - fx) * values[i + 1, j] + fx * values[i + 1, j + 1]
+                    total = (1.0 - fy) * upper + fy * lower
+                if np.isnan(total):
+                    total = _linear(values, top, left, row - 0.5, column - 0.5)
+                out[p, q] = total
             else:
                 out[p, q] = _cubic(values, top, left, row - 0.5, column - 0.5, wy, wx)

@@ -12,6 +12,7 @@ import json
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +36,7 @@ _TOP_LEVEL = ("type", "stac_version", "stac_extensions", "id", "bbox", "links", 
 
 
 def freeze(items_by_source: Mapping[str, Sequence[Item]], path: str | PathLike[str]) -> str:
-    """Writes what a run found, by source, to one GeoParquet file; returns its sha256.
+    """Writes what a run found, by source, to one GeoParquet file (a path or fsspec URL); returns its sha256.
 
     The digest is that of the contents: it does not depend on the order in which items were found, on the
     version of Parquet, or on links, which name the server that was asked.
@@ -62,7 +63,8 @@ def freeze(items_by_source: Mapping[str, Sequence[Item]], path: str | PathLike[s
     }
     keys = {b"geo": json.dumps(geo).encode(), _DIGEST_KEY: sha256.encode()}
     sources = json.dumps(sorted(items_by_source)).encode()
-    pq.write_table(table.replace_schema_metadata({**keys, b"cryoscale:sources": sources}), path)
+    with fsspec.open(str(path), "wb") as file:
+        pq.write_table(table.replace_schema_metadata({**keys, b"cryoscale:sources": sources}), file)
     return sha256
 
 
@@ -125,7 +127,8 @@ def _digest(rows: Sequence[tuple[str, ...]]) -> str:
 
 def _read(path: str | PathLike[str]) -> pa.Table:
     try:
-        return pq.read_table(path)
+        with fsspec.open(str(path), "rb") as file:
+            return pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         cause = " ".join(str(error).split())
         raise SourceError(f"{path} ({cause})", "a readable parquet file", "check the path") from error

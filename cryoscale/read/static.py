@@ -47,7 +47,6 @@ def item_at(feature: dict[str, Any], path: Path) -> Item:
     """
     try:
         item: Item = Item.from_dict(feature, href=str(path.resolve()))
-        item.make_asset_hrefs_absolute()
     except Exception as error:  # pystac raises many kinds for documents that are not STAC
         cause = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(f"{path} ({cause})", "a STAC item", "mend or remove the file") from error

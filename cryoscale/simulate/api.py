@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime as Datetime
 from typing import Annotated, Any
 from urllib.parse import urlencode, urljoin
 
@@ -53,7 +53,7 @@ class _ItemsUri(ItemCollectionUri):
     token: Annotated[str | None, Query(description="Where the page begins")] = attr.ib(default=None)
 
 
-def _interval(text: str | None) -> tuple[datetime | None, datetime | None]:
+def _interval(text: str | None) -> tuple[Datetime | None, Datetime | None]:
     if not text:
         return None, None
     parsed = str_to_interval(text)
@@ -126,29 +126,37 @@ class MemoryClient(BaseCoreClient):
             body["links"].append({**link, "body": {**sent, "token": after}})
         return body
 
-    def get_search(self, **kwargs: Any) -> Any:
+    def get_search(
+        self,
+        collections: list[str] | None = None,
+        ids: list[str] | None = None,
+        bbox: Any = None,
+        intersects: Any = None,
+        datetime: str | None = None,
+        limit: int | None = _DEFAULT_LIMIT,
+        **kwargs: Any,
+    ) -> Any:
         """Search by query parameters."""
         try:
-            query = parse_object(kwargs.get("query"))
-            intersects = parse_object(kwargs.get("intersects")) or None
+            query, geometry = parse_object(kwargs.get("query")), parse_object(intersects)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
-        wanted = Search(
-            collections=kwargs.get("collections"),
-            ids=kwargs.get("ids"),
-            bbox=kwargs.get("bbox"),
-            intersects=intersects,
-            interval=_interval(kwargs.get("datetime")),
-            query=query,
-        )
-        return self._get_page(wanted, kwargs.get("limit"), kwargs.get("token"), kwargs["request"])
+        wanted = Search(collections, ids, bbox, geometry or None, _interval(datetime), query)
+        return self._get_page(wanted, limit, kwargs.get("token"), kwargs["request"])
 
-    def item_collection(self, collection_id: str, **kwargs: Any) -> Any:
+    def item_collection(
+        self,
+        collection_id: str,
+        bbox: Any = None,
+        datetime: str | None = None,
+        limit: int = _DEFAULT_LIMIT,
+        token: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """The items of one collection."""
         self._known(collection_id)
-        interval = _interval(kwargs.get("datetime"))
-        wanted = Search(collections=[collection_id], bbox=kwargs.get("bbox"), interval=interval)
-        return self._get_page(wanted, kwargs.get("limit"), kwargs.get("token"), kwargs["request"])
+        wanted = Search(collections=[collection_id], bbox=bbox, interval=_interval(datetime))
+        return self._get_page(wanted, limit, token, kwargs["request"])
 
     def get_item(self, item_id: str, collection_id: str, **kwargs: Any) -> Any:
         """One item."""

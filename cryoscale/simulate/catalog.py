@@ -167,7 +167,7 @@ def publish(
         mountain_range: one range for all ``years``, or a range for each year (``years`` is then its keys).
         folder: is made; may not hold a catalogue yet.
         years: calendar years of the seasons.
-        season: the overpasses of each year; three Sentinel-2 and two Landsat dates and a radar pair by default.
+        season: the overpasses of each year (three of Sentinel-2, two of Landsat, a radar pair).
         threads: writers beside the renderer.
         on_progress: is told what is rendered next, one line each.
 

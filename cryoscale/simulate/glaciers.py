@@ -283,7 +283,7 @@ def surface_velocity(bed: F32, thick: F32, cell_m: float) -> tuple[F32, F32]:
 
 @compiled
 def _merge_basins(surface: F32, order: I32, depth_m: float) -> I32:
-    """Watersheds of ``surface`` over the cells in rising ``order``; basins shallower than ``depth_m`` merge."""
+    """Watersheds of ``surface`` over cells in rising ``order``; basins under ``depth_m`` deep merge."""
     rows, cols = surface.shape
     label = np.zeros(rows * cols, np.int32)
     parent = np.zeros(order.size + 1, np.int32)

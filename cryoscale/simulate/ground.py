@@ -64,15 +64,16 @@ class Ground:
         return Light(direct_light(self.range.elevation_m, RESOLUTION_M, sun, self.relief_m), self.sky)
 
     def snow(self, line_m: float, key: int) -> F32:
-        """Share (y, x) of each pixel under seasonal snow; its line lies ``line_m`` above that of equilibrium.
+        """Share (y, x) of each pixel under seasonal snow; its line is ``line_m`` above equilibrium.
 
         Snow lies lower on faces turned from the noon sun, in hollows and on bare ice, higher on
         warm debris, slides off faces steeper than some 50 degrees, and is patchy at its edge.
         """
-        line = np.float32(self.range.ela_m + line_m)
+        line = float(self.range.ela_m + line_m)
         drift = 25.0 * standard_noise(self.shape, 40.0, 4, key, 0.7)
         cover = smooth_step(self.range.elevation_m + self.snow_bias_m + drift, line - 50.0, line + 90.0)
-        return np.asarray(cover * self.snow_held, np.float32)
+        # Firn is cold and bright: what falls on it stays, in patches, below the snow line too.
+        return np.asarray(np.maximum(cover * self.snow_held, 0.5 * self.firn), np.float32)
 
     def mixture(self, snow: F32) -> F32:
         """Share (m, y, x) of each of MATERIALS in every pixel, under the share ``snow`` of seasonal snow."""
@@ -107,13 +108,15 @@ def survey_ground(mountain_range: MountainRange, year: int) -> Ground:
 
 
 def _fine_relief(mountain_range: MountainRange) -> F32:
-    """Metres (y, x) of relief at a few pixels: hummocks on debris, gullies on slopes, none on ice and water."""
+    """Metres (y, x) of relief at a few pixels: hummocks on debris, gullies on slopes, none on ice."""
     z = mountain_range.elevation_m
     slope = np.hypot(*np.gradient(ndimage.gaussian_filter(z, 2.0), np.float32(RESOLUTION_M)))
     rocky = 0.4 + 1.6 * np.clip(slope, 0.0, 1.2)
     hummocky = 1.8 * np.clip(mountain_range.debris_thickness_m / 0.15, 0.0, 1.0)
     amplitude = np.where(mountain_range.glacier_id > 0, hummocky, rocky) * ~mountain_range.water
-    return np.asarray(amplitude * standard_noise(z.shape, 8.0, 3, key_of(mountain_range.seed, 29), 0.55), np.float32)
+    return np.asarray(
+        amplitude * standard_noise(z.shape, 8.0, 3, key_of(mountain_range.seed, 29), 0.55), np.float32
+    )
 
 
 def _snow_shape(mountain_range: MountainRange) -> tuple[F32, F32]:

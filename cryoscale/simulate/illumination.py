@@ -98,8 +98,8 @@ def _along_sun(z: F32, sun: Sun) -> tuple[F32, bool, bool, float]:
     return z, transposed, flipped, d_col / -d_row
 
 
-def shadow_depth(elevation_m: F32, pixel_m: float, sun: Sun) -> F32:
-    """How deep the ground (y, x) lies under the shadow cast by the terrain, in metres; 0 in the sun.
+def sunlit_share(elevation_m: F32, pixel_m: float, sun: Sun) -> F32:
+    """Share of the sun's disc that each place (y, x) sees past the terrain: 0 in cast shadow, 1 in the sun.
 
     Rows are sheared so that rays to the sun run along columns; there the shadow's surface is a
     running maximum, so that the cost is that of one pass, whatever the relief. The sun must be up.
@@ -111,7 +111,7 @@ def shadow_depth(elevation_m: F32, pixel_m: float, sun: Sun) -> F32:
     first = math.floor(offsets.min()) - 1
     width = cols + math.ceil(offsets.max()) - first + 2
     surface = np.full(width, -np.inf, np.float32)
-    depth = np.empty_like(z)
+    share = np.empty_like(z)
     own = np.empty(width, np.float32)
     for row in range(rows):
         whole = math.floor(offsets[row])
@@ -121,10 +121,11 @@ def shadow_depth(elevation_m: F32, pixel_m: float, sun: Sun) -> F32:
         own.fill(-np.inf)
         own[at] = line[:-1] * part + line[1:] * (1.0 - part)
         surface = np.maximum(surface - np.float32(drop), own)
-        under = surface[at] - own[at]
-        depth[row] = under[:-1] * (1.0 - part) + under[1:] * part
-    depth = depth[::-1] if flipped else depth
-    return np.ascontiguousarray(depth.T if transposed else depth)
+        # Shear back the light, not the depth of the shadow: that would widen deep shadows by a pixel.
+        light = 1.0 - np.minimum((surface[at] - own[at]) / np.float32(PENUMBRA_M), 1.0)
+        share[row] = light[:-1] * (1.0 - part) + light[1:] * part
+    share = share[::-1] if flipped else share
+    return np.ascontiguousarray(share.T if transposed else share)
 
 
 def direct_light(elevation_m: F32, pixel_m: float, sun: Sun, relief_m: F32 | None = None) -> F32:
@@ -136,7 +137,7 @@ def direct_light(elevation_m: F32, pixel_m: float, sun: Sun, relief_m: F32 | Non
     rise_south, rise_east = np.gradient(faces, np.float32(pixel_m))
     east, north, high = (np.float32(part) for part in sun.toward)
     facing = (high - rise_east * east + rise_south * north) / np.sqrt(1.0 + rise_east**2 + rise_south**2)
-    lit = 1.0 - np.clip(shadow_depth(elevation_m, pixel_m, sun) / np.float32(PENUMBRA_M), 0.0, 1.0)
+    lit = sunlit_share(elevation_m, pixel_m, sun)
     return np.asarray(np.clip(facing / high, 0.0, 2.5) * lit, np.float32)
 
 
@@ -153,7 +154,7 @@ def sky_view(elevation_m: F32, pixel_m: float) -> F32:
     around = ndimage.gaussian_filter(coarse, 400.0 / (8.0 * pixel_m), truncate=2.5)
     zoom = np.divide(elevation_m.shape, coarse.shape)
     around = ndimage.zoom(around, zoom, order=1, grid_mode=True, mode="nearest")
-    hollow = np.clip((around - elevation_m) / np.float32(700.0), 0.0, 0.5)
+    hollow = np.clip((around - elevation_m) / np.float32(1100.0), 0.0, 0.35)
     return np.asarray(0.5 * (1.0 + up) * (1.0 - hollow), np.float32)
 
 

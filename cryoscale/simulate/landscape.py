@@ -91,7 +91,7 @@ def drained_area(receiver: I32, order: I32, cell_m2: float) -> NDArray[np.float6
 @compiled
 def _erode(z: F32, receiver: I32, order: I32, steepness: F32, step_m: float, cell_m: float) -> None:
     """One implicit step of stream power under unit uplift ``step_m``, in place (Braun & Willett 2013)."""
-    rows, cols = z.shape
+    cols = z.shape[1]
     area = drained_area(receiver, order, cell_m * cell_m)
     flat, ks = z.ravel(), steepness.ravel()
     for k in range(order.size):
@@ -130,11 +130,11 @@ def river_cut(shape: tuple[int, int], cell_m: float, seed: int) -> F32:
     for _ in range(45):
         _, receiver, order = flood_order(z, sea)
         _erode(z, receiver, order, steepness, 75.0, cell_m)
-    return z - z.min()
+    return np.asarray(z - z.min(), np.float32)
 
 
 def to_heights(z: F32, *, most_stretch: float = 1.3) -> F32:
-    """Heights (y, x) of the High Himalaya: 3 % below 3850 m, 80 % below 5700 m, summits bent under 7200 m.
+    """Heights (y, x) of the High Himalaya: 3 % below 3850 m, 80 % below 5700 m, summits under 7150 m.
 
     Where the world is too small for such relief the stretch stops at ``most_stretch`` and the
     valleys stay higher: steeper walls would look wrong and hold no ice.
@@ -142,14 +142,15 @@ def to_heights(z: F32, *, most_stretch: float = 1.3) -> F32:
     low, crest = np.quantile(z, [0.03, 0.8])
     stretch = min(1850.0 / (crest - low), most_stretch)
     out = 5700.0 + (z - crest) * stretch
-    knee, room = 6200.0, 1000.0
-    bent = knee + room * (1.0 - np.exp(-np.maximum(out - knee, 0.0) / room))
-    return np.where(out > knee, bent, out).astype(np.float32)
+    # Linear, not saturating: summits must stay pointed.
+    knee = 6100.0
+    squeeze = min(1.0, (7150.0 - knee) / (float(out.max()) - knee))
+    return np.asarray(np.where(out > knee, knee + (out - knee) * squeeze, out), np.float32)
 
 
 @compiled
 def _profile(z: F32, receiver: I32, order: I32, area: NDArray[np.float64], gentle: F32) -> F32:
-    """Channel heights (y, x) after the long profile is flattened by the factor ``gentle``; inf off channels."""
+    """Channel heights (y, x), the long profile flattened by the factor ``gentle``; inf off channels."""
     cols = z.shape[1]
     out = np.full(z.size, np.float32(np.inf), np.float32)
     flat, factor = z.ravel(), gentle.ravel()
@@ -188,7 +189,7 @@ def _carve(z: F32, channel: F32, area: NDArray[np.float64], width: F32, cell_m: 
 
 
 def glaciate(z: F32, cell_m: float, seed: int, snow_line_m: float) -> F32:
-    """Troughs and cirques for V-valleys: gentler, stepped floors above the ``snow_line_m`` of colder times."""
+    """Troughs and cirques for V-valleys: gentle, stepped floors above the cold times' ``snow_line_m``."""
     key = int(np.random.default_rng([seed, 12]).integers(1 << 20))
     sea = np.zeros(z.shape, bool)
     sea[0, :] = sea[-1, :] = sea[:, 0] = sea[:, -1] = True
@@ -206,17 +207,36 @@ def glaciate(z: F32, cell_m: float, seed: int, snow_line_m: float) -> F32:
     return np.asarray(carved + (0.35 + 0.65 * blend) * (smooth - carved), np.float32)
 
 
+def _gullies(z: F32, pixel_m: float) -> F32:
+    """Depth (m) of gullies down the fall line of steep ground, between ribs of rock."""
+    sea = np.zeros(z.shape, bool)
+    sea[0, :] = sea[-1, :] = sea[:, 0] = sea[:, -1] = True
+    _, receiver, order = flood_order(z, sea)
+    area = drained_area(receiver, order, pixel_m * pixel_m).reshape(z.shape)
+    depth = 1.0 - np.exp(-np.sqrt(area / 2.5e4))
+    # What drains a whole valley is a river on its floor and no gully.
+    depth *= 1.0 / (1.0 + (area / 5.0e5) ** 2)
+    return np.asarray(ndimage.gaussian_filter(depth.astype(np.float32), 0.9), np.float32)
+
+
 def add_detail(z: F32, factor: int, pixel_m: float, seed: int) -> F32:
     """The ground (y, x) ``factor`` times finer, with spurs, gullies and blocks that scale with slope."""
     key = int(np.random.default_rng([seed, 13]).integers(1 << 20))
-    shape = (z.shape[0] * factor, z.shape[1] * factor)
+    half = factor // 2
+    shape = (z.shape[0] * half, z.shape[1] * half)
+    cell_m = 2.0 * pixel_m
     # Bending the coarse grid by a smooth displacement hides its eight flow directions.
-    warp = [fractal(shape, 900.0 / pixel_m, 3, key + k, gain=0.55) * np.float32(130.0 / pixel_m) for k in (0, 1)]
-    base = refine(z, factor, (warp[0], warp[1]))
-    del warp
-    dy, dx = np.gradient(base, np.float32(pixel_m))
-    slope = ndimage.gaussian_filter(np.hypot(dx, dy), 60.0 / pixel_m)
+    warp = [
+        fractal(shape, 900.0 / cell_m, 3, key + k, gain=0.55) * np.float32(130.0 / cell_m) for k in (0, 1)
+    ]
+    base = refine(z, half, (warp[0], warp[1]))
+    dy, dx = np.gradient(base, np.float32(cell_m))
+    slope = ndimage.gaussian_filter(np.hypot(dx, dy), 60.0 / cell_m)
     rough = np.clip((slope - 0.18) / 0.6, 0.04, 1.0).astype(np.float32)
-    base += rough * 70.0 * (fractal(shape, 700.0 / pixel_m, 5, key + 5, gain=0.47, ridged=True) - 0.9)
-    base += np.clip(rough, 0.1, 1.0) * 8.0 * fractal(shape, 90.0 / pixel_m, 3, key + 6)
-    return base
+    base += rough * 60.0 * (fractal(shape, 700.0 / cell_m, 4, key + 5, gain=0.45, ridged=True) - 0.9)
+    base -= rough * 34.0 * _gullies(base, cell_m)
+    fine = refine(base, 2)
+    craggy = refine(np.clip(rough, 0.08, 1.0), 2)
+    fine += craggy * 8.0 * fractal(fine.shape, 90.0 / pixel_m, 3, key + 6)
+    fine += craggy**2 * 16.0 * (fractal(fine.shape, 190.0 / pixel_m, 3, key + 9, ridged=True) - 0.8)
+    return fine

@@ -95,7 +95,7 @@ def block_mean(field: F32, factor: int) -> F32:
 def locate(
     mountain_range: MountainRange, crs: str, origin: tuple[float, float], step: float, shape: tuple[int, int]
 ) -> Lattice:
-    """The lattice of a north-up raster in ``crs``: outer corner ``origin`` (x, y), square pixels of ``step``."""
+    """The lattice of a north-up raster in ``crs``: outer corner ``origin`` (x, y), pixels of ``step``."""
     rows, cols = shape
     j = np.minimum(np.arange(0, rows + _COARSE_PX, _COARSE_PX), max(rows - 1, 1)).astype(float)
     i = np.minimum(np.arange(0, cols + _COARSE_PX, _COARSE_PX), max(cols - 1, 1)).astype(float)
@@ -154,8 +154,13 @@ def _granule(mountain_range: MountainRange, epsg: int, lonlat: NDArray[np.float6
     project = transformer("EPSG:4326", f"EPSG:{epsg}")
     left, _ = project.transform(np.full(9, lon_west), lats)
     right, _ = project.transform(np.full(9, lon_east), lats)
-    bounds = (max(west, min(left) - OVERLAP_M), south, min(east, max(right) + OVERLAP_M), north)
-    exact = window_over_bounds(epsg, tuple(float(v) for v in bounds))
+    bounds = (
+        float(max(west, min(left) - OVERLAP_M)),
+        float(south),
+        float(min(east, max(right) + OVERLAP_M)),
+        float(north),
+    )
+    exact = window_over_bounds(epsg, bounds)
     row, col = exact.row // ALIGN_PX * ALIGN_PX, exact.col // ALIGN_PX * ALIGN_PX
     bottom = -(-(exact.row + exact.height) // ALIGN_PX) * ALIGN_PX
     end = -(-(exact.col + exact.width) // ALIGN_PX) * ALIGN_PX

@@ -126,7 +126,9 @@ def refine(field: F32, factor: int, warp_px: tuple[F32, F32] | None = None) -> F
     shape = (field.shape[0] * factor, field.shape[1] * factor)
     out: F32 = np.empty(shape, np.float32)
     none: F32 = np.empty((0, 0), np.float32)
-    dy, dx = (none, none) if warp_px is None else (warp_px[0] / factor, warp_px[1] / factor)
+    dy, dx = none, none
+    if warp_px is not None:
+        dy, dx = (np.asarray(d / factor, np.float32) for d in warp_px)
     start = 0.5 / factor - 0.5
     _spline(np.ascontiguousarray(field, np.float32), out, 1.0 / factor, start, start, dy, dx)
     return out

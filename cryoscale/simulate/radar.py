@@ -19,8 +19,11 @@ WAVELENGTH_M = 0.05546576
 """Sentinel-1 C-band."""
 
 INCIDENCE_DEG = 39.0
-LOOK_AZIMUTH_DEG = 282.0
-"""Ground azimuth from the scene to the satellite, on a descending pass (right-looking, heading 192)."""
+LOOK_AZIMUTH_DEG = 102.0
+"""Ground azimuth from the scene to the satellite, on a descending pass (heading 192, looking right)."""
+
+NOISE_DB = -26.0
+"""Backscatter that equals the receiver's noise; it is all that is left in radar shadow."""
 
 SLANT_RANGE_M = 850e3
 BASELINE_M = 60.0
@@ -50,6 +53,7 @@ DECAY_M_YR = 9.0
 
 BACKSCATTER_DB = {
     "snow": -13.0,
+    "firn": -9.0,
     "ice": -12.0,
     "rock": -8.0,
     "wet_rock": -8.5,
@@ -84,7 +88,7 @@ def coherence_model(ground: Ground, shares: F32, key: int) -> F32:
 
 
 def phase_model(ground: Ground, key: int) -> F32:
-    """Interferometric phase (y, x) in rad: height error of the DEM, atmosphere, and displacement in 24 days."""
+    """Interferometric phase (y, x) in rad: error of the DEM, atmosphere, and displacement in 24 days."""
     site = ground.range
     look, turn = math.radians(INCIDENCE_DEG), math.radians(LOOK_AZIMUTH_DEG)
     per_metre = 4.0 * math.pi * BASELINE_M / (WAVELENGTH_M * SLANT_RANGE_M * math.sin(look))
@@ -98,14 +102,15 @@ def phase_model(ground: Ground, key: int) -> F32:
 
 
 def observe_radar(ground: Ground, snow_line_m: float = 260.0) -> RadarPair:
-    """Render the pair's backscatter, coherence and phase; ``snow_line_m`` relative to the equilibrium line."""
+    """Render backscatter, coherence and phase; ``snow_line_m`` is relative to the equilibrium line."""
     key = ground.key(31)
     shares = ground.mixture(ground.snow(snow_line_m, key))
-    level = sum(
-        shares[k] * np.float32(10.0 ** (BACKSCATTER_DB[name] / 10.0)) for k, name in enumerate(MATERIALS)
-    )
-    power = np.asarray(level * _slope_brightness(ground.range.elevation_m), np.float32)
-    return RadarPair(power, coherence_model(ground, shares, key + 1), phase_model(ground, key + 2))
+    linear = [np.float32(10.0 ** (BACKSCATTER_DB[name] / 10.0)) for name in MATERIALS]
+    level = sum(shares[k] * linear[k] for k in range(len(MATERIALS)))
+    echo = level * _slope_brightness(ground.range.elevation_m)
+    power = np.asarray(echo + np.float32(10.0 ** (NOISE_DB / 10.0)), np.float32)
+    coherence = coherence_model(ground, shares, key + 1) * echo / power
+    return RadarPair(power, np.asarray(coherence, np.float32), phase_model(ground, key + 2))
 
 
 def _slope_brightness(elevation_m: F32) -> F32:

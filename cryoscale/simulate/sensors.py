@@ -35,7 +35,15 @@ DARKEST = 0.001
 _STRIP = 16
 """Rows that are mixed at a time, so that their terms stay in cache."""
 
-_SPREAD = {"snow": 0.6, "firn": 0.3, "ice": 0.6, "rock": 0.75, "wet_rock": 0.75, "water": 0.6, "vegetation": 0.8}
+_SPREAD = {
+    "snow": 0.6,
+    "firn": 0.3,
+    "ice": 0.6,
+    "rock": 0.75,
+    "wet_rock": 0.75,
+    "water": 0.6,
+    "vegetation": 0.8,
+}
 """Share of a class's standard deviation that one scene shows; the rest is between places and dates."""
 
 _WET = np.linspace(0.93, 0.78, len(BANDS))
@@ -166,7 +174,7 @@ def to_digital(reflectance: F32, offset: float) -> U16:
 
 
 def band_on(scene: OpticalScene, lattice: Lattice, band: str) -> F32:
-    """Reflectance (y, x) of ``band`` at its native resolution on a granule's 10 m ``lattice``; NaN outside."""
+    """Reflectance (y, x) of ``band`` in its native pixels on a granule's 10 m ``lattice``; NaN outside."""
     fine = lattice.sample(scene.reflectance[BANDS.index(band)])
     factor = BAND_RESOLUTION_M[band] // int(RESOLUTION_M)
     return fine if factor == 1 else block_mean(fine, factor)

@@ -1,8 +1,8 @@
 """An embedded STAC API on loopback over a folder of static STAC, so that clients really search.
 
 The API is stac-fastapi's; only what it leaves to a backend is here: a search over items held in
-memory, with bounding boxes in an R-tree. Asset links are absolute file paths, which GDAL and
-xarray open without a server between.
+memory, with bounding boxes in an R-tree. Asset links are file URIs, which GDAL opens without a
+server between; plain paths would be taken as paths on the server.
 """
 
 from __future__ import annotations
@@ -73,11 +73,14 @@ class Index:
     """
 
     def __init__(self, folder: Path) -> None:
+        """Read the catalogue in ``folder`` into memory."""
         root = folder / "catalog.json"
         try:
             catalog = pystac.Catalog.from_file(str(root))
             catalog.make_all_asset_hrefs_absolute()
             items = list(catalog.get_items(recursive=True))
+            for asset in (asset for item in items for asset in item.assets.values()):
+                asset.href = Path(asset.href).as_uri() if "://" not in asset.href else asset.href
             collections = list(catalog.get_collections())
         except (OSError, ValueError, KeyError, pystac.STACError) as error:
             raise SourceError(

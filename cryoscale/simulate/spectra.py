@@ -5,12 +5,12 @@ pixels on Gulkana, South Cascade, Sperry and Wolverine glaciers, summer 2021 (Ab
 github.com/RaineyAbe/glacier-snow-cover-mapping, MIT licence): minimum covariance determinant
 with 80 % support, since the labels hold some clouds and mixed pixels; Wolverine 2021-06-15 is
 left out because its classes 2, 3 and 4 repeat one another's pixels. The file's snow is told apart
-into fresh snow (Gulkana 2021-06-15, Wolverine 2021-08-29) and old, dusty firn (the rest). Vegetation, which that file
-lacks, is 600 runs of PROSAIL (PROSPECT-D with 4SAIL; Jacquemoud et al. 2009,
-https://doi.org/10.1016/j.rse.2008.01.026) for an alpine meadow and shrub canopy in autumn: leaf
-area index 2.2 +- 0.8, chlorophyll 35 +- 8 and brown pigments 0.25 +- 0.12 (ug/cm2 and 1), sun
-43 degrees from the zenith. Cloud is a parametrisation: white and flat up to 0.9 um, falling with
-the absorption of water and ice in the short-wave infrared (Dozier 1989,
+into fresh snow (Gulkana 2021-06-15, Wolverine 2021-08-29) and old, dusty firn (the rest).
+Vegetation, which that file lacks, is 600 runs of PROSAIL (PROSPECT-D with 4SAIL; Jacquemoud et al.
+2009, https://doi.org/10.1016/j.rse.2008.01.026) for an alpine meadow and shrub canopy in autumn:
+leaf area index 2.2 +- 0.8, chlorophyll 35 +- 8 ug/cm2, brown pigments 0.25 +- 0.12, sun 43 degrees
+from the zenith. Cloud is a parametrisation: white and flat up to 0.9 um, falling with the
+absorption of water and ice in the short-wave infrared (Dozier 1989,
 https://doi.org/10.1016/0034-4257(89)90101-6).
 """
 
@@ -189,4 +189,4 @@ def shade_ratio() -> NDArray[np.float32]:
     """
     ratio = np.array(SPECTRA["shadowed_snow"].mean) / np.array(SPECTRA["firn"].mean)
     ratio[BANDS.index("B09") :] = (0.32, 0.22, 0.18)
-    return ratio.astype(np.float32)
+    return np.asarray(ratio, np.float32)

@@ -31,7 +31,7 @@ VELOCITY_NOISE_M_YR = 1.3
 
 @dataclass(frozen=True)
 class Raster:
-    """An array (y, x) with the outer corner of its first pixel and its pixel size, in the units of ``crs``."""
+    """An array (y, x), the outer corner of its first pixel and its pixel size in the units of ``crs``."""
 
     data: NDArray[np.generic]
     crs: str

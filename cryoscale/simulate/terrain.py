@@ -18,7 +18,7 @@ from rasterio import features
 
 from cryoscale.errors import InputError
 from cryoscale.grid import transformer
-from cryoscale.simulate import glaciers, landscape, surface
+from cryoscale.simulate import glaciers, lakes, landscape, surface
 from cryoscale.simulate.noise import F32, coarsen, refine
 
 PIXEL_M = 10.0
@@ -133,63 +133,73 @@ def _set_stage(seed: int, size: str) -> _Stage:
     rough = refine(landscape.to_heights(rivers), 2)
     troughs = landscape.to_heights(landscape.glaciate(rough, 4 * PIXEL_M, seed, 4300.0))
     ground = landscape.add_detail(troughs, 4, PIXEL_M, seed)
-    blocky = coarsen(ground, 16)
-    inner = tuple(slice((w - s) // 32, (w + s) // 32) for w, s in zip(ground.shape, SIZES[size], strict=True))
-    target = float(rng.uniform(0.27, 0.34))
+    step = 8 if size == "tiny" else 16
+    blocky = coarsen(ground, step)
+    inner = tuple(
+        slice((w - s) // (2 * step), (w + s) // (2 * step))
+        for w, s in zip(ground.shape, SIZES[size], strict=True)
+    )
+    target = float(rng.uniform(0.22, 0.28))
     low, high = 4700.0, 5900.0
     for _ in range(6):
         ela = 0.5 * (low + high)
-        ice = glaciers.grow(blocky, 16 * PIXEL_M, glaciers.Climate(ela), seed, years=250.0) > 8.0
+        ice = glaciers.grow(blocky, step * PIXEL_M, glaciers.Climate(ela), seed, years=250.0) > 8.0
         low, high = (ela, high) if ice[inner].mean() > target else (low, ela)
-    lift = np.float32(float(rng.uniform(5350.0, 5540.0)) - ela)
+    lift = np.float32(float(rng.uniform(5310.0, 5450.0)) - ela)
     ground += lift
     blocky += lift
-    # On a world too small for deep valleys the tree line comes up to them.
-    treeline = max(float(np.quantile(blocky, 0.10)) + 80.0, 3950.0)
+    shape = SIZES[size][0] // step, SIZES[size][1] // step
+    low_ground = blocky < np.quantile(blocky, 0.10)
+    top, left, meridian = _place(ice, low_ground, shape, target)
+    dry = blocky[top : top + shape[0], left : left + shape[1]]
+    dry = dry[~ice[top : top + shape[0], left : left + shape[1]]]
+    # A world too small for deep valleys has its tree line where its valleys are.
+    treeline = max(float(np.quantile(dry, 0.12)) + 40.0, 3950.0)
     treeline = treeline if size == "tiny" else min(treeline, 4250.0)
-    top, left, meridian = _place(ice, blocky < treeline, SIZES[size], target)
-    print("ela cal", ela, "ice160", ice[inner].mean(), np.quantile(blocky, [0, .03, .1, .5, .8, 1]), "stretch")
+    top, left = top * step, left * step
     frame = slice(top, top + SIZES[size][0]), slice(left, left + SIZES[size][1])
-    return _Stage(ground, ela + float(lift), treeline, frame, meridian)
+    return _Stage(ground, ela + float(lift), treeline, frame, meridian * step + step // 2)
 
 
 def _place(
-    ice: NDArray[np.bool_], low: NDArray[np.bool_], size_px: tuple[int, int], target: float
+    ice: NDArray[np.bool_], low: NDArray[np.bool_], shape: tuple[int, int], target: float
 ) -> tuple[int, int, int]:
-    """Top, left of the frame in the world and the meridian's column in it, all in fine pixels.
+    """Top, left of the frame of ``shape`` in the world, and the meridian's column in it, in cells.
 
-    The frame goes where ice and plants both have their share, the meridian through the most ice near the middle.
+    The frame goes where ice and valleys both have their share, the meridian through the most ice
+    near the middle.
     """
-    rows, cols = size_px[0] // 16, size_px[1] // 16
+    rows, cols = shape
     best, place = -np.inf, (0, 0)
     for top in range(2, ice.shape[0] - rows - 1):
         for left in range(2, ice.shape[1] - cols - 1):
             part = slice(top, top + rows), slice(left, left + cols)
-            score = min(float(low[part].mean()), 0.08) - 0.3 * abs(float(ice[part].mean()) - target)
+            score = min(float(low[part].mean()), 0.10) - 0.3 * abs(float(ice[part].mean()) - target)
             if score > best + 1e-9:
                 best, place = score, (top, left)
     top, left = place
-    middle = ice[top : top + rows, left + int(0.38 * cols) : left + int(0.62 * cols)]
-    column = int(np.argmax(middle.sum(axis=0))) + int(0.38 * cols)
-    return top * 16, left * 16, column * 16 + 8
+    start = round(0.36 * cols)
+    middle = ice[top : top + rows, left + start : left + cols - start]
+    return top, left, start + int(np.argmax(middle.sum(axis=0)))
 
 
 def _assemble(
     seed: int, size: str, stage: _Stage, ice: surface.CoarseIce, depth: F32, climate: glaciers.Climate
 ) -> MountainRange:
     """Cover, lakes and truth on the frame."""
-    mask = surface.drop_small(depth > 0.0, surface.SMALLEST_GLACIER_PX)
-    mask = ~surface.drop_small(~mask, 12)
+    mask = lakes.drop_small(depth > 0.0, surface.SMALLEST_GLACIER_PX)
+    mask = ~lakes.drop_small(~mask, 12)
     depth = np.where(mask, np.maximum(depth, 2.0), 0.0).astype(np.float32)
     cells = tuple(slice(s.start // ice.factor, s.stop // ice.factor) for s in stage.frame)
     divided = glaciers.divide(ice.bed + ice.thick, ice.thick > 2.0)[cells]
     number = surface.glacier_numbers(divided, mask, ice.factor)
     debris = surface.debris_thickness(ice, mask, climate, seed)
     bed = stage.ground[stage.frame].copy()
-    ground = surface.Ground(bed, bed + depth, mask, debris, np.zeros(mask.shape, bool))
-    surface.flood_hollows(ground, seed)
-    surface.proglacial_lakes(ground, number, seed)
-    surface.hummocks(ground, seed)
+    ground = lakes.Ground(bed, bed + depth, mask, debris, np.zeros(mask.shape, bool))
+    lakes.flood_hollows(ground, seed)
+    lakes.proglacial_lakes(ground, number, seed)
+    lakes.hummocks(ground, seed)
+    ground.bed[mask] = np.minimum(ground.bed, ground.elevation - 1.0)[mask]
     debris = np.where(ground.water, 0.0, debris).astype(np.float32)
     plants = surface.vegetation(ground, stage.treeline_m, seed)
     # Ice on the coarse margin may have no coarse velocity: thin ice creeps all the same.

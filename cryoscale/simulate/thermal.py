@@ -79,15 +79,15 @@ def surface_temperature(ground: Ground, snow: F32, direct: F32) -> F32:
     """Surface temperature (y, x) in K at mid-morning, under ``direct`` sun (1 on level ground).
 
     Air is at -1 degree on the line of equilibrium. Snow and ice stay at or below freezing, rock
-    warms by up to 20 K in full sun, debris in between by its thickness, water stays cool.
+    warms by 17 K in level sun, debris in between by its thickness, water stays cool.
     """
     site = ground.range
     air = np.float32(FREEZING_K - 1.0) - np.float32(LAPSE_K_M) * (site.elevation_m - np.float32(site.ela_m))
-    sun = np.clip(direct, 0.0, 1.6)
-    rock = air - 1.0 + 20.0 * sun
+    sun = np.clip(direct, 0.0, 1.4)
+    rock = air - 1.0 + 17.0 * sun
     ice = np.minimum(FREEZING_K, air - 1.5 + 3.0 * sun)
     water = 274.0 + 0.5 * np.maximum(air - 269.0, 0.0)
-    green = air + 9.0 * sun
+    green = air + 8.0 * sun
     warm = 1.0 - np.exp(-site.debris_thickness_m / np.float32(DEBRIS_SCALE_M))
     stony = np.where(site.glacier_id > 0, ice + (rock - ice) * warm, rock)
     plain = {"snow": ice, "firn": ice, "ice": ice, "rock": stony, "wet_rock": stony}

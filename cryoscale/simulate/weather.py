@@ -32,9 +32,9 @@ def clouds(shape: tuple[int, int], cover: float, sun: Sun, key: int) -> Clouds:
     if cover <= 0.0:
         none: F32 = np.zeros(shape, np.float32)
         return Clouds(none, none)
-    field = standard_noise(shape, max(25.0, min(110.0, 0.15 * min(shape))), 4, key, 0.36)
+    field = standard_noise(shape, max(25.0, min(110.0, 0.15 * min(shape))), 5, key, 0.43)
     edge = float(np.quantile(field, 1.0 - cover))
-    opacity = smooth_step(field, edge - 0.14, edge + 0.3)
+    opacity = smooth_step(field, edge - 0.16, edge + 0.36)
     reach_px = CLOUD_BASE_M / math.tan(math.radians(sun.elevation_deg)) / RESOLUTION_M
     east, north, _ = sun.toward
     level = math.hypot(east, north)

@@ -121,17 +121,21 @@ def _tick(axes: Axes, at: tuple[float, float], offset: tuple[int, int], text: st
 
 
 def _nice_step(span_deg: float) -> float:
-    """A round interval that gives three to six lines over a span of degrees."""
-    for step in (1 / 60, 1 / 30, 1 / 20, 1 / 12, 0.1, 1 / 6, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0):
-        if span_deg / step <= 6:
-            return step
-    return 20.0
+    """A round interval that gives two to six lines over a span of degrees."""
+    seconds = (5, 10, 20, 30, 60, 120, 180, 300, 600, 900, 1800, 3600, 7200, 18_000, 36_000)
+    return next((step for step in seconds if span_deg * 3600 <= 6 * step), 72_000) / 3600
 
 
 def _degrees(value: float, step: float, signs: str) -> str:
-    minutes = round(abs(value) * 60)
+    """A longitude or latitude as degrees, minutes and seconds, as far as the interval needs them."""
+    minutes, seconds = divmod(round(abs(value) * 3600), 60)
     side = signs[0] if value >= 0 else signs[1]
-    return f"{minutes // 60}°{minutes % 60:02d}\u2032{side}" if step < 1 else f"{minutes // 60}°{side}"
+    text = f"{minutes // 60}°"
+    if step < 1:
+        text += f"{minutes % 60:02d}\u2032"
+    if step < 1 / 60:
+        text += f"{seconds:02d}\u2033"
+    return text + side
 
 
 def draw_scale_bar(axes: Axes, frame: Frame) -> None:

@@ -25,7 +25,7 @@ from pyproj import CRS
 from cryoscale.errors import SourceError
 from cryoscale.grid import utm_epsg
 from cryoscale.write import zones
-from cryoscale.write.polygons import PolygonArray, polygons_of
+from cryoscale.write.polygons import PolygonArray, owners_of_points, polygons_of
 from cryoscale.write.store import put
 from cryoscale.write.zonal import CLEAN_ICE, DEBRIS, Tally, affine_of, tally
 
@@ -85,8 +85,8 @@ def debris_polygons(mosaics: Maps, glaciers: gpd.GeoDataFrame) -> gpd.GeoDataFra
     """
     maps = _by_zone(mosaics)
     parts = _outlines(maps, zones.cuts(list(maps)), (DEBRIS,), 0.0)
-    inside, owner = glaciers.sindex.query(shapely.point_on_surface(parts), predicate="within")
-    parts = parts[inside]
+    owner = owners_of_points(glaciers.geometry.to_numpy(), shapely.point_on_surface(parts))
+    parts, owner = parts[owner >= 0], owner[owner >= 0]
     return gpd.GeoDataFrame(
         {"glac_id": glaciers["glac_id"].to_numpy()[owner], "area_km2": zones.area_km2(parts)},
         geometry=list(parts),

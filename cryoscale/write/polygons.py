@@ -10,7 +10,7 @@ behind, are taken out.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import shapely
@@ -34,19 +34,30 @@ def polygons_of(
         step_px: edge of the parts that are read one after the other; it bounds the memory and does
             not change the result.
     """
-    inner: list[PolygonArray] = []
-    border: list[PolygonArray] = []
+    inner: list[PolygonArray] = [np.empty(0, object)]
+    border: list[BaseGeometry] = []
+    holes: list[PolygonArray] = []
     for y, x in _parts(shape, step_px):
         mask = np.isin(read(y, x), list(classes))
         if mask.any():
             found = _polygons(mask, x.start, y.start)
             touches = _on_border(found, y, x, shape)
             inner.append(found[~touches])
-            border.append(found[touches])
-    if border:
-        stitched = explode(shapely.disjoint_subset_union_all(np.concatenate(border)))
-        inner.append(np.array([without_straight_vertices(polygon) for polygon in stitched], object))
-    return shapely.normalize(np.concatenate(inner)) if inner else np.empty(0, object)
+            for polygon in found[touches]:
+                rings = shapely.get_rings(polygon)
+                open_holes = _on_border(rings[1:], y, x, shape)
+                border.append(shapely.polygons(rings[0], holes=rings[1:][open_holes]))
+                holes.append(rings[1:][~open_holes])
+    return np.asarray(shapely.normalize(np.concatenate([*inner, _stitch(border, holes)])), object)
+
+
+def owners_of_points(outlines: PolygonArray, points: PolygonArray) -> NDArray[np.int64]:
+    """Index of the polygon around each point, -1 where there is none; polygons must not overlap."""
+    # asked from the polygons' side, which GEOS indexes, and not point by point
+    polygon, point = shapely.STRtree(points).query(outlines, predicate="contains")
+    owner = np.full(len(points), -1, np.int64)
+    owner[point] = polygon
+    return owner
 
 
 def explode(geometry: BaseGeometry | PolygonArray) -> PolygonArray:
@@ -65,6 +76,27 @@ def without_straight_vertices(polygon: BaseGeometry) -> BaseGeometry:
 def _parts(shape: tuple[int, int], step_px: int) -> Iterator[tuple[slice, slice]]:
     for row, col in product(range(0, shape[0], step_px), range(0, shape[1], step_px)):
         yield slice(row, min(row + step_px, shape[0])), slice(col, min(col + step_px, shape[1]))
+
+
+def _stitch(pieces: list[BaseGeometry], holes: list[PolygonArray]) -> PolygonArray:
+    """Unites pieces over block borders; ``holes`` are each piece's holes away from every border.
+
+    Those holes stay out of the union, which they cannot change but would slow down by a factor of
+    ten on a noisy map, and are put back afterwards.
+    """
+    if not pieces:
+        return np.empty(0, object)
+    united = explode(shapely.disjoint_subset_union_all(np.array(pieces, object)))
+    united = np.array([without_straight_vertices(polygon) for polygon in united], object)
+    owner = owners_of_points(united, shapely.point_on_surface(np.array(pieces, object)))
+    order = np.argsort(owner, kind="stable")
+    starts = np.searchsorted(owner[order], np.arange(united.size + 1))
+    for index, (start, stop) in enumerate(pairwise(starts)):
+        inside = np.concatenate([holes[piece] for piece in order[start:stop]])
+        if inside.size:
+            rings = shapely.get_rings(united[index])
+            united[index] = shapely.polygons(rings[0], holes=np.concatenate([rings[1:], inside]))
+    return united
 
 
 def _polygons(mask: NDArray[np.bool_], left: int, top: int) -> PolygonArray:

@@ -21,6 +21,7 @@ from cryoscale.write.seams import SeamScore
 from cryoscale.write.store import put
 
 _LARGEST = 50
+_EMPTY = "\u2013"
 _COLUMNS = (
     ("glac_id", "Outline"),
     ("cenlon", "Longitude °"),
@@ -139,7 +140,7 @@ def _outline_table(year: int, frame: gpd.GeoDataFrame) -> dict[str, Any]:
 
 def _cell(name: str, value: Any) -> str:
     if pd.isna(value):
-        return "–"  # noqa: RUF001  # an en dash is the sign for an empty cell
+        return _EMPTY
     if isinstance(value, pd.Timestamp):
         return str(value.date())
     if name in ("cenlon", "cenlat"):
@@ -150,7 +151,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"  # noqa: RUF001  # as above
+    return _EMPTY if math.isnan(value) else f"{value:.3f}"
 
 
 def _percent(value: float) -> str:

@@ -25,9 +25,11 @@ from cryoscale.read.assets import S2_BANDS
 from cryoscale.read.composite import composite
 from cryoscale.read.cube import open_cube
 from cryoscale.read.inputs import read_inputs
+from cryoscale.read.raster import UnreadableError
 
 EPSG = 32645
 WINDOW = Window(EPSG, -310_000, 48_000, 120, 130)
+WIDER = WINDOW.pad(12)
 RES = {"B02": 10, "B03": 10, "B04": 10, "B08": 10, "B01": 60, "B09": 60}
 
 
@@ -68,7 +70,7 @@ def optical(
     reflectance: float | NDArray[np.float64] = 0.2,
     scl: int | NDArray[np.uint8] = 4,
     baseline: str = "02.12",
-    window: Window = WINDOW.pad(12),
+    window: Window = WIDER,
     cloud: float = 10.0,
 ) -> Item:
     """A Sentinel-2 scene as Planetary Computer keeps it; ``reflectance`` on 60 m cells, or everywhere."""
@@ -115,7 +117,7 @@ def test_scenes_of_both_baselines_give_the_same_reflectance_and_the_older_date_s
 
 def random_season(folder: Path) -> list[Item]:
     rng = np.random.default_rng(5)
-    size = cells(WINDOW.pad(12), 60), cells(WINDOW.pad(12), 20)
+    size = cells(WIDER, 60), cells(WIDER, 20)
     return [
         optical(
             folder,
@@ -160,7 +162,7 @@ def test_a_part_of_a_block_reads_the_part_of_the_block(tmp_path: Path) -> None:
 
 
 def test_cloud_and_gaps_are_no_data(tmp_path: Path) -> None:
-    window = WINDOW.pad(12)
+    window = WIDER
     scl = np.full(cells(window, 20), 4, np.uint8)
     scl[:, :20] = 9
     scene = optical(tmp_path, "a", scl=scl)
@@ -187,7 +189,16 @@ def test_a_broken_scene_is_named_and_the_others_are_used(tmp_path: Path) -> None
     assert set(causes) == {"bad", "gone"}
     assert causes["bad"].startswith("B08: ")
     assert causes["gone"].startswith("SCL: ")
+    with pytest.raises(UnreadableError, match="bad B08: "):
+        open_cube([bad], geobox=WINDOW.geobox, bands=["B08"]).compute(scheduler="synchronous")
     assert (data["n_clear"] == 1).all()
+
+
+def test_a_scene_without_one_of_the_twelve_bands_is_named(tmp_path: Path) -> None:
+    whole, poor = optical(tmp_path, "whole"), optical(tmp_path, "poor")
+    del poor.assets["B09"]
+    _, report = read_inputs({"optical": [whole, poor]}, WINDOW)
+    assert report.scenes_failed == (("poor", "no asset for B09"),)
 
 
 def test_a_modality_of_which_nothing_can_be_read_fails_the_block_by_name(tmp_path: Path) -> None:
@@ -200,10 +211,7 @@ def test_a_modality_of_which_nothing_can_be_read_fails_the_block_by_name(tmp_pat
     assert report.scenes_read == ()
 
 
-def test_an_address_that_does_not_answer_is_transient(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+def test_an_address_that_does_not_answer_is_transient(tmp_path: Path) -> None:
     good, away = optical(tmp_path, "good"), optical(tmp_path, "away")
     away.assets["B02"].href = "http://127.0.0.1:9/B02.tif?token=secret"
     with pytest.raises(AssetReadError, match=r"away B02: http://127\.0\.0\.1:9/B02\.tif") as caught:
@@ -254,7 +262,7 @@ def test_tiles_of_elevation_meet_without_a_step(tmp_path: Path) -> None:
 
 
 def thermal(folder: Path, name: str, kelvin: float = 270.0, hidden: Sequence[int] = ()) -> Item:
-    window = WINDOW.pad(12)
+    window = WIDER
     made = item(name, "2018-10-10", window, "landsat-c2-l2")
     digital = np.full(cells(window, 30), round((kelvin - 149.0) / 0.00341802), np.uint16)
     made.add_asset("lwir11", write(folder / name / "st.tif", digital, 30, window))
@@ -311,7 +319,7 @@ def test_a_pair_on_the_same_pixels_is_read_exactly(tmp_path: Path) -> None:
 
 
 def test_phase_is_interpolated_as_a_vector_and_never_through_zero(tmp_path: Path) -> None:
-    window = WINDOW.pad(12)
+    window = WIDER
     made = item("product", "2018-10-10", window, "my-coherence")
     phase = np.full(cells(window, 40), math.pi - 0.01, np.float32)
     phase[:, ::2] = -math.pi + 0.01
@@ -427,8 +435,9 @@ def test_real_places_are_read_from_a_folder(shared_data: Path, place: str) -> No
     data, report = read_inputs(items, window)
     assert report.scenes_failed == ()
     assert len(report.scenes_read) == 3
-    want = np.median(digital) * 1e-4 - 0.1
-    assert float(data["B02"].median()) == pytest.approx(want, abs=2e-3)
+    # of the three, only the Chilean scene still carries the raise
+    want = np.median(digital) * 1e-4 - (0.1 if place == "433D_629L_3_1" else 0.0)
+    assert float(data["B02"].median()) == pytest.approx(want, abs=5e-3)
     assert {"elevation", "backscatter_vv", "backscatter_vh", "source_date"} <= set(data.data_vars)
     assert float(np.isnan(data["B02"]).mean()) < 0.02  # the rim: the chip is not on the lattice
     assert -40 < float(data["backscatter_vv"].mean()) < 5
@@ -442,7 +451,7 @@ def test_a_real_scene_with_a_broken_file_is_left_out(shared_data: Path, tmp_path
     found = catalog.search([{"url": str(tmp_path)}], collection="sentinel-2-l2a")
     (scene,) = [one for one in found if one.id.endswith("38D_378R_2_3")]
     west, south, east, north = scene.bbox or ()
-    epsg = int(scene.properties["proj:epsg"])
+    epsg = int(str(scene.properties["proj:code"]).removeprefix("EPSG:"))
     bounds = transformer("EPSG:4326", f"EPSG:{epsg}").transform_bounds(west, south, east, north)
     with pytest.raises(AssetReadError, match="B04"):
         read_inputs({"optical": [scene]}, window_over_bounds(epsg, bounds))

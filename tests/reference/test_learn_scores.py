@@ -41,14 +41,17 @@ def test_a_class_that_occurs_nowhere_does_not_enter_the_means():
     truth, predicted = random_pair(3, classes=3)
     scores = score_arrays([(truth, predicted)])
     valid = (truth != 255) & (predicted != 255)
-    assert np.isnan(scores.iou[3:]).all() and np.isnan(scores.recall[3:]).all()
+    assert np.isnan(scores.iou[3:]).all()
+    assert np.isnan(scores.recall[3:]).all()
     expected = metrics.jaccard_score(truth[valid], predicted[valid], average="macro")
     assert scores.mean_iou == pytest.approx(expected)
 
 
 def test_a_class_that_only_the_map_has_counts_as_iou_zero():
     scores = score_arrays([(np.zeros(4, np.uint8), np.array([0, 0, 0, 3], np.uint8))])
-    assert scores.iou[3] == 0.0 and scores.precision[3] == 0.0 and np.isnan(scores.recall[3])
+    assert scores.iou[3] == 0.0
+    assert scores.precision[3] == 0.0
+    assert np.isnan(scores.recall[3])
     assert scores.mean_iou == pytest.approx(0.375)  # (0.75 + 0) / 2
 
 
@@ -66,12 +69,15 @@ def test_scores_survive_json_and_say_what_is_absent():
     assert Scores.from_dict(written) == scores
     assert written["per_class"]["vegetation"]["iou"] is None
     table = str(scores)
-    assert all(name in table for name in CLASS_NAMES) and "accuracy" in table
+    assert all(name in table for name in CLASS_NAMES)
+    assert "accuracy" in table
 
 
 def test_an_empty_comparison_has_no_scores_but_can_be_written():
     empty = score_arrays([])
-    assert empty.pixels == 0 and np.isnan(empty.mean_iou) and np.isnan(empty.accuracy)
+    assert empty.pixels == 0
+    assert np.isnan(empty.mean_iou)
+    assert np.isnan(empty.accuracy)
     json.dumps(empty.to_dict(), allow_nan=False)
     assert "-" in str(empty)
 

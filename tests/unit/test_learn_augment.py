@@ -42,9 +42,11 @@ def test_turning_the_ground_and_deriving_aspect_equals_turning_the_stack(quarter
     np.testing.assert_allclose(turned[3][inside], slope[inside], atol=1e-3)
     difference = (turned[4][inside] - aspect[inside] + 180) % 360 - 180
     assert np.abs(difference).max() < 0.01
-    assert (turned[4][np.isfinite(turned[4])] >= 0).all() and (turned[4][np.isfinite(turned[4])] < 360).all()
+    assert (turned[4][np.isfinite(turned[4])] >= 0).all()
+    assert (turned[4][np.isfinite(turned[4])] < 360).all()
     flat = slope == 0
-    assert flat[inside].sum() > 50 and (turned[4][flat] == 0).all()
+    assert flat[inside].sum() > 50
+    assert (turned[4][flat] == 0).all()
     expected = np.rot90(labels[:, ::-1] if mirror else labels, quarters)
     np.testing.assert_array_equal(turned_labels, expected)
 
@@ -63,7 +65,8 @@ def test_dropping_modalities_empties_their_channels_alone_and_leaves_the_origina
         dropped = drop_modalities(stack, CHANNELS, [modality])
         for i, name in enumerate(CHANNELS):
             if name in names:
-                assert np.isnan(dropped[i]).all() and np.isfinite(stack[i]).any()
+                assert np.isnan(dropped[i]).all()
+                assert np.isfinite(stack[i]).any()
             else:
                 np.testing.assert_array_equal(dropped[i], stack[i])
     assert np.isnan(drop_modalities(np.stack([stack, stack]), CHANNELS, ["thermal"])[:, 1]).all()
@@ -89,7 +92,8 @@ def test_raising_the_ground_changes_no_slope():
     stack, labels = stack_of(rough_ground()), np.zeros((SIZE, SIZE), np.uint8)
     x, _ = augment(stack, labels, CHANNELS, config, np.random.default_rng(0))
     offset = x[2] - stack[2]
-    assert offset.std() < 1e-3 and abs(offset.mean()) > 1
+    assert offset.std() < 1e-3
+    assert abs(offset.mean()) > 1
     np.testing.assert_array_equal(np.delete(x, 2, axis=0), np.delete(stack, 2, axis=0))
 
 

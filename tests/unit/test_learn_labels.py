@@ -36,7 +36,9 @@ def label(**changes):
 
 def test_clean_ice_is_glacier_minus_debris_and_the_rest_is_background():
     row = label()[7]
-    assert (row[:20] == CLEAN_ICE).all() and (row[20:30] == DEBRIS).all() and (row[30:] == 0).all()
+    assert (row[:20] == CLEAN_ICE).all()
+    assert (row[20:30] == DEBRIS).all()
+    assert (row[30:] == 0).all()
 
 
 def test_water_and_vegetation_go_by_index_outside_ice_and_water_wins_over_vegetation():
@@ -44,7 +46,9 @@ def test_water_and_vegetation_go_by_index_outside_ice_and_water_wins_over_vegeta
     ndwi[:, 40:50] = 0.171
     ndvi[:, 45:60] = 0.31
     row = label(ndwi=ndwi, ndvi=ndvi)[0]
-    assert (row[30:40] == 0).all() and (row[40:50] == WATER).all() and (row[50:] == VEGETATION).all()
+    assert (row[30:40] == 0).all()
+    assert (row[40:50] == WATER).all()
+    assert (row[50:] == VEGETATION).all()
 
 
 def test_thresholds_are_strict():
@@ -67,7 +71,9 @@ def test_pixels_without_optics_have_no_label_even_inside_outlines():
     ndwi, ndvi = index(-0.2), index(0.1)
     ndwi[3, 5], ndvi[4, 25] = np.nan, np.nan
     labels = label(ndwi=ndwi, ndvi=ndvi)
-    assert labels[3, 5] == 255 and labels[4, 25] == 255 and (labels == 255).sum() == 2
+    assert labels[3, 5] == 255
+    assert labels[4, 25] == 255
+    assert (labels == 255).sum() == 2
 
 
 def test_a_pixel_belongs_to_a_polygon_when_its_centre_does_and_holes_stay_open():
@@ -93,7 +99,9 @@ def test_corrections_win_over_the_rules_later_ones_over_earlier_ones():
     shapes = (box(WEST, NORTH - 100, WEST + 100, NORTH), box(WEST + 50, NORTH - 100, WEST + 100, NORTH))
     corrections = frame(*shapes, **{"class": ["vegetation", "water"]})
     row = label(corrections=corrections)[2]
-    assert (row[:5] == VEGETATION).all() and (row[5:10] == WATER).all() and (row[10:20] == CLEAN_ICE).all()
+    assert (row[:5] == VEGETATION).all()
+    assert (row[5:10] == WATER).all()
+    assert (row[10:20] == CLEAN_ICE).all()
 
 
 def test_what_cannot_be_meant_is_refused_in_one_line():

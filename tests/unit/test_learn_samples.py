@@ -29,13 +29,17 @@ def test_patches_are_cut_outs_that_together_cover_every_pixel(shape, stride_px):
     stack, truth, patches = cut(shape, stride_px=stride_px)
     seen = np.zeros(shape, int)
     for row, col, x, y in patches:
-        assert x.shape == (30, 32, 32) and y.shape == (32, 32)
-        assert row % stride_px == 0 and col % stride_px == 0
+        assert x.shape == (30, 32, 32)
+        assert y.shape == (32, 32)
+        assert row % stride_px == 0
+        assert col % stride_px == 0
         height, width = min(32, shape[0] - row), min(32, shape[1] - col)
         np.testing.assert_array_equal(x[:, :height, :width], stack[:, row : row + height, col : col + width])
         np.testing.assert_array_equal(y[:height, :width], truth[row : row + height, col : col + width])
-        assert np.isnan(x[:, height:]).all() and np.isnan(x[:, :, width:]).all()
-        assert (y[height:] == 255).all() and (y[:, width:] == 255).all()
+        assert np.isnan(x[:, height:]).all()
+        assert np.isnan(x[:, :, width:]).all()
+        assert (y[height:] == 255).all()
+        assert (y[:, width:] == 255).all()
         seen[row : row + height, col : col + width] += 1
     assert (seen > 0).all()
     if stride_px == 32:
@@ -48,7 +52,8 @@ def test_pixels_without_optics_are_not_learnt_from_and_empty_patches_are_left_ou
     optics[5, 7] = False
     _, truth, patches = cut((32, 96), optics=optics, min_labelled=0.5)
     assert [(row, col) for row, col, *_ in patches] == [(0, 0), (0, 64)]
-    assert patches[0][3][5, 7] == 255 and (patches[0][3] == 255).sum() == 1
+    assert patches[0][3][5, 7] == 255
+    assert (patches[0][3] == 255).sum() == 1
     assert truth[5, 7] != 255
     assert not cut((32, 32), truth=np.full((32, 32), 255, np.uint8))[2]
 
@@ -56,7 +61,12 @@ def test_pixels_without_optics_are_not_learnt_from_and_empty_patches_are_left_ou
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     config = SimulationConfig(
-        train_seeds=[101], validation_seeds=[201], size="tiny", patch_px=128, stride_px=64, composites=["median"]
+        train_seeds=[101],
+        validation_seeds=[201],
+        size="tiny",
+        patch_px=128,
+        stride_px=64,
+        composites=["median", "least_snow"],
     )
     path = tmp_path_factory.mktemp("set") / "patches.zarr"
     events = []
@@ -64,11 +74,14 @@ def made(tmp_path_factory):
 
 
 def test_a_simulated_set_keeps_the_ranges_apart_and_says_what_it_is(made):
-    config, _, patches, events = made
+    _config, _, patches, events = made
     regions, splits = patches.columns["region"], patches.columns["split"]
-    assert set(regions[splits == 0]) == {101} and set(regions[splits == 1]) == {201}
-    assert patches.channels == CHANNELS and patches.attrs["source"]["size"] == "tiny"
-    assert "101" in patches.attrs["split"] and "201" in patches.attrs["split"]
+    assert set(regions[splits == 0]) == {101}
+    assert set(regions[splits == 1]) == {201}
+    assert patches.channels == CHANNELS
+    assert patches.attrs["source"]["size"] == "tiny"
+    assert "101" in patches.attrs["split"]
+    assert "201" in patches.attrs["split"]
     assert patches.class_counts(range(len(patches)), 5).sum() > 100_000
     assert {event["kind"] for event in events} == {"region", "cut"}
     assert set(patches.columns["epsg"]) == {32644, 32645}, "a range crosses a zone's border"
@@ -80,7 +93,7 @@ def test_a_patch_is_what_a_run_would_read_there_to_the_last_bit_of_its_type(made
     from cryoscale.simulate.catalog import publish
     from cryoscale.simulate.terrain import make_range
 
-    config, _, patches, _ = made
+    _config, _, patches, _ = made
     published = publish(make_range(201, "tiny"), tmp_path / "range", years=[YEAR])
     items = search_range(published.folder, published.bbox_deg)
     index = patches.indices("validation")[1]
@@ -100,6 +113,7 @@ def test_a_set_that_lies_ready_is_opened_and_one_of_other_settings_is_refused(ma
     config, path, patches, _ = made
     events = []
     again = from_simulation(config, path, progress=events.append)
-    assert not events and len(again) == len(patches)
+    assert not events
+    assert len(again) == len(patches)
     with pytest.raises(OutputError, match="other settings"):
         from_simulation(config.model_copy(update={"stride_px": 32}), path)

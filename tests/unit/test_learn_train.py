@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,10 +72,15 @@ def test_training_learns_writes_weights_that_serve_and_says_what_it_did(patch_se
     out = tmp_path / "w.safetensors"
     config = tiny(patch_set, epochs=12, learning_rate=1e-2, crop_px=None, licence="CC-BY-4.0")
     card = train(config, out=out, progress=events.append)
-    assert card.licence == "CC-BY-4.0" and card.split == "by hand" and card.training["patches"]["train"] == 6
-    assert card.channels == CHANNELS and card.mean[21] == 0 and card.std[21] == 1
+    assert card.licence == "CC-BY-4.0"
+    assert card.split == "by hand"
+    assert card.training["patches"]["train"] == 6
+    assert card.channels == CHANNELS
+    assert card.mean[21] == 0
+    assert card.std[21] == 1
     curves = json.loads((tmp_path / "w.training" / "curves.json").read_text())
-    assert len(curves) == 12 and curves[-1]["loss"] < 0.6 * curves[0]["loss"]
+    assert len(curves) == 12
+    assert curves[-1]["loss"] < 0.6 * curves[0]["loss"]
     assert {event["kind"] for event in events} == {"step", "epoch"}
     model, loaded = weights.load(out, channels=CHANNELS)
     assert loaded == card
@@ -84,7 +90,8 @@ def test_training_learns_writes_weights_that_serve_and_says_what_it_did(patch_se
     assert {"test", "test_without_thermal_velocity_insar"} <= set(card.metrics)
     probabilities = Predictor(model, loaded, device="cpu")(np.full((1, 30, 64, 64), np.nan, np.float32))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
-    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.pt"))
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_training_killed_after_two_epochs_goes_on_to_the_same_weights_bit_for_bit(patch_set, tmp_path):
@@ -99,14 +106,20 @@ def test_a_training_killed_after_two_epochs_goes_on_to_the_same_weights_bit_for_
         train(config, out=tmp_path / "resumed.safetensors", progress=kill)
     assert not (tmp_path / "resumed.safetensors").exists()
     epochs = []
-    resumed = train(config, out=tmp_path / "resumed.safetensors", progress=lambda e: epochs.append(e["epoch"]))
+    resumed = train(
+        config, out=tmp_path / "resumed.safetensors", progress=lambda e: epochs.append(e["epoch"])
+    )
     assert min(epochs) == 3, "the epochs that were done are not repeated"
     a, b = (load_file(tmp_path / f"{name}.safetensors") for name in ("straight", "resumed"))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert resumed.sha256 == straight.sha256 and resumed.temperature == straight.temperature
+    assert resumed.sha256 == straight.sha256
+    assert resumed.temperature == straight.temperature
     keep = ("epoch", "loss", "validation_loss", "validation_mean_iou")
     curves = [
-        [[row[key] for key in keep] for row in json.loads((tmp_path / f"{n}.training/curves.json").read_text())]
+        [
+            [row[key] for key in keep]
+            for row in json.loads((tmp_path / f"{n}.training/curves.json").read_text())
+        ]
         for n in ("straight", "resumed")
     ]
     assert curves[0] == curves[1]
@@ -125,7 +138,8 @@ def test_a_finished_training_only_writes_its_weights_again(patch_set, tmp_path):
     first = train(config, out=out)
     out.unlink()
     events = []
-    assert train(config, out=out, progress=events.append) == first and not events
+    assert train(config, out=out, progress=events.append) == first
+    assert not events
 
 
 def test_a_work_folder_of_another_recipe_is_refused(patch_set, tmp_path):
@@ -152,8 +166,11 @@ def test_class_weights_fall_with_frequency_and_absent_classes_weigh_nothing():
     counts = np.array([900, 90, 10, 0])
     inverse = loop.class_weights(counts, 1.0)
     np.testing.assert_allclose(inverse[:3] * counts[:3], (inverse[:3] * counts[:3])[0], rtol=1e-6)
-    assert inverse[3] == 0 and inverse[:3].mean() == pytest.approx(1)
-    np.testing.assert_allclose(loop.class_weights(counts, 0.5)[0] / loop.class_weights(counts, 0.5)[2], (1 / 90) ** 0.5)
+    assert inverse[3] == 0
+    assert inverse[:3].mean() == pytest.approx(1)
+    np.testing.assert_allclose(
+        loop.class_weights(counts, 0.5)[0] / loop.class_weights(counts, 0.5)[2], (1 / 90) ** 0.5
+    )
     assert (loop.class_weights(counts, 0.0)[:3] == 1).all()
 
 
@@ -184,8 +201,10 @@ def test_temperature_recovers_the_scale_by_which_logits_were_inflated(tmp_path):
 def test_the_cosine_schedule_rises_peaks_at_the_end_of_the_warm_up_and_falls_to_zero():
     config = TrainConfig(name="x", patches="p", schedule="cosine", warmup=0.1, learning_rate=1e-3)
     rates = [config.rate_at(t) for t in np.linspace(0, 0.999, 500)]
-    assert np.argmax(rates) == pytest.approx(50, abs=1) and max(rates) == pytest.approx(1e-3, rel=1e-3)
-    assert rates[-1] < 1e-5 and np.all(np.diff(rates[51:]) < 0)
+    assert np.argmax(rates) == pytest.approx(50, abs=1)
+    assert max(rates) == pytest.approx(1e-3, rel=1e-3)
+    assert rates[-1] < 1e-5
+    assert np.all(np.diff(rates[51:]) < 0)
     assert TrainConfig(name="x", patches="p").rate_at(0.7) == 3e-4
 
 
@@ -216,3 +235,41 @@ def test_an_absent_recipe_is_refused(tmp_path):
 def test_patch_edges_that_the_network_cannot_halve_are_refused():
     with pytest.raises(ValidationError, match="multiple of 32"):
         TrainConfig(name="x", simulation={"train_seeds": [1], "validation_seeds": [2], "patch_px": 100})
+
+
+def test_the_recipe_of_the_demo_is_understood_and_keeps_the_demos_own_seed_unseen():
+    config = load_config(Path(loop.__file__).with_name("demo.yaml"))
+    simulation = config.simulation
+    seeds = {*simulation.train_seeds, *simulation.validation_seeds, *simulation.test_seeds}
+    assert 7 not in seeds
+    assert simulation.test_seeds
+    assert simulation.split == "blocked"
+
+
+def test_a_change_of_words_or_machine_does_not_make_it_another_training():
+    config = TrainConfig(name="x", patches="p")
+    same = config.model_copy(
+        update={"name": "y", "device": "cuda", "work": Path("elsewhere"), "licence": "MIT"}
+    )
+    assert same.fingerprint == config.fingerprint
+    assert config.model_copy(update={"seed": 1}).fingerprint != config.fingerprint
+
+
+def test_one_command_goes_from_seeds_to_weights(tmp_path):
+    """The demo's recipe with small numbers: simulate, publish, search, read, stack, cut, train, save."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: tiny\n"
+        "simulation: {train_seeds: [101], validation_seeds: [201], test_seeds: [301], size: tiny,\n"
+        "  patch_px: 128}\n"
+        "encoder: resnet10w16\n"
+        "decoder_channels: [16, 16, 16, 16, 16]\n"
+        "epochs: 1\nbatch: 4\ncrop_px: 64\ncrops: 2\ndevice: cpu\n"
+    )
+    card = train_from_config(recipe, tmp_path / "tiny.safetensors", quiet=True)
+    assert card.pca is not None
+    assert card.channels == CHANNELS
+    assert "tested on 301" in card.split
+    assert card.metrics["test"]["pixels"] > 10_000
+    assert card.training["recipe"]["simulation"]["size"] == "tiny"
+    assert weights.read_card(tmp_path / "tiny.safetensors") == card

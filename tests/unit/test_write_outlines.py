@@ -132,10 +132,10 @@ def test_dates_and_confidence_are_those_under_the_outline() -> None:
 
 def test_dates_that_xarray_has_decoded_count_like_days() -> None:
     maps = two_zones()
-    decoded = {
-        epsg: data.assign(source_date=(("y", "x"), data["source_date"].values.astype("datetime64[D]").astype("M8[ns]")))
-        for epsg, data in maps.items()
-    }  # fmt: skip
+    decoded = {}
+    for epsg, data in maps.items():
+        dates = data["source_date"].values.astype("datetime64[D]").astype("datetime64[ns]")
+        decoded[epsg] = data.assign(source_date=(("y", "x"), dates))
     columns = ["src_date", "src_date_first", "src_date_last"]
     assert outlines.polygonise(decoded)[columns].equals(outlines.polygonise(maps)[columns])
 

@@ -1,0 +1,85 @@
+"""Label rasters as truth: read on the 10 m lattice, each pixel in one zone only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+
+from cryoscale.errors import SourceError
+from cryoscale.grid import Window, transformer, window_over_bounds, zone_bounds_deg
+from cryoscale.learn.scores import NO_DATA
+
+
+@contextmanager
+def open_truth(path: Path, whole: Window) -> Iterator[Callable[[Window], NDArray[np.uint8]]]:
+    """Opens a label raster; gives a reader of windows within ``whole`` to labels (y, x) u1.
+
+    Off the lattice the nearest pixel is taken; 255 where the raster does not reach or has no data.
+
+    Raises:
+        SourceError: if the file cannot be read, or has no CRS.
+    """
+    try:
+        source = rasterio.open(path)
+    except rasterio.errors.RasterioIOError as error:
+        raise SourceError(f"truth {path} ({error})", "a raster of labels", "check the file") from None
+    with source:
+        if source.crs is None:
+            raise SourceError(f"truth {path} without a CRS", "a georeferenced raster", "add its CRS")
+        options = {
+            "crs": f"EPSG:{whole.epsg}",
+            "transform": whole.geobox.transform,
+            "height": whole.height,
+            "width": whole.width,
+            "resampling": Resampling.nearest,
+            # A file without a no-data value has labels only, 0 too: the space around it must not read
+            # as background.
+            "src_nodata": NO_DATA if source.nodata is None else source.nodata,
+            "nodata": NO_DATA,
+            "dtype": "uint8",
+        }
+        with WarpedVRT(source, **options) as warped:
+
+            def read(window: Window) -> NDArray[np.uint8]:
+                rows, cols = window.slices_in(whole)
+                part = ((rows.start, rows.stop), (cols.start, cols.stop))
+                return np.asarray(warped.read(1, window=part), np.uint8)
+
+            yield read
+
+
+def whole_truth(path: Path) -> tuple[Window, NDArray[np.uint8]]:
+    """Window and labels (y, x) of a raster that lies on the lattice of a zone."""
+    with rasterio.open(path) as source:
+        bounds = source.bounds
+        epsg = int(source.crs.to_epsg())
+    window = window_over_bounds(epsg, tuple(bounds))
+    with open_truth(path, window) as read:
+        return window, read(window)
+
+
+def in_zone(window: Window) -> NDArray[np.bool_]:
+    """Where a pixel's centre lies between its zone's meridians (y, x)."""
+    west_deg, _, east_deg, _ = zone_bounds_deg(window.epsg)
+    y, x = window.coordinates()
+    degrees = transformer(f"EPSG:{window.epsg}", "EPSG:4326")
+    lon, lat = degrees.transform(np.array([x[0], x[-1], x[0], x[-1]]), np.array([y[0], y[0], y[-1], y[-1]]))
+    if west_deg <= min(lon) and max(lon) < east_deg:
+        return np.ones(window.shape, bool)
+    # The easting of a meridian is smooth along the northing: a polyline of it, a node a row, is exact
+    # to far below a pixel and costs one point a row instead of one a pixel.
+    steps = np.linspace(min(lat) - 0.01, max(lat) + 0.01, window.height + 2)
+    metres = transformer("EPSG:4326", f"EPSG:{window.epsg}")
+    edges = []
+    for meridian in (west_deg, east_deg):
+        easting, northing = metres.transform(np.full_like(steps, meridian), steps)
+        edges.append(np.interp(y, northing, easting)[:, np.newaxis])
+    inside: NDArray[np.bool_] = (edges[0] <= x) & (x < edges[1])
+    return inside

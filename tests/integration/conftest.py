@@ -1,0 +1,108 @@
+"""A tiny simulated range over the boundary of two UTM zones, and a small network to map it with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cryoscale.config import load_config
+from cryoscale.features.stack import CHANNELS
+from cryoscale.grid import Block
+from cryoscale.infer.actor import ModelActor
+from cryoscale.learn.scores import CLASS_NAMES
+from cryoscale.ledger import Marker
+from cryoscale.pipeline import prepare
+from cryoscale.settings import Settings
+from cryoscale.task import process_block
+
+
+@dataclass(frozen=True)
+class TinyRange:
+    """Where it lies and how to configure a run over it."""
+
+    folder: Path
+    bbox: tuple[float, float, float, float]
+    weights: Path
+
+    def config(self, **changes: Any) -> dict[str, Any]:
+        """A configuration as a person would write it; ``changes`` replace top-level keys."""
+        document: dict[str, Any] = {
+            "name": "tiny",
+            "region": {"bbox": [round(v, 5) for v in self.bbox]},
+            "years": [2018],
+            "season": {"start": "10-01", "end": "10-31"},
+            "catalogs": [{"url": str(self.folder)}],
+            "sources": {
+                "optical": {"collection": "sentinel-2-l2a"},
+                "terrain": {"collection": "cop-dem-glo-30"},
+                "thermal": {"collection": "landsat-c2-l2"},
+                "velocity": {"href": str(self.folder / "ITS_LIVE_velocity_120m.zarr")},
+                "insar": {"collection": "sentinel-1-slc-pair"},
+            },
+            "model": {"weights": str(self.weights), "overlap": 0.5},
+            "tiling": {"tile_px": 64, "block_px": 256},
+            "cluster": {"kind": "local", "cpu_workers": 1, "gpu_workers": 0},
+        }
+        return document | changes
+
+    def settings(self, **changes: Any) -> Settings:
+        """The settings of :meth:`config`."""
+        return load_config(self.config(**changes))
+
+
+@pytest.fixture(scope="session")
+def tiny_range(tmp_path_factory: pytest.TempPathFactory) -> TinyRange:
+    """Published once a session."""
+    from cryoscale.simulate.catalog import publish
+    from cryoscale.simulate.terrain import make_range
+
+    folder = tmp_path_factory.mktemp("range") / "simulated"
+    published = publish(make_range(5, "tiny"), folder)
+    weights = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    save_random_network(weights)
+    return TinyRange(folder, published.bbox_deg, weights)
+
+
+def save_random_network(path: Path, channels: tuple[str, ...] = CHANNELS) -> None:
+    """A small untrained CryoNet: its map means nothing, and depends on every pixel it sees."""
+    import torch
+
+    from cryoscale.models.cryonet import CryoNet
+    from cryoscale.models.weights import Card, save
+
+    torch.manual_seed(1)
+    arguments = {
+        "in_channels": len(channels),
+        "classes": 5,
+        "encoder": "resnet10w16",
+        "decoder_channels": [32, 16, 16, 16, 16],
+    }
+    network = CryoNet(len(channels), 5, "resnet10w16", (32, 16, 16, 16, 16))
+    scale = {"LST": 270.0, "elevation": 5000.0, "aspect": 180.0, "slope": 30.0, "velocity": 20.0}
+    card = Card(
+        architecture="cryonet",
+        arguments=arguments,
+        channels=channels,
+        mean=tuple(scale.get(name, 0.0) for name in channels),
+        std=tuple(scale.get(name, 1.0) / 3 for name in channels),
+        pca={"mean": [0.3] * 12, "components": np.eye(3, 12).tolist()},
+        classes=CLASS_NAMES,
+    )
+    save(network, card, path)
+
+
+def map_here(settings: Settings, out: Path, *, backwards: bool = False) -> list[Marker]:
+    """Every block of a run, one after the other in this process, without Dask."""
+    identity, work = prepare(settings, str(out))
+    spec = {"weights": settings.model.weights, "name": settings.model.name}
+    actor = ModelActor(spec, tile_px=settings.tile_px, overlap=settings.model.overlap, threads=1)
+
+    def predict(array: Any, window: Any, block: Block) -> Any:
+        return actor.predict(array, window.row, window.col, block)
+
+    order = work[::-1] if backwards else work
+    return [process_block(str(out), identity, year, block, predict) for year, block in order]

@@ -1,0 +1,227 @@
+"""The command line as its users meet it: exit codes, one-line errors, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+
+from cryoscale.cli import main
+from cryoscale.features.stack import CHANNELS
+from tests.integration.conftest import TinyRange, save_random_network
+
+
+class Told:
+    """What a command answered."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def cryoscale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command in this process."""
+
+    def call(*arguments: str | Path) -> Told:
+        monkeypatch.setattr(sys, "argv", ["cryoscale", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        seen = capsys.readouterr()
+        return Told(code, seen.out, seen.err)
+
+    return call
+
+
+def write(path: Path, document: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def refused(told: Told, words: str) -> None:
+    """Exit code 2 and one line on stderr that holds ``words``; no traceback."""
+    assert told.code == 2, told.err
+    lines = [line for line in told.err.splitlines() if line.strip()]
+    assert len(lines) == 1, told.err
+    assert words in lines[0], lines[0]
+    assert "Traceback" not in told.err
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"wheather": "fine"}, "unknown key 'wheather'"),
+    ({"region": {"bbox": [84.05, 28.29, 83.95, 28.31]}}, "exchange west and east"),
+    ({"region": {"bbox": [83.99, 28.29, 83.99, 28.31]}}, "give it an area"),
+    ({"region": {"file": "nowhere.geojson"}}, "nowhere.geojson"),
+    ({"region": {"bbox": [10.0, 46.0, 10.1, 46.1]}}, "no item of sentinel-2-l2a"),
+    ({"years": [1999]}, "no item of sentinel-2-l2a"),
+    ({"catalogs": [{"url": "no/such/folder"}]}, "no/such/folder"),
+    ({"model": {"weights": "nothing.safetensors"}}, "nothing.safetensors"),
+    ({"model": {"name": "magic"}}, "band-ratio"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD, ids=[words for _, words in BAD])
+def test_bad_input_is_told_in_one_line_and_leaves_nothing(
+    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any, change: dict[str, Any], words: str
+) -> None:
+    config = write(tmp_path / "run.yaml", tiny_range.config() | change)
+    refused(cryoscale("run", config, "--out", tmp_path / "out"), words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_cannot_be_used_are_refused_before_anything_is_written(
+    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any
+) -> None:
+    truncated = tmp_path / "truncated.safetensors"
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(tiny_range.weights.with_suffix(suffix), truncated.with_suffix(suffix))
+    truncated.write_bytes(truncated.read_bytes()[:-100])
+    pickled = tmp_path / "pickled.safetensors"
+    pickled.write_bytes(b"PK\x03\x04 as torch.save writes it")
+    foreign = tmp_path / "foreign.safetensors"
+    save_random_network(foreign, (*CHANNELS[:-1], "backscatter"))
+    for path in (truncated, pickled, foreign):
+        config = write(tmp_path / "run.yaml", tiny_range.config(model={"weights": str(path)}))
+        told = cryoscale("run", config, "--out", tmp_path / "out")
+        refused(told, "" if path is foreign else path.name)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(
+    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.docx").write_text("years of work")
+    config = write(tmp_path / "run.yaml", tiny_range.config())
+    refused(cryoscale("run", config, "--out", out), "thesis.docx")
+    assert [p.name for p in out.iterdir()] == ["thesis.docx"]
+
+
+def test_another_run_is_not_mixed_into_a_finished_one(
+    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any
+) -> None:
+    model = {"name": "band-ratio"}
+    config = write(tmp_path / "run.yaml", tiny_range.config(model=model))
+    told = cryoscale("run", config, "--out", tmp_path / "out", "--json")
+    assert told.code == 0, told.err
+    first = json.loads(told.out)
+    assert first["computed"] > 0
+    again = json.loads(cryoscale("run", config, "--out", tmp_path / "out", "--json").out)
+    assert (again["computed"], again["skipped"]) == (0, first["computed"])
+
+    write(config, tiny_range.config(model=model, tiling={"tile_px": 64, "block_px": 512}))
+    refused(cryoscale("run", config, "--out", tmp_path / "out"), "block_px")
+
+    status = json.loads(cryoscale("status", tmp_path / "out", "--json").out)
+    assert status["complete"]
+    assert status["area_km2"] > 1
+    assert cryoscale("verify", tmp_path / "out").code == 0
+
+    truth = tiny_range.folder / "truth"
+    scored = json.loads(cryoscale("evaluate", tmp_path / "out", "--truth", truth, "--json").out)
+    assert 0.3 < scored["scores"]["accuracy"] <= 1
+
+    shard = max((tmp_path / "out" / "mosaic.zarr").rglob("c/*/*/*"), key=lambda p: p.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(bytes(content))
+    told = cryoscale("verify", tmp_path / "out", "--json")
+    assert told.code == 1
+    assert len(json.loads(told.out)["damaged"]) == 1
+
+
+def test_a_plan_counts_without_reading_and_speaks_json(
+    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any
+) -> None:
+    config = write(tmp_path / "run.yaml", tiny_range.config())
+    plan = json.loads(cryoscale("plan", config, "--json").out)
+    assert plan["blocks"] == sum(zone["blocks"] for zone in plan["zones"])
+    assert {zone["epsg"] for zone in plan["zones"]} == {32644, 32645}
+    assert plan["scenes"]["2018/optical"] > 0
+    assert plan["missing"] == []
+    assert "32645" in cryoscale("plan", config).out
+
+
+def test_status_and_verify_of_a_folder_without_a_run_are_told_in_one_line(tmp_path: Path, cryoscale: Any) -> None:
+    for command in ("status", "verify"):
+        refused(cryoscale(command, tmp_path), "holds no run")
+
+
+def test_a_corrupt_scene_is_named_and_a_corrupt_only_source_sets_the_block_aside(
+    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any
+) -> None:
+    folder = tmp_path / "simulated"
+    shutil.copytree(tiny_range.folder, folder)
+    damaged = sorted(p for p in folder.rglob("*B11*.tif"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    document = tiny_range.config(catalogs=[{"url": str(folder)}], model={"name": "band-ratio"})
+    config = write(tmp_path / "run.yaml", document)
+    told = cryoscale("run", config, "--out", tmp_path / "one", "--json")
+    assert told.code == 0, told.err
+    assert len(json.loads(told.out)["scenes_failed"]) == 1
+
+    for path in folder.rglob("*B11*.tif"):
+        path.write_bytes(b"not a picture")
+    told = cryoscale("run", config, "--out", tmp_path / "all", "--json")
+    assert told.code == 1
+    aside = json.loads(told.out)["set_aside"]
+    assert aside
+    assert "Traceback" not in told.err
+    assert "set aside" in cryoscale("status", tmp_path / "all").out
+
+    for path in tiny_range.folder.rglob("*B11*.tif"):
+        shutil.copy(path, folder / path.relative_to(tiny_range.folder))
+    told = cryoscale("run", config, "--out", tmp_path / "all", "--json")
+    assert told.code == 0, told.err
+    assert json.loads(told.out)["set_aside"] == []
+
+
+def test_features_writes_the_stack_with_names_units_and_basis(
+    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any
+) -> None:
+    import xarray as xr
+
+    config = write(tmp_path / "run.yaml", tiny_range.config(model={"name": "band-ratio"}))
+    told = cryoscale("features", config, "--out", tmp_path / "x.zarr")
+    assert told.code == 0, told.err
+    stack = xr.open_zarr(tmp_path / "x.zarr", group="2018/32645").load()
+    assert tuple(stack["channel"].values) == CHANNELS
+    assert stack["features"].attrs["units"]["LST"] == "K"
+    assert np.isfinite(stack["features"].sel(channel="B04")).any()
+    assert np.asarray(stack.attrs["pca"]["components"]).shape == (3, 12)
+    bands = stack["features"].sel(channel=list(CHANNELS[:12])).values.reshape(12, -1)
+    clear = np.isfinite(bands).all(axis=0)
+    basis = stack.attrs["pca"]
+    expected = (bands.T[clear] - basis["mean"]) @ np.asarray(basis["components"]).T
+    found = stack["features"].sel(channel=["PCA1", "PCA2", "PCA3"]).values.reshape(3, -1).T[clear]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    refused(cryoscale("features", config, "--out", tmp_path / "x.zarr"), "which exists")
+
+
+@pytest.mark.parametrize("command", ["demo", "plan", "run", "status", "verify", "features", "train", "evaluate"])
+def test_every_command_has_help(command: str, cryoscale: Any) -> None:
+    told = cryoscale(command, "--help")
+    assert told.code == 0
+    assert "Usage" in told.out
+
+
+def test_a_truth_that_is_not_there_is_told(tiny_range: TinyRange, tmp_path: Path, cryoscale: Any) -> None:
+    refused(cryoscale("evaluate", tmp_path, "--truth", tmp_path), str(tmp_path))
+
+
+def test_the_published_range_opens_as_each_sensor_delivers_it(tiny_range: TinyRange) -> None:
+    for name, dtype in (("B02", "uint16"), ("SCL", "uint8")):
+        path = next(tiny_range.folder.rglob(f"*{name}*.tif"))
+        with rasterio.open(path) as source:
+            assert source.dtypes[0] == dtype

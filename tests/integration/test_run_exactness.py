@@ -1,0 +1,125 @@
+"""Rule 2 of the design, end to end: nothing about how a run is cut up shows in its pixels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from cryoscale.api import run
+from cryoscale.results import Run
+from tests.integration.conftest import TinyRange, map_here
+
+LAYERS = ("probability", "label", "confidence", "disagreement", "modalities", "n_clear", "source_date")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    map_here(tiny_range.settings(), out)
+    return Run(str(out))
+
+
+def assert_equal_where_both_map(one: Run, other: Run, *, other_is_part: bool = False) -> None:
+    """Every layer of every zone, pixel for pixel; a part may leave pixels out but not change one."""
+    compared = 0
+    assert one.zones(2018) == other.zones(2018)
+    for epsg in one.zones(2018):
+        a, b = xr.align(one.mosaic(2018, epsg), other.mosaic(2018, epsg), join="inner")
+        inside = b["label"].values != 255
+        if not other_is_part:
+            np.testing.assert_array_equal(inside, a["label"].values != 255)
+        for name in LAYERS:
+            left, right = a[name].values, b[name].values
+            differs = (left != right) & ~(np.isnat(left) & np.isnat(right)) if name == "source_date" else left != right
+            assert not (differs & inside).any(), f"{name} of EPSG:{epsg}"
+        compared += int(inside.sum())
+    assert compared > 10_000
+
+
+def test_both_zones_are_mapped_and_every_class_layer_is_consistent(whole: Run) -> None:
+    assert whole.zones(2018) == [32644, 32645]
+    for epsg in whole.zones(2018):
+        found = whole.mosaic(2018, epsg).load()
+        valid = found["label"].values != 255
+        assert valid.any()
+        probability = found["probability"].values
+        np.testing.assert_array_equal((probability == 255).any(axis=0), ~valid)
+        total = probability[:, valid].astype(int).sum(axis=0)
+        assert np.abs(total - 250).max() <= 3  # five roundings of half a step
+        best = probability[:, valid].max(axis=0)
+        chosen = np.take_along_axis(probability[:, valid], found["label"].values[valid][None].astype(int), 0)[0]
+        assert (best - chosen.astype(int)).max() <= 1
+
+
+def test_large_blocks_give_the_map_of_small_ones(tiny_range: TinyRange, whole: Run, tmp_path: Path) -> None:
+    map_here(tiny_range.settings(tiling={"tile_px": 64, "block_px": 512}), tmp_path / "run")
+    assert_equal_where_both_map(whole, Run(str(tmp_path / "run")))
+
+
+def test_the_order_of_blocks_does_not_matter(tiny_range: TinyRange, whole: Run, tmp_path: Path) -> None:
+    map_here(tiny_range.settings(), tmp_path / "run", backwards=True)
+    assert_equal_where_both_map(whole, Run(str(tmp_path / "run")))
+
+
+def test_a_part_of_the_region_gives_that_part_of_the_map(
+    tiny_range: TinyRange, whole: Run, tmp_path: Path
+) -> None:
+    west, south, east, north = tiny_range.bbox
+    part = [west + 0.3 * (east - west), south + 0.25 * (north - south),
+            west + 0.8 * (east - west), south + 0.75 * (north - south)]  # fmt: skip
+    map_here(tiny_range.settings(region={"bbox": part}), tmp_path / "run")
+    assert_equal_where_both_map(whole, Run(str(tmp_path / "run")), other_is_part=True)
+
+
+@pytest.mark.parametrize("cpu_workers", [1, 3])
+def test_workers_give_the_map_of_one_process(
+    tiny_range: TinyRange, whole: Run, tmp_path: Path, cpu_workers: int
+) -> None:
+    cluster = {"kind": "local", "cpu_workers": cpu_workers, "gpu_workers": 0}
+    made = run(tiny_range.config(cluster=cluster), tmp_path / "run")
+    assert_equal_where_both_map(whole, made)
+    assert made.status().done == made.status().total
+    assert made.verify().sound
+
+
+def test_a_finished_run_holds_what_the_design_promises(tiny_range: TinyRange, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    made = run(tiny_range.config(model={"name": "band-ratio"}), out)
+    for name in ("run.json", "items.parquet", "map.png", "report.html", "catalog.json", "inventory/2018.parquet",
+                 "inventory/2018.gpkg"):  # fmt: skip
+        assert (out / name).stat().st_size > 0, name
+    glaciers = made.outlines(2018)
+    assert len(glaciers) > 0
+    assert glaciers.geometry.is_valid.all()
+    assert (glaciers["area_km2"] >= 0.01).all()
+    epsg = made.zones(2018)[0]
+    plain = xr.open_zarr(out / "mosaic.zarr", group=f"2018/{epsg}")
+    assert plain["label"].dims == ("y", "x")
+    text = (out / "report.html").read_text()
+    assert "imulated" in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+
+
+def test_a_run_is_taken_up_again_where_it_was_left(tiny_range: TinyRange, tmp_path: Path) -> None:
+    settings = tiny_range.settings(model={"name": "band-ratio"})
+    markers = map_here(settings, tmp_path / "run")
+    lost = markers[0]
+    path = tmp_path / "run" / "ledger" / "done" / "2018" / str(lost.epsg) / f"{lost.block.key}.json"
+    os.unlink(path)
+    from cryoscale.pipeline import run as run_pipeline
+
+    outcome = run_pipeline(settings, str(tmp_path / "run"))
+    assert [marker.block for marker in outcome.computed] == [lost.block]
+    assert outcome.skipped == len(markers) - 1
+    assert outcome.computed[0].checksum == lost.checksum
+
+
+def test_a_notebook_sees_a_run_at_a_glance(whole: Run) -> None:
+    html: Any = whole._repr_html_()
+    assert "tiny" in html
+    assert "32644" in html

@@ -1,0 +1,125 @@
+"""The picture: read back as an image and looked at where the answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+import xarray as xr
+from matplotlib.image import imread
+
+from cryoscale.grid import Window, transformer
+from cryoscale.write.furniture import _degrees, _nice_step
+from cryoscale.write.map import draw_map, hillshade
+from cryoscale.write.outlines import polygonise
+
+
+def half_and_half(epsg: int = 32645, left: int = 1, right: int = 2) -> xr.Dataset:
+    window = Window(epsg, -310_000, 49_800, 200, 400)
+    label = np.full((200, 400), left, np.uint8)
+    label[:, 200:] = right
+    y, x = window.coordinates()
+    return xr.Dataset({"label": (("y", "x"), label)}, coords={"y": y, "x": x}, attrs={"crs": f"EPSG:{epsg}"})
+
+
+def colours(picture: np.ndarray, row: float, col: float) -> np.ndarray:
+    """Mean colour of a small patch at a share of the picture's height and width."""
+    y, x = int(row * picture.shape[0]), int(col * picture.shape[1])
+    return picture[y - 3 : y + 4, x - 3 : x + 4, :3].mean(axis=(0, 1))
+
+
+def test_clean_ice_is_bluish_and_debris_is_brown(tmp_path: Path) -> None:
+    maps = {32645: half_and_half()}
+    draw_map(tmp_path / "map.png", maps, polygonise(maps), title="Two halves", caption="Simulated.")
+    picture = imread(tmp_path / "map.png")
+    assert 1900 < picture.shape[1] < 2300
+    ice, debris = colours(picture, 0.45, 0.3), colours(picture, 0.45, 0.7)
+    assert ice[2] > ice[0] + 0.1
+    assert debris[0] > debris[2] + 0.2
+    assert ice.mean() > debris.mean() + 0.2  # told apart by lightness alone
+    assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
+
+
+def test_the_same_input_gives_the_same_picture(tmp_path: Path) -> None:
+    maps = {32645: half_and_half()}
+    for name in ("a.png", "b.png"):
+        draw_map(tmp_path / name, maps, polygonise(maps))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_true_colour_shows_through_where_there_is_no_class_and_relief_where_no_imagery(
+    tmp_path: Path,
+) -> None:
+    data = half_and_half(left=0, right=0)
+    shape = data["label"].shape
+    red = np.full(shape, np.nan, np.float32)
+    red[:, :200] = 0.4
+    bands = {"B04": red, "B03": red * 0.1, "B02": red * 0.1}
+    flat = np.zeros(shape, np.float32)
+    background = data.drop_vars("label").assign({k: (("y", "x"), v) for k, v in bands.items()})
+    background["elevation"] = (("y", "x"), flat)
+    maps = {32645: data}
+    draw_map(tmp_path / "map.png", maps, polygonise(maps), background={32645: background})
+    picture = imread(tmp_path / "map.png")
+    image, relief = colours(picture, 0.45, 0.3), colours(picture, 0.45, 0.7)
+    assert image[0] > image[1] + 0.4
+    assert np.ptp(relief) < 0.02
+
+
+def test_two_zones_are_drawn_in_one_frame_and_a_map_without_data_does_not_fail(tmp_path: Path) -> None:
+    maps = {}
+    for epsg in (32644, 32645):
+        x0, y0 = transformer("EPSG:4326", f"EPSG:{epsg}").transform(84.0, 28.0)
+        window = Window(epsg, int(-y0 // 10) - 100, int(x0 // 10) - 100, 200, 200)
+        y, x = window.coordinates()
+        lon, _ = transformer(f"EPSG:{epsg}", "EPSG:4326").transform(*np.meshgrid(x, y))
+        beyond = lon > 84.001 if epsg == 32644 else lon < 83.999
+        label = np.where(beyond, 255, 3).astype(np.uint8)
+        maps[epsg] = xr.Dataset({"label": (("y", "x"), label)}, coords={"y": y, "x": x})
+    nothing = gpd.GeoDataFrame({"area_km2": [], "debris_area_km2": []}, geometry=[], crs=4326)
+    draw_map(tmp_path / "map.png", maps, nothing)
+    picture = imread(tmp_path / "map.png")
+    for col in (0.25, 0.75):
+        colour = colours(picture, 0.4, col)
+        assert colour[2] > colour[0] + 0.2
+    empty = {epsg: data.assign(label=data["label"] * 0 + 255) for epsg, data in maps.items()}
+    draw_map(tmp_path / "empty.png", empty, nothing)
+
+
+def test_a_slope_that_faces_north_west_is_brighter_than_one_that_faces_away() -> None:
+    y, x = np.mgrid[0:50, 0:50].astype(np.float32) * 10
+    falls_to_north_west, falls_to_south_east = (x + y) * 0.4, -(x + y) * 0.4
+    flat = hillshade(np.zeros((5, 5), np.float32), 10.0)
+    bright, dark = hillshade(falls_to_north_west, 10.0), hillshade(falls_to_south_east, 10.0)
+    assert bright.mean() > flat.mean() > dark.mean()
+    assert 0 <= dark.min() <= bright.max() <= 1
+    assert flat == pytest.approx(np.sin(np.deg2rad(40)))
+
+
+def test_graticules_have_a_few_round_lines() -> None:
+    for span in (0.03, 0.4, 1.7, 12.0):
+        assert 2 <= span / _nice_step(span) <= 6
+    assert _degrees(84.25, 0.25, "EW") == "84°15\u2032E"
+    assert _degrees(84.2525, 1 / 120, "EW") == "84°15\u203209\u2033E"
+    assert _degrees(-3.0, 1.0, "NS") == "3°S"
+
+
+def test_outlines_are_drawn_where_they_lie(tmp_path: Path) -> None:
+    data = half_and_half(left=0, right=0)
+    lon, lat = transformer("EPSG:32645", "EPSG:4326").transform(
+        float(data["x"].mean()), float(data["y"].mean())
+    )
+    square = shapely.box(lon - 0.004, lat - 0.004, lon + 0.004, lat + 0.004)
+    frame = gpd.GeoDataFrame({"area_km2": [1.0], "debris_area_km2": [0.0]}, geometry=[square], crs=4326)
+    nothing = frame.iloc[:0]
+    for name, one in (("with.png", frame), ("without.png", nothing)):
+        draw_map(tmp_path / name, {32645: data}, one)
+    difference = np.abs(imread(tmp_path / "with.png") - imread(tmp_path / "without.png")).sum(axis=2)
+    rows, cols = np.nonzero(difference[: int(0.85 * difference.shape[0])])
+    height, width = difference.shape
+    assert 0.3 * width < cols.min() < 0.45 * width
+    assert 0.55 * width < cols.max() < 0.7 * width
+    assert rows.min() > 0.1 * height
