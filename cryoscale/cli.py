@@ -147,12 +147,11 @@ def train(
     from cryoscale.console import Console
     from cryoscale.learn.train import train_from_config
 
-    console = Console(quiet=json_)
-    result = train_from_config(config, out)
+    card = train_from_config(config, out, quiet=json_)
     if json_:
-        _print_json(result)
+        _print_json(card.model_dump(mode="json"))
     else:
-        console.say(f"wrote {out}")
+        Console().card(card, str(out))
 
 
 @app.command()

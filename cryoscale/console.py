@@ -11,9 +11,11 @@ import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cryoscale.learn.scores import Scores
+
 if TYPE_CHECKING:
     from cryoscale.demo import DemoResult
-    from cryoscale.learn.scores import Scores
+    from cryoscale.models.weights import Card
     from cryoscale.pipeline import Outcome
     from cryoscale.pipeline import Progress as RunProgress
     from cryoscale.plan import Plan
@@ -132,6 +134,14 @@ class Console:
             row.append(_pct(other["iou"]))
         self._table(header, rows)
         self.say(f"overall accuracy {_pct(scores.accuracy)} %")
+
+    def card(self, card: Card, path: str) -> None:
+        """How a training ended: the scores that the card records."""
+        for split, scores in card.metrics.items():
+            if isinstance(scores, dict) and "confusion" in scores:
+                self.say(f"{split}:")
+                self.evaluation(Scores.from_dict(scores))
+        self.say(f"wrote {path} and its card")
 
     def status(self, status: Status) -> None:
         """What ``cryoscale status`` prints."""

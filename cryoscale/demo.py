@@ -20,8 +20,9 @@ import yaml
 from cryoscale.config import load_config
 from cryoscale.errors import InputError
 from cryoscale.finish import write_report
-from cryoscale.learn.evaluate import evaluate, open_truth
+from cryoscale.learn.evaluate import evaluate
 from cryoscale.learn.scores import CLASS_NAMES, Scores, confusion_matrix
+from cryoscale.learn.truth import open_truth
 from cryoscale.ledger import Ledger
 from cryoscale.models.bandratio import BandRatio
 from cryoscale.pipeline import Outcome, Progress
@@ -144,7 +145,7 @@ def truth_of(home: Path, year: int, first: int, epsg: int) -> Path:
 def simulated_range(
     folder: Path, size: str, years: tuple[int, ...], seed: int, stage: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Make and publish the range under ``folder/simulated``, unless it lies there; returns its configuration."""
+    """Publish the range under ``folder/simulated``, unless it lies there; returns its configuration."""
     from cryoscale.simulate.catalog import publish
     from cryoscale.simulate.terrain import make_range
 

@@ -76,7 +76,7 @@ def draw(
 ) -> None:
     """The picture of one year."""
     zones = mosaic.zones(out, year)
-    maps = {epsg: mosaic.open_mosaic(out, year, epsg) for epsg in zones}
+    maps = {epsg: mosaic.open_overview(out, year, epsg) for epsg in zones}
     seen = {epsg: quicklook.open_quicklook(out, year, epsg) for epsg in zones}
     caption = f"Model {manifest['model']['name']}; season {settings.season.start} to {settings.season.end}."
     if is_simulated(out):
@@ -188,9 +188,10 @@ def _coverage(markers: list[Marker]) -> dict[str, float]:
 
 
 def _citation(settings: Settings, manifest: dict[str, Any]) -> str:
+    years, version = ", ".join(map(str, settings.years)), manifest["versions"]["cryoscale"]
     return (
-        f"{settings.name}: glacier classes and outlines of {', '.join(map(str, settings.years))}, made with cryoscale "
-        f"{manifest['versions']['cryoscale']} (run {manifest['identity_sha256'][:16]}). Channels and network after "
+        f"{settings.name}: glacier classes and outlines of {years}, made with cryoscale {version} "
+        f"(run {manifest['identity_sha256'][:16]}). Channels and network after "
         "Barzegar, Bolch, Kuehtreiber and Ullo (2026), arXiv:2605.21527."
     )
 

@@ -95,7 +95,9 @@ class Ledger:
 
     def put(self, name: str, document: Mapping[str, Any]) -> None:
         """Write ``name`` under the run as JSON in one step."""
-        self.put_bytes(name, (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+        self.put_bytes(
+            name, (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        )
 
     def put_bytes(self, name: str, data: bytes) -> None:
         """Write ``name`` under the run in one step: a reader sees what was there before, or all of it."""

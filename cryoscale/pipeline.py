@@ -348,7 +348,7 @@ class _Driver:
         """Place actor ``number`` on a worker that offers a GPU; its weights are loaded there once."""
         model = self.settings.model
         spec = {"weights": model.weights, "name": model.name, "precision": model.precision}
-        future = self.workers.client.submit(
+        future: Any = self.workers.client.submit(
             ModelActor,
             spec,
             tile_px=self.settings.tile_px,

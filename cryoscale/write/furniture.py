@@ -177,12 +177,23 @@ def draw_scale_bar(axes: Axes, frame: Frame) -> None:
 
 def draw_north_arrow(axes: Axes) -> None:
     """An arrow in the upper right corner; the projection keeps north up."""
+    box = axes.get_window_extent()
+    size_x, size_y = 44.0 / box.width, 76.0 / box.height
+    plate = Rectangle(
+        (0.962 - 0.9 * size_x, 1 - 0.028 - 1.62 * size_y),
+        1.8 * size_x,
+        1.74 * size_y,
+        transform=axes.transAxes,
+        facecolor="white",
+        alpha=0.82,
+        edgecolor="none",
+        zorder=5,
+    )
+    axes.add_patch(plate)
     for points, face in (
         ([(0.5, 1.0), (0.0, 0.0), (0.5, 0.22)], INK),
         ([(0.5, 1.0), (1.0, 0.0), (0.5, 0.22)], "white"),
     ):
-        box = axes.get_window_extent()
-        size_x, size_y = 44.0 / box.width, 76.0 / box.height
         corners = [(0.962 + (px - 0.5) * size_x, 1 - 0.028 - size_y + py * size_y) for px, py in points]
         axes.add_patch(
             Polygon(corners, transform=axes.transAxes, facecolor=face, edgecolor=INK, linewidth=0.7, zorder=6)

@@ -41,6 +41,7 @@ from cryoscale.write.store import put
 from cryoscale.write.zonal import affine_of
 
 _NODATA = 255
+_UNMAPPED = "#cdd1d6"
 _DPI = 200
 _WIDTH_IN = 10.0
 _LONGEST_PX = 2400
@@ -198,9 +199,9 @@ def _background(background: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[n
 
 def _stretch(reflectance: NDArray[np.float32]) -> NDArray[np.float32]:
     """Reflectances to 0-1 for the eye; one stretch for all bands, so that snow stays white."""
-    low, high = np.percentile(reflectance, (1.0, 97.0))
+    low, high = np.percentile(reflectance, (0.5, 96.0))
     scaled = np.clip((reflectance - low) / max(high - low, 1e-6), 0.0, 1.0)
-    return np.asarray(scaled**0.6, np.float32)
+    return np.asarray(scaled**0.5, np.float32)
 
 
 def _paint(picture: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -219,7 +220,7 @@ def _sheet(frame: Frame) -> tuple[Figure, Axes]:
     axes.set(xlim=(frame.west_m, frame.east_m), ylim=(frame.south_m, frame.north_m), aspect="equal")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_facecolor("#f4f4f2")
+    axes.set_facecolor(_UNMAPPED)
     for spine in axes.spines.values():
         spine.set(edgecolor=INK, linewidth=1.0)
     return figure, axes
@@ -240,6 +241,8 @@ def _draw_words(
         for value, (name, colour, opacity) in _STYLE.items()
         if (label == value).any()
     ]
+    if (label == _NODATA).any():
+        handles.append(Patch(facecolor=_UNMAPPED, edgecolor=INK, linewidth=0.4, label="Not mapped"))
     total, debris = glaciers["area_km2"].sum(), glaciers["debris_area_km2"].sum()
     handles.append(Line2D([], [], color=INK, linewidth=0.9, label=f"Outlines ({len(glaciers)})"))
     box = axes.get_window_extent()

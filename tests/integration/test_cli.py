@@ -153,7 +153,9 @@ def test_a_plan_counts_without_reading_and_speaks_json(
     assert "32645" in cryoscale("plan", config).out
 
 
-def test_status_and_verify_of_a_folder_without_a_run_are_told_in_one_line(tmp_path: Path, cryoscale: Any) -> None:
+def test_status_and_verify_of_a_folder_without_a_run_are_told_in_one_line(
+    tmp_path: Path, cryoscale: Any
+) -> None:
     for command in ("status", "verify"):
         refused(cryoscale(command, tmp_path), "holds no run")
 
@@ -209,7 +211,9 @@ def test_features_writes_the_stack_with_names_units_and_basis(
     refused(cryoscale("features", config, "--out", tmp_path / "x.zarr"), "which exists")
 
 
-@pytest.mark.parametrize("command", ["demo", "plan", "run", "status", "verify", "features", "train", "evaluate"])
+@pytest.mark.parametrize(
+    "command", ["demo", "plan", "run", "status", "verify", "features", "train", "evaluate"]
+)
 def test_every_command_has_help(command: str, cryoscale: Any) -> None:
     told = cryoscale(command, "--help")
     assert told.code == 0

@@ -35,7 +35,11 @@ def assert_equal_where_both_map(one: Run, other: Run, *, other_is_part: bool = F
             np.testing.assert_array_equal(inside, a["label"].values != 255)
         for name in LAYERS:
             left, right = a[name].values, b[name].values
-            differs = (left != right) & ~(np.isnat(left) & np.isnat(right)) if name == "source_date" else left != right
+            differs = (
+                (left != right) & ~(np.isnat(left) & np.isnat(right))
+                if name == "source_date"
+                else left != right
+            )
             assert not (differs & inside).any(), f"{name} of EPSG:{epsg}"
         compared += int(inside.sum())
     assert compared > 10_000
@@ -52,7 +56,9 @@ def test_both_zones_are_mapped_and_every_class_layer_is_consistent(whole: Run) -
         total = probability[:, valid].astype(int).sum(axis=0)
         assert np.abs(total - 250).max() <= 3  # five roundings of half a step
         best = probability[:, valid].max(axis=0)
-        chosen = np.take_along_axis(probability[:, valid], found["label"].values[valid][None].astype(int), 0)[0]
+        chosen = np.take_along_axis(probability[:, valid], found["label"].values[valid][None].astype(int), 0)[
+            0
+        ]
         assert (best - chosen.astype(int)).max() <= 1
 
 
@@ -70,8 +76,8 @@ def test_a_part_of_the_region_gives_that_part_of_the_map(
     tiny_range: TinyRange, whole: Run, tmp_path: Path
 ) -> None:
     west, south, east, north = tiny_range.bbox
-    part = [west + 0.3 * (east - west), south + 0.25 * (north - south),
-            west + 0.8 * (east - west), south + 0.75 * (north - south)]  # fmt: skip
+    width, height = east - west, north - south
+    part = [west + 0.3 * width, south + 0.25 * height, west + 0.8 * width, south + 0.75 * height]
     map_here(tiny_range.settings(region={"bbox": part}), tmp_path / "run")
     assert_equal_where_both_map(whole, Run(str(tmp_path / "run")), other_is_part=True)
 
@@ -90,8 +96,8 @@ def test_workers_give_the_map_of_one_process(
 def test_a_finished_run_holds_what_the_design_promises(tiny_range: TinyRange, tmp_path: Path) -> None:
     out = tmp_path / "run"
     made = run(tiny_range.config(model={"name": "band-ratio"}), out)
-    for name in ("run.json", "items.parquet", "map.png", "report.html", "catalog.json", "inventory/2018.parquet",
-                 "inventory/2018.gpkg"):  # fmt: skip
+    tables = ("items.parquet", "inventory/2018.parquet", "inventory/2018.gpkg")
+    for name in ("run.json", "map.png", "report.html", "catalog.json", *tables):
         assert (out / name).stat().st_size > 0, name
     glaciers = made.outlines(2018)
     assert len(glaciers) > 0
