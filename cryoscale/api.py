@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cryoscale.config import Config, load_config
-from cryoscale.pipeline import Progress
+from cryoscale.drive import Progress
 from cryoscale.pipeline import run as run_pipeline
 from cryoscale.results import Run
 

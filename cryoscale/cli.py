@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from cryoscale.pipeline import Outcome
+    from cryoscale.drive import Outcome
 
 app = typer.Typer(
     name="cryoscale",

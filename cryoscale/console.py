@@ -15,9 +15,9 @@ from cryoscale.learn.scores import Scores
 
 if TYPE_CHECKING:
     from cryoscale.demo import DemoResult
+    from cryoscale.drive import Outcome
+    from cryoscale.drive import Progress as RunProgress
     from cryoscale.models.weights import Card
-    from cryoscale.pipeline import Outcome
-    from cryoscale.pipeline import Progress as RunProgress
     from cryoscale.plan import Plan
     from cryoscale.results import Status, Verification
 

@@ -41,7 +41,7 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
             glaciers = write_inventory(settings, out, folder, year, manifest)
             name = "map.png" if year == settings.years[-1] else f"map-{year}.png"
             draw(settings, out, folder / name, year, glaciers, manifest)
-    stage("writing report and catalogue")
+    stage("writing report and catalogue")  # they read what now lies at its place
     write_report(settings, out)
     write_catalog(settings, out, manifest)
 

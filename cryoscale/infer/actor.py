@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 CONNECT_S = 5.0
 """How long a caller tries to reach the actor's worker before it counts as gone."""
 
+GPU_BATCH = 32
+"""Tiles that a GPU sees at once unless told otherwise."""
+
 
 @dataclass
 class Work:
@@ -70,6 +73,7 @@ class ModelActor:
         tile_px: edge of a tile.
         overlap: share of a tile that its neighbour covers too, in [0, 1).
         batch: tiles the model sees at once; halved for good when the device's memory is too small.
+            None takes ``GPU_BATCH`` on a GPU, and 1 on a CPU, where more only cost memory.
         threads: CPU threads of the model, None for the library's choice. Fixed threads and batch
             make results on CPU repeat to the last bit.
         load: makes the predictor; the default knows all models of cryoscale.
@@ -83,14 +87,15 @@ class ModelActor:
         model: Mapping[str, Any],
         tile_px: int = 256,
         overlap: float = 0.5,
-        batch: int = 1,
+        batch: int | None = None,
         threads: int | None = None,
         load: Callable[..., Predict] = load_named,
     ) -> None:
         start = time.perf_counter()
-        self._tiling = Tiling(tile_px, overlap, batch)
         self._threads = threads
         self._predictor = load(**model)
+        on_gpu = str(getattr(self._predictor, "device", "cpu")).startswith("cuda")
+        self._tiling = Tiling(tile_px, overlap, batch or (GPU_BATCH if on_gpu else 1))
         self._refuse_tile()
         self._work = Work(load_s=time.perf_counter() - start)
         self._ready_at = time.perf_counter()

@@ -18,7 +18,7 @@ from stac_fastapi.types.extension import ApiExtension
 from stac_fastapi.types.rfc3339 import str_to_interval
 from stac_fastapi.types.search import APIRequest
 
-from cryoscale.simulate.server import Index, Search, known_operators, page, parse_object
+from cryoscale.simulate.search import Index, Search, known_operators, page, parse_object
 
 TITLE = "cryoscale simulated range"
 _QUERY_CLASS = "https://api.stacspec.org/v1.0.0/item-search#query"

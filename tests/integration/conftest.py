@@ -95,7 +95,7 @@ def save_random_network(path: Path, channels: tuple[str, ...] = CHANNELS) -> Non
     save(network, card, path)
 
 
-def map_here(settings: Settings, out: Path, *, backwards: bool = False) -> list[Marker]:
+def map_here(settings: Settings, out: Path | str, *, backwards: bool = False) -> list[Marker]:
     """Every block of a run, one after the other in this process, without Dask."""
     identity, work = prepare(settings, str(out))
     spec = {"weights": settings.model.weights, "name": settings.model.name}

@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import xarray as xr
 
 from cryoscale.api import run
+from cryoscale.finish import finish
+from cryoscale.ledger import Ledger
 from cryoscale.results import Run
 from tests.integration.conftest import TinyRange, map_here
 
@@ -129,3 +132,35 @@ def test_a_notebook_sees_a_run_at_a_glance(whole: Run) -> None:
     html: Any = whole._repr_html_()
     assert "tiny" in html
     assert "32644" in html
+
+
+def test_blocks_far_from_the_candidates_are_left_out_and_the_others_unchanged(
+    tiny_range: TinyRange, whole: Run, tmp_path: Path
+) -> None:
+    import geopandas
+    from shapely.geometry import box
+
+    west, south, _, _ = tiny_range.bbox
+    known = geopandas.GeoDataFrame(geometry=[box(west, south, west + 0.002, south + 0.002)], crs=4326)
+    known.to_file(tmp_path / "rgi.gpkg")
+    settings = tiny_range.settings(candidates={"rgi": str(tmp_path / "rgi.gpkg"), "buffer_m": 100})
+    markers = map_here(settings, tmp_path / "run")
+    assert 0 < len(markers) < whole.status().done
+    assert {marker.epsg for marker in markers} == {32644}
+    expected = {marker.block: marker.checksum for marker in markers}
+    found = {key[1]: marker.checksum for key, marker in Ledger(whole.out).done().items()}
+    assert expected.items() <= found.items()
+
+
+def test_a_run_may_lie_on_any_filesystem_that_fsspec_knows(tiny_range: TinyRange, whole: Run) -> None:
+    settings = tiny_range.settings()
+    out = "memory://exactness/run"
+    map_here(settings, out)
+    finish(settings, out, lambda _: None)
+    made = Run(out)
+    assert_equal_where_both_map(whole, made)
+    assert made.verify().sound
+    assert made.outlines(2018).crs == 4326
+    fs, root = fsspec.core.url_to_fs(out)
+    for name in ("map.png", "report.html", "catalog.json", "inventory/2018.gpkg"):
+        assert fs.size(f"{root}/{name}") > 0, name

@@ -30,6 +30,7 @@ STOREYS = [
     "plan",
     "task",
     "featurise",
+    "drive",
     "finish",
     "pipeline",
     "results",
