@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -188,12 +189,18 @@ def main() -> None:
     except CryoscaleError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        # Full disks and read-only folders reach us as they are; they are no bug of ours.
+        # A path that cannot be used and a full disk reach us as they are; they are no bug of ours.
         where = f" {error.filename}" if error.filename else ""
-        _fail(
-            f"{error.strerror or error}{where}",
-            2 if isinstance(error, PermissionError | FileNotFoundError) else 1,
+        unusable = error.errno in (
+            errno.ENOENT,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
         )
+        todo = "give a path that can be used" if unusable else "mend it and run again: what is done is kept"
+        _fail(f"{error.strerror or error}{where}; {todo}", 2 if unusable else 1)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped", 130)
 

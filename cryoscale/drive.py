@@ -141,6 +141,7 @@ class Driver:
         for number in range(len(self.actors)):
             self._start_actor(number)
         limit = 2 * self.workers.tasks
+        self.started = time.perf_counter()  # the models are loaded: from here on blocks are done
         heard = time.monotonic()
         while queue or self.flying:
             while queue and len(self.flying) < limit:

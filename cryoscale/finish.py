@@ -170,7 +170,7 @@ def _seams(settings: Settings, maps: dict[int, dict[int, Any]]) -> dict[str, Any
     stride = stride_px(settings.tile_px, settings.model.overlap)
     borders = {f"blocks of {settings.block_px} px": settings.block_px, f"tiles every {stride} px": stride}
     latest = maps[settings.years[-1]]
-    return {name: seam_score_of_maps(latest, period) for name, period in borders.items() if period >= 16}
+    return {name: seam_score_of_maps(latest, period) for name, period in borders.items() if period >= 18}
 
 
 def _class_scores(scores: Scores) -> list[report.ClassScore]:

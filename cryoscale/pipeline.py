@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -105,6 +106,7 @@ def prepare(settings: Settings, out: str) -> tuple[str, list[Work]]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": dict(settings.document),
         "versions": versions(),
+        "commit": commit(),
         "model": model,
         "identity_sha256": sha256,
         "context": {**_context(settings, model), "blocks": len(work)},
@@ -211,3 +213,21 @@ def versions() -> dict[str, str]:
 
     names = ("numpy", "torch", "xarray", "dask", "zarr", "odc-stac", "rasterio", "numba")
     return {"cryoscale": cryoscale.__version__, **{name: version(name) for name in names}}
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from, with a + where it was changed since."""
+    checkout = Path(cryoscale.__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    git = ["git", "-C", str(checkout)]
+    try:
+        found = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        )
+        state = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() + ("+" if state.stdout.strip() else "")

@@ -38,10 +38,10 @@ def test_a_planted_seam_is_found_at_its_borders_and_at_no_other() -> None:
 
 
 def test_the_score_is_the_ratio_of_mean_jumps_by_hand() -> None:
-    values = np.zeros((12, 24), np.uint8)
-    values[:, 12:] = 40
-    values[:, 9:12] = 30  # a jump of 30 three pixels before the border, of 10 across it
-    found = seam_score(values, 12)
+    values = np.zeros((24, 48), np.uint8)
+    values[:, 24:] = 40
+    values[:, 20:24] = 30  # a jump of 30 four pixels before the border, of 10 across it
+    found = seam_score(values, 24)
     assert found.lines == 1
     assert found.score == pytest.approx(10 / (30 / 8))
 
