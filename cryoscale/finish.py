@@ -148,7 +148,8 @@ def _summary(settings: Settings, manifest: dict[str, Any], markers: list[Marker]
     busy = _seconds(markers)
     return {
         "Blocks": f"{len(markers)} of {manifest['context']['blocks']}, of {settings.block_px} px",
-        "Mapped": f"{valid * pixel_km2:,.1f} km2 of {inside * pixel_km2:,.1f} km2",
+        "Mapped": f"{valid * pixel_km2:,.1f} km² of {inside * pixel_km2:,.1f} km²",
+        "Not mapped": f"{(inside - valid) * pixel_km2:,.1f} km² where no scene was clear",
         "Years": ", ".join(map(str, settings.years)),
         "Season": f"{settings.season.start} to {settings.season.end}",
         "Tiles": f"{settings.tile_px} px, overlap {settings.model.overlap:g}",
@@ -179,12 +180,9 @@ def _class_scores(scores: Scores) -> list[report.ClassScore]:
 
 
 def _coverage(markers: list[Marker]) -> dict[str, float]:
-    """Share of the region's pixels in blocks where a modality was present."""
+    """Share of the region's pixels where each modality was present."""
     inside = sum(marker.pixels for marker in markers) or 1
-    return {
-        name: sum(marker.pixels for marker in markers if name in marker.modalities) / inside
-        for name in MODALITIES
-    }
+    return {name: sum(m.modality_pixels.get(name, 0) for m in markers) / inside for name in MODALITIES}
 
 
 def _citation(settings: Settings, manifest: dict[str, Any]) -> str:

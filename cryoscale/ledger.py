@@ -47,7 +47,8 @@ class Marker(BaseModel):
     seconds: dict[str, float] = {}
     scenes_read: list[str] = []
     scenes_failed: list[tuple[str, str]] = []
-    modalities: list[str] = []
+    modality_pixels: dict[str, int] = {}
+    """Pixels of the region where all inputs of a modality were there."""
     worker: str = ""
     attempt: int = 1
     finished: str = ""

@@ -182,7 +182,10 @@ def process_block(
         seconds={name: round(value, 4) for name, value in watch.seconds.items()},
         scenes_read=list(report.scenes_read),
         scenes_failed=list(report.scenes_failed),
-        modalities=[name for name, bit in features.MODALITIES.items() if bool((present.values & bit).any())],
+        modality_pixels={
+            name: int(np.count_nonzero(layers["modalities"] & bit))
+            for name, bit in features.MODALITIES.items()
+        },
         worker=worker,
         attempt=attempt,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),

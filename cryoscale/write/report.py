@@ -62,7 +62,7 @@ class Report:
         scenes_read: identifiers of the scenes used.
         scenes_failed: scenes that could not be read, with the reason.
         blocks_set_aside: blocks that failed, with the reason.
-        modalities: share of the mapped pixels (0-1) that each modality covered.
+        modalities: share of the region's pixels (0-1) that each modality covered.
         model: the model's card, shown as it is.
         citation: how to cite the run and the method.
         made: when and by which version.
