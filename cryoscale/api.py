@@ -30,7 +30,7 @@ def run(
     """
     settings = load_config(config)
     where = str(out) if out is not None else settings.name.replace(" ", "-")
-    where = where if "://" in where else str(Path(where).resolve())
+    where = _absolute(where)
     run_pipeline(settings, where, on_progress=on_progress)
     return Run(where)
 
@@ -41,7 +41,11 @@ def open(out: str | Path) -> Run:
     Raises:
         SourceError: no run lies there.
     """
-    where = str(out) if "://" in str(out) else str(Path(out).resolve())
-    found = Run(where)
+    found = Run(_absolute(str(out)))
     _ = found.manifest
     return found
+
+
+def _absolute(out: str) -> str:
+    out = out.removeprefix("file://")
+    return out if "://" in out else str(Path(out).resolve())

@@ -173,6 +173,7 @@ def evaluate(
 
 
 def _output(out: str) -> str:
+    out = out.removeprefix("file://")
     return out if "://" in out else str(Path(out).expanduser().resolve())
 
 

@@ -40,6 +40,29 @@ class Workers:
     actors: int
 
 
+def require_reachable(spec: ClusterSpec, out: str) -> None:
+    """Refuse, before anything is written, a cluster that is not there or cannot write to ``out``.
+
+    Raises:
+        InputError: the scheduler does not answer, or the output is in this process's memory.
+    """
+    if out.startswith("memory://"):
+        raise InputError(
+            f"output {out}, which other processes cannot see",
+            "a folder or an object store",
+            "give another --out",
+        )
+    if spec.kind == "kubernetes":
+        raise InputError(
+            "cluster kind kubernetes without a scheduler's address",
+            "the address of a running Dask scheduler",
+            "start one with the Dask operator and give cluster kind: tcp://SCHEDULER:8786",
+        )
+    if spec.kind != "local":
+        with _joined(spec.kind, True):
+            pass
+
+
 @contextmanager
 def workers(spec: ClusterSpec, *, actors: bool = True) -> Iterator[Workers]:
     """Connect to the workers that ``spec`` names, and let them go at the end.
@@ -52,12 +75,6 @@ def workers(spec: ClusterSpec, *, actors: bool = True) -> Iterator[Workers]:
     if spec.kind == "local":
         with _local(spec, actors) as found:
             yield found
-    elif spec.kind == "kubernetes":
-        raise InputError(
-            "cluster kind kubernetes without a scheduler's address",
-            "the address of a running Dask scheduler",
-            "start one with the Dask operator and give cluster kind: tcp://SCHEDULER:8786",
-        )
     else:
         with _joined(spec.kind, actors) as found:
             yield found

@@ -289,11 +289,17 @@ def _explain(error: ValidationError, where: str) -> tuple[str, str, str]:
     if first["type"] == "extra_forbidden":
         known = ", ".join(_known_keys(first["loc"]))
         return f"unknown key {key!r} in {where}{also}", f"one of {known}", "remove it or correct its spelling"
-    if first["type"] == "missing":
+    if first["type"] == "missing" and not isinstance(first["loc"][-1], int):
         return f"no key {key!r} in {where}{also}", "that key", "add it, as the README shows"
     value = repr(first.get("input"))
     value = value if len(value) < 80 else value[:77] + "..."
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        key, value = (
+            ".".join(str(part) for part in first["loc"][:-1]),
+            f"only {first['loc'][-1]} of its values",
+        )
+        message = "all of them"
     return f"{key}: {value} in {where}{also}", message[:1].lower() + message[1:], "correct it"
 
 

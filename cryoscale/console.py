@@ -52,8 +52,9 @@ class Console:
         """Blocks done, pixels a second and time left."""
         finished = state.done + state.set_aside
         rate = state.pixels_per_s
-        left_s = (state.total - finished) * state.elapsed_s / max(finished, 1)
-        text = f"{rate / 1e6:.2f} Mpixel/s, {_duration(left_s)} left"
+        # Blocks that an earlier session did took none of this one's time.
+        left_s = (state.total - finished) * state.elapsed_s / max(finished - state.skipped, 1)
+        text = f"{rate / 1e3:,.0f} kpixel/s, {_duration(left_s)} left"
         if state.set_aside:
             text += f", {state.set_aside} set aside"
         if self._out.is_terminal:

@@ -7,6 +7,7 @@ would anywhere; the truth that the simulator knows is used for nothing but the s
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -153,15 +154,18 @@ def simulated_range(
     note = home / "config.yaml"
     document = demo_config(home, size, years, seed)
     if note.exists():
-        if yaml.safe_load(note.read_text(encoding="utf-8")) != document:
+        # The region is known only once the range is published, so it is no part of the comparison.
+        present: dict[str, Any] = yaml.safe_load(note.read_text(encoding="utf-8"))
+        if {**present, "region": None} != {**document, "region": None}:
             raise InputError(
                 f"output {folder}, which holds another demo", "a new or an empty folder", "give another --out"
             )
-        return document
+        return present
     if folder.exists() and any(path.name != "simulated" for path in folder.iterdir()):
         raise InputError(
             f"output {folder}, which holds other files", "a new or an empty folder", "give another --out"
         )
+    shutil.rmtree(home, ignore_errors=True)  # what an interrupted demo left half made
     stage(f"simulating a mountain range (seed {seed}, {size}): all imagery of this run is made up")
     ranges = {year: make_range(seed, size, ela_shift_m=n * ELA_RISE_M_YR) for n, year in enumerate(years)}
     stage("rendering its scenes: Sentinel-2, DEM, Landsat, velocity, Sentinel-1")

@@ -48,6 +48,8 @@ class Progress:
     """How far a run is; given to ``on_progress`` after every block."""
 
     done: int
+    skipped: int
+    """Of those, blocks that an earlier session had done."""
     set_aside: int
     total: int
     pixels: int
@@ -244,6 +246,7 @@ class Driver:
         self.on_progress(
             Progress(
                 done=self.outcome.skipped + len(computed),
+                skipped=self.outcome.skipped,
                 set_aside=len(self.outcome.set_aside),
                 total=self.total,
                 pixels=sum(marker.pixels for marker in computed),

@@ -15,7 +15,7 @@ import xarray as xr
 import zarr
 
 from cryoscale.cluster import CPU, workers
-from cryoscale.errors import InputError, OutputError
+from cryoscale.errors import AssetReadError, InputError, OutputError
 from cryoscale.features import stack as features
 from cryoscale.features.stack import PcaBasis, fit_pca
 from cryoscale.grid import Block, Window, window_of
@@ -72,7 +72,12 @@ def fit_run_basis(settings: Settings, items: Items) -> PcaBasis:
     def batches() -> Iterator[np.ndarray]:
         for year, block in chosen:
             window = _middle(block, settings)
-            _, inputs, _ = features_of(context, year, window, Stopwatch())
+            try:
+                _, inputs, _ = features_of(context, year, window, Stopwatch())
+            except AssetReadError:
+                continue  # the block itself will say so; the sample can do without
+            if not set(features.BANDS) <= set(inputs):
+                continue
             bands = np.stack([inputs[name].values.ravel() for name in features.BANDS], axis=1)
             clear = bands[np.isfinite(bands).all(axis=1)]
             take = _SAMPLE_PIXELS // len(chosen)

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from typing import Any
 import shapely
 
 import cryoscale
-from cryoscale.cluster import workers
+from cryoscale.cluster import require_reachable, workers
 from cryoscale.drive import Driver, OnProgress, Outcome, Work
 from cryoscale.errors import InputError, WeightsError
-from cryoscale.features.stack import CHANNELS
+from cryoscale.features.stack import CHANNELS, MODALITIES
 from cryoscale.featurise import fit_run_basis
 from cryoscale.finish import finish
 from cryoscale.ledger import Ledger
@@ -31,6 +32,7 @@ from cryoscale.plan import Items, block_aligned, blocks_of, find_items, zone_reg
 from cryoscale.read import snapshot
 from cryoscale.settings import Settings
 from cryoscale.write import mosaic, quicklook
+from cryoscale.write.mosaic import read_block_checksum
 
 log = logging.getLogger("cryoscale")
 
@@ -52,11 +54,12 @@ def run(
     stage = on_stage or (lambda text: log.info(text))
     outcome = Outcome(out)
     started = time.perf_counter()
+    require_reachable(settings.cluster, out)
     stage("searching the catalogues")
     identity, work = prepare(settings, out)
     outcome.seconds["prepare"] = time.perf_counter() - started
     ledger = Ledger(out)
-    done = ledger.done()
+    done = sound(ledger, stage)
     remaining = [item for item in work if item not in done]
     outcome.skipped = len(work) - len(remaining)
     if remaining:
@@ -73,6 +76,25 @@ def run(
     finish(settings, out, stage)
     outcome.seconds["finish"] = time.perf_counter() - start
     return outcome
+
+
+def sound(ledger: Ledger, stage: OnStage) -> set[Work]:
+    """The blocks that are done and lie in the store as their markers say; the marker of another goes."""
+    done = ledger.done()
+    if not done:
+        return set()
+    stage(f"reading back {len(done)} blocks that are done")
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda key: read_block_checksum(f"{ledger.out}/mosaic.zarr", *key).checksum, done)
+        damaged = {
+            key
+            for (key, marker), checksum in zip(done.items(), found, strict=True)
+            if checksum != marker.checksum
+        }
+    for year, block in damaged:
+        log.warning("block %s of %d is damaged on disk and is done again", block.key, year)
+        ledger.unmark(year, block)
+    return set(done) - damaged
 
 
 # --- preparation ------------------------------------------------------------------------------------
@@ -165,6 +187,13 @@ def _model_record(settings: Settings) -> dict[str, Any]:
 def _require_modalities(settings: Settings, items: Items) -> None:
     if settings.on_missing != "fail":
         return
+    left_out = sorted(set(MODALITIES) - set(settings.sources))
+    if left_out:
+        raise InputError(
+            f"sources without {', '.join(left_out)} under on_missing: fail",
+            "every modality",
+            "name a source for each, or leave on_missing out",
+        )
     for key, found in items.items():
         if not found:
             raise InputError(
@@ -181,9 +210,12 @@ def _identity(settings: Settings, model: Mapping[str, Any], catalogue: str) -> d
         "years": list(settings.years),
         "catalogue": catalogue,
         "model": model["identity"],
+        "season": [settings.season.start, settings.season.end],
         "sources": {
-            name: [s.collection, s.href, s.composite] for name, s in sorted(settings.sources.items())
+            name: [s.collection, s.href, s.composite, s.max_cloud_pct]
+            for name, s in sorted(settings.sources.items())
         },
+        "candidates": shapely.to_geojson(settings.candidates) if settings.candidates else None,
         "overlap": settings.model.overlap,
         "precision": settings.model.precision,
         "tile_px": settings.tile_px,

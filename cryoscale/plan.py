@@ -16,6 +16,7 @@ from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import RESOLUTION_M, Block, Window
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.read import catalog
+from cryoscale.read.velocity import open_velocity
 from cryoscale.region import ZoneRegion, grown_bbox, zones_of
 from cryoscale.settings import Settings
 
@@ -107,12 +108,7 @@ def find_items(settings: Settings) -> Items:
             _check_href(source.href)
         if source.collection is None:
             continue
-        periods = (
-            {"all": None}
-            if modality == "terrain"
-            else {str(y): settings.season.interval(y) for y in settings.years}
-        )
-        for period, interval in periods.items():
+        for period, interval in _periods(settings, modality).items():
             found[f"{period}/{modality}"] = catalog.search(
                 settings.catalogs,
                 collection=source.collection,
@@ -126,9 +122,20 @@ def find_items(settings: Settings) -> Items:
     return found
 
 
+def _periods(settings: Settings, modality: str) -> dict[str, str | None]:
+    """What to search in time: a DEM has no season, and velocity comes as the mosaic of a year."""
+    if modality == "terrain":
+        return {"all": None}
+    if modality == "velocity":
+        return {str(year): f"{year}-01-01T00:00:00Z/{year}-12-31T23:59:59Z" for year in settings.years}
+    return {str(year): settings.season.interval(year) for year in settings.years}
+
+
 def _check_href(href: str) -> None:
+    """Open what lies there, so that a wrong address is told before it sets every block aside."""
     if "://" not in href and not Path(href).exists():
         raise SourceError(f"velocity href {href} (absent)", "a Zarr of vx and vy", "check the path")
+    open_velocity(href)
 
 
 def _raise_no_scenes(settings: Settings, year: int, bbox: Sequence[float]) -> None:

@@ -49,9 +49,8 @@ def read_region(spec: RegionSpec) -> Polygon | MultiPolygon:
     Raises:
         RegionError: reversed or empty bbox, or a file that is absent, unreadable or without polygons.
     """
-    if spec.bbox is not None:
-        return _from_bbox(spec.bbox)
-    geometry = _from_file(Path(spec.file or spec.rgi or ""))
+    bbox, path = spec.bbox, Path(spec.file or spec.rgi or "")
+    geometry = _from_bbox(bbox) if bbox is not None else _from_file(path)
     return _buffered(geometry, spec.buffer_m) if spec.buffer_m else geometry
 
 

@@ -103,7 +103,11 @@ class Run:
         """The glaciers of ``year`` in WGS 84."""
         import geopandas
 
-        _ = self.manifest
+        if year not in self.years:
+            mapped = ", ".join(map(str, self.years))
+            raise SourceError(
+                f"year {year} of a run of {mapped}", "a year that was mapped", "give one of those"
+            )
         return geopandas.read_parquet(f"{self.out}/inventory/{year}.parquet")
 
     def status(self) -> Status:

@@ -303,7 +303,8 @@ def _first_valid(name: str, layers: Sequence[NDArray[Any] | None]) -> Planes:
 
 
 def _ranked(items: Sequence[Item]) -> list[Item]:
-    clouds = [float(item.properties.get("eo:cloud_cover", np.nan)) for item in items]
+    shares = [item.properties.get("eo:cloud_cover") for item in items]
+    clouds = [np.nan if share is None else float(share) for share in shares]
     order = scene_order(clouds, [when(item) for item in items], [item.id for item in items])
     return [items[index] for index in order]
 

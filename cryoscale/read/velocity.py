@@ -44,7 +44,7 @@ def read_velocity(href: str, geobox: GeoBox, *, year: int | None = None) -> NDAr
         SourceError: if the store is absent or lacks vx, vy, x, y or its CRS.
         AssetReadError: if it cannot be read now.
     """
-    with _open(href) as store:
+    with open_velocity(href) as store:
         lattice = _lattice(store, href)
         parts = [fetch(_Component(lattice, _of_year(store[name], year)), geobox) for name in ("vx", "vy")]
     if parts[0] is None or parts[1] is None:
@@ -53,7 +53,12 @@ def read_velocity(href: str, geobox: GeoBox, *, year: int | None = None) -> NDAr
     return resample(ArraySource(parts[0].lattice, speed), geobox, "bilinear")
 
 
-def _open(href: str) -> xr.Dataset:
+def open_velocity(href: str) -> xr.Dataset:
+    """The store at ``href``, opened lazily.
+
+    Raises:
+        SourceError: it cannot be opened as a Zarr.
+    """
     try:
         store: xr.Dataset = xr.open_zarr(href, chunks=None, decode_coords=False, mask_and_scale=True)
     except (FileNotFoundError, KeyError, ValueError) as error:

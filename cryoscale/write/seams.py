@@ -26,6 +26,8 @@ _BESIDE_PX = (2, 4, 6, 8)
 _MOST_LINES = 48
 """Lines of a map that are compared in either direction, evenly spread where there are more."""
 
+_FEWEST_LINES = 20
+
 _HELD_PX = 1 << 25
 """Pixels of a class up to which it is read once and held."""
 
@@ -38,8 +40,8 @@ class SeamScore:
     """How visible the borders are.
 
     Attributes:
-        score: mean jump across borders over the mean jump beside them; NaN where nothing can be
-            compared, 1 where the map is flat on both.
+        score: mean jump across borders over the mean jump beside them, over the same ratio along lines
+            without borders; NaN where nothing can be compared, 1 where the map is flat on both.
         standard_error: spread of the score along lines where there are no borders; NaN where none fit.
         lines: number of border lines compared.
     """
@@ -47,6 +49,11 @@ class SeamScore:
     score: float
     standard_error: float
     lines: int
+
+    @property
+    def telling(self) -> bool:
+        """Whether there are enough borders for the score to mean something."""
+        return self.lines >= _FEWEST_LINES
 
 
 def seam_score(
@@ -107,11 +114,14 @@ def _shifts(period_px: int) -> list[int]:
 
 
 def _score(compared: Sequence[NDArray[np.float64]]) -> SeamScore:
-    """The score along the first lines, and its spread along the others."""
+    """The score along the first lines, in units of what it is along the others, and the spread of those."""
     score, *controls = (_ratio(lines) for lines in compared)
     usable = [control for control in controls if np.isfinite(control)]
-    spread = float(np.std(usable, ddof=1)) if len(usable) > 1 else float("nan")
-    return SeamScore(score, spread, len(compared[0]))
+    lines = len(compared[0])
+    if len(usable) < 2 or not all(usable):
+        return SeamScore(score, float("nan"), lines)
+    usual = float(np.mean(usable))
+    return SeamScore(score / usual, float(np.std(usable, ddof=1)) / usual, lines)
 
 
 def _compare(

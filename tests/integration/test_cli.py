@@ -25,6 +25,11 @@ class Told:
         self.code, self.out, self.err = code, out, err
 
 
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cryoscale.cluster.CONNECT_TIMEOUT_S", 20.0)
+
+
 @pytest.fixture
 def cryoscale(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs the command in this process."""
@@ -132,6 +137,14 @@ def test_another_run_is_not_mixed_into_a_finished_one(
     scored = json.loads(cryoscale("evaluate", tmp_path / "out", "--truth", truth, "--json").out)
     assert 0.3 < scored["scores"]["accuracy"] <= 1
 
+    for other in (
+        {"season": {"start": "10-01", "end": "10-20"}},
+        {"region": {"bbox": [84.0, 28.295, 84.01, 28.3]}},
+    ):
+        write(config, tiny_range.config(model=model) | other)
+        refused(cryoscale("run", config, "--out", tmp_path / "out"), next(iter(other)))
+    write(config, tiny_range.config(model=model))
+
     shard = max((tmp_path / "out" / "mosaic.zarr").rglob("c/*/*/*"), key=lambda p: p.stat().st_size)
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
@@ -139,6 +152,38 @@ def test_another_run_is_not_mixed_into_a_finished_one(
     told = cryoscale("verify", tmp_path / "out", "--json")
     assert told.code == 1
     assert len(json.loads(told.out)["damaged"]) == 1
+    mended = json.loads(cryoscale("run", config, "--out", tmp_path / "out", "--json").out)
+    assert (mended["computed"], mended["skipped"]) == (1, first["computed"] - 1)
+    assert cryoscale("verify", tmp_path / "out").code == 0
+
+
+def test_what_can_be_known_before_the_first_block_is_told_before_it(
+    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any
+) -> None:
+    sources = tiny_range.config()["sources"]
+    without_radar = {name: value for name, value in sources.items() if name != "insar"}
+    no_zarr = sources | {"velocity": {"href": str(tiny_range.folder / "catalog.json")}}
+    for change, words in (
+        ({"sources": without_radar, "on_missing": "fail"}, "insar"),
+        ({"sources": no_zarr}, "catalog.json"),
+        ({"cluster": {"kind": "kubernetes"}}, "kubernetes"),
+        ({"cluster": {"kind": "tcp://127.0.0.1:9"}}, "does not answer"),
+    ):
+        config = write(tmp_path / "run.yaml", tiny_range.config() | change)
+        refused(cryoscale("run", config, "--out", tmp_path / "out"), words)
+        assert not (tmp_path / "out").exists()
+
+
+def test_the_demo_can_be_run_again_and_goes_on_where_it_stopped(tmp_path: Path, cryoscale: Any) -> None:
+    out = tmp_path / "demo"
+    first = json.loads(cryoscale("demo", "--size", "tiny", "--out", out, "--json").out)
+    assert first["simulated"]
+    marker = next((out / "ledger" / "done").rglob("*.json"))
+    marker.unlink()
+    again = json.loads(cryoscale("demo", "--size", "tiny", "--out", out, "--json").out)
+    assert (again["computed"], again["skipped"]) == (1, first["computed"] - 1)
+    assert again["scores"] == first["scores"]
+    refused(cryoscale("demo", "--size", "tiny", "--seed", "8", "--out", out), "another demo")
 
 
 def test_a_plan_counts_without_reading_and_speaks_json(
