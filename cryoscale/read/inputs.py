@@ -284,7 +284,7 @@ def _part(session: _Session, item: Item, band: str) -> ArraySource | None:
     spec = asset_spec(item, band, session.sign)
     if spec is None:
         return None
-    with named(spec), open_raster(signed_href(spec.href, spec.sign), spec.encoding.nodata) as source:
+    with named(spec), open_raster(spec.href, spec.encoding.nodata, spec.sign) as source:
         part = fetch(source, session.window.geobox)
         session.bytes_read += source.bytes_read
     if part is None or (spec.encoding.scale, spec.encoding.offset) == (1.0, 0.0):
