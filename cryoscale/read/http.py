@@ -1,4 +1,4 @@
-"""Bytes over HTTP from servers that fail: repeated with patience, checked for completeness, or refused by name.
+"""Bytes over HTTP from servers that fail: asked for with patience, checked to be whole, or refused by name.
 
 GDAL's own client repeats 429 and 5xx, but knows no Retry-After, no deadline over all attempts and no new
 signature, and it remembers a failed address for the life of the process. Here every answer is judged in one
@@ -151,7 +151,9 @@ def _once(request: Request, patience: Patience, end: float) -> Answer:
         body=request.body,
         headers=dict(request.headers),
         timeout=urllib3.Timeout(connect=patience.connect_s, read=patience.stall_s),
-        retries=urllib3.Retry(total=5, connect=0, read=0, status=0, other=0, redirect=5),
+        retries=urllib3.Retry(
+            total=5, connect=0, read=0, status=0, other=0, redirect=5, respect_retry_after_header=False
+        ),
         preload_content=False,
     )
     done = False
@@ -362,6 +364,8 @@ class RemoteFile:
                 answer = fetch(asked, self.patience, self.ends_s)
                 break
             except HttpError as error:
+                if error.status == 416 and self.size >= 0:
+                    raise HttpError(f"the file was replaced: it no longer has {self.size} bytes") from error
                 fresh = self._signed(asked.url) if error.status in REFUSED else asked.url
                 if fresh == asked.url:
                     raise

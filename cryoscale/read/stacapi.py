@@ -1,4 +1,4 @@
-"""Searching one STAC API: pystac-client for the protocol, requests of our own that are repeated with patience."""
+"""Searching one STAC API: pystac-client for the protocol, patient requests of our own below it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NOT_STAC = (STACError, STACTypeError, ClientTypeError, LookupError, TypeError, 
 
 
 class PatientIO(StacApiIO):
-    """Every request of a client, repeated by itself: a page that fails is asked for again, and only that page."""
+    """Requests of a client, each repeated by itself: of a search only the page that failed is asked again."""
 
     def __init__(self, patience: http.Patience) -> None:
         super().__init__()
