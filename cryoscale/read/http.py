@@ -7,6 +7,7 @@ place, for rasters (:class:`RemoteFile`, which GDAL reads through) and for catal
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import threading
@@ -18,7 +19,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import certifi
 import urllib3
 
 from cryoscale.errors import TransientError
@@ -133,9 +137,18 @@ def fetch(request: Request, patience: Patience, ends_s: float | None = None) -> 
     raise AssertionError("the last attempt returns or raises")
 
 
-@lru_cache(maxsize=1)
-def _connections() -> urllib3.PoolManager:
-    return urllib3.PoolManager(num_pools=32, maxsize=16)
+def _connections(url: str) -> urllib3.PoolManager:
+    """The process's connections, through the proxy that the environment names for the host, if any."""
+    parts = urlsplit(url)
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    return _pool(proxy)
+
+
+@lru_cache(maxsize=8)
+def _pool(proxy: str | None) -> urllib3.PoolManager:
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or certifi.where()
+    shared: dict[str, Any] = {"num_pools": 32, "maxsize": 16, "ca_certs": bundle}
+    return urllib3.ProxyManager(proxy, **shared) if proxy else urllib3.PoolManager(**shared)
 
 
 @lru_cache(maxsize=1)
@@ -145,7 +158,7 @@ def _threads() -> ThreadPoolExecutor:
 
 def _once(request: Request, patience: Patience, end: float) -> Answer:
     """One attempt; the body is read piece by piece, so that a trickle does not outlive the deadline."""
-    response = _connections().request(
+    response = _connections(request.url).request(
         request.method,
         request.url,
         body=request.body,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ MultiByteRangeResourceContainer.register(http.Container)
 
 _REMOTE = re.compile(r"^(?:https?|s3|gs|az|abfss?)://|^/vsi(?:curl|s3|gs|az)", re.IGNORECASE)
 _OVER_HTTP = re.compile(r"^https?://(?!.*\.vrt(?:\?|$))", re.IGNORECASE)
+_LOGINS = ("GDAL_HTTP_COOKIEFILE", "GDAL_HTTP_HEADERS", "GDAL_HTTP_HEADER_FILE", "GDAL_HTTP_USERPWD")
+"""Set by people whose hosts want a log-in, such as NASA Earthdata: GDAL's client then keeps the errand."""
+
 _GONE = re.compile(r"HTTP response code:? (?:404|410)|No such file|does not exist", re.IGNORECASE)
 
 
@@ -100,7 +104,8 @@ def open_raster(href: str, nodata: float | None = None, sign: str | None = None)
         AssetReadError: if it is out of reach for now.
     """
     with rasterio.Env(**GDAL_OPTIONS):
-        remote = _remote(href, sign) if _OVER_HTTP.match(href) else None
+        ours = _OVER_HTTP.match(href) and not any(name in os.environ for name in _LOGINS)
+        remote = _remote(href, sign) if ours else None
         with _told_apart(href, remote):
             dataset = (
                 rasterio.open(signed_href(href, sign))

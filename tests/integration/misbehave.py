@@ -109,6 +109,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(b"")
 
+    def do_HEAD(self) -> None:
+        """GDAL's own client asks so for the size."""
+        path = self.server_state.root / urlsplit(self.path).path.split("/", 3)[3]
+        self.send_response(200 if path.is_file() else 404)
+        self.send_header("Content-Length", str(path.stat().st_size if path.is_file() else 0))
+        self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+
     def do_POST(self) -> None:
         self._answer(self.rfile.read(int(self.headers["Content-Length"])))
 

@@ -338,12 +338,14 @@ def test_under_fail_a_scene_that_is_gone_is_an_error_and_otherwise_it_is_named(
 ) -> None:
     with misbehaving(scenes, plan=only_blue(Fault("status", 404))) as host:
         items = served_scenes(scenes, host.url)
-        _, report = read_inputs({"optical": items}, WINDOW)
+        data, report = read_inputs({"optical": items}, WINDOW)
         with pytest.raises(UnreadableError, match=r"bad B02: .*HTTP 404"):
             read_inputs({"optical": items}, WINDOW, on_unreadable="fail", leave_unreachable=True)
         with pytest.raises(AssetReadError, match=r"no optical item.*bad.*B02"):
             read_inputs({"optical": items[1:]}, WINDOW, leave_unreachable=True)
-    matrix.add("one scene 404", 1, "others used, scene named; error under fail", 0)
+    lost = lost_pixels(data, read_inputs({"optical": items[:1]}, WINDOW)[0])
+    matrix.add("one scene 404", 1, "others used, scene named; error under fail", lost)
+    assert lost == 0
     assert [name for name, _ in report.scenes_failed] == ["bad"]
 
 
@@ -382,8 +384,9 @@ def test_a_run_over_a_host_that_fails_at_random_is_the_undisturbed_run(
         )
         markers = map_here(settings, tmp_path / "run")
     found = [marker.checksum for marker in markers]
-    outcome = f"{len(host.asked)} requests, {len(found)} blocks of equal checksum"
-    matrix.add("one request in five fails, whole run", len(host.suffered), outcome, 0)
+    lost = sum(a != b for a, b in zip(found, expected, strict=True))
+    outcome = f"{len(host.asked)} requests, {len(found) - lost} of {len(found)} blocks equal"
+    matrix.add("one request in five fails, whole run", len(host.suffered), outcome, f"{lost} blocks")
     assert len(host.suffered) > 50
     assert found == expected
     assert all(marker.scenes_failed == [] for marker in markers)
@@ -391,7 +394,7 @@ def test_a_run_over_a_host_that_fails_at_random_is_the_undisturbed_run(
 
 @pytest.fixture
 def one_scene_fails(tiny_range: TinyRange, tmp_path: Path) -> Iterator[Callable[[int], dict[str, Any]]]:
-    """Makes the first B11 that is asked for answer with a status for ever; gives the changed configuration."""
+    """The first B11 that is asked for answers with a status for ever; gives the configuration for it."""
     ill: list[str] = []
     code = [200]
 
@@ -486,7 +489,10 @@ def test_pages_that_fail_are_asked_for_again_without_loss_or_duplicates(
         found = found_ids(host.url)
         pages = sum(one.path == "/search" and one.status == 200 for one in host.asked)
     matrix.add(
-        f"{name}, search", len(host.suffered), f"{pages} pages, asked again", len(expected) - len(found)
+        f"{name}, search",
+        len(host.suffered),
+        f"{pages} pages, asked again",
+        f"{len(expected) - len(found)} scenes",
     )
     assert host.suffered
     assert found == expected
@@ -503,7 +509,7 @@ def test_a_catalogue_that_stays_down_is_passed_over_and_the_run_says_so(
     manifest = Ledger(str(tmp_path / "run")).manifest() or {}
     record = {(line["url"], line["collection"]): line for line in manifest["catalogs"]}
     down = record[host.url, "sentinel-2-l2a"]
-    matrix.add("catalogue 503 for ever", len(host.suffered), "fail-over, noted in run.json", 0)
+    matrix.add("catalogue 503 for ever", len(host.suffered), "fail-over, noted in run.json", "-")
     assert down["outcome"] == "failed"
     assert "HTTP 503" in down["reason"]
     assert record[str(tiny_range.folder), "sentinel-2-l2a"]["outcome"] == "taken"
@@ -542,7 +548,7 @@ LIST = Fault("status", 200, (("Content-Type", "application/json"),), b"[1, 2]")
     ids=["HTML", "other JSON", "a list", "404", "silence"],
 )
 def test_an_entry_that_is_no_catalogue_is_one_clear_line_with_exit_code_2(
-    api: str, tiny_range: TinyRange, tmp_path: Path, matrix: Matrix, fault: Fault | None, words: str
+    api: str, tiny_range: TinyRange, tmp_path: Path, request: Any, matrix: Matrix, fault: Any, words: str
 ) -> None:
     with misbehaving(tmp_path, upstream=api, plan=lambda path, number: fault) as host:
         url = host.url if fault is not None else "http://127.0.0.1:9"
@@ -551,7 +557,7 @@ def test_an_entry_that_is_no_catalogue_is_one_clear_line_with_exit_code_2(
         items = find_items(tiny_range.settings(catalogs=[{"url": url}, {"url": str(tiny_range.folder)}]))
     one_clear_line(caught.value, words, url)
     assert items["2018/optical"]
-    matrix.add(f"catalogue entry: {words}", 1, "one line, exit code 2, or fail-over", "-")
+    matrix.add(f"catalogue entry: {request.node.callspec.id}", 1, "one line, exit code 2, or fail-over", "-")
 
 
 def one_clear_line(error: CryoscaleError, *words: str) -> None:
@@ -613,3 +619,25 @@ def test_an_item_without_projection_fields_reads_the_same_pixels(
         for items in (found, expected)
     ]
     assert lost_pixels(*pairs) == 0
+
+
+def test_where_gdal_is_told_a_log_in_its_own_client_reads_the_same_pixels(
+    root: Path, undisturbed: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GDAL_HTTP_HEADERS", "Authorization: Bearer made-up")
+    with misbehaving(root) as host:
+        data, _ = read_inputs({"terrain": [tile(host.url)]}, WINDOW.pad(100))
+    assert lost_pixels(data, undisturbed) == 0
+    assert not any(one.span == f"bytes=0-{http.HEADER_BYTES - 1}" for one in host.asked)
+
+
+def test_a_proxy_of_the_environment_is_asked_instead_of_the_host(
+    root: Path, undisturbed: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with misbehaving(root) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        data, _ = read_inputs({"terrain": [tile("http://data.invalid")]}, WINDOW.pad(100))
+    assert lost_pixels(data, undisturbed) == 0
+    assert proxy.asked
