@@ -16,6 +16,7 @@ from rasterio.windows import Window as FileWindow
 
 from cryoscale.errors import AssetReadError, OperatorError
 from cryoscale.read import http
+from cryoscale.read import remote as remotes
 from cryoscale.read.sample import Lattice
 from cryoscale.read.signing import signed_href
 
@@ -37,10 +38,10 @@ GDAL_OPTIONS: dict[str, Any] = {
 """How GDAL reads: no directory listings, and no wait without a deadline (seconds).
 
 What concerns HTTP holds for object stores by their own schemes; http(s) goes through
-:class:`cryoscale.read.http.RemoteFile`.
+:class:`cryoscale.read.remote.RemoteFile`.
 """
 
-MultiByteRangeResourceContainer.register(http.Container)
+MultiByteRangeResourceContainer.register(remotes.Container)
 
 _REMOTE = re.compile(r"^(?:https?|s3|gs|az|abfss?)://|^/vsi(?:curl|s3|gs|az)", re.IGNORECASE)
 _OVER_HTTP = re.compile(r"^https?://(?!.*\.vrt(?:\?|$))", re.IGNORECASE)
@@ -63,7 +64,7 @@ class FileSource:
     nodata: float | None
     href: str
     bytes_read: int = 0
-    remote: http.RemoteFile | None = None
+    remote: remotes.RemoteFile | None = None
 
     def cut(self, rows: slice, columns: slice) -> NDArray[Any]:
         """Values of rows x columns, (y, x), float32 where that holds them exactly.
@@ -110,7 +111,7 @@ def open_raster(href: str, nodata: float | None = None, sign: str | None = None)
             dataset = (
                 rasterio.open(signed_href(href, sign))
                 if remote is None
-                else rasterio.open(_name(href), opener=http.Container(remote))
+                else rasterio.open(_name(href), opener=remotes.Container(remote))
             )
         with dataset:
             if dataset.crs is None or dataset.transform.is_identity:
@@ -119,12 +120,12 @@ def open_raster(href: str, nodata: float | None = None, sign: str | None = None)
             yield FileSource(dataset, _lattice(dataset), given, href, remote=remote)
 
 
-def _remote(href: str, sign: str | None) -> http.RemoteFile:
+def _remote(href: str, sign: str | None) -> remotes.RemoteFile:
     def signed(refused: str | None) -> str:
         return signed_href(href, sign, refused=refused)
 
     try:
-        return http.RemoteFile(href, signed, http.ASSETS)
+        return remotes.RemoteFile(href, signed, http.ASSETS)
     except http.HttpError as error:
         raise _of_http(href, error) from error
 
@@ -147,12 +148,12 @@ def _lattice(dataset: Any) -> Lattice:
 
 
 @contextmanager
-def _told_apart(href: str, remote: http.RemoteFile | None = None) -> Iterator[None]:
+def _told_apart(href: str, remote: remotes.RemoteFile | None = None) -> Iterator[None]:
     try:
         yield
     except (RasterioError, OSError) as error:
         if remote is not None:
-            http.headers_kept.drop(href)
+            remotes.headers_kept.drop(href)
             if remote.error is not None:
                 raise _of_http(href, remote.error) from error
         cause = _cause(error)
@@ -160,7 +161,7 @@ def _told_apart(href: str, remote: http.RemoteFile | None = None) -> Iterator[No
             raise AssetReadError(f"{_public(href)}: {cause}") from error
         raise UnreadableError(f"{_public(href)}: {cause}") from error
     if remote is not None and remote.error is not None:
-        http.headers_kept.drop(href)  # GDAL saw zeros and was content with them
+        remotes.headers_kept.drop(href)  # GDAL saw zeros and was content with them
         raise _of_http(href, remote.error) from remote.error
 
 

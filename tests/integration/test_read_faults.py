@@ -28,6 +28,7 @@ from cryoscale.read import catalog, http, signing, stacapi
 from cryoscale.read.catalog import CatalogAnswer
 from cryoscale.read.inputs import read_inputs
 from cryoscale.read.raster import UnreadableError
+from cryoscale.read.remote import HEADER_BYTES
 from cryoscale.simulate.server import serve
 from tests.integration.conftest import TinyRange, map_here
 from tests.integration.misbehave import Fault, Server, misbehaving
@@ -628,7 +629,7 @@ def test_where_gdal_is_told_a_log_in_its_own_client_reads_the_same_pixels(
     with misbehaving(root) as host:
         data, _ = read_inputs({"terrain": [tile(host.url)]}, WINDOW.pad(100))
     assert lost_pixels(data, undisturbed) == 0
-    assert not any(one.span == f"bytes=0-{http.HEADER_BYTES - 1}" for one in host.asked)
+    assert not any(one.span == f"bytes=0-{HEADER_BYTES - 1}" for one in host.asked)
 
 
 def test_a_proxy_of_the_environment_is_asked_instead_of_the_host(
