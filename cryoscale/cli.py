@@ -135,6 +135,8 @@ def features(
     if json_:
         _print_json(summary)
     else:
+        for scene, cause in summary["scenes_failed"]:
+            console.say(f"scene not read: {scene}: {cause}")
         console.say(f"{summary['blocks']} blocks of {len(summary['channels'])} channels in {summary['out']}")
 
 

@@ -157,6 +157,7 @@ class Config(_Strict):
     catalogs: Annotated[list[CatalogConfig], Field(min_length=1)]
     sources: SourcesConfig
     on_missing: Literal["nan", "fail"] = "nan"
+    on_unreadable: Literal["set_aside", "fail"] = "set_aside"
     model: ModelConfig
     tiling: TilingConfig = TilingConfig()
     candidates: CandidatesConfig | None = None
@@ -193,6 +194,7 @@ class Config(_Strict):
             catalogs=tuple(CatalogSpec(path(c.url), c.sign) for c in self.catalogs),
             sources=self._sources(path),
             on_missing=self.on_missing,
+            on_unreadable=self.on_unreadable,
             model=ModelSpec(
                 weights=path(self.model.weights) if self.model.weights else None,
                 name=self.model.name,

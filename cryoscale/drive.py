@@ -20,12 +20,9 @@ from cryoscale.grid import Block, Window
 from cryoscale.infer.actor import ActorRef, ModelActor, call_actor
 from cryoscale.ledger import Ledger, Marker, SetAside
 from cryoscale.settings import Settings
-from cryoscale.task import process_block
+from cryoscale.task import ATTEMPTS, process_block
 
 log = logging.getLogger("cryoscale")
-
-ATTEMPTS = 3
-"""How often a block may fail before it is set aside."""
 
 LOSSES = 10
 """How many actors may die under a block before it is set aside: one that is preempted is not to blame

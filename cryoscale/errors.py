@@ -77,7 +77,12 @@ class TransientError(CryoscaleError, OSError):
 
 
 class CatalogUnavailableError(TransientError, ConnectionError):
-    """A catalogue did not answer, or answered with a server's error, through all the retries."""
+    """A catalogue did not answer, or answered with a server's error, through all the retries.
+
+    Nothing was begun then, and the caller has to wait or to name another catalogue: exit code 2.
+    """
+
+    exit_code: ClassVar[int] = 2
 
 
 class AssetReadError(TransientError):

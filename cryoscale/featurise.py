@@ -47,6 +47,7 @@ def context_of(settings: Settings, out: str, items: Items, pca: PcaBasis | None)
         needs_halo=False,
         pca=pca,
         items=items,
+        on_unreadable=settings.on_unreadable,
     )
 
 
@@ -122,20 +123,25 @@ def write_features(
             work += [(year, block) for block in blocks]
     store.consolidate(store.open_store(out))
     stage(f"writing {len(work)} blocks")
-    failed = _write_all(settings, context, work)
+    failed, scenes = _write_all(settings, context, work)
     if failed:
         raise InputError(
             f"{len(failed)} of {len(work)} blocks that could not be read ({failed[0]})",
             "readable scenes",
             "mend the source and write to a new store",
         )
-    return {"out": out, "blocks": len(work), "channels": list(features.CHANNELS), "pca": basis.to_dict()}
+    summary = {"out": out, "blocks": len(work), "channels": list(features.CHANNELS), "pca": basis.to_dict()}
+    return {**summary, "scenes_failed": [list(scene) for scene in sorted(scenes)]}
 
 
-def _write_all(settings: Settings, context: RunContext, work: list[tuple[int, Block]]) -> list[str]:
+def _write_all(
+    settings: Settings, context: RunContext, work: list[tuple[int, Block]]
+) -> tuple[list[str], set[tuple[str, str]]]:
+    """Why blocks failed, and the scenes (id, cause) that the others did without."""
     from distributed import as_completed
 
-    failed = []
+    failed: list[str] = []
+    scenes: set[tuple[str, str]] = set()
     with workers(settings.cluster, actors=False) as found:
         shared = found.client.scatter(context, broadcast=True)
         futures = {
@@ -147,7 +153,9 @@ def _write_all(settings: Settings, context: RunContext, work: list[tuple[int, Bl
         for future in as_completed(futures):
             if future.status != "finished":
                 failed.append(" ".join(str(future.exception()).split()))
-    return failed
+            else:
+                scenes.update((name, cause) for name, cause in future.result())
+    return failed, scenes
 
 
 def _create(out: str, year: int, window: Window, settings: Settings, basis: PcaBasis) -> None:
@@ -194,9 +202,9 @@ def _create(out: str, year: int, window: Window, settings: Settings, basis: PcaB
         array[:] = np.array(values)
 
 
-def write_feature_block(context: RunContext, year: int, block: Block) -> int:
-    """Compute and write the stack of one block; returns its pixels with optical data."""
-    stack, inputs, _ = features_of(context, year, block.window, Stopwatch())
+def write_feature_block(context: RunContext, year: int, block: Block) -> tuple[tuple[str, str], ...]:
+    """Compute and write the stack of one block; returns the scenes (id, cause) that could not be read."""
+    stack, inputs, report = features_of(context, year, block.window, Stopwatch())
     inside = ZoneRegion(block.epsg, context.region).pixels(block.window)
     present = np.where(inside, features.modalities(inputs).values, np.uint8(0))
     group = zarr.open_group(
@@ -206,4 +214,4 @@ def write_feature_block(context: RunContext, year: int, block: Block) -> int:
     rows, cols = block.window.slices_in(window_of(origin, block.epsg))
     group["features"][:, rows, cols] = np.where(inside, stack.values, np.float32(np.nan))  # type: ignore[index]
     group["modalities"][rows, cols] = present  # type: ignore[index]
-    return int((present & features.MODALITIES["optical"] > 0).sum())
+    return report.scenes_failed

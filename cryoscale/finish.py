@@ -22,6 +22,7 @@ from cryoscale.grid import RESOLUTION_M
 from cryoscale.infer.tiles import stride_px
 from cryoscale.learn.scores import Scores
 from cryoscale.ledger import Ledger, Marker
+from cryoscale.plan import fail_overs
 from cryoscale.read import snapshot
 from cryoscale.settings import Settings
 from cryoscale.write import map as picture
@@ -155,6 +156,19 @@ def _summary(settings: Settings, manifest: dict[str, Any], markers: list[Marker]
         "Tiles": f"{settings.tile_px} px, overlap {settings.model.overlap:g}",
         "Work": f"{sum(busy.values()):,.0f} s over all blocks",
         "Catalogue": manifest["identity"]["catalogue"][:16],
+        **_catalogs(manifest.get("catalogs", [])),
+    }
+
+
+def _catalogs(record: list[dict[str, Any]]) -> dict[str, str]:
+    """Where the scenes were found, and which catalogue failed before."""
+    taken: dict[str, int] = {}
+    for line in record:
+        if line["outcome"] == "taken":
+            taken[line["url"]] = taken.get(line["url"], 0) + line["items"]
+    facts = {"Found in": ", ".join(f"{url} ({count} items)" for url, count in taken.items())}
+    return {
+        name: text for name, text in {**facts, "Fail-over": "; ".join(fail_overs(record))}.items() if text
     }
 
 

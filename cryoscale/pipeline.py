@@ -28,8 +28,17 @@ from cryoscale.featurise import fit_run_basis
 from cryoscale.finish import finish
 from cryoscale.ledger import Ledger
 from cryoscale.models import loading
-from cryoscale.plan import Items, block_aligned, blocks_of, find_items, zone_regions
+from cryoscale.plan import (
+    Items,
+    block_aligned,
+    blocks_of,
+    catalog_record,
+    fail_overs,
+    find_items,
+    zone_regions,
+)
 from cryoscale.read import snapshot
+from cryoscale.read.catalog import CatalogAnswer
 from cryoscale.settings import Settings
 from cryoscale.write import mosaic, quicklook
 from cryoscale.write.mosaic import read_block_checksum
@@ -56,7 +65,7 @@ def run(
     started = time.perf_counter()
     require_reachable(settings.cluster, out)
     stage("searching the catalogues")
-    identity, work = prepare(settings, out)
+    identity, work = prepare(settings, out, stage)
     outcome.seconds["prepare"] = time.perf_counter() - started
     ledger = Ledger(out)
     done = sound(ledger, stage)
@@ -100,7 +109,7 @@ def sound(ledger: Ledger, stage: OnStage) -> set[Work]:
 # --- preparation ------------------------------------------------------------------------------------
 
 
-def prepare(settings: Settings, out: str) -> tuple[str, list[Work]]:
+def prepare(settings: Settings, out: str, stage: OnStage | None = None) -> tuple[str, list[Work]]:
     """Check everything, then write manifest, frozen catalogue and empty mosaics; or find them there.
 
     Returns the digest of the run's identity, and all its blocks.
@@ -112,7 +121,11 @@ def prepare(settings: Settings, out: str) -> tuple[str, list[Work]]:
         raise InputError("region and candidates with nothing in common", "a block to map", "check both")
     present = ledger.manifest()
     frozen = f"{out}/items.parquet"
-    items = find_items(settings) if present is None else snapshot.thaw(frozen)
+    answers: list[CatalogAnswer] = []
+    items = find_items(settings, answers) if present is None else snapshot.thaw(frozen)
+    catalogs = catalog_record(answers)
+    for line in fail_overs(catalogs):
+        (stage or log.warning)(line)
     _require_modalities(settings, items)
     if (
         present is None
@@ -130,6 +143,7 @@ def prepare(settings: Settings, out: str) -> tuple[str, list[Work]]:
         "versions": versions(),
         "commit": commit(),
         "model": model,
+        "catalogs": catalogs,
         "identity_sha256": sha256,
         "context": {**_context(settings, model), "blocks": len(work)},
     }
@@ -231,6 +245,7 @@ def _context(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
         "tile_px": settings.tile_px,
         "overlap": settings.model.overlap,
         "on_missing": settings.on_missing,
+        "on_unreadable": settings.on_unreadable,
         "composite": settings.sources["optical"].composite or "least_snow",
         "velocity_href": velocity.href if velocity else None,
         "channels": model["channels"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,12 +17,15 @@ from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import RESOLUTION_M, Block, Window
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.read import catalog
+from cryoscale.read.catalog import CatalogAnswer
 from cryoscale.read.velocity import open_velocity
 from cryoscale.region import ZoneRegion, grown_bbox, zones_of
 from cryoscale.settings import Settings
 
 if TYPE_CHECKING:
     from pystac import Item
+
+log = logging.getLogger("cryoscale")
 
 _BYTES_A_PIXEL = {
     # Bytes of uncompressed samples that a 10 m pixel of one scene costs: 4 bands at 10 m, 6 and the
@@ -93,15 +97,20 @@ def halo_m(settings: Settings) -> float:
     return (settings.tile_px + HALO_PX) * RESOLUTION_M + FOOTPRINT_SLACK_M
 
 
-def find_items(settings: Settings) -> Items:
+def find_items(settings: Settings, answers: list[CatalogAnswer] | None = None) -> Items:
     """Search every source of the settings; a modality with nothing to find has an empty list.
+
+    Args:
+        settings: of the run.
+        answers: filled with what each catalogue said to each search; without it, fail-overs are logged.
 
     Raises:
         NoScenesError: a year has no optical scene.
-        SourceError: a local catalogue or velocity file is absent.
+        SourceError: a local catalogue or velocity file is absent, or no API has a collection.
         CatalogUnavailableError: no catalogue answers.
     """
     found: Items = {}
+    said: list[CatalogAnswer] = [] if answers is None else answers
     bbox = grown_bbox(settings.region, halo_m(settings))
     for modality, source in settings.sources.items():
         if source.href is not None:
@@ -115,7 +124,12 @@ def find_items(settings: Settings) -> Items:
                 bbox=bbox,
                 datetime=interval,
                 max_cloud_pct=source.max_cloud_pct,
+                on_answer=said.append,
             )
+        _require_collection(source.collection, said)
+    if answers is None:
+        for line in fail_overs(catalog_record(said)):
+            log.warning(line)
     for year in settings.years:
         if not found.get(f"{year}/optical"):
             _raise_no_scenes(settings, year, bbox)
@@ -129,6 +143,39 @@ def _periods(settings: Settings, modality: str) -> dict[str, str | None]:
     if modality == "velocity":
         return {str(year): f"{year}-01-01T00:00:00Z/{year}-12-31T23:59:59Z" for year in settings.years}
     return {str(year): settings.season.interval(year) for year in settings.years}
+
+
+def _require_collection(collection: str, said: Sequence[CatalogAnswer]) -> None:
+    """Refuse a collection that no catalogue has, where all are APIs: a folder may hold a modality less."""
+    answers = [answer for answer in said if answer.collection == collection and answer.outcome != "failed"]
+    unknown = [a for a in answers if a.reason.startswith(catalog.NO_COLLECTION) and "://" in a.url]
+    if answers and len(unknown) == len(answers):
+        raise SourceError(
+            f"collection {collection}, which {', '.join(sorted({a.url for a in unknown}))} does not have",
+            "a collection of the catalogues",
+            "check its spelling under sources",
+        )
+
+
+def catalog_record(answers: Sequence[CatalogAnswer]) -> list[dict[str, Any]]:
+    """What the catalogues said, for the run's record: a line a catalogue, collection and outcome."""
+    lines: dict[tuple[str, ...], int] = {}
+    for answer in answers:
+        key = (answer.url, answer.collection, answer.outcome, answer.reason)
+        lines[key] = lines.get(key, 0) + answer.items
+    names = ("url", "collection", "outcome", "reason")
+    return [{**dict(zip(names, key, strict=True)), "items": count} for key, count in lines.items()]
+
+
+def fail_overs(record: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines for people on the catalogues of :func:`catalog_record` that failed, and who stood in."""
+    taken = {line["collection"]: line["url"] for line in record if line["outcome"] == "taken"}
+    return [
+        f"catalogue {line['url']} failed for {line['collection']} ({line['reason']}); "
+        f"taken from {taken.get(line['collection'], 'none')}"
+        for line in record
+        if line["outcome"] == "failed"
+    ]
 
 
 def _check_href(href: str) -> None:

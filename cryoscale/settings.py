@@ -13,6 +13,7 @@ from cryoscale.errors import ConfigError
 
 Composite = Literal["best_scene", "median", "least_snow"]
 OnMissing = Literal["nan", "fail"]
+OnUnreadable = Literal["set_aside", "fail"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Settings:
     tile_px: int = 256
     block_px: int = 2048
     on_missing: OnMissing = "nan"
+    on_unreadable: OnUnreadable = "set_aside"
+    """A scene that cannot be read is left out by name, or fails its block."""
     candidates: Polygon | MultiPolygon | None = None
     min_area_km2: float = 0.01
     cluster: ClusterSpec = ClusterSpec()

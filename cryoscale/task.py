@@ -29,7 +29,7 @@ from cryoscale.ledger import Ledger, Marker
 from cryoscale.read import snapshot
 from cryoscale.read.inputs import ReadReport, read_inputs
 from cryoscale.region import ZoneRegion
-from cryoscale.settings import Composite, OnMissing
+from cryoscale.settings import Composite, OnMissing, OnUnreadable
 from cryoscale.write import mosaic, quicklook
 
 NO_DATA = 255
@@ -53,6 +53,7 @@ class RunContext:
     needs_halo: bool
     pca: PcaBasis | None
     items: Mapping[str, list[Item]] = field(repr=False)
+    on_unreadable: OnUnreadable = "set_aside"
 
     def items_of(self, year: int) -> dict[str, list[Item]]:
         """The frozen items of a year by modality."""
@@ -86,6 +87,7 @@ def run_context(out: str, identity: str) -> RunContext:
         needs_halo=context["needs_halo"],
         pca=PcaBasis.from_dict(context["pca"]) if context["pca"] else None,
         items=snapshot.thaw(f"{out}/items.parquet"),
+        on_unreadable=context.get("on_unreadable", "set_aside"),  # runs begun before there was a choice
     )
 
 
@@ -106,11 +108,12 @@ class Stopwatch:
 
 
 def features_of(
-    context: RunContext, year: int, window: Window, watch: Stopwatch
+    context: RunContext, year: int, window: Window, watch: Stopwatch, *, last_attempt: bool = False
 ) -> tuple[xr.DataArray, xr.Dataset, ReadReport]:
     """The stack (channel, y, x) of exactly ``window``, with the inputs and how reading them went.
 
-    Read with the features' halo, so that the stack of a part is the part of the stack.
+    Read with the features' halo, so that the stack of a part is the part of the stack. Scenes that are out
+    of reach are left out in the last attempt only: before that, the block is better done again later.
     """
     outer = window.pad(features.HALO_PX)
     with watch.stage("read"):
@@ -120,6 +123,8 @@ def features_of(
             composite=context.composite,
             velocity_href=context.velocity_href,
             year=year,
+            on_unreadable=context.on_unreadable,
+            leave_unreachable=last_attempt,
         )
     with watch.stage("features"):
         stack = features.build_stack(inputs, pca=context.pca or _no_pca(), on_missing=context.on_missing)
@@ -133,19 +138,25 @@ def _no_pca() -> PcaBasis:
     return PcaBasis(np.zeros(12), np.zeros((3, 12)))
 
 
+ATTEMPTS = 3
+"""How often a block may fail before it is set aside."""
+
+
 def process_block(
     out: str, identity: str, year: int, block: Block, predict: Predict, *, attempt: int = 1, worker: str = ""
 ) -> Marker:
     """Read, compute, predict and write one block, then put its marker; safe to repeat.
 
     Raises:
-        AssetReadError: a modality could not be read at all.
+        AssetReadError: a modality could not be read at all, or a scene not now and ``attempt`` is not
+            the last.
+        UnreadableError: a scene is broken, under ``on_unreadable: fail``.
         ActorLostError: the actor died under the block.
     """
     watch = Stopwatch()
     context = run_context(out, identity)
     outer = tiles.read_window(block, context.tile_px, context.overlap) if context.needs_halo else block.window
-    stack, inputs, report = features_of(context, year, outer, watch)
+    stack, inputs, report = features_of(context, year, outer, watch, last_attempt=attempt >= ATTEMPTS)
     present = features.modalities(inputs)
     wanted = stack.sel(channel=list(context.channels))
     rows, cols = block.window.slices_in(outer)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import unquote, urlparse
 
 from shapely.geometry import box, shape
@@ -15,6 +16,7 @@ from shapely.geometry import box, shape
 from cryoscale.errors import CatalogUnavailableError, RegionError, SourceError
 from cryoscale.read.assets import address
 from cryoscale.read.cube import in_order
+from cryoscale.read.http import Patience
 from cryoscale.read.signing import SIGN_FIELD
 from cryoscale.read.snapshot import digest, freeze, read_items, thaw
 from cryoscale.read.static import folder_items
@@ -30,18 +32,37 @@ if TYPE_CHECKING:
 Bbox = tuple[float, float, float, float]
 """West, south, east, north in degrees; west > east means over the antimeridian."""
 
-PAGE_SIZE = 100
-"""Items asked for in one answer of an API."""
+RETRIES = 6
+"""Further attempts after 429, 5xx, resets, broken answers and silence, with back-off and Retry-After."""
 
-TIMEOUT_S = (10.0, 60.0)
-"""To connect, and between two bytes of an answer."""
+NO_COLLECTION = "no such collection"
+"""How the reason begins where a catalogue does not have the collection at all."""
 
-RETRIES = 5
-"""Further attempts after 429 and 5xx, with back-off and Retry-After."""
+STALL_S = 60.0
+"""How long an API may be silent."""
 
-__all__ = ["digest", "freeze", "interval", "search", "split_bbox", "thaw"]
+__all__ = ["CatalogAnswer", "digest", "freeze", "interval", "search", "split_bbox", "thaw"]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CatalogAnswer:
+    """What one catalogue said to one search.
+
+    Attributes:
+        url: which catalogue.
+        collection: what was looked for.
+        outcome: ``taken`` where the items came from here, ``empty``, or ``failed``.
+        items: how many fitted.
+        reason: why there were none.
+    """
+
+    url: str
+    collection: str
+    outcome: Literal["taken", "empty", "failed"]
+    items: int = 0
+    reason: str = ""
 
 
 def search(
@@ -52,6 +73,7 @@ def search(
     intersects: Geometry | None = None,
     datetime: str | None = None,
     max_cloud_pct: float | None = None,
+    on_answer: Callable[[CatalogAnswer], None] | None = None,
 ) -> list[Item]:
     """Items of ``collection`` from the first catalogue that has any, by time and id, each once.
 
@@ -66,6 +88,7 @@ def search(
         datetime: an instant or an interval ``start/end`` as STAC writes it; None for collections that
             no season applies to, such as elevation models.
         max_cloud_pct: items above are left out; items that do not say are kept.
+        on_answer: told what each catalogue said that was asked, in their order.
 
     Returns:
         The items, none if every catalogue that answered has none.
@@ -79,6 +102,7 @@ def search(
     area = _area(boxes, intersects)
     span = None if datetime is None else interval(datetime)
     failures, answered = [], False
+    tell = on_answer or _log
     for catalog in catalogs:
         url, sign = _entry(catalog)
         try:
@@ -87,7 +111,7 @@ def search(
             else:
                 found = _local_items(url)
         except (CatalogUnavailableError, OSError) as error:
-            log.warning("catalogue %s did not answer: %s", url, error)
+            tell(CatalogAnswer(url, collection, "failed", reason=str(error)))
             failures.append(f"{url} ({error})")
             continue
         answered = True
@@ -100,10 +124,38 @@ def search(
             and _clear_enough(item, max_cloud_pct)
         ]
         if kept:
-            return _finished(kept, sign)
+            items = _finished(kept, sign)
+            tell(CatalogAnswer(url, collection, "taken", len(items)))
+            return items
+        tell(CatalogAnswer(url, collection, "empty", reason=_why_empty(url, collection, found)))
     if failures and not answered:
-        raise CatalogUnavailableError(f"no catalogue answered for {collection}: {'; '.join(failures)}")
+        raise CatalogUnavailableError(
+            f"given {'; '.join(failures)}; expected a catalogue that answers for {collection}; "
+            "check the addresses, name another one, or wait and start again"
+        )
     return []
+
+
+def _log(answer: CatalogAnswer) -> None:
+    if answer.outcome == "failed":
+        log.warning("catalogue %s did not answer: %s", answer.url, answer.reason)
+
+
+def _why_empty(url: str, collection: str, found: Sequence[Item]) -> str:
+    """Nothing in this place and season, or a collection that the catalogue does not have."""
+    if any(item.collection_id == collection for item in found):
+        return "no item in this region and season"
+    if re.match(r"https?://", url):
+        from cryoscale.read.stacapi import has_collection
+
+        known = has_collection(url, collection, _patience())
+        return "no item in this region and season" if known else NO_COLLECTION
+    others = sorted({item.collection_id for item in found if item.collection_id})
+    return f"{NO_COLLECTION}; it has {', '.join(others[:8]) or 'none'}"
+
+
+def _patience() -> Patience:
+    return Patience(attempts=RETRIES + 1, stall_s=STALL_S)
 
 
 def split_bbox(bbox: Sequence[float]) -> list[Bbox]:
@@ -186,35 +238,13 @@ def _api_items(
     when: str | None,
     max_cloud_pct: float | None,
 ) -> list[Item]:
-    from pystac import STACError, STACTypeError
-    from pystac_client import Client  # imported late, with requests behind it
-    from pystac_client.errors import ClientTypeError
-    from pystac_client.exceptions import APIError
-    from pystac_client.stac_api_io import StacApiIO
-    from requests.exceptions import RequestException
-    from urllib3 import Retry
+    from cryoscale.read.stacapi import api_items  # imported late, with pystac-client behind it
 
-    retry = Retry(
-        total=RETRIES, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None
-    )
-    options: dict[str, Any] = {"collections": [collection], "datetime": when, "limit": PAGE_SIZE}
-    try:
-        client = Client.open(url, stac_io=StacApiIO(max_retries=retry, timeout=TIMEOUT_S))
-        if max_cloud_pct is not None and client.conforms_to("QUERY"):
-            options["query"] = {"eo:cloud_cover": {"lte": max_cloud_pct}}
-        areas: list[dict[str, Any]] = [{"bbox": list(part)} for part in boxes or []]
-        if intersects is not None:
-            areas = [{"intersects": _geojson(intersects)}]
-        return [item for area in areas or [{}] for item in client.search(**options, **area).items()]
-    except (APIError, RequestException, OSError, NotImplementedError) as error:
-        raise CatalogUnavailableError(_one_line(error)) from error
-    except (STACError, STACTypeError, ClientTypeError, LookupError, TypeError, ValueError) as error:
-        raise CatalogUnavailableError(f"its answer is not STAC: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:300]}..."
+    areas: list[dict[str, Any]] = [{"bbox": list(part)} for part in boxes or []]
+    if intersects is not None:
+        areas = [{"intersects": _geojson(intersects)}]
+    options = {"collections": [collection], "datetime": when}
+    return api_items(url, options, areas, max_cloud_pct, _patience())
 
 
 def _geojson(area: Geometry) -> dict[str, Any]:

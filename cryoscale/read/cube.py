@@ -14,7 +14,7 @@ from cryoscale.errors import AssetReadError
 from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding
 from cryoscale.read.raster import UnreadableError, open_raster
 from cryoscale.read.sample import crs_name, fetch, resample
-from cryoscale.read.signing import sign_of, signed_href
+from cryoscale.read.signing import sign_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -61,7 +61,7 @@ def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, in
         UnreadableError: if the file is absent or broken.
         AssetReadError: if it is out of reach for now.
     """
-    with named(spec), open_raster(signed_href(spec.href, spec.sign), spec.encoding.nodata) as source:
+    with named(spec), open_raster(spec.href, spec.encoding.nodata, spec.sign) as source:
         part = fetch(source, geobox)
         size = source.bytes_read
     if part is None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from cryoscale.errors import AssetReadError
+from cryoscale.errors import AssetReadError, CryoscaleError
 from cryoscale.grid import transformer
 from cryoscale.read.assets import BANDS, S2_BANDS, asset_of
 from cryoscale.read.composite import Composer, clear_mask, masked_median, scene_order
@@ -58,6 +58,8 @@ class _Session:
     window: Window
     sign: str | None
     pool: ThreadPoolExecutor
+    left_out: tuple[type[CryoscaleError], ...]
+    """Failures for which a scene is named and left out; others end the block."""
     bounds_deg: tuple[float, float, float, float]
     read: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -83,16 +85,20 @@ class _Session:
     def each(self, modality: str, items: Sequence[Item], use: Callable[[Item], bool]) -> int:
         """Calls ``use`` for each item near the window; how many gave pixels.
 
-        An item that is broken is named and left out, unless no other of its modality could be read.
+        An item that is broken, or out of reach where that is left out too, is named and passed over,
+        unless no other of its modality could be read.
         """
         count, broken = 0, []
         for item in self.near(items):
             try:
                 gave = use(item)
-            except UnreadableError as error:
-                self.failed.append((item.id, str(error)))
+            except (UnreadableError, AssetReadError) as error:
+                cause = str(error).removeprefix(f"{item.id} ")
+                if not isinstance(error, self.left_out):
+                    raise type(error)(f"{item.id} {cause}") from error
+                self.failed.append((item.id, cause))
                 if _touches(_bbox(item), self.bounds_deg):
-                    broken.append(f"{item.id} ({error})")
+                    broken.append(f"{item.id} ({cause})")
                 continue
             if gave:
                 count += 1
@@ -110,6 +116,8 @@ def read_inputs(
     velocity_href: str | None = None,
     year: int | None = None,
     sign: str | None = None,
+    on_unreadable: Literal["set_aside", "fail"] = "set_aside",
+    leave_unreachable: bool = False,
 ) -> tuple[xr.Dataset, ReadReport]:
     """All that a block's features are made of, on ``window``: variables of (y, x), read now.
 
@@ -123,17 +131,23 @@ def read_inputs(
         velocity_href: a Zarr store with vx and vy, instead of velocity items.
         year: of the velocity, where the store has several.
         sign: how addresses are signed where an item does not say.
+        on_unreadable: ``set_aside`` leaves a broken scene out and names it, ``fail`` makes it an error.
+        leave_unreachable: under ``set_aside``, do so too with a scene that could not be had through all
+            retries, as a caller wants who will not ask again.
 
     Returns:
         The dataset (float32, NaN for no data; source_date int32; n_clear uint16; slc1, slc2 complex64) with
         coordinates y, x (m) and attribute crs, and the report of what was read.
 
     Raises:
-        AssetReadError: if an asset is out of reach, or every item of a modality over the window is broken.
+        AssetReadError: if an asset is out of reach, or no item of a modality over the window is readable.
+        UnreadableError: if a scene is broken, under ``fail``.
         SourceError: if the velocity store is not one.
     """
     with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read") as pool:
-        session = _Session(window, sign, pool, _bounds_deg(window))
+        kinds = (UnreadableError, AssetReadError) if leave_unreachable else (UnreadableError,)
+        left_out = kinds if on_unreadable == "set_aside" else ()
+        session = _Session(window, sign, pool, left_out, _bounds_deg(window))
         planes: Planes = {}
         planes |= _optical(session, items.get("optical", ()), composite)
         planes |= _terrain(session, in_order(items.get("terrain", ())))
@@ -284,7 +298,7 @@ def _part(session: _Session, item: Item, band: str) -> ArraySource | None:
     spec = asset_spec(item, band, session.sign)
     if spec is None:
         return None
-    with named(spec), open_raster(signed_href(spec.href, spec.sign), spec.encoding.nodata) as source:
+    with named(spec), open_raster(spec.href, spec.encoding.nodata, spec.sign) as source:
         part = fetch(source, session.window.geobox)
         session.bytes_read += source.bytes_read
     if part is None or (spec.encoding.scale, spec.encoding.offset) == (1.0, 0.0):

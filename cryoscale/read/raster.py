@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
+from rasterio.abc import MultiByteRangeResourceContainer
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as FileWindow
 
 from cryoscale.errors import AssetReadError, OperatorError
+from cryoscale.read import http
+from cryoscale.read import remote as remotes
 from cryoscale.read.sample import Lattice
+from cryoscale.read.signing import signed_href
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,9 +35,19 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_RETRY_DELAY": 0.5,
     "GDAL_NUM_THREADS": 1,
 }
-"""How GDAL reads: no directory listings, and no wait without a deadline (seconds)."""
+"""How GDAL reads: no directory listings, and no wait without a deadline (seconds).
+
+What concerns HTTP holds for object stores by their own schemes; http(s) goes through
+:class:`cryoscale.read.remote.RemoteFile`.
+"""
+
+MultiByteRangeResourceContainer.register(remotes.Container)
 
 _REMOTE = re.compile(r"^(?:https?|s3|gs|az|abfss?)://|^/vsi(?:curl|s3|gs|az)", re.IGNORECASE)
+_OVER_HTTP = re.compile(r"^https?://(?!.*\.vrt(?:\?|$))", re.IGNORECASE)
+_LOGINS = ("GDAL_HTTP_COOKIEFILE", "GDAL_HTTP_HEADERS", "GDAL_HTTP_HEADER_FILE", "GDAL_HTTP_USERPWD")
+"""Set by people whose hosts want a log-in, such as NASA Earthdata: GDAL's client then keeps the errand."""
+
 _GONE = re.compile(r"HTTP response code:? (?:404|410)|No such file|does not exist", re.IGNORECASE)
 
 
@@ -49,6 +64,7 @@ class FileSource:
     nodata: float | None
     href: str
     bytes_read: int = 0
+    remote: remotes.RemoteFile | None = None
 
     def cut(self, rows: slice, columns: slice) -> NDArray[Any]:
         """Values of rows x columns, (y, x), float32 where that holds them exactly.
@@ -58,7 +74,7 @@ class FileSource:
             AssetReadError: if it is out of reach for now.
         """
         window = FileWindow.from_slices(rows, columns)
-        with _told_apart(self.href):
+        with _told_apart(self.href, self.remote):
             raw = self.dataset.read(1, window=window)
         self.bytes_read += raw.nbytes
         return _with_nan(raw, self.nodata)
@@ -78,21 +94,50 @@ def _with_nan(raw: NDArray[Any], nodata: float | None) -> NDArray[Any]:
 
 
 @contextmanager
-def open_raster(href: str, nodata: float | None = None) -> Iterator[FileSource]:
-    """Opens a raster file or URL, already signed; ``nodata`` wins over the file's own tag.
+def open_raster(href: str, nodata: float | None = None, sign: str | None = None) -> Iterator[FileSource]:
+    """Opens a raster file or URL; ``nodata`` wins over the file's own tag.
+
+    Over http(s) it is signed now, signed again where the host no longer takes the signature, and failures
+    that pass are met with :data:`cryoscale.read.http.ASSETS`.
 
     Raises:
         UnreadableError: if the file is absent, broken or says not where it lies.
         AssetReadError: if it is out of reach for now.
     """
     with rasterio.Env(**GDAL_OPTIONS):
-        with _told_apart(href):
-            dataset = rasterio.open(href)
+        ours = _OVER_HTTP.match(href) and not any(name in os.environ for name in _LOGINS)
+        remote = _remote(href, sign) if ours else None
+        with _told_apart(href, remote):
+            dataset = (
+                rasterio.open(signed_href(href, sign))
+                if remote is None
+                else rasterio.open(_name(href), opener=remotes.Container(remote))
+            )
         with dataset:
             if dataset.crs is None or dataset.transform.is_identity:
-                raise UnreadableError(f"{href} carries no georeference")
+                raise UnreadableError(f"{_public(href)} carries no georeference")
             given = dataset.nodata if nodata is None else nodata
-            yield FileSource(dataset, _lattice(dataset), given, href)
+            yield FileSource(dataset, _lattice(dataset), given, href, remote=remote)
+
+
+def _remote(href: str, sign: str | None) -> remotes.RemoteFile:
+    def signed(refused: str | None) -> str:
+        return signed_href(href, sign, refused=refused)
+
+    try:
+        return remotes.RemoteFile(href, signed, http.ASSETS)
+    except http.HttpError as error:
+        raise _of_http(href, error) from error
+
+
+def _of_http(href: str, error: http.HttpError) -> Exception:
+    kind = UnreadableError if error.status in (404, 410, 416) else AssetReadError
+    return kind(f"{_public(href)}: {error}")
+
+
+def _name(href: str) -> str:
+    """The file's own name, which tells GDAL its kind and carries no token."""
+    return _public(href).rstrip("/").rsplit("/", 1)[-1] or "asset"
 
 
 def _lattice(dataset: Any) -> Lattice:
@@ -103,14 +148,28 @@ def _lattice(dataset: Any) -> Lattice:
 
 
 @contextmanager
-def _told_apart(href: str) -> Iterator[None]:
+def _told_apart(href: str, remote: remotes.RemoteFile | None = None) -> Iterator[None]:
     try:
         yield
     except (RasterioError, OSError) as error:
-        cause = " ".join(str(error).split()) or type(error).__name__
-        if _REMOTE.match(href) and not _GONE.search(cause):
+        if remote is not None:
+            remotes.headers_kept.drop(href)
+            if remote.error is not None:
+                raise _of_http(href, remote.error) from error
+        cause = _cause(error)
+        if remote is None and _REMOTE.match(href) and not _GONE.search(cause):
             raise AssetReadError(f"{_public(href)}: {cause}") from error
         raise UnreadableError(f"{_public(href)}: {cause}") from error
+    if remote is not None and remote.error is not None:
+        remotes.headers_kept.drop(href)  # GDAL saw zeros and was content with them
+        raise _of_http(href, remote.error) from remote.error
+
+
+def _cause(error: BaseException) -> str:
+    """What is behind an error, in one line: rasterio's own text for a failed read only points there."""
+    while error.__cause__ is not None and "previous exception" in str(error):
+        error = error.__cause__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _public(href: str) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from cryoscale.errors import AssetReadError
 
 if TYPE_CHECKING:
     from pystac import Item
@@ -10,24 +14,67 @@ if TYPE_CHECKING:
 SIGN_FIELD = "cryoscale:sign"
 """Where an item remembers how its catalogue signs; a frozen catalogue keeps it."""
 
-SIGNERS = ("planetary-computer",)
+Signer = Callable[[str, bool], str]
+"""Takes an address, and whether whatever is cached shall be passed over; gives one that opens now."""
+
+TOKEN_DEADLINE_S = 120.0
+"""How long a token may take; planetary-computer itself waits without end."""
+
+_lock = threading.Lock()
 
 
-def signed_href(href: str, sign: str | None) -> str:
-    """``href`` as it can be opened now; unchanged without ``sign``.
+def _planetary_computer(href: str, fresh: bool) -> str:
+    """Through the provider's library, whose cache of tokens is emptied first for a fresh one."""
+    import planetary_computer  # imported late: it is slow, and most catalogues need no signature
+    from planetary_computer.sas import TOKEN_CACHE
+
+    if fresh:
+        TOKEN_CACHE.clear()
+    signed: list[str] = []
+    failed: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            signed.append(str(planetary_computer.sign_url(href)))
+        except Exception as error:  # carried over to the thread that waits
+            failed.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True, name="sign")
+    thread.start()
+    thread.join(TOKEN_DEADLINE_S)
+    if failed:
+        raise AssetReadError(f"no token: {type(failed[0]).__name__}") from failed[0]
+    if not signed:
+        raise AssetReadError(f"no token within {TOKEN_DEADLINE_S:.0f} s")
+    return signed[0]
+
+
+SIGNERS: dict[str, Signer] = {"planetary-computer": _planetary_computer}
+"""Ways of signing by the name that a catalogue's entry gives; others may be added."""
+
+
+def signed_href(href: str, sign: str | None, *, refused: str | None = None) -> str:
+    """``href`` as it can be opened now; unchanged without ``sign``, and where it is not http(s).
+
+    Args:
+        href: the address as its item gives it.
+        sign: name of the way of signing.
+        refused: a signed address that the host no longer takes. If what is cached gives the same,
+            it is signed past the caches, once for all the threads that were refused.
 
     Raises:
-        ValueError: for a way of signing that is not known.
+        ValueError: if ``sign`` is not known.
+        AssetReadError: if no signature is to be had for now.
     """
     if sign is None:
         return href
     if sign not in SIGNERS:
-        raise ValueError(f"sign is {sign!r}, expected one of {', '.join(SIGNERS)}")
-    if not href.startswith("https://"):
+        raise ValueError(f"sign is {sign!r}, expected one of {', '.join(sorted(SIGNERS))}")
+    if not href.startswith(("https://", "http://")):
         return href
-    import planetary_computer  # imported late: it is slow, and most catalogues need no signature
-
-    return str(planetary_computer.sign_url(href))
+    with _lock:
+        signed = SIGNERS[sign](href, False)
+        return SIGNERS[sign](href, True) if signed == refused else signed
 
 
 def sign_of(item: Item, default: str | None) -> str | None:

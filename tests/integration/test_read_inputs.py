@@ -20,7 +20,7 @@ from shapely.geometry import box, mapping
 
 from cryoscale.errors import AssetReadError, SourceError
 from cryoscale.grid import Window, transformer, window_of, window_over_bounds
-from cryoscale.read import catalog
+from cryoscale.read import catalog, http
 from cryoscale.read.assets import S2_BANDS
 from cryoscale.read.composite import composite
 from cryoscale.read.cube import open_cube
@@ -211,7 +211,10 @@ def test_a_modality_of_which_nothing_can_be_read_fails_the_block_by_name(tmp_pat
     assert report.scenes_read == ()
 
 
-def test_an_address_that_does_not_answer_is_transient(tmp_path: Path) -> None:
+def test_an_address_that_does_not_answer_is_transient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "ASSETS", http.Patience(attempts=2, first_s=0.05))
     good, away = optical(tmp_path, "good"), optical(tmp_path, "away")
     away.assets["B02"].href = "http://127.0.0.1:9/B02.tif?token=secret"
     with pytest.raises(AssetReadError, match=r"away B02: http://127\.0\.0\.1:9/B02\.tif") as caught:

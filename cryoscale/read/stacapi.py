@@ -1,0 +1,108 @@
+"""Searching one STAC API: pystac-client for the protocol, patient requests of our own below it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from pystac import Item, STACError, STACTypeError
+from pystac_client import Client
+from pystac_client.errors import ClientTypeError
+from pystac_client.exceptions import APIError
+from pystac_client.stac_api_io import StacApiIO
+
+from cryoscale.errors import CatalogUnavailableError
+from cryoscale.read import http
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PAGE_SIZE = 100
+"""Items asked for in one answer."""
+
+SEARCH_DEADLINE_S = 1800.0
+"""How long a search may take over all its pages."""
+
+_NOT_STAC = (STACError, STACTypeError, ClientTypeError, LookupError, TypeError, ValueError, AttributeError)
+
+
+class PatientIO(StacApiIO):
+    """Requests of a client, each repeated by itself: of a search only the page that failed is asked again."""
+
+    def __init__(self, patience: http.Patience) -> None:
+        super().__init__()
+        self.patience = patience
+        self.ends_s = time.monotonic() + SEARCH_DEADLINE_S
+
+    def request(
+        self,
+        href: str,
+        method: str | None = None,
+        headers: dict[str, str] | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> str:
+        """The text of an answer.
+
+        Raises:
+            HttpError: it could not be had.
+        """
+        told = {"Accept": "application/geo+json, application/json", **(headers or {})}
+        asked = http.Request(href, headers=told)
+        if (method or "GET").upper() == "POST":
+            body = json.dumps(parameters or {}).encode()
+            asked = http.Request(href, "POST", {**told, "Content-Type": "application/json"}, body)
+        elif parameters:
+            plain = {name: _flat(value) for name, value in parameters.items() if value is not None}
+            asked = http.Request(f"{href}{'&' if '?' in href else '?'}{urlencode(plain)}", headers=told)
+        return http.fetch(asked, self.patience, self.ends_s).data.decode("utf-8")
+
+
+def _flat(value: Any) -> Any:
+    """A parameter as an address carries it."""
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def api_items(
+    url: str,
+    options: Mapping[str, Any],
+    areas: Sequence[Mapping[str, Any]],
+    max_cloud_pct: float | None,
+    patience: http.Patience,
+) -> list[Item]:
+    """Items of all pages for each of ``areas`` (a bbox or intersects; empty for everywhere).
+
+    Raises:
+        CatalogUnavailableError: the API does not answer, not in STAC, or refuses the search.
+    """
+    wanted = {**options, "limit": PAGE_SIZE}
+    try:
+        client = Client.open(url, stac_io=PatientIO(patience))
+        if max_cloud_pct is not None and client.conforms_to("QUERY"):
+            wanted["query"] = {"eo:cloud_cover": {"lte": max_cloud_pct}}
+        return [item for area in areas or [{}] for item in client.search(**wanted, **area).items()]
+    except (APIError, OSError, NotImplementedError) as error:
+        raise CatalogUnavailableError(one_line(error)) from error
+    except json.JSONDecodeError as error:
+        raise CatalogUnavailableError("its answer is not STAC but something other than JSON") from error
+    except _NOT_STAC as error:
+        raise CatalogUnavailableError(f"its answer is not STAC: {one_line(error)}") from error
+
+
+def has_collection(url: str, collection: str, patience: http.Patience) -> bool:
+    """Whether the API knows ``collection``; True where it does not say."""
+    try:
+        http.fetch(http.Request(f"{url.rstrip('/')}/collections/{collection}"), patience)
+    except http.HttpError as error:
+        return error.status != 404
+    return True
+
+
+def one_line(error: Exception) -> str:
+    """An error's text, short enough to be read."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."
