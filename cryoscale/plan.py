@@ -16,6 +16,7 @@ from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import RESOLUTION_M, Block, Window
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.read import catalog
+from cryoscale.read.choice import REACH_PX
 from cryoscale.region import ZoneRegion, grown_bbox, zones_of
 from cryoscale.settings import Settings
 
@@ -89,7 +90,7 @@ one would."""
 
 def halo_m(settings: Settings) -> float:
     """How far outside the region scenes are looked for, in metres."""
-    return (settings.tile_px + HALO_PX) * RESOLUTION_M + FOOTPRINT_SLACK_M
+    return (settings.tile_px + HALO_PX + REACH_PX) * RESOLUTION_M + FOOTPRINT_SLACK_M
 
 
 def find_items(settings: Settings) -> Items:
