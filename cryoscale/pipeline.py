@@ -21,13 +21,13 @@ import shapely
 import cryoscale
 from cryoscale.cluster import workers
 from cryoscale.drive import Driver, OnProgress, Outcome, Work
-from cryoscale.errors import InputError, WeightsError
+from cryoscale.errors import InputError, OutputError, WeightsError
 from cryoscale.features.stack import CHANNELS
 from cryoscale.featurise import fit_run_basis
 from cryoscale.finish import finish
 from cryoscale.ledger import Ledger
 from cryoscale.models import loading
-from cryoscale.plan import Items, block_aligned, blocks_of, find_items, zone_regions
+from cryoscale.plan import Items, block_aligned, blocks_of, find_items, search_items, zone_regions
 from cryoscale.read import snapshot
 from cryoscale.settings import Settings
 from cryoscale.write import mosaic, quicklook
@@ -73,6 +73,32 @@ def run(
     finish(settings, out, stage)
     outcome.seconds["finish"] = time.perf_counter() - start
     return outcome
+
+
+def look_again(settings: Settings, out: str) -> snapshot.Changes | None:
+    """How the catalogues differ by now from what the run in ``out`` froze; None where there is no run.
+
+    Raises:
+        InputError: the frozen catalogue or one to search is not there.
+        CatalogUnavailableError: no catalogue answers.
+    """
+    if Ledger(out).manifest() is None:
+        return None
+    return snapshot.compare(snapshot.thaw(f"{out}/items.parquet"), search_items(settings))
+
+
+def refuse_to_mix(changes: snapshot.Changes | None, out: str) -> None:
+    """One map shall not be made of two catalogues.
+
+    Raises:
+        OutputError: something has changed.
+    """
+    if changes:
+        raise OutputError(
+            f"output {out}, whose frozen catalogue is no longer what the providers have ({changes})",
+            "the catalogue that the run was begun with; nothing was started",
+            "give another --out to map what is there now, or leave --refresh out to go on as begun",
+        )
 
 
 # --- preparation ------------------------------------------------------------------------------------

@@ -101,6 +101,20 @@ def find_items(settings: Settings) -> Items:
         SourceError: a local catalogue or velocity file is absent.
         CatalogUnavailableError: no catalogue answers.
     """
+    found = search_items(settings)
+    for year in settings.years:
+        if not found.get(f"{year}/optical"):
+            _raise_no_scenes(settings, year, grown_bbox(settings.region, halo_m(settings)))
+    return found
+
+
+def search_items(settings: Settings) -> Items:
+    """What the catalogues have for the settings, be it nothing.
+
+    Raises:
+        SourceError: a local catalogue or velocity file is absent.
+        CatalogUnavailableError: no catalogue answers.
+    """
     found: Items = {}
     bbox = grown_bbox(settings.region, halo_m(settings))
     for modality, source in settings.sources.items():
@@ -121,9 +135,6 @@ def find_items(settings: Settings) -> Items:
                 datetime=interval,
                 max_cloud_pct=source.max_cloud_pct,
             )
-    for year in settings.years:
-        if not found.get(f"{year}/optical"):
-            _raise_no_scenes(settings, year, bbox)
     return found
 
 
