@@ -216,7 +216,9 @@ def _zone_plan(
         cols = tile_origins(window.col, window.col + window.width, settings.tile_px, stride)
         tiles += len(rows) * len(cols)
         outer = read_window(block, settings.tile_px, settings.model.overlap).pad(HALO_PX)
-        outline = shapely.geometry.box(*_lonlat_bounds(outer))
+        outline = shapely.union_all(
+            [shapely.geometry.box(*half) for half in catalog.split_bbox(_lonlat_bounds(outer))]
+        )
         for modality, shapes in footprints.items():
             scenes = sum(shape.intersects(outline) for shape in shapes)
             read += _BYTES_A_PIXEL.get(modality, 0.0) * outer.height * outer.width * scenes
