@@ -68,23 +68,40 @@ def plan(config: ConfigArgument, json_: JsonOption = False) -> None:
 def run(
     config: ConfigArgument,
     out: Annotated[str, typer.Option(help="Output folder or fsspec URL.")],
+    refresh: Annotated[
+        bool,
+        typer.Option(
+            "--refresh",
+            help="Search again first and print what is new, gone or changed; then nothing is started, as one "
+            "map is made from one catalogue.",
+        ),
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Map a region; run again to complete what was interrupted."""
+    """Map a region; run again to complete what was interrupted, from the scenes that were found first."""
     from cryoscale.config import load_config
     from cryoscale.console import Console
+    from cryoscale.pipeline import look_again, refuse_to_mix
     from cryoscale.pipeline import run as run_pipeline
 
     console = Console(quiet=json_)
+    found: dict[str, Any] = {}
     with console:
         settings = load_config(config)
+        if refresh:
+            changes = look_again(settings, _output(out))
+            found = {"refresh": changes.to_dict() if changes is not None else None}
+            console.changes(changes)
+            if changes and json_:
+                _print_json({"out": _output(out), **found})
+            refuse_to_mix(changes, _output(out))
         outcome = run_pipeline(settings, _output(out), on_progress=console.progress, on_stage=console.stage)
-    _report(outcome, console, json_)
+    _report(outcome, console, json_, found)
 
 
-def _report(outcome: Outcome, console: Any, as_json: bool) -> None:
+def _report(outcome: Outcome, console: Any, as_json: bool, more: dict[str, Any]) -> None:
     if as_json:
-        _print_json(outcome.to_dict())
+        _print_json({**outcome.to_dict(), **more})
     else:
         console.outcome(outcome)
     raise typer.Exit(outcome.exit_code)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cryoscale.drive import Progress as RunProgress
     from cryoscale.models.weights import Card
     from cryoscale.plan import Plan
+    from cryoscale.read.snapshot import Changes
     from cryoscale.results import Status, Verification
 
 _EVERY_S = 5.0
@@ -98,6 +99,15 @@ class Console:
         self._table(("period/modality", "scenes"), list(plan.scenes.items()))
         if plan.missing:
             self.say(f"missing modalities: {', '.join(plan.missing)}")
+
+    def changes(self, changes: Changes | None) -> None:
+        """What ``cryoscale run --refresh`` found."""
+        if changes is None:
+            self.say("refresh: no run lies there yet, so there is nothing to compare with")
+            return
+        for line in changes.lines():
+            self.say(line)
+        self.say(f"refresh: {changes} since the run was begun")
 
     def outcome(self, outcome: Outcome) -> None:
         """How a run ended."""

@@ -26,6 +26,17 @@ _FORMAT = 1
 _BEFORE_MANIFEST = frozenset({"items.parquet", "simulated"})
 
 
+class SceneShare(BaseModel):
+    """How a scene did over the glacierised part of a block; see :class:`cryoscale.read.choice.Share`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scene: str
+    cloud_share: float
+    snow_share: float
+    rank: int
+
+
 class Marker(BaseModel):
     """One finished block: what was written, from what, by whom and how long each stage took."""
 
@@ -49,6 +60,8 @@ class Marker(BaseModel):
     scenes_failed: list[tuple[str, str]] = []
     modality_pixels: dict[str, int] = {}
     """Pixels of the region where all inputs of a modality were there."""
+    scene_choice: list[SceneShare] = []
+    """Why which optical scene was preferred, the best first; empty for a median, which prefers none."""
     worker: str = ""
     attempt: int = 1
     finished: str = ""

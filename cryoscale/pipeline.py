@@ -22,7 +22,7 @@ import shapely
 import cryoscale
 from cryoscale.cluster import require_reachable, workers
 from cryoscale.drive import Driver, OnProgress, Outcome, Work
-from cryoscale.errors import InputError, WeightsError
+from cryoscale.errors import InputError, OutputError, WeightsError
 from cryoscale.features.stack import CHANNELS, MODALITIES
 from cryoscale.featurise import fit_run_basis
 from cryoscale.finish import finish
@@ -35,6 +35,7 @@ from cryoscale.plan import (
     catalog_record,
     fail_overs,
     find_items,
+    search_items,
     zone_regions,
 )
 from cryoscale.read import snapshot
@@ -104,6 +105,32 @@ def sound(ledger: Ledger, stage: OnStage) -> set[Work]:
         log.warning("block %s of %d is damaged on disk and is done again", block.key, year)
         ledger.unmark(year, block)
     return set(done) - damaged
+
+
+def look_again(settings: Settings, out: str) -> snapshot.Changes | None:
+    """How the catalogues differ by now from what the run in ``out`` froze; None where there is no run.
+
+    Raises:
+        InputError: the frozen catalogue or one to search is not there.
+        CatalogUnavailableError: no catalogue answers.
+    """
+    if Ledger(out).manifest() is None:
+        return None
+    return snapshot.compare(snapshot.thaw(f"{out}/items.parquet"), search_items(settings))
+
+
+def refuse_to_mix(changes: snapshot.Changes | None, out: str) -> None:
+    """One map shall not be made of two catalogues.
+
+    Raises:
+        OutputError: something has changed.
+    """
+    if changes:
+        raise OutputError(
+            f"output {out}, whose frozen catalogue is no longer what the providers have ({changes})",
+            "the catalogue that the run was begun with; nothing was started",
+            "give another --out to map what is there now, or leave --refresh out to go on as begun",
+        )
 
 
 # --- preparation ------------------------------------------------------------------------------------

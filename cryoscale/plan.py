@@ -18,6 +18,7 @@ from cryoscale.grid import RESOLUTION_M, Block, Window
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.read import catalog
 from cryoscale.read.catalog import CatalogAnswer
+from cryoscale.read.choice import REACH_PX
 from cryoscale.read.velocity import open_velocity
 from cryoscale.region import ZoneRegion, grown_bbox, zones_of
 from cryoscale.settings import Settings
@@ -94,7 +95,7 @@ one would."""
 
 def halo_m(settings: Settings) -> float:
     """How far outside the region scenes are looked for, in metres."""
-    return (settings.tile_px + HALO_PX) * RESOLUTION_M + FOOTPRINT_SLACK_M
+    return (settings.tile_px + HALO_PX + REACH_PX) * RESOLUTION_M + FOOTPRINT_SLACK_M
 
 
 def find_items(settings: Settings, answers: list[CatalogAnswer] | None = None) -> Items:
@@ -107,6 +108,20 @@ def find_items(settings: Settings, answers: list[CatalogAnswer] | None = None) -
     Raises:
         NoScenesError: a year has no optical scene.
         SourceError: a local catalogue or velocity file is absent, or no API has a collection.
+        CatalogUnavailableError: no catalogue answers.
+    """
+    found = search_items(settings, answers)
+    for year in settings.years:
+        if not found.get(f"{year}/optical"):
+            _raise_no_scenes(settings, year, grown_bbox(settings.region, halo_m(settings)))
+    return found
+
+
+def search_items(settings: Settings, answers: list[CatalogAnswer] | None = None) -> Items:
+    """What the catalogues have for the settings, be it nothing.
+
+    Raises:
+        SourceError: a local catalogue or velocity file is absent.
         CatalogUnavailableError: no catalogue answers.
     """
     found: Items = {}
@@ -130,9 +145,6 @@ def find_items(settings: Settings, answers: list[CatalogAnswer] | None = None) -
     if answers is None:
         for line in fail_overs(catalog_record(said)):
             log.warning(line)
-    for year in settings.years:
-        if not found.get(f"{year}/optical"):
-            _raise_no_scenes(settings, year, bbox)
     return found
 
 
@@ -258,7 +270,9 @@ def _zone_plan(
         cols = tile_origins(window.col, window.col + window.width, settings.tile_px, stride)
         tiles += len(rows) * len(cols)
         outer = read_window(block, settings.tile_px, settings.model.overlap).pad(HALO_PX)
-        outline = shapely.geometry.box(*_lonlat_bounds(outer))
+        outline = shapely.union_all(
+            [shapely.geometry.box(*half) for half in catalog.split_bbox(_lonlat_bounds(outer))]
+        )
         for modality, shapes in footprints.items():
             scenes = sum(shape.intersects(outline) for shape in shapes)
             read += _BYTES_A_PIXEL.get(modality, 0.0) * outer.height * outer.width * scenes

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _METRES_A_DEGREE = 111_320.0
 
+MAX_LATITUDE_DEG = 89.0
+"""Where regions have to end, north and south."""
+
 
 @dataclass(frozen=True)
 class RegionSpec:
@@ -46,9 +49,27 @@ class RegionSpec:
 def read_region(spec: RegionSpec) -> Polygon | MultiPolygon:
     """The region in longitude and latitude (WGS 84).
 
+    A region over the antimeridian comes back in parts on either side of it (RFC 7946, 3.1.9), whether it was
+    given so, with longitudes beyond 180, or in a projection. Sentinel-2 takes pictures up to 84 degrees
+    north (https://sentiwiki.copernicus.eu/web/s2-mission); a region may reach further, and what lies there
+    is searched for, found by none and no data. At 89 degrees zones become narrower than a block.
+
     Raises:
-        RegionError: reversed or empty bbox, or a file that is absent, unreadable or without polygons.
+        RegionError: reversed or empty bbox, a file that is absent, unreadable or without polygons, or a
+            region that reaches beyond 89 degrees.
     """
+    geometry = _read(spec)
+    _, south, _, north = geometry.bounds
+    if max(-south, north) > MAX_LATITUDE_DEG:
+        raise RegionError(
+            f"a region that reaches to {north if north > MAX_LATITUDE_DEG else south:.3f} degrees",
+            f"one within {MAX_LATITUDE_DEG:g} degrees of latitude, as UTM zones end in a point at the poles",
+            "end it at 84 degrees, where the scenes end",
+        )
+    return geometry
+
+
+def _read(spec: RegionSpec) -> Polygon | MultiPolygon:
     bbox, path = spec.bbox, Path(spec.file or spec.rgi or "")
     geometry = _from_bbox(bbox) if bbox is not None else _from_file(path)
     return _buffered(geometry, spec.buffer_m) if spec.buffer_m else geometry
@@ -69,7 +90,7 @@ def _from_bbox(bbox: tuple[float, float, float, float]) -> Polygon | MultiPolygo
         # would then span more than half the globe is a slip of the pen.
         if (east - west) % 360 > 180:
             raise RegionError(given, expected, "exchange west and east")
-        return MultiPolygon([box(west, south, 180.0, north), box(-180.0, south, east, north)])
+        return _on_globe(box(west, south, east + 360.0, north))
     return box(west, south, east, north)
 
 
@@ -90,16 +111,54 @@ def _from_file(path: Path) -> Polygon | MultiPolygon:
     if frame.crs is not None:
         frame = frame.to_crs(4326)
     polygons = frame.geometry[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
-    merged = shapely.union_all(shapely.make_valid(polygons.to_numpy()))
+    whole = [_unwrapped(part) for part in shapely.get_parts(polygons.to_numpy())]
+    merged = shapely.union_all(shapely.make_valid(np.asarray(whole, object)))
     if merged.is_empty or merged.area == 0:
         raise RegionError(f"region file {path} without an area", "polygons", "check its contents")
-    if max(abs(v) for v in merged.bounds[::2]) > 180 or max(abs(v) for v in merged.bounds[1::2]) > 90:
+    if max(abs(v) for v in merged.bounds[::2]) > 360 or max(abs(v) for v in merged.bounds[1::2]) > 90:
         raise RegionError(
             f"region file {path} with coordinates {merged.bounds}",
             "degrees, or a declared CRS",
             "declare its CRS",
         )
-    return _polygons(merged)
+    return _on_globe(merged)
+
+
+def _unwrapped(polygon: Polygon) -> Polygon:
+    """A polygon torn at the antimeridian made whole again; its longitudes may then go beyond 180.
+
+    An edge over more than half the globe is one that goes the other way round. One over all of it is that
+    of a band around the globe.
+    """
+    lon = shapely.get_coordinates(polygon.exterior)[:, 0]
+    jumps = np.abs(np.diff(lon))
+    if not ((jumps > 180.0) & (jumps < 360.0)).any():
+        return polygon
+    return _around(polygon, float(lon[0]))
+
+
+def _around(geometry: Any, lon_deg: float) -> Any:
+    """The geometry with longitudes within half a turn of ``lon_deg``."""
+
+    def turn(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
+        lon = coordinates[:, 0]
+        return np.column_stack([lon + 360.0 * np.round((lon_deg - lon) / 360.0), coordinates[:, 1]])
+
+    return shapely.transform(geometry, turn)
+
+
+def _turned(geometry: Any, turn_deg: float) -> Any:
+    return shapely.transform(geometry, lambda xy: xy + np.array([turn_deg, 0.0])) if turn_deg else geometry
+
+
+def _on_globe(geometry: Any) -> Polygon | MultiPolygon:
+    """The geometry cut at the antimeridian, its longitudes in -180..180."""
+    west, _, east, _ = geometry.bounds
+    if west >= -180.0 and east <= 180.0:
+        return _polygons(geometry)
+    globe = box(-180.0, -90.0, 180.0, 90.0)
+    parts = [_turned(geometry, turn).intersection(globe) for turn in (-360.0, 0.0, 360.0)]
+    return _polygons(shapely.union_all(parts))
 
 
 def _polygons(geometry: Any) -> Polygon | MultiPolygon:
@@ -114,7 +173,7 @@ def _buffered(geometry: Polygon | MultiPolygon, buffer_m: float) -> Polygon | Mu
         lon, lat = part.representative_point().coords[0]
         local = f"+proj=aeqd +lat_0={lat} +lon_0={lon} +datum=WGS84 +units=m"
         metric = _project(part, "EPSG:4326", local).buffer(buffer_m)
-        grown.append(_project(metric, local, "EPSG:4326"))
+        grown.append(_on_globe(_around(_project(metric, local, "EPSG:4326"), lon)))
     return _polygons(shapely.union_all(grown))
 
 
@@ -136,7 +195,7 @@ def grown_bbox(region: Polygon | MultiPolygon, margin_m: float) -> tuple[float, 
     """
     west, south, east, north = _bounds_over_antimeridian(region)
     lat = margin_m / _METRES_A_DEGREE * 1.01
-    widest = min(max(abs(south), abs(north)) + lat, 89.0)
+    widest = min(max(abs(south), abs(north)) + lat, 89.9)
     lon = lat / math.cos(math.radians(widest))
     if east - west + 2 * lon >= 360.0:
         return -180.0, max(south - lat, -90.0), 180.0, min(north + lat, 90.0)
@@ -188,7 +247,13 @@ class ZoneRegion:
 
     def projected(self) -> Polygon | MultiPolygon:
         """The zone's part in metres, its edges followed to a few centimetres; empty where none."""
-        part = shapely.segmentize(self.region.intersection(self._strip()), 0.01)
+        strip = self._strip()
+        # the strip of the first and of the last zone reaches over the antimeridian by its collar
+        turns = [0.0]
+        turns += [-360.0] if strip.bounds[0] < -180.0 else []
+        turns += [360.0] if strip.bounds[2] > 180.0 else []
+        whole = shapely.union_all([_turned(self.region, turn).intersection(strip) for turn in turns])
+        part = shapely.segmentize(whole, 0.01)
         polygons = [p for p in shapely.get_parts(part) if isinstance(p, Polygon)]
         return _project(MultiPolygon(polygons), "EPSG:4326", f"EPSG:{self.epsg}")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -25,7 +25,7 @@ from cryoscale.features import stack as features
 from cryoscale.features.stack import PcaBasis
 from cryoscale.grid import Block, Window
 from cryoscale.infer import tiles
-from cryoscale.ledger import Ledger, Marker
+from cryoscale.ledger import Ledger, Marker, SceneShare
 from cryoscale.read import snapshot
 from cryoscale.read.inputs import ReadReport, read_inputs
 from cryoscale.region import ZoneRegion
@@ -179,6 +179,7 @@ def process_block(
         quicklook.write_block(out, year, block, seen)
     label = layers["label"]
     counts = np.bincount(label[label != NO_DATA].ravel(), minlength=layers["probability"].shape[0])
+    shares = report.choice.shares(block.window) if report.choice else ()
     marker = Marker(
         year=year,
         epsg=block.epsg,
@@ -197,6 +198,7 @@ def process_block(
             name: int(np.count_nonzero(layers["modalities"] & bit))
             for name, bit in features.MODALITIES.items()
         },
+        scene_choice=[SceneShare(**asdict(share)) for share in shares],
         worker=worker,
         attempt=attempt,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import unquote, urlparse
 
+from shapely.affinity import translate
 from shapely.geometry import box, shape
 
 from cryoscale.errors import CatalogUnavailableError, RegionError, SourceError
@@ -269,7 +270,9 @@ def _over(item: Item, area: list[BaseGeometry]) -> bool:
         places = [shape(item.geometry)]
     else:
         return False
-    return any(part.intersects(place) for part in area for place in places)
+    # some providers let longitudes go on beyond 180, in the place of a cut at the antimeridian
+    turns = (-360.0, 0.0, 360.0) if any(max(map(abs, p.bounds[::2])) > 180 for p in places) else (0.0,)
+    return any(part.intersects(translate(p, turn)) for part in area for p in places for turn in turns)
 
 
 def _within(item: Item, span: tuple[datetime, datetime] | None) -> bool:

@@ -73,10 +73,23 @@ class Composer:
         self._date: NDArray[np.int32] = np.full(shape, NO_DATE, np.int32)
         self._n_clear: NDArray[np.uint16] = np.zeros(shape, np.uint16)
         self._score: NDArray[np.float32] = np.full(shape, np.inf, np.float32)
+        self._rank: NDArray[np.float32] = np.full(shape, np.inf, np.float32)
         self._kept: list[tuple[NDArray[np.float32], NDArray[np.bool_], int]] = []
 
-    def add(self, bands: NDArray[np.float32], clear: NDArray[np.bool_], day: int) -> None:
-        """Adds a scene: ``bands`` (12, y, x), where it is ``clear`` (y, x), and days since 1970-01-01."""
+    def add(
+        self,
+        bands: NDArray[np.float32],
+        clear: NDArray[np.bool_],
+        day: int,
+        rank: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Adds a scene: ``bands`` (12, y, x), where it is ``clear`` (y, x), and days since 1970-01-01.
+
+        ``rank`` (y, x) says how well the scene suits each pixel, the least being the best
+        (:meth:`cryoscale.read.choice.Choice.score`); without it, and where ranks are equal, the scene that
+        was added first is preferred. For ``best_scene`` rank decides; for ``least_snow`` it decides
+        between scenes whose snow is equally dark, which is all ground that is free of snow.
+        """
         clear = clear & np.isfinite(bands).all(axis=0)
         if not clear.any():
             return
@@ -84,13 +97,14 @@ class Composer:
         if self.method == "median":
             self._kept.append((bands, clear, day))
             return
-        if self.method == "best_scene":
-            take = clear & (self._score == np.inf)
-            self._score[take] = 0.0
-        else:
-            score = snow_score(bands)
-            take = clear & (score < self._score)
-            np.copyto(self._score, score, where=take)
+        score = snow_score(bands) if self.method == "least_snow" else np.zeros(clear.shape, np.float32)
+        better = score < self._score
+        if rank is not None:
+            better |= (score == self._score) & (rank < self._rank)
+        take = clear & better
+        np.copyto(self._score, score, where=take)
+        if rank is not None:
+            np.copyto(self._rank, rank, where=take)
         np.copyto(self._bands, bands, where=take[None])
         self._date[take] = day
 
@@ -132,7 +146,8 @@ def composite(cube: xr.Dataset, method: str = "least_snow") -> xr.Dataset:
     A pixel is clear in a scene where all twelve bands hold data and SCL, if the cube has it, shows the
     ground. ``best_scene`` takes the first clear scene in the order of cloud cover, date, id;
     ``least_snow`` the clear scene whose snow is darkest, ties in that order; ``median`` the median of
-    each band. Lazy where the cube is.
+    each band. Lazy where the cube is. A run ranks scenes by what they show around each pixel instead
+    (:mod:`cryoscale.read.choice`), which a cube that may lie anywhere and be cut anyhow cannot.
 
     Args:
         cube: bands B01 .. B12 (reflectance) and perhaps SCL, as :func:`cryoscale.read.cube.open_cube` gives.

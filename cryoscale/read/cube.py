@@ -159,6 +159,8 @@ def _stand_in(item: Item, number: int, bands: Sequence[str], sign: str | None) -
     from pystac import Asset, Item
 
     west, south, east, north = footprint_deg(item)
+    if west < -180.0 or east > 180.0:
+        west, east = -180.0, 180.0  # over the antimeridian: let the file decide
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     stand_in = Item(
         id=f"{number:06d}",
@@ -176,24 +178,22 @@ def _stand_in(item: Item, number: int, bands: Sequence[str], sign: str | None) -
 
 
 def footprint_deg(item: Item) -> tuple[float, float, float, float]:
-    """West, south, east, north of an item with a collar, clipped to the globe; all of it where unknown."""
+    """West, south, east, north of an item with a collar; the globe where it gives none.
+
+    Over the antimeridian longitudes go on beyond 180.
+    """
     box = item.bbox or []
     if len(box) == 6:
         box = [box[0], box[1], box[3], box[4]]
-    if len(box) != 4 or box[0] > box[2]:  # over the antimeridian: let the file decide
-        south, north = (box[1], box[3]) if len(box) == 4 else (-90.0, 90.0)
-        return (
-            -180.0,
-            max(south - FOOTPRINT_COLLAR_DEG, -90.0),
-            180.0,
-            min(north + FOOTPRINT_COLLAR_DEG, 90.0),
-        )
+    if len(box) != 4:
+        return -180.0, -90.0, 180.0, 90.0
     west, south, east, north = (float(side) for side in box)
+    east = east + 360.0 if west > east else east
     collar_x = FOOTPRINT_COLLAR_DEG / max(np.cos(np.radians(max(abs(south), abs(north)))), 0.02)
     return (
-        max(west - collar_x, -180.0),
+        west - collar_x,
         max(south - FOOTPRINT_COLLAR_DEG, -90.0),
-        min(east + collar_x, 180.0),
+        east + collar_x,
         min(north + FOOTPRINT_COLLAR_DEG, 90.0),
     )
 

@@ -12,6 +12,7 @@ import xarray as xr
 from cryoscale.errors import AssetReadError, CryoscaleError
 from cryoscale.grid import transformer
 from cryoscale.read.assets import BANDS, S2_BANDS, asset_of
+from cryoscale.read.choice import CHOICE_BANDS, REACH_PX, Choice, choose, sample_codes
 from cryoscale.read.composite import Composer, clear_mask, masked_median, scene_order
 from cryoscale.read.cube import AssetSpec, asset_spec, footprint_deg, in_order, named, read_asset, when
 from cryoscale.read.raster import UnreadableError, open_raster
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from odc.geo.geobox import GeoBox
     from pystac import Item
 
     from cryoscale.grid import Window
@@ -44,11 +46,13 @@ class ReadReport:
         scenes_read: ids of the items that gave pixels, in order.
         scenes_failed: (item id, cause) of each that could not be read and was left out.
         bytes_read: size of the decoded pixels that were read.
+        choice: how the optical scenes were ranked; None where they were not.
     """
 
     scenes_read: tuple[str, ...] = ()
     scenes_failed: tuple[tuple[str, str], ...] = ()
     bytes_read: int = 0
+    choice: Choice | None = None
 
 
 @dataclass
@@ -64,6 +68,7 @@ class _Session:
     read: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     bytes_read: int = 0
+    choice: Choice | None = None
 
     def near(self, items: Sequence[Item]) -> list[Item]:
         """Items whose footprint, with its collar, touches the window; their order is kept."""
@@ -118,6 +123,7 @@ def read_inputs(
     sign: str | None = None,
     on_unreadable: Literal["set_aside", "fail"] = "set_aside",
     leave_unreachable: bool = False,
+    rank_locally: bool = True,
 ) -> tuple[xr.Dataset, ReadReport]:
     """All that a block's features are made of, on ``window``: variables of (y, x), read now.
 
@@ -134,6 +140,8 @@ def read_inputs(
         on_unreadable: ``set_aside`` leaves a broken scene out and names it, ``fail`` makes it an error.
         leave_unreachable: under ``set_aside``, do so too with a scene that could not be had through all
             retries, as a caller wants who will not ask again.
+        rank_locally: whether scenes are ranked by the cloud and snow that they show around each pixel, or,
+            as :func:`cryoscale.read.composite.composite` does, by the cloud cover of the whole scene.
 
     Returns:
         The dataset (float32, NaN for no data; source_date int32; n_clear uint16; slc1, slc2 complex64) with
@@ -149,7 +157,7 @@ def read_inputs(
         left_out = kinds if on_unreadable == "set_aside" else ()
         session = _Session(window, sign, pool, left_out, _bounds_deg(window))
         planes: Planes = {}
-        planes |= _optical(session, items.get("optical", ()), composite)
+        planes |= _optical(session, items.get("optical", ()), composite, rank_locally)
         planes |= _terrain(session, in_order(items.get("terrain", ())))
         planes |= _thermal(session, in_order(items.get("thermal", ())))
         planes |= _insar(session, in_order(items.get("insar", ())))
@@ -161,11 +169,41 @@ def read_inputs(
         coords={"y": y, "x": x},
         attrs={"crs": f"EPSG:{window.epsg}"},
     )
-    return dataset, ReadReport(tuple(session.read), tuple(session.failed), session.bytes_read)
+    return dataset, ReadReport(tuple(session.read), tuple(session.failed), session.bytes_read, session.choice)
 
 
-def _optical(session: _Session, items: Sequence[Item], method: str) -> Planes:
+def _choice(session: _Session, items: Sequence[Item]) -> Choice:
+    """What each scene shows on the cells around the window; one that cannot be read shows nothing.
+
+    That it cannot is told when its turn comes in the composite.
+    """
+    # Scenes beside the window count too: what is glacierised must not depend on where the window ends.
+    around = _bounds_deg(session.window.pad(REACH_PX))
+    by_id = {item.id: item for item in items if _touches(footprint_deg(item), around)}
+
+    def look(scene: str, grid: GeoBox) -> NDArray[np.uint8] | None:
+        specs = [asset_spec(by_id[scene], name, session.sign) for name in CHOICE_BANDS]
+        try:
+            found = list(session.pool.map(lambda s: (None, 0) if s is None else read_asset(s, grid), specs))
+        except session.left_out:
+            return None
+        session.bytes_read += sum(size for _, size in found)
+        planes = {name: values for name, (values, _) in zip(CHOICE_BANDS, found, strict=True)}
+        seen = planes.pop("SCL")
+        shown = {name: values for name, values in planes.items() if values is not None}
+        if len(shown) < len(planes):
+            return None
+        return sample_codes(shown, np.ones(grid.shape, bool) if seen is None else clear_mask(seen))
+
+    return choose(list(by_id), session.window, look)
+
+
+def _optical(session: _Session, items: Sequence[Item], method: str, rank_locally: bool) -> Planes:
     """The composite; scenes are read one after the other, the classification first."""
+    ranked = _ranked(items)
+    if rank_locally and method != "median":
+        ranked = in_order(items)
+        session.choice = _choice(session, ranked)
     composer = Composer(method, session.window.shape)
 
     def use(item: Item) -> bool:
@@ -181,10 +219,10 @@ def _optical(session: _Session, items: Sequence[Item], method: str) -> Planes:
             return False  # the window lies within reach of its coarse bands only
         bands = np.stack([planes[name] for name in S2_BANDS])
         day = int(np.datetime64(when(item).date(), "D").astype(np.int64))
-        composer.add(bands, clear, day)
+        rank = None if session.choice is None else session.choice.score(item.id, session.window)
+        composer.add(bands, clear, day, rank)
         return True
 
-    ranked = _ranked(items)
     if not session.each("optical", ranked, use):
         return {}
     merged, date, n_clear = composer.result()

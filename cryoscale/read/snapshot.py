@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,77 @@ def thaw(path: str | PathLike[str]) -> dict[str, list[Item]]:
 def digest(items_by_source: Mapping[str, Sequence[Item]]) -> str:
     """The sha256 that :func:`freeze` would return."""
     return _digest(sorted(_rows(items_by_source)))
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How what the providers have now differs from a frozen catalogue.
+
+    Attributes:
+        new: (source, item id) that the catalogue lacks.
+        gone: (source, item id) that no provider lists any more.
+        changed: (source, item id, where they differ) of those listed otherwise than before.
+    """
+
+    new: tuple[tuple[str, str], ...] = ()
+    gone: tuple[tuple[str, str], ...] = ()
+    changed: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.gone or self.changed)
+
+    def __str__(self) -> str:
+        return f"{len(self.new)} new, {len(self.gone)} gone, {len(self.changed)} changed"
+
+    def lines(self) -> list[str]:
+        """One line an item."""
+        return [
+            *(f"new: {source} {item}" for source, item in self.new),
+            *(f"gone: {source} {item}" for source, item in self.gone),
+            *(f"changed: {source} {item} ({', '.join(fields)})" for source, item, fields in self.changed),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "new": [{"source": source, "id": item} for source, item in self.new],
+            "gone": [{"source": source, "id": item} for source, item in self.gone],
+            "changed": [
+                {"source": source, "id": item, "fields": list(fields)}
+                for source, item, fields in self.changed
+            ],
+        }
+
+
+def compare(frozen: Mapping[str, Sequence[Item]], found: Mapping[str, Sequence[Item]]) -> Changes:
+    """What is new, gone and changed in ``found``; links are left out, as they are when freezing."""
+    before, now = (
+        {(source, item): text for source, _, item, text in _rows(items)} for items in (frozen, found)
+    )
+    return Changes(
+        tuple(sorted(now.keys() - before.keys())),
+        tuple(sorted(before.keys() - now.keys())),
+        tuple(
+            (*key, _differences(json.loads(before[key]), json.loads(now[key])))
+            for key in sorted(before.keys() & now.keys())
+            if before[key] != now[key]
+        ),
+    )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the members that differ, one step down for properties and assets."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        one, two = before.get(name), now.get(name)
+        if one == two:
+            continue
+        if name in ("properties", "assets") and isinstance(one, dict) and isinstance(two, dict):
+            inner = sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
+            found += [f"{name}.{key}" for key in inner]
+        else:
+            found.append(name)
+    return tuple(found)
 
 
 def read_items(path: str | PathLike[str]) -> list[Item]:

@@ -20,7 +20,9 @@ import shapely
 import xarray as xr
 from pystac.extensions.projection import ProjectionExtension
 
-from cryoscale.grid import transformer, window_of
+from cryoscale.grid import window_of
+from cryoscale.write import zones
+from cryoscale.write.polygons import explode
 from cryoscale.write.store import geo_attributes, put
 
 _MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
@@ -121,7 +123,7 @@ def _map_item(year: int, epsg: int, dataset: xr.Dataset, run: RunRecord) -> pyst
     item = pystac.Item(
         id=f"{run.name}-{year}-{epsg}",
         geometry=shapely.geometry.mapping(footprint),
-        bbox=list(footprint.bounds),
+        bbox=_bbox(footprint),
         datetime=None,
         start_datetime=start,
         end_datetime=end,
@@ -156,12 +158,14 @@ def _map_item(year: int, epsg: int, dataset: xr.Dataset, run: RunRecord) -> pyst
 
 def _model_item(run: RunRecord, maps: Sequence[pystac.Item]) -> pystac.Item:
     model = run.model
-    box = shapely.union_all([shapely.geometry.shape(item.geometry) for item in maps]).envelope
+    union = shapely.union_all([shapely.geometry.shape(item.geometry) for item in maps])
+    west, south, east, north = bbox = _bbox(union)
+    box = shapely.box(west, south, east if west < east else east + 360.0, north)
     starts, ends = zip(*run.season.values(), strict=True)
     item = pystac.Item(
         id=f"{run.name}-model",
-        geometry=shapely.geometry.mapping(box),
-        bbox=list(box.bounds),
+        geometry=shapely.geometry.mapping(_cut_at_antimeridian(box)),
+        bbox=bbox,
         datetime=None,
         start_datetime=min(starts),
         end_datetime=max(ends),
@@ -216,13 +220,34 @@ def _mlm_properties(model: ModelRecord) -> dict[str, Any]:
     }
 
 
-def _footprint(epsg: int, bbox_m: Sequence[float]) -> shapely.Polygon:
+def _footprint(epsg: int, bbox_m: Sequence[float]) -> shapely.Geometry:
     """Outline of a zone's map in degrees, its sides bent as the projection bends them."""
     west, south, east, north = bbox_m
     box = shapely.segmentize(shapely.box(west, south, east, north), max(east - west, north - south) / 4)
-    to_degrees = transformer(f"EPSG:{epsg}", "EPSG:4326")
-    bent = shapely.transform(box, lambda xy: np.column_stack(to_degrees.transform(xy[:, 0], xy[:, 1])))
-    return shapely.orient_polygons(bent)
+    return _cut_at_antimeridian(zones.to_degrees(np.array([box], object), f"EPSG:{epsg}")[0])
+
+
+def _cut_at_antimeridian(geometry: shapely.Geometry) -> shapely.Geometry:
+    """A geometry whose longitudes may go beyond 180, in parts on either side (RFC 7946, 3.1.9)."""
+    globe = shapely.box(-180.0, -90.0, 180.0, 90.0)
+    parts = [
+        shapely.transform(geometry, lambda xy, turn=turn: xy + np.array([turn, 0.0])).intersection(globe)
+        for turn in (-360.0, 0.0, 360.0)
+    ]
+    pieces = explode(np.array(parts, object))
+    return shapely.orient_polygons(pieces[0] if len(pieces) == 1 else shapely.MultiPolygon(list(pieces)))
+
+
+def _bbox(geometry: shapely.Geometry) -> list[float]:
+    """West, south, east, north; west is greater than east where that is the shorter way round."""
+    west, south, east, north = shapely.bounds(geometry).tolist()
+    turned = shapely.transform(geometry, lambda xy: np.column_stack([xy[:, 0] % 360.0, xy[:, 1]]))
+    parts = [part for part in explode(turned) if np.ptp(shapely.get_coordinates(part)[:, 0]) < 180.0]
+    if len(parts) == len(explode(geometry)) > 1:
+        first, last = min(p.bounds[0] for p in parts), max(p.bounds[2] for p in parts)
+        if first < 180.0 < last and last - first < 180.0 < east - west:
+            west, east = first, last - 360.0
+    return [west, south, east, north]
 
 
 def utc(year: int, month: int, day: int) -> datetime:

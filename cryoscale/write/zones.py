@@ -52,7 +52,8 @@ def cuts(zones: list[int]) -> dict[int, Cut]:
         lons = tuple(
             lon
             for lon, side in ((west, 2), (east, 0))
-            if any(box[side] == lon and box[1] == south for box in others)
+            # whole turns: the last zone ends at 180 where the first begins at -180
+            if any((box[side] - lon) % 360.0 == 0.0 and box[1] == south for box in others)
         )
         lats = tuple(
             lat

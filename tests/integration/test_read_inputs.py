@@ -138,7 +138,7 @@ def random_season(folder: Path) -> list[Item]:
 @pytest.mark.parametrize("method", ["best_scene", "median", "least_snow"])
 def test_the_block_reads_what_the_lazy_cube_and_its_composite_hold(tmp_path: Path, method: str) -> None:
     scenes = random_season(tmp_path)
-    data, _ = read_inputs({"optical": scenes}, WINDOW, composite=method)
+    data, _ = read_inputs({"optical": scenes}, WINDOW, composite=method, rank_locally=False)
     cube = open_cube(scenes, geobox=WINDOW.geobox, bands=[*S2_BANDS, "SCL"], chunks={"x": 50, "y": 70})
     assert cube["B02"].chunks == ((1, 1, 1), (70, 50), (50, 50, 30))
     assert list(cube["scene"].values) == ["a", "b", "c"]

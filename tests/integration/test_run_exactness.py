@@ -70,6 +70,24 @@ def test_large_blocks_give_the_map_of_small_ones(tiny_range: TinyRange, whole: R
     assert_equal_where_both_map(whole, Run(str(tmp_path / "run")))
 
 
+def test_the_choice_of_scenes_depends_neither_on_block_size_nor_on_region(
+    tiny_range: TinyRange, tmp_path: Path
+) -> None:
+    """``best_scene`` shows most: each pixel is of the one scene that was ranked first around it."""
+    optical = {"optical": {"collection": "sentinel-2-l2a", "composite": "best_scene"}}
+    plain: dict[str, Any] = {"sources": optical, "model": {"name": "band-ratio"}}
+    west, south, east, north = tiny_range.bbox
+    part = [west + 0.3 * (east - west), south, east, south + 0.6 * (north - south)]
+    small = {"tiling": {"tile_px": 64, "block_px": 256}, "region": {"bbox": part}}
+    large = {"tiling": {"tile_px": 64, "block_px": 512}}
+    map_here(tiny_range.settings(**plain, **large), tmp_path / "large")
+    map_here(tiny_range.settings(**plain, **small), tmp_path / "small")
+    one, other = Run(str(tmp_path / "large")), Run(str(tmp_path / "small"))
+    assert_equal_where_both_map(one, other, other_is_part=True)
+    dates = [np.unique(one.mosaic(2018, epsg)["source_date"].values) for epsg in one.zones(2018)]
+    assert max(len(found) for found in dates) > 2  # there was a choice
+
+
 def test_the_order_of_blocks_does_not_matter(tiny_range: TinyRange, whole: Run, tmp_path: Path) -> None:
     map_here(tiny_range.settings(), tmp_path / "run", backwards=True)
     assert_equal_where_both_map(whole, Run(str(tmp_path / "run")))

@@ -120,3 +120,53 @@ def test_an_l_shaped_region_leaves_out_the_blocks_of_its_notch() -> None:
     region = Polygon(mapping(box(84.1, 28.0, 84.4, 28.3))["coordinates"][0]).difference(notch)
     whole = ZoneRegion(32645, box(84.1, 28.0, 84.4, 28.3)).blocks(256)
     assert 0 < len(ZoneRegion(32645, region).blocks(256)) < len(whole)
+
+
+def test_a_bbox_that_begins_at_the_antimeridian_has_one_part() -> None:
+    assert read_region(RegionSpec(bbox=(180.0, 65.0, -179.0, 66.0))).bounds == (-180.0, 65.0, -179.0, 66.0)
+    assert read_region(RegionSpec(bbox=(179.0, 65.0, -180.0, 66.0))).bounds == (179.0, 65.0, 180.0, 66.0)
+
+
+@pytest.mark.parametrize("manner", ["beyond 180", "wrong way round", "in a projection", "in parts"])
+def test_a_file_over_the_antimeridian_is_cut_there_however_it_is_written(tmp_path: Path, manner: str) -> None:
+    import geopandas
+
+    whole, crs = box(179.9, 65.0, 180.2, 65.1), 4326
+    path = tmp_path / ("basin.gpkg" if manner == "in a projection" else "basin.geojson")
+    if manner == "wrong way round":
+        whole = Polygon([(179.9, 65.0), (-179.8, 65.0), (-179.8, 65.1), (179.9, 65.1)])
+    elif manner == "in a projection":
+        to_zone = Transformer.from_crs(4326, 32601, always_xy=True)
+        whole, crs = Polygon([to_zone.transform(*xy) for xy in whole.exterior.coords]), 32601
+    elif manner == "in parts":
+        whole = MultiPolygon([box(179.9, 65.0, 180.0, 65.1), box(-180.0, 65.0, -179.8, 65.1)])
+    geopandas.GeoDataFrame(geometry=[whole], crs=crs).to_file(path)
+    region = read_region(RegionSpec(file=str(path)))
+    west, east = sorted(region.geoms, key=lambda part: -part.bounds[0])  # type: ignore[union-attr]
+    np.testing.assert_allclose(west.bounds, (179.9, 65.0, 180.0, 65.1), atol=1e-3)
+    np.testing.assert_allclose(east.bounds, (-180.0, 65.0, -179.8, 65.1), atol=1e-3)
+    assert zones_of(region) == [32601, 32660]
+    left, _, right, _ = grown_bbox(region, 0.0)
+    np.testing.assert_allclose((left, right), (179.9, -179.8), atol=1e-6)
+
+
+def test_a_band_around_the_globe_stays_one(tmp_path: Path) -> None:
+    import geopandas
+
+    path = tmp_path / "band.geojson"
+    geopandas.GeoDataFrame(geometry=[box(-180.0, 82.0, 180.0, 83.0)], crs=4326).to_file(path)
+    assert read_region(RegionSpec(file=str(path))).bounds == (-180.0, 82.0, 180.0, 83.0)
+    assert len(zones_of(read_region(RegionSpec(file=str(path))))) == 60
+
+
+@pytest.mark.parametrize("latitudes", [(88.0, 89.5), (-90.0, -88.0)])
+def test_a_region_that_comes_too_near_a_pole_is_told_in_one_line(latitudes: tuple[float, float]) -> None:
+    with pytest.raises(RegionError, match="within 89 degrees") as caught:
+        read_region(RegionSpec(bbox=(10.0, latitudes[0], 20.0, latitudes[1])))
+    assert "\n" not in str(caught.value)
+
+
+def test_beyond_the_last_scene_there_are_still_blocks() -> None:
+    region = read_region(RegionSpec(bbox=(23.0, 86.0, 25.0, 86.1)))
+    assert zones_of(region) == [32634, 32635]
+    assert all(ZoneRegion(epsg, region).blocks(512) for epsg in zones_of(region))
