@@ -200,16 +200,33 @@ def _api_items(
     options: dict[str, Any] = {"collections": [collection], "datetime": when, "limit": PAGE_SIZE}
     try:
         client = Client.open(url, stac_io=StacApiIO(max_retries=retry, timeout=TIMEOUT_S))
-        if max_cloud_pct is not None and client.conforms_to("QUERY"):
-            options["query"] = {"eo:cloud_cover": {"lte": max_cloud_pct}}
+        if max_cloud_pct is not None and client.conforms_to("FILTER"):
+            options |= _cloud_filter(max_cloud_pct)
         areas: list[dict[str, Any]] = [{"bbox": list(part)} for part in boxes or []]
         if intersects is not None:
             areas = [{"intersects": _geojson(intersects)}]
-        return [item for area in areas or [{}] for item in client.search(**options, **area).items()]
+        try:
+            return [item for area in areas or [{}] for item in client.search(**options, **area).items()]
+        except APIError as error:
+            if "filter" not in options or error.status_code not in (400, 422, 501):
+                raise
+            log.warning("catalogue %s does not take the filter by cloud: %s", url, _one_line(error))
+            plain = {name: value for name, value in options.items() if not name.startswith("filter")}
+            return [item for area in areas or [{}] for item in client.search(**plain, **area).items()]
     except (APIError, RequestException, OSError, NotImplementedError) as error:
         raise CatalogUnavailableError(_one_line(error)) from error
     except (STACError, STACTypeError, ClientTypeError, LookupError, TypeError, ValueError) as error:
         raise CatalogUnavailableError(f"its answer is not STAC: {_one_line(error)}") from error
+
+
+def _cloud_filter(max_cloud_pct: float) -> dict[str, Any]:
+    """The limit as CQL2 (OGC 21-065), items that do not say included.
+
+    The older query extension cannot ask for those: where a server has nothing else, cloud is judged here.
+    """
+    cloud = {"property": "eo:cloud_cover"}
+    either = [{"op": "<=", "args": [cloud, max_cloud_pct]}, {"op": "isNull", "args": [cloud]}]
+    return {"filter": {"op": "or", "args": either}, "filter_lang": "cql2-json"}
 
 
 def _one_line(error: Exception) -> str:
