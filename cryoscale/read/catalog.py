@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlparse
 from shapely.geometry import box, shape
 
 from cryoscale.errors import CatalogUnavailableError, RegionError, SourceError
-from cryoscale.read.assets import address
+from cryoscale.read.assets import address, default_sign
 from cryoscale.read.cube import in_order
 from cryoscale.read.signing import SIGN_FIELD
 from cryoscale.read.snapshot import digest, freeze, read_items, thaw
@@ -165,8 +165,10 @@ def _instant(text: str) -> tuple[datetime, datetime]:
 
 def _entry(catalog: Any) -> tuple[str, str | None]:
     if isinstance(catalog, Mapping):
-        return str(catalog["url"]), catalog.get("sign")
-    return str(catalog.url), getattr(catalog, "sign", None)
+        url, sign = str(catalog["url"]), catalog.get("sign")
+    else:
+        url, sign = str(catalog.url), getattr(catalog, "sign", None)
+    return url, sign or default_sign(url)
 
 
 def _local_items(url: str) -> list[Item]:

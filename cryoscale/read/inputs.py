@@ -11,9 +11,18 @@ import xarray as xr
 
 from cryoscale.errors import AssetReadError
 from cryoscale.grid import transformer
-from cryoscale.read.assets import BANDS, S2_BANDS, asset_of
+from cryoscale.read.assets import BANDS, QA_HIDDEN_BITS, S2_BANDS, asset_of
 from cryoscale.read.composite import Composer, clear_mask, masked_median, scene_order
-from cryoscale.read.cube import AssetSpec, asset_spec, footprint_deg, in_order, named, read_asset, when
+from cryoscale.read.cube import (
+    AssetSpec,
+    asset_spec,
+    footprint_deg,
+    in_order,
+    named,
+    read_asset,
+    when,
+    without_fill,
+)
 from cryoscale.read.raster import UnreadableError, open_raster
 from cryoscale.read.sample import ArraySource, fetch, mosaics, resample
 from cryoscale.read.signing import signed_href
@@ -29,9 +38,6 @@ if TYPE_CHECKING:
 
 READ_THREADS = 4
 """Bands of a scene that are read at the same time."""
-
-QA_HIDDEN_BITS = 0b11111
-"""QA_PIXEL bits that hide the ground: fill, dilated cloud, cirrus, cloud, cloud shadow (USGS LSDS-1619)."""
 
 Planes = dict[str, "NDArray[Any]"]
 
@@ -195,10 +201,11 @@ def _terrain(session: _Session, items: Sequence[Item]) -> Planes:
 
 
 def _thermal(session: _Session, items: Sequence[Item]) -> Planes:
-    scenes: list[NDArray[np.float32]] = []
+    """Medians of the clear scenes: the temperature, and its uncertainty where a scene gives that."""
+    scenes: dict[str, list[NDArray[np.float32]]] = {"LST": [], "LST_uncertainty": []}
 
     def use(item: Item) -> bool:
-        planes = session.bands(item, ["LST", "QA_PIXEL"])
+        planes = session.bands(item, ["LST", "QA_PIXEL", "LST_uncertainty"])
         if "LST" not in planes:
             return False
         seen = np.ones(session.window.shape, bool)
@@ -206,15 +213,17 @@ def _thermal(session: _Session, items: Sequence[Item]) -> Planes:
             quality = planes["QA_PIXEL"]
             bits = np.where(np.isnan(quality), 1, quality).astype(np.uint16)
             seen = (bits & QA_HIDDEN_BITS) == 0
-        if seen.any():
-            scenes.append(np.where(seen, planes["LST"], np.float32(np.nan)))
+        seen &= np.isfinite(planes["LST"])
+        for name, stack in scenes.items():
+            if seen.any() and name in planes:
+                stack.append(np.where(seen, planes[name], np.float32(np.nan)))
         return True
 
     if not session.each("thermal", items, use):
         return {}
-    if not scenes:
+    if not scenes["LST"]:
         return {"LST": np.full(session.window.shape, np.nan, np.float32)}
-    return {"LST": masked_median(np.stack(scenes))}
+    return {name: masked_median(np.stack(stack)) for name, stack in scenes.items() if stack}
 
 
 def _insar(session: _Session, items: Sequence[Item]) -> Planes:
@@ -271,6 +280,8 @@ def _velocity(session: _Session, items: Sequence[Item], href: str | None, year: 
         east, north = _part(session, item, "vx"), _part(session, item, "vy")
         if east is None or north is None:
             return False
+        if east.lattice != north.lattice:
+            raise UnreadableError("vx and vy lie on different grids")
         speed = ArraySource(east.lattice, np.hypot(east.values, north.values))
         layers.append(resample(speed, session.window.geobox, "bilinear"))
         return True
@@ -287,6 +298,7 @@ def _part(session: _Session, item: Item, band: str) -> ArraySource | None:
     with named(spec), open_raster(signed_href(spec.href, spec.sign), spec.encoding.nodata) as source:
         part = fetch(source, session.window.geobox)
         session.bytes_read += source.bytes_read
+    part = None if part is None else without_fill(part, band)
     if part is None or (spec.encoding.scale, spec.encoding.offset) == (1.0, 0.0):
         return part
     return ArraySource(part.lattice, part.values * spec.encoding.scale + spec.encoding.offset)
