@@ -29,7 +29,7 @@ from cryoscale.ledger import Ledger
 from cryoscale.models import loading
 from cryoscale.plan import Items, block_aligned, blocks_of, find_items, zone_regions
 from cryoscale.read import snapshot
-from cryoscale.settings import Settings
+from cryoscale.settings import Settings, SourceSpec
 from cryoscale.write import mosaic, quicklook
 
 log = logging.getLogger("cryoscale")
@@ -182,7 +182,8 @@ def _identity(settings: Settings, model: Mapping[str, Any], catalogue: str) -> d
         "catalogue": catalogue,
         "model": model["identity"],
         "sources": {
-            name: [s.collection, s.href, s.composite] for name, s in sorted(settings.sources.items())
+            name: [s.collection, s.href, s.composite, *_limit(s)]
+            for name, s in sorted(settings.sources.items())
         },
         "overlap": settings.model.overlap,
         "precision": settings.model.precision,
@@ -192,8 +193,13 @@ def _identity(settings: Settings, model: Mapping[str, Any], catalogue: str) -> d
     }
 
 
+def _limit(source: SourceSpec) -> list[float]:
+    """The limit of uncertainty where there is one; runs begun without the choice keep their identity."""
+    return [] if source.max_uncertainty_k is None else [source.max_uncertainty_k]
+
+
 def _context(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
-    velocity = settings.sources.get("velocity")
+    velocity, thermal = settings.sources.get("velocity"), settings.sources.get("thermal")
     return {
         "region": shapely.to_geojson(settings.region),
         "tile_px": settings.tile_px,
@@ -201,6 +207,7 @@ def _context(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
         "on_missing": settings.on_missing,
         "composite": settings.sources["optical"].composite or "least_snow",
         "velocity_href": velocity.href if velocity else None,
+        "max_lst_uncertainty_k": thermal.max_uncertainty_k if thermal else None,
         "channels": model["channels"],
         "needs_halo": model["needs_halo"],
         "pca": model["pca"],

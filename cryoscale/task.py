@@ -53,6 +53,7 @@ class RunContext:
     needs_halo: bool
     pca: PcaBasis | None
     items: Mapping[str, list[Item]] = field(repr=False)
+    max_lst_uncertainty_k: float | None = None
 
     def items_of(self, year: int) -> dict[str, list[Item]]:
         """The frozen items of a year by modality."""
@@ -86,6 +87,7 @@ def run_context(out: str, identity: str) -> RunContext:
         needs_halo=context["needs_halo"],
         pca=PcaBasis.from_dict(context["pca"]) if context["pca"] else None,
         items=snapshot.thaw(f"{out}/items.parquet"),
+        max_lst_uncertainty_k=context.get("max_lst_uncertainty_k"),
     )
 
 
@@ -120,6 +122,7 @@ def features_of(
             composite=context.composite,
             velocity_href=context.velocity_href,
             year=year,
+            max_lst_uncertainty_k=context.max_lst_uncertainty_k,
         )
     with watch.stage("features"):
         stack = features.build_stack(inputs, pca=context.pca or _no_pca(), on_missing=context.on_missing)

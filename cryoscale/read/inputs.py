@@ -116,6 +116,7 @@ def read_inputs(
     velocity_href: str | None = None,
     year: int | None = None,
     sign: str | None = None,
+    max_lst_uncertainty_k: float | None = None,
 ) -> tuple[xr.Dataset, ReadReport]:
     """All that a block's features are made of, on ``window``: variables of (y, x), read now.
 
@@ -129,6 +130,8 @@ def read_inputs(
         velocity_href: a Zarr store with vx and vy, instead of velocity items.
         year: of the velocity, where the store has several.
         sign: how addresses are signed where an item does not say.
+        max_lst_uncertainty_k: temperatures whose uncertainty (ST_QA) is larger are left out, those without
+            one are kept. With a limit ``LST_uncertainty`` comes beside ``LST``; infinity leaves nothing out.
 
     Returns:
         The dataset (float32, NaN for no data; source_date int32; n_clear uint16; slc1, slc2 complex64) with
@@ -143,7 +146,7 @@ def read_inputs(
         planes: Planes = {}
         planes |= _optical(session, items.get("optical", ()), composite)
         planes |= _terrain(session, in_order(items.get("terrain", ())))
-        planes |= _thermal(session, in_order(items.get("thermal", ())))
+        planes |= _thermal(session, in_order(items.get("thermal", ())), max_lst_uncertainty_k)
         planes |= _insar(session, in_order(items.get("insar", ())))
         planes |= _radar(session, in_order(items.get("radar", ())))
         planes |= _velocity(session, in_order(items.get("velocity", ())), velocity_href, year)
@@ -200,12 +203,13 @@ def _terrain(session: _Session, items: Sequence[Item]) -> Planes:
     return _first_valid("elevation", layers)
 
 
-def _thermal(session: _Session, items: Sequence[Item]) -> Planes:
-    """Medians of the clear scenes: the temperature, and its uncertainty where a scene gives that."""
-    scenes: dict[str, list[NDArray[np.float32]]] = {"LST": [], "LST_uncertainty": []}
+def _thermal(session: _Session, items: Sequence[Item], max_uncertainty_k: float | None) -> Planes:
+    """Medians of the clear scenes: the temperature, and its uncertainty where that matters."""
+    names = ("LST",) if max_uncertainty_k is None else ("LST", "LST_uncertainty")
+    scenes: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
 
     def use(item: Item) -> bool:
-        planes = session.bands(item, ["LST", "QA_PIXEL", "LST_uncertainty"])
+        planes = session.bands(item, [*names, "QA_PIXEL"])
         if "LST" not in planes:
             return False
         seen = np.ones(session.window.shape, bool)
@@ -214,6 +218,8 @@ def _thermal(session: _Session, items: Sequence[Item]) -> Planes:
             bits = np.where(np.isnan(quality), 1, quality).astype(np.uint16)
             seen = (bits & QA_HIDDEN_BITS) == 0
         seen &= np.isfinite(planes["LST"])
+        if max_uncertainty_k is not None and "LST_uncertainty" in planes:
+            seen &= ~(planes["LST_uncertainty"] > max_uncertainty_k)
         for name, stack in scenes.items():
             if seen.any() and name in planes:
                 stack.append(np.where(seen, planes[name], np.float32(np.nan)))

@@ -18,9 +18,11 @@ from rasterio.windows import from_bounds
 from shapely.geometry import box, mapping
 
 from cryoscale.grid import Window, transformer, window_over_bounds
+from cryoscale.pipeline import prepare
 from cryoscale.read import catalog
 from cryoscale.read.assets import S2_BANDS
 from cryoscale.read.inputs import read_inputs
+from cryoscale.task import Stopwatch, features_of, run_context
 from tests.integration.conftest import TinyRange
 
 OCTOBER = "2018-10-01T00:00:00Z/2018-10-31T23:59:59Z"
@@ -259,7 +261,7 @@ def test_landsat_has_the_same_temperature_and_uncertainty_from_both_providers_an
     found = []
     for name, assets in (("listed", listed), ("plain", plain), ("folder", folder)):
         place = scene.publish(tmp_path / name, "landsat-c2-l2", assets)
-        found.append(read("thermal", [place], "landsat-c2-l2", scene.window))
+        found.append(read("thermal", [place], "landsat-c2-l2", scene.window, max_lst_uncertainty_k=np.inf))
     for other in found[1:]:
         xr.testing.assert_identical(found[0], other)
     lst, sigma = found[0]["LST"].values, found[0]["LST_uncertainty"].values
@@ -273,6 +275,55 @@ def test_landsat_has_the_same_temperature_and_uncertainty_from_both_providers_an
     np.testing.assert_allclose(sigma[centre, centre][seen], doubt[4:-4, 4:-4][seen] * 0.01, atol=1e-4)
     np.testing.assert_array_equal(np.isnan(sigma), np.isnan(lst))
     assert 0.0 < seen.mean() < 1.0
+    limited = read("thermal", [place], "landsat-c2-l2", scene.window, max_lst_uncertainty_k=5.0)["LST"].values
+    certain = doubt[4:-4, 4:-4] * 0.01 <= 5.0
+    np.testing.assert_array_equal(
+        limited[centre, centre][seen & certain], lst[centre, centre][seen & certain]
+    )
+    assert np.isnan(limited[centre, centre][seen & ~certain]).all()
+    unlimited = read("thermal", [place], "landsat-c2-l2", scene.window)
+    assert set(unlimited.data_vars) == {"LST"}  # nothing is read that nothing asks for
+    np.testing.assert_array_equal(unlimited["LST"], lst)
+
+
+def test_temperatures_of_unknown_uncertainty_are_kept(tiny_range: TinyRange, tmp_path: Path) -> None:
+    scene = cut_corner(tiny_range, "landsat-c2-l2", ("lwir11", "qa_pixel"))
+    unknown = np.full(scene.digital["lwir11"].shape, -9999, np.int16)
+    assets = {name: Asset(scene.write(tmp_path / f"{name}.tif", name)) for name in ("lwir11", "qa_pixel")}
+    bare = scene.publish(tmp_path / "bare", "landsat-c2-l2", assets)
+    told = {**assets, "qa": Asset(scene.write(tmp_path / "qa.tif", "lwir11", unknown))}
+    blank = scene.publish(tmp_path / "blank", "landsat-c2-l2", told)
+    want = read("thermal", [bare], "landsat-c2-l2", scene.window)["LST"]
+    for place in (bare, blank):
+        got = read("thermal", [place], "landsat-c2-l2", scene.window, max_lst_uncertainty_k=1.0)["LST"]
+        np.testing.assert_array_equal(got, want)
+
+
+def test_the_limit_of_uncertainty_reaches_the_blocks_of_a_run(tiny_range: TinyRange, tmp_path: Path) -> None:
+    scene = cut_corner(tiny_range, "landsat-c2-l2", ("lwir11", "qa_pixel"))
+    doubt = np.full(scene.digital["lwir11"].shape, 600, np.int16)
+    doubt[:, :30] = 200
+    assets = {name: Asset(scene.write(tmp_path / f"{name}.tif", name)) for name in ("lwir11", "qa_pixel")}
+    assets["qa"] = Asset(scene.write(tmp_path / "qa.tif", "lwir11", doubt))
+    place = scene.publish(tmp_path / "own", "own-landsat", assets)
+    sources = {"optical": {"collection": "sentinel-2-l2a"}}
+    layers, identities = [], []
+    for limit in ({}, {"max_uncertainty_k": 5.0}):
+        settings = tiny_range.settings(
+            model={"name": "band-ratio"},
+            catalogs=[{"url": str(tiny_range.folder)}, place],
+            sources=sources | {"thermal": {"collection": "own-landsat", **limit}},
+        )
+        out = str(tmp_path / f"run{len(layers)}")
+        identity, _ = prepare(settings, out)
+        _, inputs, _ = features_of(run_context(out, identity), 2018, scene.window, Stopwatch())
+        layers.append(inputs["LST"].values)
+        identities.append(identity)
+    assert identities[0] != identities[1]
+    certain = np.s_[:, : 30 * 3 - 12 - 3]
+    np.testing.assert_array_equal(layers[1][certain], layers[0][certain])
+    assert np.isfinite(layers[0][:, 90:]).any()
+    assert np.isnan(layers[1][:, 90:]).all()
 
 
 # --- elevation ----------------------------------------------------------------------------------------
