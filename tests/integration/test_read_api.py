@@ -15,7 +15,8 @@ from pystac import Asset, Item
 from shapely.geometry import box, mapping, shape
 
 from cryoscale.errors import CatalogUnavailableError
-from cryoscale.read import catalog
+from cryoscale.read import assets, catalog
+from cryoscale.read.signing import SIGN_FIELD
 
 PAGE = 2
 CORE = ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search"]
@@ -200,3 +201,16 @@ def test_an_address_that_is_no_stac_api_is_named(api: Api) -> None:
     with pytest.raises(CatalogUnavailableError, match="STAC") as caught:
         search(api)
     assert "\n" not in str(caught.value)
+
+
+def test_items_of_a_provider_that_signs_remember_it_although_the_configuration_does_not_say(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signs(**catalog_options: Any) -> set[Any]:
+        entry = {"url": api.url, **catalog_options}
+        return {one.extra_fields.get(SIGN_FIELD) for one in catalog.search([entry], collection="s2")}
+
+    assert signs() == {None}
+    monkeypatch.setattr(assets, "PROVIDERS", (assets.Provider("127.0.0.1", "planetary-computer", {}),))
+    assert signs() == {"planetary-computer"}
+    assert signs(sign=None) == {"planetary-computer"}

@@ -23,9 +23,6 @@ from tests.conftest import SHARED
 from tests.integration import pgstac
 from tests.integration.conftest import TinyRange, map_here
 
-LACKING = pgstac.why_not()
-pytestmark = pytest.mark.skipif(LACKING is not None, reason=f"no STAC API server here: {LACKING}")
-
 Document = dict[str, Any]
 EDGES = "edge-cases"
 
@@ -40,6 +37,14 @@ class Served:
     @property
     def collections(self) -> list[str]:
         return sorted({item["collection"] for item in self.items})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def server_here() -> None:
+    """Asked when a test runs, not when it is collected: it takes a second."""
+    lacking = pgstac.why_not()
+    if lacking is not None:
+        pytest.skip(f"no STAC API server here: {lacking}")
 
 
 @pytest.fixture(scope="module")

@@ -194,3 +194,9 @@ def test_pictures_and_words_that_only_contain_a_name_are_left_alone(href: str) -
     item = product(picture=Asset(href))
     assert asset_of(item, "coherence") is None
     assert asset_of(item, "phase") is None
+
+
+@pytest.mark.parametrize("keys", [("slc1", "slc2"), ("primary", "secondary"), ("reference", "secondary")])
+def test_a_pair_goes_by_any_of_its_usual_names(keys: tuple[str, str]) -> None:
+    item = product(**{key: Asset(f"{key}.tif") for key in keys})
+    assert [asset_of(item, band) for band in ("slc1", "slc2")] == [item.assets[key] for key in keys]
