@@ -73,6 +73,13 @@ class CollectionConfig(_Strict):
     collection: str
 
 
+class ThermalConfig(_Strict):
+    """Landsat Collection 2 Level 2; temperatures less certain than the limit are left out."""
+
+    collection: str
+    max_uncertainty_k: Annotated[float, Field(gt=0, le=100)] | None = None
+
+
 class VelocityConfig(_Strict):
     """ITS_LIVE: a Zarr mosaic by address, or a collection of vx, vy rasters."""
 
@@ -91,7 +98,7 @@ class SourcesConfig(_Strict):
 
     optical: OpticalConfig
     terrain: CollectionConfig | None = None
-    thermal: CollectionConfig | None = None
+    thermal: ThermalConfig | None = None
     velocity: VelocityConfig | None = None
     insar: CollectionConfig | None = None
     radar: CollectionConfig | None = None
@@ -220,6 +227,7 @@ class Config(_Strict):
                 collection=source.collection,
                 href=path(href) if href else None,
                 max_cloud_pct=getattr(source, "max_cloud_pct", None),
+                max_uncertainty_k=getattr(source, "max_uncertainty_k", None),
                 composite=getattr(source, "composite", None),
             )
         return specs

@@ -34,7 +34,7 @@ _SEED = 20
 
 def context_of(settings: Settings, out: str, items: Items, pca: PcaBasis | None) -> RunContext:
     """The context of blocks that want features alone."""
-    velocity = settings.sources.get("velocity")
+    velocity, thermal = settings.sources.get("velocity"), settings.sources.get("thermal")
     return RunContext(
         out=out,
         region=settings.region,
@@ -48,6 +48,7 @@ def context_of(settings: Settings, out: str, items: Items, pca: PcaBasis | None)
         pca=pca,
         items=items,
         on_unreadable=settings.on_unreadable,
+        max_lst_uncertainty_k=thermal.max_uncertainty_k if thermal else None,
     )
 
 

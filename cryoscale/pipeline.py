@@ -40,7 +40,7 @@ from cryoscale.plan import (
 )
 from cryoscale.read import snapshot
 from cryoscale.read.catalog import CatalogAnswer
-from cryoscale.settings import Settings
+from cryoscale.settings import Settings, SourceSpec
 from cryoscale.write import mosaic, quicklook
 from cryoscale.write.mosaic import read_block_checksum
 
@@ -253,7 +253,7 @@ def _identity(settings: Settings, model: Mapping[str, Any], catalogue: str) -> d
         "model": model["identity"],
         "season": [settings.season.start, settings.season.end],
         "sources": {
-            name: [s.collection, s.href, s.composite, s.max_cloud_pct]
+            name: [s.collection, s.href, s.composite, s.max_cloud_pct, *_limit(s)]
             for name, s in sorted(settings.sources.items())
         },
         "candidates": shapely.to_geojson(settings.candidates) if settings.candidates else None,
@@ -265,8 +265,13 @@ def _identity(settings: Settings, model: Mapping[str, Any], catalogue: str) -> d
     }
 
 
+def _limit(source: SourceSpec) -> list[float]:
+    """The limit of uncertainty where there is one; runs begun without the choice keep their identity."""
+    return [] if source.max_uncertainty_k is None else [source.max_uncertainty_k]
+
+
 def _context(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
-    velocity = settings.sources.get("velocity")
+    velocity, thermal = settings.sources.get("velocity"), settings.sources.get("thermal")
     return {
         "region": shapely.to_geojson(settings.region),
         "tile_px": settings.tile_px,
@@ -275,6 +280,7 @@ def _context(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
         "on_unreadable": settings.on_unreadable,
         "composite": settings.sources["optical"].composite or "least_snow",
         "velocity_href": velocity.href if velocity else None,
+        "max_lst_uncertainty_k": thermal.max_uncertainty_k if thermal else None,
         "channels": model["channels"],
         "needs_halo": model["needs_halo"],
         "pca": model["pca"],

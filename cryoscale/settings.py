@@ -32,6 +32,7 @@ class SourceSpec:
     href: str | None = None
     max_cloud_pct: float | None = None
     composite: Composite | None = None
+    max_uncertainty_k: float | None = None
 
 
 @dataclass(frozen=True)

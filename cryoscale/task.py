@@ -54,6 +54,7 @@ class RunContext:
     pca: PcaBasis | None
     items: Mapping[str, list[Item]] = field(repr=False)
     on_unreadable: OnUnreadable = "set_aside"
+    max_lst_uncertainty_k: float | None = None
 
     def items_of(self, year: int) -> dict[str, list[Item]]:
         """The frozen items of a year by modality."""
@@ -88,6 +89,7 @@ def run_context(out: str, identity: str) -> RunContext:
         pca=PcaBasis.from_dict(context["pca"]) if context["pca"] else None,
         items=snapshot.thaw(f"{out}/items.parquet"),
         on_unreadable=context.get("on_unreadable", "set_aside"),  # runs begun before there was a choice
+        max_lst_uncertainty_k=context.get("max_lst_uncertainty_k"),
     )
 
 
@@ -125,6 +127,7 @@ def features_of(
             year=year,
             on_unreadable=context.on_unreadable,
             leave_unreachable=last_attempt,
+            max_lst_uncertainty_k=context.max_lst_uncertainty_k,
         )
     with watch.stage("features"):
         stack = features.build_stack(inputs, pca=context.pca or _no_pca(), on_missing=context.on_missing)

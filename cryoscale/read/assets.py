@@ -2,7 +2,8 @@
 
 One table for all providers: a band of ours lists the asset names under which Planetary Computer,
 Earth Search and plain folders publish it. The names of our bands are unique over all products, so
-a collection that nobody has heard of works as long as its assets carry one of the names.
+a collection that nobody has heard of works as long as its assets carry one of the names. What holds
+for a provider as a whole, how it signs and which collections of it were tried, is in PROVIDERS.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlparse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +32,16 @@ OFFSET_BASELINE = (4, 0)
 OFFSET_SINCE = "2022-01-25"
 """Day on which that baseline became operational; decides only where an item names no baseline."""
 
+SCL_CLEAR = (2, 4, 5, 6, 7, 11)
+"""Classes of Sentinel-2's scene classification (SCL) that show the ground.
+
+They are dark, vegetation, bare, water, unclassified and snow. Masked: 0 no data, 1 saturated, 3 cloud shadow,
+8 and 9 cloud, 10 thin cirrus (https://sentiwiki.copernicus.eu/web/s2-processing).
+"""
+
+QA_HIDDEN_BITS = 0b11111
+"""QA_PIXEL bits that hide the ground: fill, dilated cloud, cirrus, cloud, cloud shadow (USGS LSDS-1619)."""
+
 APPLIED_FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 """Properties by which Earth Search (v1, v0) says that its files no longer carry the raise."""
 
@@ -45,6 +58,8 @@ class Band:
         nodata: digital number of no data, where the item gives none; None leaves it to the file.
         is_code: classes or bits, so that neither scale, offset nor no-data of the item applies.
         is_reflectance: Sentinel-2 reflectance, whose offset depends on baseline and provider.
+        tokens: parts of an asset's key or file name, or roles, that tell it where no key fits, in order.
+        fill: a value that processors fill with, no data whatever the item and the file say.
     """
 
     name: str
@@ -55,6 +70,8 @@ class Band:
     nodata: float | None = None
     is_code: bool = False
     is_reflectance: bool = False
+    tokens: tuple[str, ...] = ()
+    fill: float | None = None
 
 
 def _reflectance(name: str, earth_search: str) -> Band:
@@ -76,25 +93,91 @@ _TABLE = (
     _reflectance("B11", "swir16"),
     _reflectance("B12", "swir22"),
     Band("SCL", ("SCL", "scl"), resampling="nearest", is_code=True),
-    # Landsat Collection 2 Level 2: lwir11 on both APIs, the file's own name in folders (USGS LSDS-1619)
-    Band("LST", ("lwir11", "ST_B10", "ST_B10.TIF"), scale=0.00341802, offset=149.0, nodata=0.0),
+    # Landsat Collection 2 Level 2: lwir11 on both APIs (lwir before Landsat 8), else the file's own name
+    Band(
+        "LST", ("lwir11", "lwir", "ST_B10", "ST_B10.TIF", "ST_B6"), scale=0.00341802, offset=149.0, nodata=0.0
+    ),
+    Band("LST_uncertainty", ("qa", "ST_QA", "ST_QA.TIF"), scale=0.01, nodata=-9999.0),
     Band("QA_PIXEL", ("qa_pixel", "QA_PIXEL", "QA_PIXEL.TIF"), resampling="nearest", is_code=True),
     # Copernicus DEM and other height models
     Band("elevation", ("data", "elevation", "dem"), resampling="cubic"),
     # Sentinel-1: terrain-corrected backscatter, interferometric products, a coregistered pair
     Band("backscatter_vv", ("vv", "VV")),
     Band("backscatter_vh", ("vh", "VH")),
-    Band("coherence", ("coherence", "corr", "coh", "cc")),
-    Band("phase", ("phase", "wrapped_phase", "unw_phase", "unw")),
+    # HyP3 (GAMMA and ISCE2) names files ..._corr, ..._wrapped_phase and ..._unw_phase, SNAP coh_... and
+    # Phase_ifg_...; all fill with 0 (https://hyp3-docs.asf.alaska.edu/guides/insar_product_guide)
+    Band(
+        "coherence",
+        ("coherence", "corr", "coh", "cc"),
+        tokens=("coherence", "corr", "coh", "cc"),
+        fill=0.0,
+    ),
+    Band(
+        "phase",
+        ("phase", "wrapped_phase", "unw_phase", "unw"),
+        tokens=("wrapped_phase", "unw_phase", "phase", "unw"),
+        fill=0.0,
+    ),
     Band("slc1", ("slc1", "primary", "reference")),
     Band("slc2", ("slc2", "secondary")),
-    # ITS_LIVE mosaics published as one file a component
-    Band("vx", ("vx",), nodata=-32767.0),
-    Band("vy", ("vy",), nodata=-32767.0),
+    # ITS_LIVE mosaics published as one file a component, ..._vx.tif and ..._vy.tif
+    Band("vx", ("vx",), nodata=-32767.0, tokens=("vx",)),
+    Band("vy", ("vy",), nodata=-32767.0, tokens=("vy",)),
 )
 
 BANDS: Mapping[str, Band] = {band.name: band for band in _TABLE}
 """The declared table, by our band name."""
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A public STAC API as a whole.
+
+    Attributes:
+        host: of its address.
+        sign: how its assets are signed where a configuration does not say; None for open ones.
+        collections: those whose items the table was held against, with the bands of ours that they carry.
+    """
+
+    host: str
+    sign: str | None
+    collections: Mapping[str, tuple[str, ...]]
+
+
+_OPTICAL = (*S2_BANDS, "SCL")
+_THERMAL = ("LST", "LST_uncertainty", "QA_PIXEL")
+_RADAR = ("backscatter_vv", "backscatter_vh")
+
+PROVIDERS = (
+    Provider(
+        "planetarycomputer.microsoft.com",
+        "planetary-computer",
+        {
+            "sentinel-2-l2a": _OPTICAL,
+            "landsat-c2-l2": _THERMAL,
+            "cop-dem-glo-30": ("elevation",),
+            "sentinel-1-rtc": _RADAR,
+        },
+    ),
+    Provider(
+        "earth-search.aws.element84.com",
+        None,
+        {
+            "sentinel-2-l2a": _OPTICAL,
+            "sentinel-2-c1-l2a": _OPTICAL,
+            "sentinel-s2-l2a-cogs": _OPTICAL,
+            "landsat-c2-l2": _THERMAL,
+            "cop-dem-glo-30": ("elevation",),
+        },
+    ),
+)
+"""The providers that were tried; any other catalogue is read by the names of its assets alone."""
+
+
+def default_sign(url: str) -> str | None:
+    """How the provider at ``url`` signs; None where it does not, or is not known."""
+    host = urlparse(url).hostname
+    return next((provider.sign for provider in PROVIDERS if provider.host == host), None)
 
 
 @dataclass(frozen=True)
@@ -108,11 +191,28 @@ class Encoding:
 
 
 def asset_of(item: Item, band: str) -> Asset | None:
-    """The asset of ``item`` that holds ``band``, or None where the item has none."""
-    for key in BANDS[band].assets:
+    """The asset of ``item`` that holds ``band``, or None where the item has none.
+
+    Where no key is one of the table's, a GeoTIFF is taken whose role, key or file name carries one of
+    the band's tokens; the first token wins, then the first key.
+    """
+    rule = BANDS[band]
+    for key in rule.assets:
         if key in item.assets:
             return item.assets[key]
+    for token in rule.tokens:
+        for key in sorted(item.assets):
+            if _carries(token, key, item.assets[key]):
+                return item.assets[key]
     return None
+
+
+def _carries(token: str, key: str, asset: Asset) -> bool:
+    file = PurePosixPath(urlparse(asset.href).path)
+    if file.suffix.lower() not in (".tif", ".tiff"):
+        return False
+    part = re.compile(rf"(?:^|[_-]){token}(?:[_.-]|$)", re.IGNORECASE)
+    return token in (asset.roles or []) or part.search(key) is not None or part.search(file.stem) is not None
 
 
 def address(asset: Asset) -> str:

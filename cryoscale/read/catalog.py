@@ -15,7 +15,7 @@ from shapely.affinity import translate
 from shapely.geometry import box, shape
 
 from cryoscale.errors import CatalogUnavailableError, RegionError, SourceError
-from cryoscale.read.assets import address
+from cryoscale.read.assets import address, default_sign
 from cryoscale.read.cube import in_order
 from cryoscale.read.http import Patience
 from cryoscale.read.signing import SIGN_FIELD
@@ -218,8 +218,10 @@ def _instant(text: str) -> tuple[datetime, datetime]:
 
 def _entry(catalog: Any) -> tuple[str, str | None]:
     if isinstance(catalog, Mapping):
-        return str(catalog["url"]), catalog.get("sign")
-    return str(catalog.url), getattr(catalog, "sign", None)
+        url, sign = str(catalog["url"]), catalog.get("sign")
+    else:
+        url, sign = str(catalog.url), getattr(catalog, "sign", None)
+    return url, sign or default_sign(url)
 
 
 def _local_items(url: str) -> list[Item]:

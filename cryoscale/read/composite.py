@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from cryoscale.read.assets import S2_BANDS
+from cryoscale.read.assets import S2_BANDS, SCL_CLEAR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 
 Method = Literal["best_scene", "median", "least_snow"]
 """How scenes become one image."""
-
-SCL_CLEAR = (2, 4, 5, 6, 7, 11)
-"""Classes of the scene classification that show the ground.
-
-They are dark, vegetation, bare, water, unclassified and snow. Masked: 0 no data, 1 saturated, 3 cloud shadow,
-8 and 9 cloud, 10 thin cirrus (https://sentiwiki.copernicus.eu/web/s2-processing).
-"""
 
 SNOW_NDSI = 0.4
 """NDSI above which a bright pixel is snow or ice (Hall et al. 1995, doi:10.1016/0034-4257(95)00137-P)."""

@@ -13,7 +13,7 @@ import xarray as xr
 from cryoscale.errors import AssetReadError
 from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding
 from cryoscale.read.raster import UnreadableError, open_raster
-from cryoscale.read.sample import crs_name, fetch, resample
+from cryoscale.read.sample import ArraySource, crs_name, fetch, resample
 from cryoscale.read.signing import sign_of
 
 if TYPE_CHECKING:
@@ -66,11 +66,21 @@ def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, in
         size = source.bytes_read
     if part is None:
         return None, size
-    values = resample(part, geobox, BANDS[spec.band].resampling)
+    values = resample(without_fill(part, spec.band), geobox, BANDS[spec.band].resampling)
     if values is not None and (spec.encoding.scale, spec.encoding.offset) != (1.0, 0.0):
         # in float64, so that the rounding to float32 happens once
         values = (values.astype(np.float64) * spec.encoding.scale + spec.encoding.offset).astype(np.float32)
     return values, size
+
+
+def without_fill(part: ArraySource, band: str) -> ArraySource:
+    """``part`` with NaN where it holds what processors of ``band`` fill with."""
+    fill = BANDS[band].fill
+    if fill is None:
+        return part
+    return ArraySource(
+        part.lattice, np.where(part.values == fill, part.values.dtype.type(np.nan), part.values)
+    )
 
 
 @contextmanager

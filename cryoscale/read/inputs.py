@@ -11,10 +11,19 @@ import xarray as xr
 
 from cryoscale.errors import AssetReadError, CryoscaleError
 from cryoscale.grid import transformer
-from cryoscale.read.assets import BANDS, S2_BANDS, asset_of
+from cryoscale.read.assets import BANDS, QA_HIDDEN_BITS, S2_BANDS, asset_of
 from cryoscale.read.choice import CHOICE_BANDS, REACH_PX, Choice, choose, sample_codes
 from cryoscale.read.composite import Composer, clear_mask, masked_median, scene_order
-from cryoscale.read.cube import AssetSpec, asset_spec, footprint_deg, in_order, named, read_asset, when
+from cryoscale.read.cube import (
+    AssetSpec,
+    asset_spec,
+    footprint_deg,
+    in_order,
+    named,
+    read_asset,
+    when,
+    without_fill,
+)
 from cryoscale.read.raster import UnreadableError, open_raster
 from cryoscale.read.sample import ArraySource, fetch, mosaics, resample
 from cryoscale.read.signing import signed_href
@@ -31,9 +40,6 @@ if TYPE_CHECKING:
 
 READ_THREADS = 4
 """Bands of a scene that are read at the same time."""
-
-QA_HIDDEN_BITS = 0b11111
-"""QA_PIXEL bits that hide the ground: fill, dilated cloud, cirrus, cloud, cloud shadow (USGS LSDS-1619)."""
 
 Planes = dict[str, "NDArray[Any]"]
 
@@ -124,6 +130,7 @@ def read_inputs(
     on_unreadable: Literal["set_aside", "fail"] = "set_aside",
     leave_unreachable: bool = False,
     rank_locally: bool = True,
+    max_lst_uncertainty_k: float | None = None,
 ) -> tuple[xr.Dataset, ReadReport]:
     """All that a block's features are made of, on ``window``: variables of (y, x), read now.
 
@@ -142,6 +149,8 @@ def read_inputs(
             retries, as a caller wants who will not ask again.
         rank_locally: whether scenes are ranked by the cloud and snow that they show around each pixel, or,
             as :func:`cryoscale.read.composite.composite` does, by the cloud cover of the whole scene.
+        max_lst_uncertainty_k: temperatures whose uncertainty (ST_QA) is larger are left out, those without
+            one are kept. With a limit ``LST_uncertainty`` comes beside ``LST``; infinity leaves nothing out.
 
     Returns:
         The dataset (float32, NaN for no data; source_date int32; n_clear uint16; slc1, slc2 complex64) with
@@ -159,7 +168,7 @@ def read_inputs(
         planes: Planes = {}
         planes |= _optical(session, items.get("optical", ()), composite, rank_locally)
         planes |= _terrain(session, in_order(items.get("terrain", ())))
-        planes |= _thermal(session, in_order(items.get("thermal", ())))
+        planes |= _thermal(session, in_order(items.get("thermal", ())), max_lst_uncertainty_k)
         planes |= _insar(session, in_order(items.get("insar", ())))
         planes |= _radar(session, in_order(items.get("radar", ())))
         planes |= _velocity(session, in_order(items.get("velocity", ())), velocity_href, year)
@@ -246,11 +255,13 @@ def _terrain(session: _Session, items: Sequence[Item]) -> Planes:
     return _first_valid("elevation", layers)
 
 
-def _thermal(session: _Session, items: Sequence[Item]) -> Planes:
-    scenes: list[NDArray[np.float32]] = []
+def _thermal(session: _Session, items: Sequence[Item], max_uncertainty_k: float | None) -> Planes:
+    """Medians of the clear scenes: the temperature, and its uncertainty where that matters."""
+    names = ("LST",) if max_uncertainty_k is None else ("LST", "LST_uncertainty")
+    scenes: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
 
     def use(item: Item) -> bool:
-        planes = session.bands(item, ["LST", "QA_PIXEL"])
+        planes = session.bands(item, [*names, "QA_PIXEL"])
         if "LST" not in planes:
             return False
         seen = np.ones(session.window.shape, bool)
@@ -258,15 +269,19 @@ def _thermal(session: _Session, items: Sequence[Item]) -> Planes:
             quality = planes["QA_PIXEL"]
             bits = np.where(np.isnan(quality), 1, quality).astype(np.uint16)
             seen = (bits & QA_HIDDEN_BITS) == 0
-        if seen.any():
-            scenes.append(np.where(seen, planes["LST"], np.float32(np.nan)))
+        seen &= np.isfinite(planes["LST"])
+        if max_uncertainty_k is not None and "LST_uncertainty" in planes:
+            seen &= ~(planes["LST_uncertainty"] > max_uncertainty_k)
+        for name, stack in scenes.items():
+            if seen.any() and name in planes:
+                stack.append(np.where(seen, planes[name], np.float32(np.nan)))
         return True
 
     if not session.each("thermal", items, use):
         return {}
-    if not scenes:
+    if not scenes["LST"]:
         return {"LST": np.full(session.window.shape, np.nan, np.float32)}
-    return {"LST": masked_median(np.stack(scenes))}
+    return {name: masked_median(np.stack(stack)) for name, stack in scenes.items() if stack}
 
 
 def _insar(session: _Session, items: Sequence[Item]) -> Planes:
@@ -323,6 +338,8 @@ def _velocity(session: _Session, items: Sequence[Item], href: str | None, year: 
         east, north = _part(session, item, "vx"), _part(session, item, "vy")
         if east is None or north is None:
             return False
+        if east.lattice != north.lattice:
+            raise UnreadableError("vx and vy lie on different grids")
         speed = ArraySource(east.lattice, np.hypot(east.values, north.values))
         layers.append(resample(speed, session.window.geobox, "bilinear"))
         return True
@@ -339,6 +356,7 @@ def _part(session: _Session, item: Item, band: str) -> ArraySource | None:
     with named(spec), open_raster(spec.href, spec.encoding.nodata, spec.sign) as source:
         part = fetch(source, session.window.geobox)
         session.bytes_read += source.bytes_read
+    part = None if part is None else without_fill(part, band)
     if part is None or (spec.encoding.scale, spec.encoding.offset) == (1.0, 0.0):
         return part
     return ArraySource(part.lattice, part.values * spec.encoding.scale + spec.encoding.offset)

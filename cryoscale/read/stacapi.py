@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,11 @@ PAGE_SIZE = 100
 
 SEARCH_DEADLINE_S = 1800.0
 """How long a search may take over all its pages."""
+
+_REFUSALS = (400, 422, 501)
+"""Answers of a server that does not take a filter although it says so."""
+
+log = logging.getLogger(__name__)
 
 _NOT_STAC = (STACError, STACTypeError, ClientTypeError, LookupError, TypeError, ValueError, AttributeError)
 
@@ -82,15 +88,32 @@ def api_items(
     wanted = {**options, "limit": PAGE_SIZE}
     try:
         client = Client.open(url, stac_io=PatientIO(patience))
-        if max_cloud_pct is not None and client.conforms_to("QUERY"):
-            wanted["query"] = {"eo:cloud_cover": {"lte": max_cloud_pct}}
-        return [item for area in areas or [{}] for item in client.search(**wanted, **area).items()]
+        limit = (
+            _cloud_filter(max_cloud_pct) if max_cloud_pct is not None and client.conforms_to("FILTER") else {}
+        )
+        try:
+            return [i for area in areas or [{}] for i in client.search(**wanted, **limit, **area).items()]
+        except http.HttpError as error:
+            if not limit or error.status not in _REFUSALS:
+                raise
+            log.warning("catalogue %s does not take the filter by cloud: %s", url, one_line(error))
+            return [item for area in areas or [{}] for item in client.search(**wanted, **area).items()]
     except (APIError, OSError, NotImplementedError) as error:
         raise CatalogUnavailableError(one_line(error)) from error
     except json.JSONDecodeError as error:
         raise CatalogUnavailableError("its answer is not STAC but something other than JSON") from error
     except _NOT_STAC as error:
         raise CatalogUnavailableError(f"its answer is not STAC: {one_line(error)}") from error
+
+
+def _cloud_filter(max_cloud_pct: float) -> dict[str, Any]:
+    """The limit as CQL2 (OGC 21-065), items that do not say included.
+
+    The older query extension cannot ask for those: where a server has nothing else, cloud is judged here.
+    """
+    cloud = {"property": "eo:cloud_cover"}
+    either = [{"op": "<=", "args": [cloud, max_cloud_pct]}, {"op": "isNull", "args": [cloud]}]
+    return {"filter": {"op": "or", "args": either}, "filter_lang": "cql2-json"}
 
 
 def has_collection(url: str, collection: str, patience: http.Patience) -> bool:

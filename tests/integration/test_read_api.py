@@ -15,11 +15,16 @@ from pystac import Asset, Item
 from shapely.geometry import box, mapping, shape
 
 from cryoscale.errors import CatalogUnavailableError
-from cryoscale.read import catalog
+from cryoscale.read import assets, catalog
+from cryoscale.read.signing import SIGN_FIELD
 
 PAGE = 2
 CORE = ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search"]
 QUERY = "https://api.stacspec.org/v1.0.0/item-search#query"
+FILTER = [
+    "https://api.stacspec.org/v1.0.0/item-search#filter",
+    "http://www.opengis.net/spec/cql2/1.0/conf/cql2-json",
+]
 
 
 @dataclass
@@ -30,6 +35,7 @@ class Api:
     conforms: list[str] = field(default_factory=lambda: [*CORE, QUERY])
     failures: int = 0
     not_stac: bool = False
+    refuses_filters: bool = False
     asked: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
 
@@ -44,14 +50,17 @@ class Api:
         return {**kind, "conformsTo": self.conforms, "links": links}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """A page; cloud is only filtered by the query extension, and place by bbox."""
+        """A page; cloud is only filtered by the filter extension, and place by bbox."""
         self.asked.append(request)
         found = [one for one in self.items if one["collection"] in request["collections"]]
         if "bbox" in request:
             found = [one for one in found if shape(one["geometry"]).intersects(box(*request["bbox"]))]
-        if "query" in request and QUERY in self.conforms:
-            most = request["query"]["eo:cloud_cover"]["lte"]
-            found = [one for one in found if one["properties"]["eo:cloud_cover"] <= most]
+        if "filter" in request:
+            most, unknown = request["filter"]["args"]
+            assert (most["op"], unknown["op"]) == ("<=", "isNull")
+            clouds = [one["properties"].get("eo:cloud_cover") for one in found]
+            limit = most["args"][1]
+            found = [one for one, cloud in zip(found, clouds, strict=True) if cloud is None or cloud <= limit]
         start = int(request.get("token", 0))
         page: dict[str, Any] = {
             "type": "FeatureCollection",
@@ -86,6 +95,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.api.failures > 0:
             self.api.failures -= 1
             self.send({"code": "busy"}, 503)
+            return
+        if "filter" in request and self.api.refuses_filters:
+            self.send({"code": "BadRequest", "description": "isNull is not supported"}, 400)
             return
         self.send(self.api.answer(request))
 
@@ -136,13 +148,22 @@ def test_all_pages_come_in_order_each_item_once(api: Api) -> None:
     assert len(api.asked) == 4
 
 
-@pytest.mark.parametrize("conforms", [[*CORE, QUERY], CORE])
+@pytest.mark.parametrize("conforms", [[*CORE, *FILTER, QUERY], [*CORE, QUERY], CORE])
 def test_cloud_is_asked_of_servers_that_can_and_filtered_here_in_any_case(
     api: Api, conforms: list[str]
 ) -> None:
+    """The query extension is left alone: it would drop the scene that does not say how cloudy it is."""
+    del api.items[0]["properties"]["eo:cloud_cover"]
     api.conforms = conforms
     assert search(api, bbox=(86.0, 27.0, 88.0, 29.0), max_cloud_pct=60) == ["a", "b", "c", "d", "e"]
-    assert ("query" in api.asked[0]) == (QUERY in conforms)
+    assert ("filter" in api.asked[0]) == (FILTER[0] in conforms)
+    assert "query" not in api.asked[0]
+
+
+def test_a_server_that_refuses_the_filter_it_declares_is_asked_without_it(api: Api) -> None:
+    api.conforms, api.refuses_filters = [*CORE, *FILTER], True
+    assert search(api, bbox=(86.0, 27.0, 88.0, 29.0), max_cloud_pct=60) == ["a", "b", "c", "d", "e"]
+    assert all("filter" not in request for request in api.asked)
 
 
 def test_a_server_that_ignores_the_interval_does_not_bring_scenes_of_other_seasons(api: Api) -> None:
@@ -180,3 +201,16 @@ def test_an_address_that_is_no_stac_api_is_named(api: Api) -> None:
     with pytest.raises(CatalogUnavailableError, match="STAC") as caught:
         search(api)
     assert "\n" not in str(caught.value)
+
+
+def test_items_of_a_provider_that_signs_remember_it_although_the_configuration_does_not_say(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signs(**catalog_options: Any) -> set[Any]:
+        entry = {"url": api.url, **catalog_options}
+        return {one.extra_fields.get(SIGN_FIELD) for one in catalog.search([entry], collection="s2")}
+
+    assert signs() == {None}
+    monkeypatch.setattr(assets, "PROVIDERS", (assets.Provider("127.0.0.1", "planetary-computer", {}),))
+    assert signs() == {"planetary-computer"}
+    assert signs(sign=None) == {"planetary-computer"}

@@ -109,3 +109,11 @@ def test_without_a_season_each_hemisphere_has_its_own_end_of_summer() -> None:
     assert load_config(document).season == Season("07-15", "10-15")
     document["region"] = {"bbox": [-72.6, -38.9, -72.4, -38.8]}
     assert load_config(document).season == Season("01-15", "04-15")
+
+
+def test_a_limit_of_uncertainty_reaches_the_thermal_source_and_must_be_one() -> None:
+    assert load_config(KHUMBU).sources["thermal"].max_uncertainty_k is None
+    settings = load_config(changed("sources.thermal.max_uncertainty_k", 5))
+    assert settings.sources["thermal"].max_uncertainty_k == 5.0
+    with pytest.raises(ConfigError, match="max_uncertainty_k"):
+        load_config(changed("sources.thermal.max_uncertainty_k", 0))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pystac import Asset, Item
 
-from cryoscale.read.assets import BANDS, S2_BANDS, Encoding, asset_of, encoding
+from cryoscale.read.assets import BANDS, PROVIDERS, S2_BANDS, Encoding, asset_of, default_sign, encoding
 
 POINT = {"type": "Point", "coordinates": [86.9, 27.9]}
 
@@ -135,3 +135,68 @@ def test_recorded_landsat_and_elevation_items_are_understood(shared_data: Path) 
     for path in shared_data.glob("stac/cop-dem-glo-30__*.json"):
         item = Item.from_dict(json.loads(path.read_text()))
         assert encoding(item, "elevation") == Encoding(1.0, 0.0, None, "meter")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.host)
+def test_recorded_items_of_each_provider_carry_the_bands_that_are_declared_for_it(
+    shared_data: Path, provider: Any
+) -> None:
+    seen = set()
+    for collection, bands in provider.collections.items():
+        for path in shared_data.glob(f"stac/{collection}__{provider.host}__*.json"):
+            item = Item.from_dict(json.loads(path.read_text()))
+            assert item.collection_id == collection
+            reflectance_only = "_L2SR_" in item.id  # such Landsat scenes have no temperature
+            carried = {band for band in bands if asset_of(item, band) is not None}
+            assert carried == ({"QA_PIXEL"} if reflectance_only else set(bands))
+            seen.add(collection)
+    assert {"sentinel-2-l2a", "landsat-c2-l2"} <= seen
+
+
+def test_the_uncertainty_of_recorded_landsat_temperatures_is_in_hundredths_of_a_kelvin(
+    shared_data: Path,
+) -> None:
+    items = [
+        Item.from_dict(json.loads(path.read_text())) for path in shared_data.glob("stac/*landsat*L2SP*.json")
+    ]
+    found = [encoding(item, "LST_uncertainty") for item in items if item.collection_id == "landsat-c2-l2"]
+    assert found == [Encoding(0.01, 0.0, -9999.0, "kelvin")] * 4
+
+
+def test_a_known_provider_signs_as_it_does_whatever_the_path_and_others_do_not() -> None:
+    assert default_sign("https://planetarycomputer.microsoft.com/api/stac/v1") == "planetary-computer"
+    assert default_sign("https://earth-search.aws.element84.com/v1") is None
+    assert default_sign("https://example.org/planetarycomputer.microsoft.com") is None
+    assert default_sign("/data/planetarycomputer.microsoft.com") is None
+
+
+def product(**assets: Asset) -> Item:
+    item = scene("unrelated")
+    item.assets = assets
+    return item
+
+
+def test_a_file_is_told_by_a_part_of_its_name_or_by_its_role_and_a_key_of_the_table_goes_first() -> None:
+    named = product(a=Asset("x/S1_INT40_corr.tif"), b=Asset("x/S1_INT40_unw_phase.tif?sig=wrapped_phase.tif"))
+    assert asset_of(named, "coherence") is named.assets["a"]
+    assert asset_of(named, "phase") is named.assets["b"]
+    roles = product(a=Asset("1.tif", roles=["data", "phase"]), b=Asset("2.tif", roles=["coherence"]))
+    assert asset_of(roles, "coherence") is roles.assets["b"]
+    assert asset_of(roles, "phase") is roles.assets["a"]
+    both = product(coh_old=Asset("coh_old.tif"), corr=Asset("corr.tif"))
+    assert asset_of(both, "coherence") is both.assets["corr"]
+    wrapped = product(u=Asset("S1_unw_phase.tif"), w=Asset("S1_wrapped_phase.tif"))
+    assert asset_of(wrapped, "phase") is wrapped.assets["w"]
+
+
+@pytest.mark.parametrize("href", ["S1_corr.png", "S1_correction.tif", "corr/S1_amp.tif", "S1_unwrapped.xml"])
+def test_pictures_and_words_that_only_contain_a_name_are_left_alone(href: str) -> None:
+    item = product(picture=Asset(href))
+    assert asset_of(item, "coherence") is None
+    assert asset_of(item, "phase") is None
+
+
+@pytest.mark.parametrize("keys", [("slc1", "slc2"), ("primary", "secondary"), ("reference", "secondary")])
+def test_a_pair_goes_by_any_of_its_usual_names(keys: tuple[str, str]) -> None:
+    item = product(**{key: Asset(f"{key}.tif") for key in keys})
+    assert [asset_of(item, band) for band in ("slc1", "slc2")] == [item.assets[key] for key in keys]
