@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,37 +115,3 @@ def coherence_phase(
     )
     _multilook(slc1, slc2, window_px // 2, coherence, phase)
     return coherence, phase
-
-
-@kernel
-def _phasor(phase: NDArray[np.float32], cosine: NDArray[np.float32], sine: NDArray[np.float32]) -> None:
-    for i in range(phase.size):
-        cosine[i] = np.float32(math.cos(phase[i]))
-        sine[i] = np.float32(math.sin(phase[i]))
-
-
-@kernel
-def _angles(cosine: NDArray[np.float32], sine: NDArray[np.float32], phase: NDArray[np.float32]) -> None:
-    for i in range(phase.size):
-        re, im = np.float64(cosine[i]), np.float64(sine[i])
-        # Phasors that cancel have no direction.
-        phase[i] = np.nan if math.isnan(re + im) or (re == 0.0 and im == 0.0) else _angle(im, re)
-
-
-def resample_phase(
-    phase: NDArray[np.float32], resample: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """A wrapped phase in rad, resampled (or averaged) by ``resample`` as the complex number exp(i phase).
-
-    Angles must not be averaged: +3.1 and -3.1 rad are neighbours whose mean is pi, not 0. ``resample`` is
-    called on the cosine and on the sine, arrays of the shape of ``phase``, and gives back two of any one
-    shape; the result, in (-pi, pi], is NaN where either is NaN or the phasors cancel.
-    """
-    flat = np.ascontiguousarray(phase, np.float32).reshape(-1)
-    cosine, sine = np.empty_like(flat), np.empty_like(flat)
-    _phasor(flat, cosine, sine)
-    new_cosine = np.ascontiguousarray(resample(cosine.reshape(phase.shape)), np.float32)
-    new_sine = np.ascontiguousarray(resample(sine.reshape(phase.shape)), np.float32)
-    result = np.empty(new_cosine.size, np.float32)
-    _angles(new_cosine.reshape(-1), new_sine.reshape(-1), result)
-    return result.reshape(new_cosine.shape)

@@ -25,11 +25,6 @@ def encode_share(share: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.where(np.isnan(scaled), np.float32(NO_DATA), scaled).astype(np.uint8)
 
 
-def decode_share(encoded: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Shares in [0, 1] of bytes of any shape; 255 becomes NaN. Exact to half of 1/250."""
-    return np.where(encoded == NO_DATA, np.float32(np.nan), encoded.astype(np.float32) / np.float32(SCALE))
-
-
 def confidence(probability: NDArray[np.float32]) -> NDArray[np.float32]:
     """1 - Shannon entropy / log(k) over the classes of probability (k, y, x), as (y, x) in [0, 1].
 

@@ -24,6 +24,7 @@ from cryoscale.read.cube import (
     when,
     without_fill,
 )
+from cryoscale.read.phase import phase_of, phasor_of
 from cryoscale.read.raster import UnreadableError, open_raster
 from cryoscale.read.sample import ArraySource, fetch, mosaics, resample
 from cryoscale.read.signing import signed_href
@@ -292,10 +293,10 @@ def _insar(session: _Session, items: Sequence[Item]) -> Planes:
         found = session.bands(item, ["coherence", "slc1", "slc2"])
         phase = _part(session, item, "phase")
         if phase is not None:
-            turned = ArraySource(phase.lattice, np.exp(1j * phase.values).astype(np.complex64))
+            turned = ArraySource(phase.lattice, phasor_of(phase.values))
             vector = resample(turned, session.window.geobox, "bilinear")
             if vector is not None:
-                found["phase"] = np.angle(vector).astype(np.float32)
+                found["phase"] = phase_of(vector)
         empty = {name for name in found if name not in planes}
         held = [np.isfinite(values) for values in planes.values()]
         free = ~np.any(held, axis=0) if held else np.ones(session.window.shape, bool)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from cryoscale.features.insar import coherence_phase, resample_phase
+from cryoscale.features.insar import coherence_phase
 from cryoscale.features.pca import Moments
 from cryoscale.features.spectral import normalized_difference
 from cryoscale.features.stack import BANDS, HALO_PX, PcaBasis, build_stack
@@ -157,20 +157,6 @@ def test_swapping_the_images_keeps_coherence_and_turns_the_phase_round(seed, sha
     swapped, turned = coherence_phase(s2, s1)
     np.testing.assert_array_equal(swapped, coherence)
     np.testing.assert_array_equal(turned, -phase)
-
-
-@settings(deadline=None)
-@given(
-    phase=npst.arrays(np.float32, shapes, elements=st.floats(-3.125, 3.125, width=32)),
-    shift=st.floats(-3.14, 3.14),
-)
-def test_averaging_a_phase_commutes_with_shifting_it(phase, shift):
-    def mean(angle):
-        wrapped = np.angle(np.exp(1j * angle)).astype(np.float32)
-        return resample_phase(wrapped, lambda z: z.mean(keepdims=True))[0, 0]
-
-    if abs(np.exp(1j * phase.astype(float)).mean()) > 1e-2:
-        assert abs(np.angle(np.exp(1j * (mean(phase + shift) - mean(phase) - shift)))) < 1e-3
 
 
 @settings(deadline=None)

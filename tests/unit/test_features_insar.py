@@ -7,10 +7,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy.ndimage import zoom
 
 from cryoscale.errors import InputError
-from cryoscale.features.insar import coherence_phase, resample_phase
+from cryoscale.features.insar import coherence_phase
 
 
 def speckle(rng, shape):
@@ -88,33 +87,3 @@ def test_an_even_window_or_images_of_two_shapes_are_refused():
         coherence_phase(s1, s1, window_px=4)
     with pytest.raises(InputError, match="one shape"):
         coherence_phase(s1, s1[:3])
-
-
-def test_phase_averages_across_the_wrap_and_not_through_zero():
-    phase = np.array([[3.1, -3.1], [3.0, -3.0]], np.float32)
-    mean = resample_phase(phase, lambda z: z.mean(axis=1))
-    np.testing.assert_allclose(np.abs(mean), np.pi, atol=1e-6)
-
-
-def test_phase_ramp_interpolated_between_samples_stays_on_the_ramp():
-    ramp = np.arange(0, 20, 0.4)
-    wrapped = np.angle(np.exp(1j * ramp)).astype(np.float32)[None, :].repeat(3, axis=0)
-    fine = resample_phase(wrapped, lambda z: zoom(z, (1, 99 / 50), order=1, grid_mode=False))
-    expected = np.linspace(ramp[0], ramp[-1], fine.shape[1])
-    difference = np.angle(np.exp(1j * (fine - expected)))
-    assert np.abs(difference).max() < 1e-2
-
-
-def test_phase_resampling_keeps_no_data_and_gives_none_to_phasors_that_cancel():
-    phase = np.array([[np.nan, 1.0], [0.0, 2.0]], np.float32)
-    same = resample_phase(phase, lambda z: z)
-    np.testing.assert_allclose(same, phase, atol=1e-6)
-    zero = resample_phase(phase, lambda z: np.zeros((1, 1), np.float32))
-    assert np.isnan(zero).all()
-
-
-def test_a_phasor_on_the_cut_has_phase_pi_whatever_the_sign_of_its_zero():
-    for zero in (0.0, -0.0):
-        parts = iter((np.full((1, 1), -1.0, np.float32), np.full((1, 1), zero, np.float32)))
-        phase = resample_phase(np.zeros((1, 1), np.float32), lambda _, parts=parts: next(parts))
-        assert phase[0, 0] == pytest.approx(np.pi, abs=3e-7)
