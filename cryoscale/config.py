@@ -60,7 +60,12 @@ class CatalogConfig(_Strict):
 
 
 class OpticalConfig(_Strict):
-    """Sentinel-2 L2A."""
+    """Sentinel-2 L2A.
+
+    ``max_cloud_pct`` is a limit over the ice, not over the scene: one that is cloudier as a whole is looked
+    at all the same, up to 95 % (:data:`cryoscale.read.choice.HOPELESS_CLOUD_PCT`), and is used where it hides
+    no more than the limit around a pixel.
+    """
 
     collection: str
     max_cloud_pct: Annotated[float, Field(ge=0, le=100)] = 60.0

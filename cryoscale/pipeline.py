@@ -279,6 +279,7 @@ def _context(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
         "on_missing": settings.on_missing,
         "on_unreadable": settings.on_unreadable,
         "composite": settings.sources["optical"].composite or "least_snow",
+        "max_cloud_pct": settings.sources["optical"].max_cloud_pct,
         "velocity_href": velocity.href if velocity else None,
         "max_lst_uncertainty_k": thermal.max_uncertainty_k if thermal else None,
         "channels": model["channels"],

@@ -91,7 +91,7 @@ def named(spec: AssetSpec) -> Iterator[None]:
     except UnreadableError as error:
         raise UnreadableError(f"{spec.band}: {error}") from error
     except AssetReadError as error:
-        raise AssetReadError(f"{spec.item_id} {spec.band}: {error}") from error
+        raise type(error)(f"{spec.item_id} {spec.band}: {error}") from error
 
 
 def in_order(items: Iterable[Item]) -> list[Item]:

@@ -7,9 +7,11 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from cryoscale.errors import HostDownError
 from cryoscale.read.http import Answer, HttpError, Patience, Request, fetch, reason_of
 
 if TYPE_CHECKING:
@@ -171,27 +173,17 @@ class RemoteFile:
 
     def _part(self, start: int, stop: int) -> bytes:
         """What one answer gives of a range: all of it, or its beginning."""
-        asked = Request(
-            self._signed(None),
-            headers={"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"},
-            whole_bytes=stop,
-        )
-        for signature in range(_SIGNATURES + 1):
-            try:
-                answer = fetch(asked, self.patience, self.ends_s)
-                break
-            except HttpError as error:
-                if error.status == 416 and self.size >= 0:
-                    raise HttpError(f"the file was replaced: it no longer has {self.size} bytes") from error
-                fresh = self._signed(asked.url) if error.status in REFUSED else asked.url
-                if fresh == asked.url:
-                    raise
-                if signature == _SIGNATURES:
-                    raise HttpError(f"{error}, although signed anew", error.status) from error
-                asked = Request(fresh, headers=asked.headers, whole_bytes=stop)
-        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", _header(answer, "content-range"))
+        span = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        asked = Request(self._signed(None), headers=span, whole_bytes=stop)
+        try:
+            answer = fetch_signed(asked, self.patience, self.ends_s, self._signed)
+        except HttpError as error:
+            if error.status == 416 and self.size >= 0:
+                raise HttpError(f"the file was replaced: it no longer has {self.size} bytes") from error
+            raise
+        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.header("content-range"))
         if answer.status == 200:
-            size = int(_header(answer, "content-length") or len(answer.data))
+            size = int(answer.header("content-length") or len(answer.data))
             data = answer.data[start:stop]
         elif found and int(found[1]) == start and len(answer.data) == int(found[2]) - start + 1:
             size, data = int(found[3]), answer.data[: stop - start]
@@ -212,11 +204,32 @@ class RemoteFile:
         except HttpError:
             raise
         except Exception as error:  # a signer is somebody else's code and raises what it likes
-            raise HttpError(f"cannot be signed: {reason_of(error)}") from error
+            unasked = isinstance(error, HostDownError)
+            raise HttpError(f"cannot be signed: {reason_of(error)}", unasked=unasked) from error
 
 
-def _header(answer: Answer, name: str) -> str:
-    return next((value for key, value in answer.headers.items() if key.lower() == name), "")
+def fetch_signed(
+    asked: Request, patience: Patience, ends_s: float, sign: Callable[[str | None], str]
+) -> Answer:
+    """The answer to ``asked``, whose address is signed anew by ``sign`` where the host refuses it.
+
+    Raises:
+        HttpError: as :func:`cryoscale.read.http.fetch` does, or fresh signatures are refused too.
+    """
+    for _ in range(_SIGNATURES):
+        try:
+            return fetch(asked, patience, ends_s)
+        except HttpError as error:
+            fresh = sign(asked.url) if error.status in REFUSED else asked.url
+            if fresh == asked.url:
+                raise
+            asked = replace(asked, url=fresh)
+    try:
+        return fetch(asked, patience, ends_s)
+    except HttpError as error:
+        if error.status not in REFUSED:
+            raise
+        raise HttpError(f"{error}, although signed anew", error.status) from error
 
 
 def _cut(held: Sequence[tuple[int, bytes]], start: int, stop: int) -> bytes:

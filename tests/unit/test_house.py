@@ -29,6 +29,7 @@ STOREYS = [
     "cluster",
     "plan",
     "task",
+    "waiting",
     "featurise",
     "drive",
     "finish",
