@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from cryoscale.plan import Plan
     from cryoscale.read.snapshot import Changes
     from cryoscale.results import Status, Verification
+    from cryoscale.scenes import SceneUse
 
 _EVERY_S = 5.0
+_SCENES_SHOWN = 12
 
 
 class Console:
@@ -162,10 +164,27 @@ class Console:
         )
         if status.seconds:
             self._table(("stage", "seconds"), [(k, f"{v:.1f}") for k, v in status.seconds.items()])
+        self._scenes(status.scenes_used)
         for reason, blocks in status.causes().items():
             self.say(f"set aside, {len(blocks)} blocks: {reason}: {', '.join(blocks[:5])}")
         for scene, cause in status.scenes_failed:
             self.say(f"scene not read: {scene}: {cause}")
+        for name, cause in status.sample_failed:
+            self.say(f"principal components fitted without {name}: {cause}")
+
+    def _scenes(self, uses: Sequence[SceneUse]) -> None:
+        """Which optical scenes the blocks prefer, and what they show over the ice."""
+        if not uses:
+            return
+        head = ("scene", "year", "preferred in", "read in", "clear %", "fresh snow %")
+        shown = uses[:_SCENES_SHOWN]
+        rows = [
+            (u.scene, u.year, f"{u.preferred} of {u.blocks}", u.read, _pct(u.clear_share), _pct(u.snow_share))
+            for u in shown
+        ]
+        self._table(head, rows)
+        if len(uses) > len(shown):
+            self.say(f"and {len(uses) - len(shown)} more scenes: see --json or report.html")
 
     def verification(self, found: Verification) -> None:
         """What ``cryoscale verify`` prints."""

@@ -159,7 +159,10 @@ def prepare(settings: Settings, out: str, stage: OnStage | None = None) -> tuple
         and model["pca"] is None
         and not {"PCA1", "PCA2", "PCA3"}.isdisjoint(model["channels"])
     ):
-        model["pca"] = fit_run_basis(settings, items).to_dict()
+        fitted = fit_run_basis(settings, items)
+        model["pca"], model["pca_sample"] = fitted.basis.to_dict(), fitted.record()
+        for line in fitted.lines():
+            (stage or log.warning)(line)
     identity = _identity(settings, model, snapshot.digest(items))
     work = [(year, block) for year in settings.years for _, blocks in zones for block in blocks]
     sha256 = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -26,6 +26,7 @@ STOREYS = [
     "region",
     "settings",
     "ledger",
+    "scenes",
     "cluster",
     "plan",
     "task",
