@@ -174,15 +174,13 @@ class Console:
 
     def _scenes(self, uses: Sequence[SceneUse]) -> None:
         """Which optical scenes the blocks prefer, and what they show over the ice."""
-        if not uses:
-            return
-        head = ("scene", "year", "preferred in", "read in", "clear %", "fresh snow %")
         shown = uses[:_SCENES_SHOWN]
-        rows = [
-            (u.scene, u.year, f"{u.preferred} of {u.blocks}", u.read, _pct(u.clear_share), _pct(u.snow_share))
-            for u in shown
-        ]
-        self._table(head, rows)
+        for use in shown:
+            self.say(
+                f"scene {use.scene}: preferred in {use.preferred} of {use.blocks} blocks of {use.year}, read "
+                f"in {use.read}; over the ice {100 * use.clear_share:.0f} % clear, "
+                f"{100 * use.snow_share:.0f} % of it fresh snow"
+            )
         if len(uses) > len(shown):
             self.say(f"and {len(uses) - len(shown)} more scenes: see --json or report.html")
 

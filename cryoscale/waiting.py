@@ -10,7 +10,7 @@ from itertools import count
 from typing import Generic, TypeVar
 
 from cryoscale.errors import HostDownError
-from cryoscale.read.hosts import COOLING_S
+from cryoscale.read import hosts
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ def put_off_s(error: BaseException) -> float:
 
     The attempts of a block would otherwise be over before a host that is down has been given a minute.
     """
-    return COOLING_S if isinstance(error, HostDownError) else 0.0
+    return hosts.COOLING_S if isinstance(error, HostDownError) else 0.0
 
 
 class Waiting(Generic[T]):

@@ -219,10 +219,10 @@ class _Quiet(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def misbehaving(root: Path, **state: Any) -> Iterator[Server]:
-    """The server, listening."""
+def misbehaving(root: Path, port: int = 0, **state: Any) -> Iterator[Server]:
+    """The server, listening; on ``port`` where one went away before that is to come back."""
     served = Server(root, **state)
-    server = _Quiet(("127.0.0.1", 0), type("Bound", (_Handler,), {"server_state": served}))
+    server = _Quiet(("127.0.0.1", port), type("Bound", (_Handler,), {"server_state": served}))
     served.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

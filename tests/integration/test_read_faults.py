@@ -31,6 +31,7 @@ from cryoscale.read.raster import UnreadableError
 from cryoscale.read.remote import HEADER_BYTES
 from cryoscale.simulate.server import serve
 from tests.integration.conftest import TinyRange, map_here
+from tests.integration.matrix import Matrix
 from tests.integration.misbehave import Fault, Server, misbehaving
 from tests.integration.test_read_inputs import WIDER, WINDOW, item, optical, write
 
@@ -54,32 +55,6 @@ STAYING = {
     "stall for ever": Fault("stall"),
     "Retry-After an hour": Fault("status", 429, (("Retry-After", "3600"),)),
 }
-
-
-class Matrix:
-    """What was caused, how often, what came of it; printed after the tests."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, int, str, str]] = []
-
-    def add(self, fault: str, times: int, outcome: str, lost: int | str) -> None:
-        self.lines.append((fault, times, outcome, str(lost)))
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        header = ("fault", "times", "what happened", "pixels lost")
-        rows = [header, *((a, str(b), c, d) for a, b, c, d in self.lines)]
-        widths = [max(len(row[n]) for row in rows) for n in range(4)]
-        terminalreporter.section("fault matrix")
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            terminalreporter.write_line("  ".join(cells).rstrip())
-
-
-@pytest.fixture(scope="module")
-def matrix(request: pytest.FixtureRequest) -> Matrix:
-    made = Matrix()
-    request.config.pluginmanager.register(made, "fault-matrix")
-    return made
 
 
 @pytest.fixture(autouse=True)
