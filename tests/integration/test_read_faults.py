@@ -309,6 +309,22 @@ def test_a_scene_out_of_reach_fails_the_block_and_in_the_last_attempt_is_left_ou
     assert "HTTP 503" in cause
 
 
+def test_a_scene_that_could_not_be_ranked_is_named_and_does_not_come_in_by_better_luck_later(
+    scenes: Path, matrix: Matrix
+) -> None:
+    def plan(path: str, number: int) -> Fault | None:
+        return Fault("status", 503) if path.endswith("B05.tif") and number < QUICK.attempts else None
+
+    with misbehaving(scenes, plan=plan) as host:
+        items = served_scenes(scenes, host.url)
+        data, report = read_inputs({"optical": items}, WINDOW, leave_unreachable=True)
+    lost = lost_pixels(data, read_inputs({"optical": items[:1]}, WINDOW)[0])
+    matrix.add("503 while scenes are ranked", len(host.suffered), "others used, scene named", lost)
+    assert lost == 0
+    assert [name for name, _ in report.scenes_failed] == ["bad"]
+    assert report.scenes_failed[0][1].startswith("B05: ")
+
+
 def test_under_fail_a_scene_that_is_gone_is_an_error_and_otherwise_it_is_named(
     scenes: Path, matrix: Matrix
 ) -> None:
