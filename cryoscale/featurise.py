@@ -49,6 +49,7 @@ def context_of(settings: Settings, out: str, items: Items, pca: PcaBasis | None)
         items=items,
         on_unreadable=settings.on_unreadable,
         max_lst_uncertainty_k=thermal.max_uncertainty_k if thermal else None,
+        loader=settings.loader,
     )
 
 

@@ -19,6 +19,7 @@ from cryoscale.read.cube import (
     asset_spec,
     footprint_deg,
     in_order,
+    load_planes,
     named,
     read_asset,
     when,
@@ -72,6 +73,7 @@ class _Session:
     left_out: tuple[type[CryoscaleError], ...]
     """Failures for which a scene is named and left out; others end the block."""
     bounds_deg: tuple[float, float, float, float]
+    loader: Literal["direct", "odc-stac", "stackstac"]
     read: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     bytes_read: int = 0
@@ -83,8 +85,14 @@ class _Session:
 
     def bands(self, item: Item, names: Sequence[str]) -> Planes:
         """Bands of one item on the window, those that it has there."""
+        if self.loader != "direct":
+            planes, size = load_planes(
+                item, names, self.window.geobox, loader=self.loader, sign=self.sign, pool=self.pool
+            )
+            self.bytes_read += size
+            return planes
         specs = [spec for name in names if (spec := asset_spec(item, name, self.sign)) is not None]
-        planes: Planes = {}
+        planes = {}
         for spec, (values, size) in zip(specs, self.pool.map(self._read, specs), strict=True):
             self.bytes_read += size
             if values is not None:
@@ -132,6 +140,7 @@ def read_inputs(
     leave_unreachable: bool = False,
     rank_locally: bool = True,
     max_lst_uncertainty_k: float | None = None,
+    loader: Literal["direct", "odc-stac", "stackstac"] = "direct",
 ) -> tuple[xr.Dataset, ReadReport]:
     """All that a block's features are made of, on ``window``: variables of (y, x), read now.
 
@@ -152,6 +161,9 @@ def read_inputs(
             as :func:`cryoscale.read.composite.composite` does, by the cloud cover of the whole scene.
         max_lst_uncertainty_k: temperatures whose uncertainty (ST_QA) is larger are left out, those without
             one are kept. With a limit ``LST_uncertainty`` comes beside ``LST``; infinity leaves nothing out.
+        loader: who calls the reader for a scene's bands: ``direct``, or the graph that a library draws. What
+            is joined on its own lattice before it is interpolated (elevation, phase, vx and vy) and the
+            ranking of scenes are read directly by all of them.
 
     Returns:
         The dataset (float32, NaN for no data; source_date int32; n_clear uint16; slc1, slc2 complex64) with
@@ -165,7 +177,7 @@ def read_inputs(
     with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read") as pool:
         kinds = (UnreadableError, AssetReadError) if leave_unreachable else (UnreadableError,)
         left_out = kinds if on_unreadable == "set_aside" else ()
-        session = _Session(window, sign, pool, left_out, _bounds_deg(window))
+        session = _Session(window, sign, pool, left_out, _bounds_deg(window), loader)
         planes: Planes = {}
         planes |= _optical(session, items.get("optical", ()), composite, rank_locally)
         planes |= _terrain(session, in_order(items.get("terrain", ())))
