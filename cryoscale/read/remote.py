@@ -6,7 +6,8 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,9 @@ HEADER_BYTES = 64 * 1024
 GAP_BYTES = 32 * 1024
 """Ranges no further apart are asked for as one: a request costs more than these bytes."""
 
-_HEADERS_KEPT = 512
+HEADERS_KEPT_BYTES = 128 * 2**20
+"""What a process keeps of headers at most: 2,000 files, three seasons of some forty scenes."""
+
 _SIGNATURES = 2
 
 
@@ -33,32 +36,87 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(8, thread_name_prefix="range")
 
 
-class _Headers:
-    """First bytes and sizes of files, by address, for all threads of a process."""
+@dataclass(frozen=True)
+class _Version:
+    """What tells one state of a file from another: its bytes, ETag and Last-Modified (empty if not told)."""
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[bytes, int]] = OrderedDict()
+    size: int
+    marks: tuple[str, str]
+
+    def is_another(self, now: _Version) -> bool:
+        """Whether the file was replaced in between.
+
+        One equal mark is enough to be the same: hosts behind one name may disagree on ETags.
+        """
+        told = [a == b for a, b in zip(self.marks, now.marks, strict=True) if a and b]
+        return self.size != now.size or (bool(told) and not any(told))
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The first bytes of a file, and of which version."""
+
+    data: bytes
+    version: _Version
+
+
+class Headers:
+    """Headers by address without signature, for all threads of a process; the longest unused go first."""
+
+    def __init__(self, most_bytes: int = HEADERS_KEPT_BYTES) -> None:
+        self.most_bytes = most_bytes
+        self._kept: OrderedDict[str, Future[_Header]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, href: str) -> tuple[bytes, int] | None:
-        with self._lock:
-            if href in self._kept:
-                self._kept.move_to_end(href)
-            return self._kept.get(href)
+    def get(self, href: str, read: Callable[[], _Header]) -> _Header:
+        """The header of ``href``, through ``read`` where it is not kept; threads that want one share it.
 
-    def put(self, href: str, header: bytes, size: int) -> None:
+        Raises:
+            HttpError: it cannot be had, for whoever waited for it too; nothing is kept then.
+        """
         with self._lock:
-            self._kept[href] = (header, size)
-            while len(self._kept) > _HEADERS_KEPT:
-                self._kept.popitem(last=False)
+            known = self._kept.get(href)
+            if known is not None:
+                self._kept.move_to_end(href)
+            ours = self._kept.setdefault(href, Future())
+        if known is not None:
+            return _shared(known)
+        try:
+            header = read()
+        except BaseException as error:
+            self.drop(href)
+            ours.set_exception(error)
+            raise
+        ours.set_result(header)
+        self._trim()
+        return header
 
     def drop(self, href: str) -> None:
+        """Forget a header: its file is another one now, or broken."""
         with self._lock:
             self._kept.pop(href, None)
 
+    def _trim(self) -> None:
+        with self._lock:
+            sizes = {href: len(kept.result().data) for href, kept in self._kept.items() if kept.done()}
+            surplus = sum(sizes.values()) - self.most_bytes
+            for href, size in sizes.items():
+                if surplus <= 0:
+                    return
+                del self._kept[href]
+                surplus -= size
 
-headers_kept = _Headers()
-"""So that a file's header is asked for once a process, not once a block."""
+
+def _shared(kept: Future[_Header]) -> _Header:
+    try:
+        return kept.result()
+    except HttpError as error:
+        # an exception of one's own: each thread adds its own trace
+        raise HttpError(str(error), error.status) from error
+
+
+headers_kept = Headers()
+"""So that a file's header is asked for once a process, not once a block and band."""
 
 
 class RemoteFile:
@@ -76,22 +134,22 @@ class RemoteFile:
         self.href, self.sign, self.patience = href, sign, patience
         self.ends_s = time.monotonic() + patience.deadline_s
         self.error: HttpError | None = None
-        self.was_kept = False
         self._url: str | None = None
         self._place = 0
         self._ahead = (0, b"")
-        self.size = -1
-        self._header = self._open()
+        self._version: _Version | None = None
+        kept = headers_kept.get(href, self._read_header)
+        self._header, self._version = kept.data, kept.version
 
-    def _open(self) -> bytes:
-        kept = headers_kept.get(self.href)
-        self.was_kept = kept is not None
-        if kept is None:
-            header = self._range(0, HEADER_BYTES)
-            headers_kept.put(self.href, header, self.size)
-            return header
-        header, self.size = kept
-        return header
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file, -1 before the first answer."""
+        return -1 if self._version is None else self._version.size
+
+    def _read_header(self) -> _Header:
+        data = self._range(0, HEADER_BYTES)
+        assert self._version is not None, "an answer tells the size"
+        return _Header(data, self._version)
 
     # --- what GDAL calls ----------------------------------------------------------------------------
 
@@ -197,9 +255,11 @@ class RemoteFile:
             size, data = int(found[3]), answer.data[: stop - start]
         else:
             raise HttpError("the answer is not the range that was asked for", answer.status)
-        if self.size not in (-1, size):
-            raise HttpError(f"the file was replaced: it had {self.size} bytes and has {size}", answer.status)
-        self.size = size
+        version = _Version(size, (_header(answer, "etag"), _header(answer, "last-modified")))
+        if self._version is not None and self._version.is_another(version):
+            told = "is another one" if size == self.size else f"had {self.size} bytes and has {size}"
+            raise HttpError(f"the file was replaced while it was read: it {told}", answer.status)
+        self._version = version if self._version is None else self._version
         if not data:
             raise HttpError(f"the file ends at {size} bytes", 416)
         return data
