@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
-from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from cryoscale.read import headers
+from cryoscale.read.headers import Header, Version
 from cryoscale.read.http import Answer, HttpError, Patience, Request, fetch, reason_of
 
 if TYPE_CHECKING:
@@ -25,8 +24,8 @@ HEADER_BYTES = 64 * 1024
 GAP_BYTES = 32 * 1024
 """Ranges no further apart are asked for as one: a request costs more than these bytes."""
 
-HEADERS_KEPT_BYTES = 128 * 2**20
-"""What a process keeps of headers at most: 2,000 files, three seasons of some forty scenes."""
+PAGES_KEPT = 16
+"""Of a file, :data:`GAP_BYTES` each, beyond its header; whatever reads more reads no directories."""
 
 _SIGNATURES = 2
 
@@ -34,89 +33,6 @@ _SIGNATURES = 2
 @lru_cache(maxsize=1)
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(8, thread_name_prefix="range")
-
-
-@dataclass(frozen=True)
-class _Version:
-    """What tells one state of a file from another: its bytes, ETag and Last-Modified (empty if not told)."""
-
-    size: int
-    marks: tuple[str, str]
-
-    def is_another(self, now: _Version) -> bool:
-        """Whether the file was replaced in between.
-
-        One equal mark is enough to be the same: hosts behind one name may disagree on ETags.
-        """
-        told = [a == b for a, b in zip(self.marks, now.marks, strict=True) if a and b]
-        return self.size != now.size or (bool(told) and not any(told))
-
-
-@dataclass(frozen=True)
-class _Header:
-    """The first bytes of a file, and of which version."""
-
-    data: bytes
-    version: _Version
-
-
-class Headers:
-    """Headers by address without signature, for all threads of a process; the longest unused go first."""
-
-    def __init__(self, most_bytes: int = HEADERS_KEPT_BYTES) -> None:
-        self.most_bytes = most_bytes
-        self._kept: OrderedDict[str, Future[_Header]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, href: str, read: Callable[[], _Header]) -> _Header:
-        """The header of ``href``, through ``read`` where it is not kept; threads that want one share it.
-
-        Raises:
-            HttpError: it cannot be had, for whoever waited for it too; nothing is kept then.
-        """
-        with self._lock:
-            known = self._kept.get(href)
-            if known is not None:
-                self._kept.move_to_end(href)
-            ours = self._kept.setdefault(href, Future())
-        if known is not None:
-            return _shared(known)
-        try:
-            header = read()
-        except BaseException as error:
-            self.drop(href)
-            ours.set_exception(error)
-            raise
-        ours.set_result(header)
-        self._trim()
-        return header
-
-    def drop(self, href: str) -> None:
-        """Forget a header: its file is another one now, or broken."""
-        with self._lock:
-            self._kept.pop(href, None)
-
-    def _trim(self) -> None:
-        with self._lock:
-            sizes = {href: len(kept.result().data) for href, kept in self._kept.items() if kept.done()}
-            surplus = sum(sizes.values()) - self.most_bytes
-            for href, size in sizes.items():
-                if surplus <= 0:
-                    return
-                del self._kept[href]
-                surplus -= size
-
-
-def _shared(kept: Future[_Header]) -> _Header:
-    try:
-        return kept.result()
-    except HttpError as error:
-        # an exception of one's own: each thread adds its own trace
-        raise HttpError(str(error), error.status) from error
-
-
-headers_kept = Headers()
-"""So that a file's header is asked for once a process, not once a block and band."""
 
 
 class RemoteFile:
@@ -136,20 +52,20 @@ class RemoteFile:
         self.error: HttpError | None = None
         self._url: str | None = None
         self._place = 0
-        self._ahead = (0, b"")
-        self._version: _Version | None = None
-        kept = headers_kept.get(href, self._read_header)
-        self._header, self._version = kept.data, kept.version
+        self._near: dict[int, bytes] = {}
+        self._version: Version | None = None
+        self._kept = headers.KEPT.get(href, self._read_header)
+        self._header, self._version = self._kept.data, self._kept.version
 
     @property
     def size(self) -> int:
         """Bytes of the whole file, -1 before the first answer."""
         return -1 if self._version is None else self._version.size
 
-    def _read_header(self) -> _Header:
+    def _read_header(self) -> Header:
         data = self._range(0, HEADER_BYTES)
         assert self._version is not None, "an answer tells the size"
-        return _Header(data, self._version)
+        return Header(data, self._version)
 
     # --- what GDAL calls ----------------------------------------------------------------------------
 
@@ -174,20 +90,24 @@ class RemoteFile:
     def read(self, count: int = -1) -> bytes:
         """The next ``count`` bytes; fewer at the end of the file, or where they cannot be had."""
         stop = self.size if count < 0 else min(self._place + count, self.size)
-        data = self._guarded([(self._place, stop)])[0] if stop > self._place else b""
+        place = self._place
+        if stop <= place:
+            return b""
+        (data,) = self._guarded([(place, stop)], lambda: [self._directories(place, stop)])
         self._place += len(data)
         return data
 
     def get_byte_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """Several ranges at once, near ones as one request, others side by side."""
-        return self._guarded([(o, o + s) for o, s in zip(offsets, sizes, strict=True)])
+        spans = [(o, o + s) for o, s in zip(offsets, sizes, strict=True)]
+        return self._guarded(spans, lambda: self._spans(spans))
 
     # --- ranges -------------------------------------------------------------------------------------
 
-    def _guarded(self, spans: list[tuple[int, int]]) -> list[bytes]:
+    def _guarded(self, spans: Sequence[tuple[int, int]], read: Callable[[], list[bytes]]) -> list[bytes]:
         if self.error is None:
             try:
-                return self._spans(spans)
+                return read()
             except HttpError as error:
                 self.error = error
         # zeros of the right length: GDAL goes on to decode them, and whoever reads finds the error
@@ -203,20 +123,37 @@ class RemoteFile:
             else:
                 joined.append([start, stop])
         if len(joined) == 1:
-            held = [(joined[0][0], self._with_read_ahead(*joined[0]))]
+            parts = [self._range(*joined[0])]
         else:
-            parts = _threads().map(lambda span: self._range(*span), joined)
-            held = [(start, part) for (start, _), part in zip(joined, parts, strict=True)]
+            parts = list(_threads().map(lambda span: self._range(*span), joined))
+        held = [(start, part) for (start, _), part in zip(joined, parts, strict=True)]
         held.append((0, self._header))
         return [_cut(held, start, stop) for start, stop in spans]
 
-    def _with_read_ahead(self, start: int, stop: int) -> bytes:
-        """Directories beyond the header are read in small steps; those are served from one request."""
-        first, data = self._ahead
-        if not first <= start < stop <= first + len(data):
-            first, data = start, self._range(start, min(max(stop, start + GAP_BYTES), self.size))
-            self._ahead = (first, data)
-        return data[start - first :]
+    def _directories(self, start: int, stop: int) -> bytes:
+        """What GDAL reads beside the tiles, in small steps: by pages that are kept with the header."""
+        if stop <= len(self._header):
+            return self._header[start:stop]
+        first, last = start // GAP_BYTES, (stop - 1) // GAP_BYTES
+        found = {number: self._page(number) for number in range(first, last + 1)}
+        absent = [number for number, page in found.items() if page is None]
+        if absent:
+            low = absent[0] * GAP_BYTES
+            data = self._range(low, min((absent[-1] + 1) * GAP_BYTES, self.size))
+            fresh = {n: data[n * GAP_BYTES - low : (n + 1) * GAP_BYTES - low] for n in absent}
+            found |= fresh
+            if len(self._kept.pages) + len(fresh) <= PAGES_KEPT:
+                self._kept.pages.update(fresh)
+                headers.KEPT.trim()
+            else:
+                self._near = fresh
+        return b"".join(page or b"" for page in found.values())[start - first * GAP_BYTES :][: stop - start]
+
+    def _page(self, number: int) -> bytes | None:
+        begin, end = number * GAP_BYTES, (number + 1) * GAP_BYTES
+        if end <= len(self._header):
+            return self._header[begin:end]
+        return self._kept.pages.get(number) or self._near.get(number)
 
     def _range(self, start: int, stop: int) -> bytes:
         parts: list[bytes] = []
@@ -255,7 +192,7 @@ class RemoteFile:
             size, data = int(found[3]), answer.data[: stop - start]
         else:
             raise HttpError("the answer is not the range that was asked for", answer.status)
-        version = _Version(size, (_header(answer, "etag"), _header(answer, "last-modified")))
+        version = Version(size, (_header(answer, "etag"), _header(answer, "last-modified")))
         if self._version is not None and self._version.is_another(version):
             told = "is another one" if size == self.size else f"had {self.size} bytes and has {size}"
             raise HttpError(f"the file was replaced while it was read: it {told}", answer.status)

@@ -18,9 +18,9 @@ from pystac import Asset, Item
 
 from cryoscale.errors import AssetReadError
 from cryoscale.grid import Window
-from cryoscale.read import http, remote, signing
+from cryoscale.read import headers, http, remote, signing
+from cryoscale.read.headers import Header, Headers, Version
 from cryoscale.read.inputs import read_inputs
-from cryoscale.read.remote import Headers
 from tests.integration.misbehave import Server, misbehaving
 from tests.integration.test_read_inputs import EPSG, WIDER, WINDOW, cells, item, optical
 
@@ -33,7 +33,7 @@ def small_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "ASSETS", http.Patience(3, 0.02, 0.1, 20.0, 2.0, 5.0))
     monkeypatch.setattr(remote, "HEADER_BYTES", HEADER)
     monkeypatch.setattr(remote, "GAP_BYTES", 512)
-    monkeypatch.setattr(remote, "headers_kept", Headers())
+    monkeypatch.setattr(headers, "KEPT", Headers())
 
 
 def header_requests(host: Server) -> Counter[str]:
@@ -106,11 +106,48 @@ def test_a_new_signature_costs_no_new_header(folder: Path, monkeypatch: pytest.M
     assert set(header_requests(host).values()) == {1}
 
 
+def test_directories_far_behind_the_header_are_asked_for_once_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    window = WIDER.pad(200)
+    tile = item("tile", "2018-10-01", window, "dem")
+    values = rng.integers(1, 9000, window.shape).astype(np.float32)
+    # not cloud-optimised: its 1,700 tiles come in two tables at the end of the file
+    west, _, _, north = window.bounds_m
+    profile = {"driver": "GTiff", "height": window.height, "width": window.width, "count": 1}
+    tiling = {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}
+    with rasterio.open(
+        tmp_path / "dem.tif",
+        "w",
+        **profile,
+        **tiling,
+        dtype="float32",
+        crs=f"EPSG:{EPSG}",
+        transform=Affine(10, 0, west, 0, -10, north),
+    ) as file:
+        for row in range(0, window.height, 16):  # row by row, so that the tables are written last
+            file.write(
+                values[row : row + 16], 1, window=((row, min(row + 16, window.height)), (0, window.width))
+            )
+    with misbehaving(tmp_path) as host:
+        tile.add_asset("data", Asset(f"{host.url}/files/0/dem.tif"))
+        asked = []
+        for _ in range(2):
+            before = len(host.asked)
+            data, _ = read_inputs({"terrain": [tile]}, BLOCKS[0])
+            asked.append([one.span for one in host.asked[before:]])
+    rows, columns = BLOCKS[0].slices_in(window)
+    np.testing.assert_array_equal(data["elevation"].values, values[rows, columns])
+    directories = set(asked[0]) - set(asked[1])
+    assert len(directories) >= 2
+    assert set(asked[1]) < set(asked[0])
+    assert len(asked[1]) == len(set(asked[1]))
+
+
 # --- the store of headers -------------------------------------------------------------------------------
 
 
 def header(size: int, tag: str = "") -> Any:
-    return remote._Header(bytes(size), remote._Version(size, (tag, "")))
+    return Header(bytes(size), Version(size, (tag, "")))
 
 
 def test_headers_are_kept_up_to_a_number_of_bytes_and_the_longest_unused_go_first() -> None:
