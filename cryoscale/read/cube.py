@@ -72,8 +72,11 @@ def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, in
         return None, size
     values = resample(without_fill(part, spec.band), geobox, BANDS[spec.band].resampling)
     if values is not None and (spec.encoding.scale, spec.encoding.offset) != (1.0, 0.0):
-        # in float64, so that the rounding to float32 happens once
-        values = (values.astype(np.float64) * spec.encoding.scale + spec.encoding.offset).astype(np.float32)
+        # in float64, so that the rounding to float32 happens once; in place, since several bands are read
+        exact = values.astype(np.float64)
+        exact *= spec.encoding.scale
+        exact += spec.encoding.offset
+        values = exact.astype(np.float32)
     return values, size
 
 

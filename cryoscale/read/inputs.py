@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from cryoscale.grid import Window
 
-READ_THREADS = 4
-"""Bands of a scene that are read at the same time."""
+READ_THREADS = 8
+"""Bands of a scene that are read at the same time: more than cores, since some wait for their host."""
 
 Planes = dict[str, "NDArray[Any]"]
 
