@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -170,6 +171,7 @@ class Config(_Strict):
     sources: SourcesConfig
     on_missing: Literal["nan", "fail"] = "nan"
     on_unreadable: Literal["set_aside", "fail"] = "set_aside"
+    loader: Literal["direct", "odc-stac", "stackstac"] = "direct"
     model: ModelConfig
     tiling: TilingConfig = TilingConfig()
     candidates: CandidatesConfig | None = None
@@ -181,7 +183,14 @@ class Config(_Strict):
 
         Raises:
             RegionError: the region is reversed, empty or unreadable.
+            ConfigError: the loader is not installed.
         """
+        if self.loader == "stackstac" and find_spec("stackstac") is None:
+            raise ConfigError(
+                "loader: stackstac without stackstac installed",
+                "the extra cryoscale[stackstac]",
+                "pip install 'cryoscale[stackstac]', or leave loader out",
+            )
 
         def path(value: str) -> str:
             return resolve_path(value, base)
@@ -207,6 +216,7 @@ class Config(_Strict):
             sources=self._sources(path),
             on_missing=self.on_missing,
             on_unreadable=self.on_unreadable,
+            loader=self.loader,
             model=ModelSpec(
                 weights=path(self.model.weights) if self.model.weights else None,
                 name=self.model.name,

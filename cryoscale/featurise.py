@@ -56,6 +56,7 @@ def context_of(settings: Settings, out: str, items: Items, pca: PcaBasis | None)
         on_unreadable=settings.on_unreadable,
         max_lst_uncertainty_k=thermal.max_uncertainty_k if thermal else None,
         max_cloud_pct=settings.sources["optical"].max_cloud_pct,
+        loader=settings.loader,
     )
 
 

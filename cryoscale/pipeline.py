@@ -248,7 +248,10 @@ def _require_modalities(settings: Settings, items: Items) -> None:
 
 
 def _identity(settings: Settings, model: Mapping[str, Any], catalogue: str) -> dict[str, Any]:
-    """Everything that decides a pixel, and nothing else."""
+    """Everything that decides a pixel, and nothing else.
+
+    The loader is left out: whichever is chosen, the same reader is called, for equal bits.
+    """
     return {
         "region": shapely.to_geojson(settings.region),
         "years": list(settings.years),
@@ -285,6 +288,7 @@ def _context(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
         "max_cloud_pct": settings.sources["optical"].max_cloud_pct,
         "velocity_href": velocity.href if velocity else None,
         "max_lst_uncertainty_k": thermal.max_uncertainty_k if thermal else None,
+        "loader": settings.loader,
         "channels": model["channels"],
         "needs_halo": model["needs_halo"],
         "pca": model["pca"],

@@ -13,6 +13,7 @@ from cryoscale.errors import ConfigError
 
 Composite = Literal["best_scene", "median", "least_snow"]
 OnMissing = Literal["nan", "fail"]
+Loader = Literal["direct", "odc-stac", "stackstac"]
 OnUnreadable = Literal["set_aside", "fail"]
 
 
@@ -107,6 +108,8 @@ class Settings:
     on_missing: OnMissing = "nan"
     on_unreadable: OnUnreadable = "set_aside"
     """A scene that cannot be read is left out by name, or fails its block."""
+    loader: Loader = "direct"
+    """Who calls the reader of a block's bands: the block itself, or the graph of a library."""
     candidates: Polygon | MultiPolygon | None = None
     min_area_km2: float = 0.01
     cluster: ClusterSpec = ClusterSpec()

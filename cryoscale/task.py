@@ -29,7 +29,7 @@ from cryoscale.ledger import Ledger, Marker, SceneShare
 from cryoscale.read import snapshot
 from cryoscale.read.inputs import ReadReport, read_inputs
 from cryoscale.region import ZoneRegion
-from cryoscale.settings import Composite, OnMissing, OnUnreadable
+from cryoscale.settings import Composite, Loader, OnMissing, OnUnreadable
 from cryoscale.write import mosaic, quicklook
 
 NO_DATA = 255
@@ -56,6 +56,7 @@ class RunContext:
     on_unreadable: OnUnreadable = "set_aside"
     max_lst_uncertainty_k: float | None = None
     max_cloud_pct: float | None = None
+    loader: Loader = "direct"
 
     def items_of(self, year: int) -> dict[str, list[Item]]:
         """The frozen items of a year by modality."""
@@ -92,6 +93,7 @@ def run_context(out: str, identity: str) -> RunContext:
         on_unreadable=context.get("on_unreadable", "set_aside"),  # runs begun before there was a choice
         max_lst_uncertainty_k=context.get("max_lst_uncertainty_k"),
         max_cloud_pct=context.get("max_cloud_pct"),
+        loader=context.get("loader", "direct"),
     )
 
 
@@ -131,6 +133,7 @@ def features_of(
             leave_unreachable=last_attempt,
             max_lst_uncertainty_k=context.max_lst_uncertainty_k,
             max_cloud_pct=context.max_cloud_pct,
+            loader=context.loader,
         )
     with watch.stage("features"):
         stack = features.build_stack(inputs, pca=context.pca or _no_pca(), on_missing=context.on_missing)

@@ -19,7 +19,7 @@ from cryoscale.read.optical import read_optical
 from cryoscale.read.phase import phase_of, phasor_of
 from cryoscale.read.raster import UnreadableError, open_raster, public
 from cryoscale.read.sample import ArraySource, fetch, mosaics, resample
-from cryoscale.read.session import Planes, Session, bounds_deg
+from cryoscale.read.session import Loader, Planes, Session, bounds_deg
 from cryoscale.read.velocity import read_velocity
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from cryoscale.grid import Window
 
-READ_THREADS = 4
-"""Bands of a scene that are read at the same time."""
+READ_THREADS = 8
+"""Bands of a scene that are read at the same time: more than cores, since some wait for their host."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def read_inputs(
     rank_locally: bool = True,
     max_cloud_pct: float | None = None,
     max_lst_uncertainty_k: float | None = None,
+    loader: Loader = "direct",
 ) -> tuple[xr.Dataset, ReadReport]:
     """All that a block's features are made of, on ``window``: variables of (y, x), read now.
 
@@ -86,6 +87,9 @@ def read_inputs(
             around a pixel, over the ice; where scenes are not ranked locally it is not used at all.
         max_lst_uncertainty_k: temperatures whose uncertainty (ST_QA) is larger are left out, those without
             one are kept. With a limit ``LST_uncertainty`` comes beside ``LST``; infinity leaves nothing out.
+        loader: who calls the reader for a scene's bands: ``direct``, or the graph that a library draws. What
+            is joined on its own lattice before it is interpolated (elevation, phase, vx and vy) and the
+            ranking of scenes are read directly by all of them.
 
     Returns:
         The dataset (float32, NaN for no data; source_date int32; n_clear uint16; slc1, slc2 complex64) with
@@ -103,7 +107,7 @@ def read_inputs(
         READ_THREADS, "read", initializer=http.set_insisting, initargs=(leave_unreachable,)
     )
     with threads as pool, http.insisting(leave_unreachable):
-        session = Session(window, sign, pool, left_out, bounds_deg(window))
+        session = Session(window, sign, pool, left_out, bounds_deg(window), loader)
         planes: Planes = {}
         planes |= read_optical(session, items.get("optical", ()), composite, rank_locally, max_cloud_pct)
         planes |= _terrain(session, in_order(items.get("terrain", ())))

@@ -15,7 +15,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as FileWindow
 
 from cryoscale.errors import AssetReadError, HostDownError, OperatorError
-from cryoscale.read import http
+from cryoscale.read import headers, http
 from cryoscale.read import remote as remotes
 from cryoscale.read.sample import Lattice
 from cryoscale.read.signing import signed_href
@@ -158,7 +158,7 @@ def _told_apart(href: str, remote: remotes.RemoteFile | None = None) -> Iterator
         yield
     except (RasterioError, OSError) as error:
         if remote is not None:
-            remotes.headers_kept.drop(href)
+            headers.KEPT.drop(href)
             if remote.error is not None:
                 raise of_http(href, remote.error) from error
         cause = _cause(error)
@@ -166,7 +166,7 @@ def _told_apart(href: str, remote: remotes.RemoteFile | None = None) -> Iterator
             raise AssetReadError(f"{public(href)}: {cause}") from error
         raise UnreadableError(f"{public(href)}: {cause}") from error
     if remote is not None and remote.error is not None:
-        remotes.headers_kept.drop(href)  # GDAL saw zeros and was content with them
+        headers.KEPT.drop(href)  # GDAL saw zeros and was content with them
         raise of_http(href, remote.error) from remote.error
 
 

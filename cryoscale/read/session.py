@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cryoscale.errors import AssetReadError, CryoscaleError
 from cryoscale.grid import transformer
-from cryoscale.read.cube import AssetSpec, asset_spec, footprint_deg, read_asset
+from cryoscale.read.cube import AssetSpec, asset_spec, footprint_deg, load_planes, read_asset
 from cryoscale.read.raster import UnreadableError
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from cryoscale.read.choice import Choice
 
 Planes = dict[str, "NDArray[Any]"]
+
+Loader = Literal["direct", "odc-stac", "stackstac"]
+"""Who calls the reader for a scene's bands: the block itself, or the graph that a library draws."""
 
 NEEDED = ("optical", "terrain")
 """Modalities that a block is not mapped without where they cover it; any other is a missing channel."""
@@ -36,6 +39,7 @@ class Session:
     left_out: tuple[type[CryoscaleError], ...]
     """Failures for which a scene is named and left out; others end the block."""
     bounds_deg: tuple[float, float, float, float]
+    loader: Loader
     read: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     bytes_read: int = 0
@@ -47,8 +51,14 @@ class Session:
 
     def bands(self, item: Item, names: Sequence[str]) -> Planes:
         """Bands of one item on the window, those that it has there."""
+        if self.loader != "direct":
+            planes, size = load_planes(
+                item, names, self.window.geobox, loader=self.loader, sign=self.sign, pool=self.pool
+            )
+            self.bytes_read += size
+            return planes
         specs = [spec for name in names if (spec := asset_spec(item, name, self.sign)) is not None]
-        planes: Planes = {}
+        planes = {}
         for spec, (values, size) in zip(specs, self.pool.map(self._read, specs), strict=True):
             self.bytes_read += size
             if values is not None:

@@ -271,9 +271,9 @@ def test_the_basis_is_fitted_without_scenes_out_of_reach_and_says_so(
     assert whole.lines() == []
     away[0] = True
     hosts.HOSTS.forget()
-    from cryoscale.read.remote import headers_kept
+    from cryoscale.read.headers import KEPT
 
-    headers_kept._kept.clear()
+    KEPT._kept.clear()
     found = featurise.fit_run_basis(settings, items)
     ids = {item.id for item in items["2018/optical"] if item.datetime and str(item.datetime.date()) == day}
     assert ids
@@ -294,7 +294,7 @@ def test_features_wait_for_a_host_and_name_what_they_were_made_without(
 
     from cryoscale.config import load_config
     from cryoscale.features.pca import PcaBasis
-    from cryoscale.read.remote import headers_kept
+    from cryoscale.read.headers import KEPT
 
     monkeypatch.setattr(hosts, "COOLING_S", 0.8)
     monkeypatch.setattr(featurise, "workers", one_process)
@@ -309,7 +309,7 @@ def test_features_wait_for_a_host_and_name_what_they_were_made_without(
         return np.asarray(group["2018/32644/features"])
 
     away[0] = True
-    headers_kept._kept.clear()
+    KEPT._kept.clear()
     back = threading.Timer(0.5, away.__setitem__, (0, False))
     back.start()
     summary = featurise.write_features(settings, str(tmp_path / "waited"), pca=basis)
@@ -319,7 +319,7 @@ def test_features_wait_for_a_host_and_name_what_they_were_made_without(
 
     away[0] = True
     hosts.HOSTS.forget()
-    headers_kept._kept.clear()
+    KEPT._kept.clear()
     summary = featurise.write_features(settings, str(tmp_path / "without"), pca=basis)
     gaps = {name for name, _ in summary["scenes_failed"]}
     assert gaps
