@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-Predict = Callable[["NDArray[np.float32]"], Any]
+Predict = Callable[..., Any]
 """Features (n, c, h, w), physical units with NaN for what is missing, to probabilities (n, k, h, w).
 
-It may carry ``channels`` (the names it takes, in order), ``classes`` (their names), and
-``needs_halo = False`` if it treats every pixel for itself.
+It may carry ``channels`` (the names it takes, in order), ``classes`` (their names),
+``needs_halo = False`` if it treats every pixel for itself, and ``needs_place = True`` if it also takes
+where the tiles lie: an array (n, 3) of EPSG code, world row and world column.
 """
 
 DEFAULT_CLASSES = 5
@@ -251,6 +252,7 @@ def _answers(
     """Batches of tile origins with their probabilities (n, k, h, w), n >= the number of origins."""
     size = tiling.tile_px
     tiles = np.empty((tiling.batch, features.shape[0], size, size), np.float32)
+    places = np.empty((tiling.batch, 3), np.int64)
     for start in range(0, len(origins), tiling.batch):
         chosen = origins[start : start + tiling.batch]
         for slot in range(tiling.batch):
@@ -259,8 +261,10 @@ def _answers(
             tile = Window(extent.epsg, row, col, size, size)
             if tile.intersect(extent) != tile:
                 tiles[slot] = np.nan
+            places[slot] = extent.epsg, row, col
             _copy_common(features, extent, tiles[slot], tile)
-        yield chosen, _checked(predict(tiles), tiles.shape)
+        more = (places,) if getattr(predict, "needs_place", False) else ()
+        yield chosen, _checked(predict(tiles, *more), tiles.shape)
 
 
 def _checked(answer: Any, asked: tuple[int, ...]) -> NDArray[np.float32]:

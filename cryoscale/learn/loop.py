@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from cryoscale.learn import calibrate
 from cryoscale.learn.augment import augment
 from cryoscale.learn.checkpoint import TrainState, load_state, save_state
 from cryoscale.learn.patches import Patches
@@ -222,8 +223,6 @@ def fit_temperature(
     Guo et al. 2017, https://arxiv.org/abs/1706.04599. Up to 2000 labelled pixels are drawn from each patch,
     with a fixed seed; without any the temperature is 1.
     """
-    from scipy.optimize import minimize_scalar
-
     rng = np.random.default_rng(0)
     device = next(model.parameters()).device
     model.eval()
@@ -233,12 +232,8 @@ def fit_temperature(
         known = np.flatnonzero(y.ravel() != NO_DATA)
         drawn = rng.permutation(known)[:2000]
         out = model(standard(x[np.newaxis]).to(device)).float().cpu()[0].flatten(1)
-        logits.append(out[:, drawn].T)
-        labels.append(torch.from_numpy(y.ravel()[drawn].astype(np.int64)))
+        logits.append(out[:, drawn].T.double().numpy())
+        labels.append(y.ravel()[drawn])
     if not labels or not sum(map(len, labels)):
         return 1.0
-    z, t = torch.cat(logits), torch.cat(labels)
-    best = minimize_scalar(
-        lambda log_t: float(functional.cross_entropy(z / np.exp(log_t), t)), bounds=(-3, 3), method="bounded"
-    )
-    return float(np.exp(best.x))
+    return calibrate.fit_temperature(calibrate.Sample(np.concatenate(logits), np.concatenate(labels)))
