@@ -34,8 +34,7 @@ def turn_stack(
     """Mirrors stacks (..., c, h, w) east-west (if asked), then turns them counter-clockwise; a copy.
 
     Aspect (degrees clockwise from north) follows: a mirror sends ``a`` to ``-a``, each quarter turn to
-    ``a - 90``. Flat ground keeps its aspect of 0. The sign of the interferometric phase is left alone: it
-    belongs to the line of sight, not to the image.
+    ``a - 90``. Flat ground keeps its aspect of 0. No other channel is an angle in the plane of the map.
     """
     turned: NDArray[np.float32] = np.array(turn_map(x, quarters, mirror))
     if "aspect" in channels:

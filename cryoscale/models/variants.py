@@ -29,6 +29,7 @@ class _Variants:
         self.inner = inner
         self.channels, self.classes, self.pca = inner.channels, inner.classes, inner.pca
         self.tile_multiple, self.needs_halo = inner.tile_multiple, inner.needs_halo
+        self.needs_location = inner.needs_location
         self.device: Any = getattr(inner, "device", "cpu")
         self.calibration: Any = getattr(inner, "calibration", None)
 
@@ -49,12 +50,15 @@ class Turned(_Variants):
             given = f"flips with {inner.describe()['name']}, which sees each pixel by itself"
             raise InputError(given, "a network that sees a pixel's surroundings", "leave flips out")
 
-    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities (n, k, h, w) of features (n, c, h, w)."""
+    def __call__(
+        self, features: NDArray[np.float32], location: NDArray[np.float32] | None = None, /
+    ) -> NDArray[np.float32]:
+        """Probabilities (n, k, h, w) of features (n, c, h, w); a turned tile keeps its location."""
+        more = () if location is None else (location,)
         total: NDArray[np.float32] | None = None
         for quarters, mirror in TURNS:
             turned = turn_stack(features, self.channels, quarters, mirror)
-            answer = turn_map_back(self.inner(turned), quarters, mirror)
+            answer = turn_map_back(self.inner(turned, *more), quarters, mirror)
             total = answer if total is None else total + answer
         assert total is not None  # there are eight
         return total / np.float32(len(TURNS))
@@ -90,7 +94,12 @@ class MonteCarloDropout(_Variants):
             raise InputError(given, "a network with dropout, such as glavitu", "leave mc_dropout out")
 
     def __call__(
-        self, features: NDArray[np.float32], places: NDArray[np.int64] | None = None
+        self,
+        features: NDArray[np.float32],
+        location: NDArray[np.float32] | None = None,
+        /,
+        *,
+        places: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
         """Probabilities (n, k, h, w) of features (n, c, h, w) at places (n, 3): EPSG, world row and column.
 
@@ -98,10 +107,13 @@ class MonteCarloDropout(_Variants):
         """
         if places is None:
             places = np.stack([np.zeros(len(features)), np.zeros(len(features)), np.arange(len(features))], 1)
-        answers = [self._tile(tile[np.newaxis], place) for tile, place in zip(features, places, strict=True)]
+        given = (features,) if location is None else (features, location)
+        answers = [
+            self._tile(place, *(array[n : n + 1] for array in given)) for n, place in enumerate(places)
+        ]
         return np.concatenate(answers)
 
-    def _tile(self, tile: NDArray[np.float32], place: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _tile(self, place: NDArray[Any], *tile: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch
 
         devices = [self.device] if getattr(self.device, "type", "cpu") == "cuda" else []
@@ -109,7 +121,7 @@ class MonteCarloDropout(_Variants):
         for sample in range(self.samples):
             with torch.random.fork_rng(devices):
                 torch.manual_seed(_seed(place, sample))
-                answer = self.inner(tile)
+                answer = self.inner(*tile)
             total = answer if total is None else total + answer
         assert total is not None  # the configuration asks for at least two
         return total / np.float32(self.samples)
@@ -119,7 +131,7 @@ class MonteCarloDropout(_Variants):
         return {**self.inner.describe(), "mc_dropout": self.samples}
 
 
-def _seed(place: NDArray[np.int64], sample: int) -> int:
+def _seed(place: NDArray[Any], sample: int) -> int:
     """A seed of its own for every sample of every place; world rows and columns may be negative."""
     words = [int(part) % _WORD for part in (*place, sample)]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
