@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from cryoscale.errors import SourceError, WeightsError
 from cryoscale.infer.encode import Confidence, confidence
-from cryoscale.learn.evaluate import RELIABILITY_BINS, Predict, Reliability
+from cryoscale.learn.evaluate import Reliability
 from cryoscale.learn.scores import NO_DATA
 from cryoscale.learn.suited import SuitedPatches
 from cryoscale.models import weights
 from cryoscale.models.predictor import Predictor
+
+RELIABILITY_BINS = 10
 
 PIXELS_A_PATCH = 4096
 """Labelled pixels that are drawn from each patch, with a fixed seed: neighbours say the same again."""
@@ -142,14 +144,17 @@ def fit_curve(stated: NDArray[np.float32], right: NDArray[np.bool_]) -> weights.
     )
 
 
-def draw(predict: Predict, patches: SuitedPatches, indices: NDArray[np.int64], progress: Progress) -> Sample:
+def draw(
+    predictor: Predictor, patches: SuitedPatches, indices: NDArray[np.int64], progress: Progress
+) -> Sample:
     """Up to ``PIXELS_A_PATCH`` labelled pixels of each patch with what the model says of them."""
     rng = np.random.default_rng(0)
     logs, labels = [], []
     for done, index in enumerate(indices):
         x, y = patches.read(index)
         drawn = rng.permutation(np.flatnonzero(y.ravel() != NO_DATA))[:PIXELS_A_PATCH]
-        answer = predict(x[np.newaxis])[0].reshape(-1, y.size)[:, drawn].astype(np.float64)
+        answer = patches.ask(predictor, x[np.newaxis], indices[done : done + 1])[0]
+        answer = answer.reshape(-1, y.size)[:, drawn].astype(np.float64)
         # What float32 rounded to 0 is some e-45 at most: without a floor one such pixel decides it all.
         logs.append(np.log(np.maximum(answer, np.finfo(np.float32).tiny)).T)
         labels.append(y.ravel()[drawn])

@@ -27,13 +27,15 @@ from numpy.typing import NDArray
 
 from cryoscale.errors import InputError, SourceError
 from cryoscale.features.channels import BANDS
-from cryoscale.learn.evaluate import Predict
 from cryoscale.learn.scores import CLASS_NAMES, confusion_matrix
 from cryoscale.learn.suited import SuitedPatches
 from cryoscale.write.store import put
 
 By = Literal["planes", "pixels"]
 Progress = Callable[[int, int], None]
+Ask = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
+"""Physical features (n,c,h,w) and the numbers of their patches (n,) to probabilities (n,k,h,w)."""
+
 Pair = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 _DERIVED = (
@@ -139,7 +141,7 @@ class Importance:
 
 
 def permutation_importance(
-    predict: Predict,
+    ask: Ask,
     read: Callable[[int], Pair],
     indices: Sequence[int] | NDArray[np.int64],
     channels: Sequence[str],
@@ -150,7 +152,7 @@ def permutation_importance(
     """Importance of each channel, and of the groups that it has a member of.
 
     Args:
-        predict: physical features (n,c,h,w) to probabilities (n,k,h,w).
+        ask: the model; a patch's number says where it lies, to a network that wants to know.
         read: number of a patch to its stack (c,p,p) and labels (p,p).
         indices: the patches, at least two.
         channels: names of the stack's channels.
@@ -171,9 +173,9 @@ def permutation_importance(
         rng = np.random.default_rng([how.seed, number])
         n = len(x) if how.by == "planes" else y.size
         donors = np.stack([_cycle(n, rng) for _ in range(how.repeats)])
-        baseline += _count(predict, x, y, how.batch)
+        baseline += _count(ask, x, y, part, how.batch)
         for at, job in enumerate(jobs):
-            confusion[at] += permuted(predict, x, y, job, donors, batch=how.batch)
+            confusion[at] += permuted(ask, (x, y, part), job, donors, batch=how.batch)
             if progress:
                 progress(number * len(jobs) + at + 1, len(parts) * len(jobs))
     of = {job: _drops(baseline, confusion[at]) for at, job in enumerate(jobs)}
@@ -186,9 +188,8 @@ def permutation_importance(
 
 
 def permuted(
-    predict: Predict,
-    x: NDArray[np.float32],
-    y: NDArray[np.uint8],
+    ask: Ask,
+    held: tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]],
     columns: Sequence[int],
     donors: NDArray[np.int64],
     *,
@@ -197,13 +198,13 @@ def permuted(
     """Confusion matrices (r, k, k) of the model with some channels exchanged, one for each row of donors.
 
     Args:
-        predict: the model.
-        x: stacks (n,c,p,p), which are left as they are.
-        y: labels (n,p,p).
+        ask: the model.
+        held: stacks (n,c,p,p), which are left as they are, labels (n,p,p), and numbers of the patches (n,).
         columns: the channels that are exchanged, jointly.
         donors: whom each patch (r, n), or each pixel (r, n*p*p), has the channels from.
         batch: patches that the model is given at once, and that are copied.
     """
+    x, y, numbers = held
     size = x.shape[-2] * x.shape[-1]
     found = []
     for row in donors:
@@ -216,7 +217,8 @@ def permuted(
                 else:
                     flat = row[start * size : (start + batch) * size]
                     part[:, column] = x[:, column].reshape(-1)[flat].reshape(part[:, column].shape)
-            total += _count(predict, part, y[start : start + batch], batch)
+            here = slice(start, start + batch)
+            total += _count(ask, part, y[here], numbers[here], batch)
         found.append(total)
     return np.stack(found)
 
@@ -248,11 +250,14 @@ def _cycle(n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     return donors
 
 
-def _count(predict: Predict, x: NDArray[np.float32], y: NDArray[np.uint8], batch: int) -> NDArray[np.int64]:
+def _count(
+    ask: Ask, x: NDArray[np.float32], y: NDArray[np.uint8], numbers: NDArray[np.int64], batch: int
+) -> NDArray[np.int64]:
     total = np.zeros((len(CLASS_NAMES),) * 2, np.int64)
     for start in range(0, len(x), batch):
-        labels = predict(x[start : start + batch]).argmax(axis=1)
-        total += confusion_matrix(y[start : start + batch], labels, len(CLASS_NAMES))
+        here = slice(start, start + batch)
+        labels = ask(x[here], numbers[here]).argmax(axis=1)
+        total += confusion_matrix(y[here], labels, len(CLASS_NAMES))
     return total
 
 
@@ -329,8 +334,9 @@ def importance(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     model, card = weights.load(path)
+    predictor = Predictor(model, card, precision="fp32")
     found = permutation_importance(
-        Predictor(model, card, precision="fp32"),
+        lambda x, numbers: patches.ask(predictor, x, numbers),
         patches.read,
         indices,
         card.channels,

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from cryoscale.errors import SourceError
 from cryoscale.features.channels import BANDS
+from cryoscale.grid import Window, location_code
 from cryoscale.learn.patches import Patches
 from cryoscale.learn.scores import NO_DATA
+from cryoscale.models.predictor import Predictor
 from cryoscale.models.weights import Card
 
 _COMPONENTS = ("PCA1", "PCA2", "PCA3")
@@ -73,6 +75,17 @@ class SuitedPatches:
     def has(self, split: str) -> bool:
         """True where the set has patches of the split."""
         return bool(len(self.patches.indices(split)))
+
+    def ask(
+        self, predictor: Predictor, x: NDArray[np.float32], indices: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Probabilities (n,k,p,p) of stacks (n,c,p,p), told where the patches lie if the network wants it."""
+        if not predictor.needs_location:
+            return predictor(x)
+        edge = self.patches.patch_px
+        places = [self.patches.place(int(index)) for index in indices]
+        codes = [location_code(Window(place.epsg, place.row, place.col, edge, edge)) for place in places]
+        return predictor(x, np.stack(codes))
 
     def read(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Stack (c,p,p) float32 and labels (p,p) u1 of one patch."""
