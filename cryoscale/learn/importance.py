@@ -115,9 +115,11 @@ class Importance:
     groups: Mapping[str, Mapping[str, Drop]]
     settings: Mapping[str, Any]
 
-    def leading(self, part: str, count: int | None = None) -> list[tuple[str, Drop]]:
-        """The channels of the largest mean drop of IoU in a part, largest first."""
-        rows = [(name, drops[part]) for name, drops in self.channels.items()]
+    def leading(
+        self, part: str, count: int | None = None, among: Mapping[str, Mapping[str, Drop]] | None = None
+    ) -> list[tuple[str, Drop]]:
+        """The channels (or groups) of the largest mean drop of IoU in a part, largest first."""
+        rows = [(name, drops[part]) for name, drops in (among or self.channels).items()]
         return sorted(rows, key=lambda row: -float(np.mean(row[1].iou)))[:count]
 
     def to_dict(self) -> dict[str, Any]:
