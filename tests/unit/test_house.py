@@ -34,6 +34,8 @@ STOREYS = [
     "finish",
     "pipeline",
     "results",
+    "repredict",
+    "judge",
     "config",
     "api",
     "demo",
