@@ -188,19 +188,43 @@ def train(
 
 @app.command()
 def evaluate(
-    out: OutArgument,
-    truth: Annotated[Path, typer.Option(help="Folder of label rasters, <epsg>.tif each.")],
+    run: OutArgument,
+    truth: Annotated[Path, typer.Option(help="Label raster, or a folder of them, <epsg>.tif each.")],
+    out: Annotated[
+        str | None, typer.Option(help="Where to write; by default evaluation/ in the run.")
+    ] = None,
+    outlines: Annotated[
+        Path | None, typer.Option(help="Glacier outlines with ids, e.g. RGI; by default bodies of true ice.")
+    ] = None,
+    strata: Annotated[
+        Path | None,
+        typer.Option(help="Folder of [<epsg>_]debris_thickness_m.tif, slope_deg.tif, shadow.tif."),
+    ] = None,
+    without: Annotated[
+        str,
+        typer.Option(
+            help="Predict again without: each, or a list of thermal, velocity, insar, terrain, "
+            "all-but-optical, calibration."
+        ),
+    ] = "",
+    weights: Annotated[
+        str | None, typer.Option(help="The run's weights, where they have moved (for --without).")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Score a finished run's map against label rasters."""
+    """Score a finished run's map against label rasters; writes JSON, tables and pictures."""
     from cryoscale.console import Console
-    from cryoscale.learn.evaluate import evaluate as evaluate_run
+    from cryoscale.judge import Wanted, judge
 
-    found = evaluate_run(Path(_output(out)), truth)
+    console = Console(quiet=json_)
+    wanted = Wanted(_output(out) if out else None, outlines, strata, without, weights)
+    with console:
+        found = judge(_output(run), truth, wanted, on_progress=console.progress, on_stage=console.stage)
     if json_:
         _print_json(found.to_dict())
     else:
-        Console().evaluation(found.scores)
+        console.evaluation(found.found.scores)
+        console.judgement(found)
 
 
 def _output(out: str) -> str:

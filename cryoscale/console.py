@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cryoscale.demo import DemoResult
     from cryoscale.drive import Outcome
     from cryoscale.drive import Progress as RunProgress
+    from cryoscale.judge import Judgement
     from cryoscale.models.weights import Card
     from cryoscale.plan import Plan
     from cryoscale.read.snapshot import Changes
@@ -146,6 +147,33 @@ class Console:
             row.append(_pct(other["iou"]))
         self._table(header, rows)
         self.say(f"overall accuracy {_pct(scores.accuracy)} %")
+
+    def judgement(self, judged: Judgement) -> None:
+        """What ``cryoscale evaluate`` found beside the scores, a line each."""
+        found = judged.found
+        for kind, boundary in found.boundaries.items():
+            both = boundary.both
+            if both.edges:
+                self.say(
+                    f"{kind} boundary: median {both.quantile_m(0.5):.0f} m, 95 % within "
+                    f"{both.quantile_m(0.95):.0f} m, {_pct(both.within(1))} % within a pixel"
+                )
+        for year, areas in found.areas.items():
+            total = areas.summary()
+            if total["glaciers"]:
+                self.say(
+                    f"{year}: {total['glaciers']} glaciers, {total['true_km2']:.2f} km2 true, "
+                    f"{total['mapped_km2']:.2f} km2 mapped ({total['bias_pct']:+.1f} %), median bias "
+                    f"{total['median_bias_pct']:+.1f} %"
+                )
+        if found.reliability.count.sum():
+            self.say(f"calibration error {_pct(found.reliability.ece)} %")
+        for name, again in judged.without.items():
+            self.say(
+                f"without {name}: accuracy {_pct(again.scores.accuracy)} %, mean IoU "
+                f"{_pct(again.scores.mean_iou)} %, calibration error {_pct(again.reliability.ece)} %"
+            )
+        self.say(f"in {judged.out}: evaluation.json, tables.md and pictures")
 
     def card(self, card: Card, path: str) -> None:
         """How a training ended: the scores that the card records."""

@@ -36,6 +36,8 @@ STOREYS = [
     "finish",
     "pipeline",
     "results",
+    "repredict",
+    "judge",
     "config",
     "api",
     "demo",
