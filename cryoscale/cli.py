@@ -227,6 +227,82 @@ def evaluate(
         console.judgement(found)
 
 
+WeightsArgument = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="The weights (.safetensors).")]
+PatchesOption = Annotated[Path, typer.Option(help="The patch set.")]
+
+
+@app.command()
+def importance(
+    weights: WeightsArgument,
+    patches: PatchesOption,
+    split: Annotated[str, typer.Option(help="train, validation, test or unused.")] = "test",
+    repeats: Annotated[int, typer.Option(help="Permutations of each channel.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
+    by: Annotated[str, typer.Option(help="planes, from patch to patch; or single pixels.")] = "planes",
+    limit: Annotated[int | None, typer.Option(min=2, help="At most so many patches.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for importance.json and .png.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say which channels a model lives on: the drop of its scores when one is permuted."""
+    from cryoscale.console import Console
+    from cryoscale.learn.importance import Permuting
+    from cryoscale.learn.importance import importance as measure
+    from cryoscale.learn.importance_chart import LEADING
+
+    how = Permuting(repeats, seed, by)
+    with Console(quiet=json_) as console:
+        progress = console.counting("permutations")
+        found = measure(weights, patches, split=split, limit=limit, how=how, out=out, progress=progress)
+    if json_:
+        _print_json(found.to_dict())
+    else:
+        console.importance(found, LEADING)
+
+
+@app.command()
+def calibrate(
+    weights: WeightsArgument,
+    patches: PatchesOption,
+    split: Annotated[str, typer.Option(help="What to fit on.")] = "validation",
+    held_out: Annotated[str, typer.Option(help="What to judge on beside it.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(help="Weights with the new card; without it nothing is written.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Fit temperature and confidence of finished weights; the tensors stay as they are."""
+    from cryoscale.console import Console
+    from cryoscale.learn.calibrate import calibrate as fit
+
+    with Console(quiet=json_) as console:
+        progress = console.counting("patches")
+        found = fit(weights, patches, split=split, held_out=held_out, out=out, progress=progress)
+    if json_:
+        _print_json(found.to_dict())
+    else:
+        console.calibrated(found)
+
+
+@app.command()
+def confidence(
+    run: OutArgument,
+    truth: Annotated[Path, typer.Option(help="Label raster, or a folder of them, <epsg>.tif each.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for confidence.json and .png.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say which sign of doubt finds a map's errors: softmax, entropy, or tiles that disagree."""
+    from cryoscale.console import Console
+    from cryoscale.learn.confidence import error_prediction
+
+    found = error_prediction(_output(run), truth)
+    if out is not None:
+        found.save(out)
+    if json_:
+        _print_json(found.to_dict())
+    else:
+        Console().error_prediction(found)
+
+
 def _output(out: str) -> str:
     out = out.removeprefix("file://")
     return out if "://" in out else str(Path(out).expanduser().resolve())

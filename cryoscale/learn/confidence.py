@@ -7,23 +7,21 @@ are counted by their values, and every figure is exact whatever the size of the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from cryoscale.errors import SourceError
 from cryoscale.grid import Window, window_of
 from cryoscale.infer.encode import SCALE, confidence, encode_share
-from cryoscale.learn.evaluate import Reliability
 from cryoscale.learn.ranking import Ranking
+from cryoscale.learn.reliability import RELIABILITY_BINS, Reliability
+from cryoscale.learn.scan import Truth, groups, parts_of, truth_of
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
-from cryoscale.learn.truth import in_zone, open_truth
-from cryoscale.write.mosaic import zones
 from cryoscale.write.store import put
 
 SIGNALS = ("softmax", "entropy", "layer")
@@ -33,8 +31,7 @@ HALF_PX = 256
 """Edge of the squares whose chequerboard makes two halves: what is learnt on one is tried on the other."""
 
 _LEVELS = SCALE + 1
-_ROWS_AT_ONCE = 1024
-_BINS = 10
+_LAYERS = ("label", "probability", "confidence", "disagreement")
 
 Counts = NDArray[np.int64]
 """Pixels and errors (2) by half (2), mapped class (k), signal (s), its byte and that of disagreement."""
@@ -105,11 +102,13 @@ class ErrorPrediction:
         """Expected calibration error of each signal read as a share of right pixels."""
         pixels, errors = self.counts.sum(axis=(1, 2, 5))
         levels = np.arange(_LEVELS)
-        number = np.clip(-(-levels * _BINS // SCALE) - 1, 0, _BINS - 1)
+        number = np.clip(-(-levels * RELIABILITY_BINS // SCALE) - 1, 0, RELIABILITY_BINS - 1)
         out = {}
         for at, name in enumerate(SIGNALS):
             columns = (pixels[at], pixels[at] * levels / SCALE, pixels[at] - errors[at])
-            n, stated, right = (np.bincount(number, weights=values, minlength=_BINS) for values in columns)
+            n, stated, right = (
+                np.bincount(number, weights=values, minlength=RELIABILITY_BINS) for values in columns
+            )
             reliability = Reliability(n.astype(np.int64), stated.astype(np.float64), right.astype(np.int64))
             out[name] = reliability.ece
         return out
@@ -131,9 +130,9 @@ class ErrorPrediction:
         if joint is None:
             return text + "."
         gain = 1 - (joint.aurc - best) / (softmax - best)
-        word = "takes" if gain > 0 else "adds"
         return (
-            f"{text}; both together, learnt on one half and tried on the other, {word} {abs(gain):.1%} of it."
+            f"{text}. Both together, learnt on one half of the map and tried on the other, have "
+            f"{abs(gain):.1%} {'less' if gain > 0 else 'more'} excess than the softmax alone."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -217,48 +216,25 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def error_prediction(run: Path, truth: Path, *, years: Sequence[int] | None = None) -> ErrorPrediction:
+def error_prediction(run: str | Path, truth: Truth, *, years: Sequence[int] | None = None) -> ErrorPrediction:
     """How well each sign of doubt in a finished run's maps finds their errors.
 
     Args:
-        run: output folder of the run.
-        truth: labels 0..4 (255: not known): one raster, or a folder with one ``<epsg>.tif`` a zone.
+        run: output folder or URL of the run.
+        truth: labels 0..4 (255: not known), as :func:`cryoscale.learn.evaluate.evaluate` takes them.
         years: which years; None takes all.
 
     Raises:
         SourceError: if there is no map or no truth, or they have no known pixel in common.
     """
     counts, layers = no_counts(), set()
-    for epsg, path in _maps(run, years):
-        raster = truth / f"{epsg}.tif" if truth.is_dir() else truth
-        if not raster.is_file():
-            raise SourceError(f"truth {raster}", f"a raster of labels for EPSG:{epsg}", "check the path")
-        with xr.open_zarr(path, consolidated=False, mask_and_scale=False, chunks=None) as mosaic:
-            layers.add(str(mosaic.attrs.get("cryoscale:confidence", "one minus normalised entropy")))
-            whole = window_of(mosaic, epsg)
-            with open_truth(raster, whole) as read:
-                for start in range(0, whole.height, _ROWS_AT_ONCE):
-                    height = min(_ROWS_AT_ONCE, whole.height - start)
-                    window = Window(epsg, whole.row + start, whole.col, height, whole.width)
-                    part = mosaic[["label", "probability", "confidence", "disagreement"]].isel(
-                        y=slice(start, start + height)
-                    )
-                    known = np.where(in_zone(window), read(window), np.uint8(NO_DATA))
-                    counts += count({str(k): v.values for k, v in part.items()}, known, window)
+    for year, epsg in groups(run, years):
+        for part in parts_of(run, year, epsg, truth_of(truth, epsg)):
+            layers.add(str(part.mosaic.attrs.get("cryoscale:confidence", "one minus normalised entropy")))
+            rows, cols = part.window.slices_in(window_of(part.mosaic, epsg))
+            layer = {name: np.asarray(part.mosaic[name][..., rows, cols].values) for name in _LAYERS}
+            counts += count(layer, part.inner(part.truth), part.window)
     if not counts[0].any():
-        raise SourceError(
-            f"truth {truth} without a known pixel on the map {run}", "labels of the same place", "check both"
-        )
+        given = f"truth {truth} without a known pixel on the map of {run}"
+        raise SourceError(given, "labels of the same place", "check both")
     return ErrorPrediction(counts, "; ".join(sorted(layers)))
-
-
-def _maps(run: Path, years: Sequence[int] | None) -> Iterator[tuple[int, Path]]:
-    """EPSG code and group of each map of a run."""
-    found = sorted(int(p.name) for p in (run / "mosaic.zarr").glob("*") if p.name.isdigit())
-    wanted = [year for year in found if years is None or year in years]
-    if not wanted:
-        given = f"run {run} with maps of the years {', '.join(map(str, found)) or 'none'}"
-        raise SourceError(given, "the output folder of a finished run", "check the folder and the years")
-    for year in wanted:
-        for epsg in zones(run, year):
-            yield epsg, run / "mosaic.zarr" / str(year) / str(epsg)

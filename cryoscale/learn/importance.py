@@ -20,7 +20,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,6 @@ from cryoscale.learn.scores import CLASS_NAMES, confusion_matrix
 from cryoscale.learn.suited import SuitedPatches
 from cryoscale.write.store import put
 
-By = Literal["planes", "pixels"]
 Progress = Callable[[int, int], None]
 Ask = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
 """Physical features (n,c,h,w) and the numbers of their patches (n,) to probabilities (n,k,h,w)."""
@@ -78,7 +77,7 @@ class Permuting:
 
     repeats: int = 3
     seed: int = 0
-    by: By = "planes"
+    by: str = "planes"
     batch: int = 16
     hold_bytes: int = HOLD_BYTES
 
