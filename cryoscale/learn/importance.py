@@ -235,11 +235,12 @@ def _groups(
 
 def _stacked(read: Callable[[int], Pair], group: NDArray[np.int64]) -> Pair:
     """Stacks (n,c,p,p) and labels (n,p,p) of a group."""
-    first_x, first_y = read(int(group[0]))
-    x = np.empty((len(group), *first_x.shape), np.float32)
-    y = np.empty((len(group), *first_y.shape), np.uint8)
     for slot, index in enumerate(group):
-        x[slot], y[slot] = read(int(index))
+        one_x, one_y = read(int(index))
+        if not slot:
+            x = np.empty((len(group), *one_x.shape), np.float32)
+            y = np.empty((len(group), *one_y.shape), np.uint8)
+        x[slot], y[slot] = one_x, one_y
     return x, y
 
 
