@@ -18,8 +18,8 @@ from cryoscale.infer.encode import encode
 from cryoscale.learn.confidence import HALF_PX, error_prediction, learnt_ranking
 from cryoscale.write import mosaic
 
-BLOCK = Block(32645, 1100, 55, 256)
-WINDOW = Window(32645, 1100 * 256, 55 * 256, 256, 512)
+BLOCK = Block(32645, -1210, 190, 256)
+WINDOW = Window(32645, -1210 * 256, 190 * 256, 256, 512)
 
 
 def noisy_map(seed: int = 2) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -115,7 +115,7 @@ def test_every_figure_is_that_of_the_sorted_pixels(case) -> None:
 def test_what_is_stated_as_often_as_it_is_right_has_no_calibration_error_and_entropy_has(case) -> None:
     errors = case[2].calibration_errors()
     assert errors["softmax"] < 0.005
-    assert errors["layer"] == pytest.approx(errors["entropy"], abs=1e-3)
+    assert errors["layer"] == pytest.approx(errors["entropy"], abs=5e-3)  # of unrounded shares
     assert errors["entropy"] > 0.02
 
 
