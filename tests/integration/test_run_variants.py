@@ -149,19 +149,20 @@ def cryoscale(*args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_importance_and_calibrate_from_outside(tiny_range: TinyRange, tmp_path: Path) -> None:
+def test_importance_and_calibrate_from_outside(
+    tiny_range: TinyRange, patch_set: Path, tmp_path: Path
+) -> None:
     net = tiny_range.weights
-    patches = write_patches(tmp_path / "patches.zarr", net, splits=["validation", "test", "test", "test"])
     done = cryoscale(
-        "importance", net, "--patches", patches, "--repeats", 2, "--out", tmp_path / "imp", "--json"
+        "importance", net, "--patches", patch_set, "--repeats", 2, "--out", tmp_path / "imp", "--json"
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found == json.loads((tmp_path / "imp" / "importance.json").read_text())
-    assert set(found["channels"]) == set(Patches.open(patches).channels)
+    assert set(found["channels"]) == set(Patches.open(patch_set).channels)
     assert len(found["channels"]["B02"]["overall"]["iou"]["repeats"]) == 2
     assert (tmp_path / "imp" / "importance.png").read_bytes()[:4] == b"\x89PNG"
-    done = cryoscale("calibrate", net, "--patches", patches, "--out", tmp_path / "new.safetensors")
+    done = cryoscale("calibrate", net, "--patches", patch_set, "--out", tmp_path / "new.safetensors")
     assert done.returncode == 0, done.stderr
     assert "temperature 1.000 before" in done.stdout
     assert weights.read_card(tmp_path / "new.safetensors").calibration is not None
