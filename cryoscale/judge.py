@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pystac import Item
+from scipy.ndimage import map_coordinates
 
 from cryoscale.drive import OnProgress, Work
 from cryoscale.errors import SourceError
@@ -31,7 +32,7 @@ from cryoscale.learn.strata import Layers, open_strata
 from cryoscale.learn.truth import open_truth
 from cryoscale.read import snapshot
 from cryoscale.read.inputs import read_inputs
-from cryoscale.repredict import Variant, choose_variants, repredict
+from cryoscale.repredict import Variant, choose_variants, repredict, settings_of
 from cryoscale.results import Run
 from cryoscale.write import quicklook
 from cryoscale.write.map import hillshade
@@ -107,15 +108,15 @@ def judge(
     wanted = wanted or Wanted()
     run = Run(out)
     about = _about(run)
-    variants = choose_variants(run, wanted.without) if wanted.without else []
+    names = choose_variants(run, wanted.without) if wanted.without else []
     target = wanted.out or f"{out.rstrip('/')}/{FOLDER}"
+    variants = [Variant(run, name, f"{target}/without/{name}", wanted.weights) for name in names]
+    for variant in variants:
+        settings_of(variant)  # what cannot be predicted again is told before the work begins
     layers = _layers(run, wanted.strata)
     found = examine(out, truth, outlines=wanted.outlines, layers=layers, on_stage=on_stage)
-    without = {}
-    for name in variants:
-        variant = Variant(run, name, f"{target}/without/{name}", wanted.weights)
-        folder = repredict(variant, _has_truth(truth), on_progress=on_progress, on_stage=on_stage)
-        without[name] = evaluate(folder, truth)
+    repredict(variants, _has_truth(truth), on_progress=on_progress, on_stage=on_stage)
+    without = {variant.name: evaluate(variant.folder, truth) for variant in variants}
     judgement = Judgement(target, about, found, without)
     on_stage(f"writing tables and pictures to {target}")
     write(judgement, run)
@@ -234,9 +235,10 @@ def _relief(out: str, year: int, errors: ErrorMap) -> NDArray[np.float32] | None
             elevation = thumb["elevation"].values
     except (FileNotFoundError, KeyError):
         return None
-    shade = hillshade(elevation, RESOLUTION_M * quicklook.FACTOR)
+    shade = np.nan_to_num(hillshade(elevation, RESOLUTION_M * quicklook.FACTOR), nan=0.9)
+    # From pixel centres of the one to those of the other.
     rows, cols = (
-        np.minimum(np.arange(length) * errors.step // quicklook.FACTOR, size - 1)
-        for length, size in zip(errors.codes.shape, shade.shape, strict=True)
+        (np.arange(length) * errors.step + 0.5) / quicklook.FACTOR - 0.5 for length in errors.codes.shape
     )
-    return np.nan_to_num(shade, nan=0.9)[np.ix_(rows, cols)]
+    smooth = map_coordinates(shade, np.meshgrid(rows, cols, indexing="ij"), order=1, mode="nearest")
+    return np.asarray(smooth, np.float32)
