@@ -18,7 +18,7 @@ from pystac import Item
 from scipy.ndimage import map_coordinates
 
 from cryoscale.drive import OnProgress, Work
-from cryoscale.errors import SourceError
+from cryoscale.errors import AssetReadError, SourceError
 from cryoscale.features.terrain import slope_aspect
 from cryoscale.finish import is_simulated
 from cryoscale.grid import RESOLUTION_M, Window
@@ -113,8 +113,9 @@ def judge(
     variants = [Variant(run, name, f"{target}/without/{name}", wanted.weights) for name in names]
     for variant in variants:
         settings_of(variant)  # what cannot be predicted again is told before the work begins
-    layers = _layers(run, wanted.strata)
+    layers, unread = _layers(run, wanted.strata)
     found = examine(out, truth, outlines=wanted.outlines, layers=layers, on_stage=on_stage)
+    about["elevation_unread"] = unread
     repredict(variants, _has_truth(truth), on_progress=on_progress, on_stage=on_stage)
     without = {variant.name: evaluate(variant.folder, truth) for variant in variants}
     judgement = Judgement(target, about, found, without)
@@ -156,21 +157,30 @@ def _has_truth(truth: Truth) -> Callable[[Work], bool]:
     return known
 
 
-def _layers(run: Run, folder: Path | None) -> Layers:
-    """Strata of a folder, and slope of the run's own elevation model where the folder has none."""
+def _layers(run: Run, folder: Path | None) -> tuple[Layers, list[str]]:
+    """Strata of a folder, and slope of the run's own elevation model where the folder has none.
+
+    The list fills with the causes for which elevation could not be had while the layers are asked for:
+    a provider that is down spoils no score but those by slope.
+    """
     epsgs = sorted({epsg for _, epsg in groups(run.out)})
     given: Layers = open_strata(folder, epsgs) if folder is not None else lambda year, window: {}
+    unread: list[str] = []
     elevation = snapshot.thaw(f"{run.out}/items.parquet").get("all/terrain", [])
 
     def layers(year: int, window: Window) -> dict[str, NDArray[np.float32]]:
         found = dict(given(year, window))
         if "slope_deg" not in found and elevation:
-            slope = _slope(elevation, window)
+            try:
+                slope = _slope(elevation, window)
+            except AssetReadError as error:
+                unread.append(str(error))
+                return found
             if slope is not None:
                 found["slope_deg"] = slope
         return found
 
-    return layers
+    return layers, unread
 
 
 def _slope(elevation: list[Item], window: Window) -> NDArray[np.float32] | None:
@@ -190,6 +200,8 @@ def write(judgement: Judgement, run: Run) -> None:
     out, found, about = judgement.out, judgement.found, judgement.about
     document = json.dumps(judgement.to_dict(), indent=1, allow_nan=False) + "\n"
     notes = [f"Model {about['model']}, {about['blocks']} blocks, {about['blocks_set_aside']} set aside."]
+    if about["elevation_unread"]:
+        notes.append(f"Slope is not known everywhere: {about['elevation_unread'][0]}.")
     caption = f"{about['run']}, model {about['model']}"
     if about["simulated"]:
         notes.append("Simulated imagery: a made-up mountain range, no real place.")

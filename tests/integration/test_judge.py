@@ -20,6 +20,7 @@ from cryoscale.ledger import Ledger
 from cryoscale.models.weights import card_path, read_card
 from cryoscale.repredict import choose_variants
 from cryoscale.results import Run
+from cryoscale.settings import Settings
 from tests.integration.conftest import TinyRange, map_here, save_random_network
 
 
@@ -31,12 +32,21 @@ def with_temperature(weights: Path, target: Path, temperature: float) -> Path:
     return target
 
 
+def narrow(tiny: TinyRange, weights: Path, **changes: Any) -> Settings:
+    """A strip over the meridian between the zones: few blocks, of either zone."""
+    west, south, east, north = tiny.bbox
+    middle, half = (south + north) / 2, 0.0045
+    region = {"bbox": [max(west, 83.992), middle - half, min(east, 84.008), middle + half]}
+    model = {"weights": str(weights), "overlap": 0.5}
+    return tiny.settings(region=region, model=model, **changes)
+
+
 @pytest.fixture(scope="module")
 def finished(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyRange, Path, Path]:
     """A run of a random network whose card has temperature 0.25, which shows; its folder and its weights."""
     home = tmp_path_factory.mktemp("judged")
     weights = with_temperature(tiny_range.weights, home / "w.safetensors", 0.25)
-    map_here(tiny_range.settings(model={"weights": str(weights), "overlap": 0.5}), home / "run")
+    map_here(narrow(tiny_range, weights), home / "run")
     return tiny_range, home / "run", weights
 
 
@@ -60,23 +70,24 @@ def test_a_map_predicted_again_is_that_of_a_run_which_never_had_it(
     tiny, run, weights = finished
     truth = tiny.folder / "truth"
     stages: list[str] = []
-    wanted = Wanted(out=str(tmp_path / "ev"), without="terrain,calibration")
+    wanted = Wanted(out=str(tmp_path / "ev"), without="all-but-optical,calibration")
     judged = judge(str(run), truth, wanted, on_stage=stages.append)
 
-    sources = {k: v for k, v in tiny.config()["sources"].items() if k != "terrain"}
-    model = {"weights": str(weights), "overlap": 0.5}
-    map_here(tiny.settings(sources=sources, model=model), tmp_path / "never")
+    optical = {"optical": tiny.config()["sources"]["optical"]}
+    map_here(narrow(tiny, weights, sources=optical), tmp_path / "never")
     plain = with_temperature(weights, tmp_path / "plain.safetensors", 1.0)
-    map_here(tiny.settings(model={"weights": str(plain), "overlap": 0.5}), tmp_path / "plain")
+    map_here(narrow(tiny, plain), tmp_path / "plain")
     first = labels_of(run)
-    for name, other in (("terrain", "never"), ("calibration", "plain")):
+    for name, other in (("all-but-optical", "never"), ("calibration", "plain")):
         again = labels_of(tmp_path / "ev" / "without" / name)
         assert same_maps(again, labels_of(tmp_path / other))
         assert not same_maps(again, first)
         assert judged.without[name].scores == evaluate(tmp_path / other, truth).scores
     written = json.loads((tmp_path / "ev" / "evaluation.json").read_text())
     assert written["scores"] == evaluate(run, truth).scores.to_dict()
-    assert written["without"]["terrain"]["scores"] == judged.without["terrain"].scores.to_dict()
+    assert (
+        written["without"]["all-but-optical"]["scores"] == judged.without["all-but-optical"].scores.to_dict()
+    )
     calibration = written["calibration"]
     assert calibration["temperature"] == 0.25
     assert calibration["before"]["ece"] != calibration["after"]["ece"]
@@ -86,7 +97,7 @@ def test_a_map_predicted_again_is_that_of_a_run_which_never_had_it(
     assert set(written["strata"]) == {"slope_deg"}, "from the run's own elevation model"
 
     # Resumed, only what is missing is done again; nothing at all starts no workers.
-    ledger = Ledger(str(tmp_path / "ev" / "without" / "terrain"))
+    ledger = Ledger(str(tmp_path / "ev" / "without" / "all-but-optical"))
     before = {key: marker.finished for key, marker in ledger.done().items()}
     stages.clear()
     judge(str(run), truth, wanted, on_stage=stages.append)
@@ -133,6 +144,24 @@ def test_a_run_that_is_not_finished_or_whose_weights_are_gone_is_told(
         judge(str(copy), truth)
     with pytest.raises(SourceError, match="holds no run"):
         judge(str(tmp_path / "nothing"), truth)
+
+
+def test_an_elevation_model_that_is_gone_costs_the_slopes_and_no_more(
+    finished: tuple[TinyRange, Path, Path], tmp_path: Path
+) -> None:
+    tiny, run, _ = finished
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("evaluation"))
+    collection = tiny.folder / "cop-dem-glo-30"
+    hidden = collection.with_name("hidden")
+    collection.rename(hidden)
+    try:
+        judged = judge(str(folder), tiny.folder / "truth")
+    finally:
+        hidden.rename(collection)
+    assert judged.found.scores == evaluate(run, tiny.folder / "truth").scores
+    assert judged.to_dict()["strata"] == {}
+    assert "Slope is not known" in (folder / "evaluation" / "tables.md").read_text()
 
 
 def test_the_command_writes_into_the_run_and_refuses_in_one_line(
