@@ -162,8 +162,10 @@ def test_the_two_ways_change_places_when_map_and_truth_do(seed):
 
 
 def test_parts_give_what_the_whole_gives(tmp_path, monkeypatch):
-    truth = shape(4, INNER.shape)
-    label = np.roll(shape(4, INNER.shape), (3, -2), (0, 1))
+    # patches of 40 pixels, so that what is nearest often lies in another part
+    height, width = INNER.shape
+    truth = shape(4, (height // 8, width // 8)).repeat(8, axis=0).repeat(8, axis=1)
+    label = np.roll(truth, (13, -11), (0, 1))
     probability = np.full((5, *INNER.shape), 50, np.uint8)
     write_run(tmp_path / "run", INNER, label, probability)
     write_raster(tmp_path / "t.tif", truth, INNER)

@@ -111,8 +111,8 @@ def test_each_half_is_judged_under_the_temperature_that_the_other_chose():
     odd = ((y + WINDOW.row) // 256 + (x + WINDOW.col) // 256) % 2 == 1
     stored[:, odd], truth[odd] = sharp[:, odd], other[odd]
     found = MapTemperature()
-    for top in (0, 200):  # parts that begin where no cell does
-        rows = slice(top, top + 200 if top == 0 else None)
+    for top in (0, 201):  # parts that begin where no cell does
+        rows = slice(top, top + 201 if top == 0 else None)
         part = Window(WINDOW.epsg, WINDOW.row + top, WINDOW.col, truth[rows].shape[0], WINDOW.width)
         found.add(part, truth[rows], stored[:, rows])
     assert found.temperatures == pytest.approx((1.0, 2.0), rel=0.13)
