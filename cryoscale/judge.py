@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pystac import Item
+from scipy.ndimage import map_coordinates
 
 from cryoscale.drive import OnProgress, Work
-from cryoscale.errors import SourceError
+from cryoscale.errors import AssetReadError, SourceError
 from cryoscale.features.terrain import slope_aspect
 from cryoscale.finish import is_simulated
 from cryoscale.grid import RESOLUTION_M, Window
@@ -31,7 +32,7 @@ from cryoscale.learn.strata import Layers, open_strata
 from cryoscale.learn.truth import open_truth
 from cryoscale.read import snapshot
 from cryoscale.read.inputs import read_inputs
-from cryoscale.repredict import Variant, choose_variants, repredict
+from cryoscale.repredict import Variant, choose_variants, repredict, settings_of
 from cryoscale.results import Run
 from cryoscale.write import quicklook
 from cryoscale.write.map import hillshade
@@ -107,15 +108,16 @@ def judge(
     wanted = wanted or Wanted()
     run = Run(out)
     about = _about(run)
-    variants = choose_variants(run, wanted.without) if wanted.without else []
+    names = choose_variants(run, wanted.without) if wanted.without else []
     target = wanted.out or f"{out.rstrip('/')}/{FOLDER}"
-    layers = _layers(run, wanted.strata)
+    variants = [Variant(run, name, f"{target}/without/{name}", wanted.weights) for name in names]
+    for variant in variants:
+        settings_of(variant)  # what cannot be predicted again is told before the work begins
+    layers, unread = _layers(run, wanted.strata)
     found = examine(out, truth, outlines=wanted.outlines, layers=layers, on_stage=on_stage)
-    without = {}
-    for name in variants:
-        variant = Variant(run, name, f"{target}/without/{name}", wanted.weights)
-        folder = repredict(variant, _has_truth(truth), on_progress=on_progress, on_stage=on_stage)
-        without[name] = evaluate(folder, truth)
+    about["elevation_unread"] = unread
+    repredict(variants, _has_truth(truth), on_progress=on_progress, on_stage=on_stage)
+    without = {variant.name: evaluate(variant.folder, truth) for variant in variants}
     judgement = Judgement(target, about, found, without)
     on_stage(f"writing tables and pictures to {target}")
     write(judgement, run)
@@ -155,21 +157,30 @@ def _has_truth(truth: Truth) -> Callable[[Work], bool]:
     return known
 
 
-def _layers(run: Run, folder: Path | None) -> Layers:
-    """Strata of a folder, and slope of the run's own elevation model where the folder has none."""
+def _layers(run: Run, folder: Path | None) -> tuple[Layers, list[str]]:
+    """Strata of a folder, and slope of the run's own elevation model where the folder has none.
+
+    The list fills with the causes for which elevation could not be had while the layers are asked for:
+    a provider that is down spoils no score but those by slope.
+    """
     epsgs = sorted({epsg for _, epsg in groups(run.out)})
     given: Layers = open_strata(folder, epsgs) if folder is not None else lambda year, window: {}
+    unread: list[str] = []
     elevation = snapshot.thaw(f"{run.out}/items.parquet").get("all/terrain", [])
 
     def layers(year: int, window: Window) -> dict[str, NDArray[np.float32]]:
         found = dict(given(year, window))
         if "slope_deg" not in found and elevation:
-            slope = _slope(elevation, window)
+            try:
+                slope = _slope(elevation, window)
+            except AssetReadError as error:
+                unread.append(str(error))
+                return found
             if slope is not None:
                 found["slope_deg"] = slope
         return found
 
-    return layers
+    return layers, unread
 
 
 def _slope(elevation: list[Item], window: Window) -> NDArray[np.float32] | None:
@@ -189,6 +200,8 @@ def write(judgement: Judgement, run: Run) -> None:
     out, found, about = judgement.out, judgement.found, judgement.about
     document = json.dumps(judgement.to_dict(), indent=1, allow_nan=False) + "\n"
     notes = [f"Model {about['model']}, {about['blocks']} blocks, {about['blocks_set_aside']} set aside."]
+    if about["elevation_unread"]:
+        notes.append(f"Slope is not known everywhere: {about['elevation_unread'][0]}.")
     caption = f"{about['run']}, model {about['model']}"
     if about["simulated"]:
         notes.append("Simulated imagery: a made-up mountain range, no real place.")
@@ -234,9 +247,10 @@ def _relief(out: str, year: int, errors: ErrorMap) -> NDArray[np.float32] | None
             elevation = thumb["elevation"].values
     except (FileNotFoundError, KeyError):
         return None
-    shade = hillshade(elevation, RESOLUTION_M * quicklook.FACTOR)
+    shade = np.nan_to_num(hillshade(elevation, RESOLUTION_M * quicklook.FACTOR), nan=0.9)
+    # From pixel centres of the one to those of the other.
     rows, cols = (
-        np.minimum(np.arange(length) * errors.step // quicklook.FACTOR, size - 1)
-        for length, size in zip(errors.codes.shape, shade.shape, strict=True)
+        (np.arange(length) * errors.step + 0.5) / quicklook.FACTOR - 0.5 for length in errors.codes.shape
     )
-    return np.nan_to_num(shade, nan=0.9)[np.ix_(rows, cols)]
+    smooth = map_coordinates(shade, np.meshgrid(rows, cols, indexing="ij"), order=1, mode="nearest")
+    return np.asarray(smooth, np.float32)

@@ -86,36 +86,46 @@ def _has(run: Run, name: str) -> bool:
 
 
 def repredict(
-    variant: Variant,
+    variants: Sequence[Variant],
     wanted: Callable[[Work], bool],
     *,
     on_progress: OnProgress | None = None,
     on_stage: Callable[[str], None] = lambda text: None,
-) -> str:
-    """Map the ``wanted`` blocks of the run again, or complete what lies there; returns the work folder.
+) -> None:
+    """Map the ``wanted`` blocks of a run again, once a variant, or complete what lies in their folders.
+
+    One set of workers serves all variants.
 
     Raises:
-        InputError: the weights are not those of the run, or the folder holds another run.
+        InputError: the weights are not those of the run, or a folder holds another run.
         OperatorError: a block could not be mapped.
     """
-    settings = settings_of(variant)
-    work = [key for key in sorted(Ledger(variant.run.out).done()) if wanted(key)]
-    identity = _prepare(variant, settings, work)
-    ledger = Ledger(variant.folder)
-    remaining = sorted(set(work) - sound(ledger, on_stage))
-    if remaining:
-        on_stage(f"mapping {len(remaining)} blocks again without {variant.name}")
-        outcome = Outcome(variant.folder, skipped=len(work) - len(remaining))
-        with workers(settings.cluster) as found:
-            Driver(settings, variant.folder, identity, found, outcome, on_progress, len(work)).drive(
-                remaining
-            )
-        if outcome.set_aside:
-            raise OperatorError(
-                f"{len(outcome.set_aside)} blocks could not be mapped without {variant.name} "
-                f"({outcome.set_aside[0].reason}); mend it and run again: what is done is kept"
-            )
-    return variant.folder
+    to_do = []
+    for variant in variants:
+        settings = settings_of(variant)
+        work = [key for key in sorted(Ledger(variant.run.out).done()) if wanted(key)]
+        identity = _prepare(variant, settings, work)
+        remaining = sorted(set(work) - sound(Ledger(variant.folder), on_stage))
+        if remaining:
+            to_do.append((variant, settings, identity, remaining, len(work)))
+    if not to_do:
+        return
+    on_stage("starting workers to predict again")
+    with workers(to_do[0][1].cluster) as found:
+        for variant, settings, identity, remaining, total in to_do:
+            on_stage(f"mapping {len(remaining)} blocks again without {variant.name}")
+            outcome = Outcome(variant.folder, skipped=total - len(remaining))
+            driver = Driver(settings, variant.folder, identity, found, outcome, on_progress, total)
+            driver.drive(remaining)
+            _refuse_gaps(variant, outcome)
+
+
+def _refuse_gaps(variant: Variant, outcome: Outcome) -> None:
+    if outcome.set_aside:
+        raise OperatorError(
+            f"{len(outcome.set_aside)} blocks could not be mapped without {variant.name} "
+            f"({outcome.set_aside[0].reason}); mend it and run again: what is done is kept"
+        )
 
 
 def settings_of(variant: Variant) -> Settings:

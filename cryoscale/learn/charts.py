@@ -66,7 +66,7 @@ def confusion(scores: Scores, caption: str = "") -> bytes:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, col), value in np.ndenumerate(share):
         km2 = scores.confusion[row, col] * (RESOLUTION_M / 1000) ** 2
-        text = f"{100 * value:.1f} %\n{km2:,.2f} km²" if scores.support[row] else "-"
+        text = f"{100 * value:.1f} %\n{km2:,.{2 if km2 >= 0.1 else 4}f} km²" if scores.support[row] else "-"
         axes.text(
             col, row, text, ha="center", va="center", fontsize=8, color="white" if value > 0.55 else INK
         )
@@ -97,7 +97,7 @@ def reliability(shown: Mapping[str, Reliability], caption: str = "") -> bytes:
     axes.set_ylabel("share that is right", fontsize=9)
     below.set_xlabel("probability of the mapped class", fontsize=9)
     below.set_ylabel("% of pixels", fontsize=9)
-    below.set_yscale("log")
+    below.set(yscale="log", ylim=(1e-3, 150))
     axes.legend(fontsize=7.5, frameon=False, loc="upper left")
     for each in (axes, below):
         _plain(each)
@@ -138,16 +138,20 @@ def areas(rows: list[dict[str, Any]], caption: str = "") -> bytes:
     true = np.array([row["true_km2"] for row in rows])
     mapped = np.array([row["mapped_km2"] for row in rows])
     bias = np.array([row["bias_pct"] for row in rows])
-    low, high = 0.7 * true.min(), 1.4 * max(true.max(), mapped.max())
+    low, high = (
+        0.7 * min(true.min(), mapped[mapped > 0].min(initial=np.inf)),
+        1.4 * max(true.max(), mapped.max()),
+    )
     left.plot([low, high], [low, high], color=GREY, linewidth=0.8, linestyle="--")
     # a glacier that was missed altogether has no place on a logarithmic axis, and is put on its rim
-    left.scatter(true, np.maximum(mapped, low), s=18, color=BLUE, edgecolor="white", linewidth=0.4)
+    dots: dict[str, Any] = {"s": 22, "edgecolor": "white", "linewidth": 0.4, "clip_on": False, "zorder": 3}
+    left.scatter(true, np.maximum(mapped, low), color=BLUE, **dots)
     left.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
     left.set_xlabel("true area, km²", fontsize=9)
     left.set_ylabel("mapped area, km²", fontsize=9)
     right.axhline(0, color=GREY, linewidth=0.8, linestyle="--")
     top = 1.15 * max(10.0, float(np.percentile(np.abs(bias), 98)))
-    right.scatter(true, np.clip(bias, -top, top), s=18, color=BROWN, edgecolor="white", linewidth=0.4)
+    right.scatter(true, np.clip(bias, -top, top), color=BROWN, **dots)
     right.set(xscale="log", ylim=(-1.05 * top, 1.05 * top))
     right.set_xlabel("true area, km²", fontsize=9)
     right.set_ylabel("bias of the mapped area, %", fontsize=9)
@@ -159,7 +163,7 @@ def areas(rows: list[dict[str, Any]], caption: str = "") -> bytes:
 def strata(found: Mapping[str, Mapping[str, Scores]], caption: str = "") -> bytes:
     """Bars by class of each stratum, a panel a stratum; how much ground each class has is written below."""
     shown = [stratum for stratum in STRATA if stratum.name in found]
-    figure = _sheet(1.2 + 3.6 * len(shown), 4.0, "By what the ground is like", caption)
+    figure = _sheet(1.0 + 4.6 * len(shown), 4.0, "By what the ground is like", caption)
     for axes, stratum in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         classes = found[stratum.name]
         _bars(axes, _series(stratum, list(classes.values())), _with_area(classes))
@@ -249,7 +253,8 @@ def errors(found: ErrorMap, relief: NDArray[np.float32] | None, title: str, capt
         for code, (name, colour) in _ERRORS.items()
     ]
     rest = 100 * float((codes == NEITHER).mean()) / compared
-    handles.append(Patch(facecolor="#bbbbbb", label=f"No ice, as true: {rest:.1f} %"))
+    handles.append(Patch(facecolor="#aaaaaa", label=f"No ice, as true: {rest:.1f} %"))
+    handles.append(Patch(facecolor="white", edgecolor=GREY, linewidth=0.6, label="Not compared"))
     axes.legend(
         handles=handles, fontsize=7.5, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3
     )

@@ -29,7 +29,8 @@ from scipy.spatial import KDTree
 
 from cryoscale.errors import SourceError
 from cryoscale.grid import RESOLUTION_M, Window, transformer, window_of
-from cryoscale.learn.scan import PART_PX, Part, open_labels, open_raw
+from cryoscale.learn.scan import PART_PX, Part, open_raw
+from cryoscale.learn.truth import open_truth
 from cryoscale.write.outlines import polygonise
 
 REACH_PX = 50
@@ -142,7 +143,7 @@ def bodies_of_truth(
         maps = {}
         for epsg, path in truth.items():
             whole = window_of(stack.enter_context(open_raw(out, year, epsg)), epsg)
-            lazy = _LabelsAsArray(stack.enter_context(open_labels(path, whole)), whole)
+            lazy = _LabelsAsArray(stack.enter_context(open_truth(path, whole)), whole)
             # dask's own annotations are partial
             labels = dask.array.from_array(lazy, chunks=PART_PX, asarray=False, name=False)  # type: ignore[no-untyped-call]
             y, x = whole.coordinates()

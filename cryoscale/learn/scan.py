@@ -6,14 +6,12 @@ counts in the UTM zone that its centre lies in, and so once, although mosaics re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import rasterio
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
@@ -21,7 +19,7 @@ from zarr.errors import GroupNotFoundError
 
 from cryoscale.errors import SourceError
 from cryoscale.grid import Window, window_of
-from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
+from cryoscale.learn.scores import NO_DATA
 from cryoscale.learn.truth import in_zone, open_truth
 from cryoscale.write.mosaic import store_url_of
 from cryoscale.write.store import open_store
@@ -31,8 +29,6 @@ PART_PX = 1024
 
 Truth = Path | Mapping[int, Path]
 """One label raster for all zones, a folder with one ``<epsg>.tif`` a zone, or paths by EPSG code."""
-
-Read = Callable[[Window], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +124,7 @@ def parts_of(out: str | Path, year: int, epsg: int, truth: Path, rim_px: int = 0
     """
     with open_raw(out, year, epsg) as mosaic:
         whole = window_of(mosaic, epsg)
-        with open_labels(truth, whole.pad(rim_px)) as read:
+        with open_truth(truth, whole.pad(rim_px)) as read:
             for row, col in product(range(0, whole.height, PART_PX), range(0, whole.width, PART_PX)):
                 window = Window(
                     epsg,
@@ -154,54 +150,3 @@ def _label(mosaic: xr.Dataset, whole: Window, outer: Window) -> NDArray[np.uint8
         rows, cols = common.slices_in(whole)
         label[common.slices_in(outer)] = mosaic["label"][rows, cols].values
     return label
-
-
-@contextmanager
-def open_labels(path: Path, whole: Window) -> Iterator[Read]:
-    """:func:`cryoscale.learn.truth.open_truth` that refuses values which are no labels.
-
-    Raises:
-        SourceError: a pixel is neither a class, nor 255, nor the file's no-data value.
-    """
-    refuse_other_numbers(path)
-    with open_truth(path, whole) as read:
-
-        def checked(window: Window) -> NDArray[np.uint8]:
-            labels = read(window)
-            wrong = labels[(labels >= len(CLASS_NAMES)) & (labels != NO_DATA)]
-            if wrong.size:
-                _refuse(path, wrong[0])
-            return labels
-
-        yield checked
-
-
-def refuse_other_numbers(path: Path) -> None:
-    """Reads a raster of wider numbers than bytes through, since a byte made of NaN or 260 looks like a label.
-
-    Raises:
-        SourceError: a pixel is no label; or the raster cannot be read.
-    """
-    try:
-        source = rasterio.open(path)
-    except rasterio.errors.RasterioIOError as error:
-        raise SourceError(f"truth {path} ({error})", "a raster of labels", "check the file") from None
-    with source:
-        if source.dtypes[0] == "uint8":
-            return
-        for _, window in source.block_windows(1):
-            values = source.read(1, window=window)
-            known = values != NO_DATA
-            if source.nodata is not None:
-                known &= ~np.isnan(values) if np.isnan(source.nodata) else values != source.nodata
-            wrong = values[known & ~np.isin(values, np.arange(len(CLASS_NAMES)))]
-            if wrong.size:
-                _refuse(path, wrong[0])
-
-
-def _refuse(path: Path, value: np.generic) -> None:
-    raise SourceError(
-        f"truth {path} with the value {value}",
-        f"labels 0 to {len(CLASS_NAMES) - 1}, and {NO_DATA} or its no-data value where nothing is known",
-        "map its values to these classes",
-    )

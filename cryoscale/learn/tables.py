@@ -138,7 +138,7 @@ def reliabilities(found: Examination, without: Mapping[str, Evaluation]) -> dict
     after = found.temperature.after
     if after is not None and found.temperature.temperatures is not None:
         first, second = found.temperature.temperatures
-        shown[f"one more temperature ({first:.2f}, {second:.2f}) on the map"] = after
+        shown[f"another temperature ({first:.2f}, {second:.2f}) on the map"] = after
     return shown
 
 
@@ -149,6 +149,8 @@ def _probabilities(found: Examination, without: Mapping[str, Evaluation]) -> str
     ]
     if not rows:
         return ""
+    if found.temperature.after is not None:
+        rows[-1][1] += f" (before {percent(found.temperature.before.ece)})"
     body = table(["probabilities", "ECE %", "pixels"], rows)
     classes = table(
         ["class", "ECE % of its own probability"],
