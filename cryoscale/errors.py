@@ -63,6 +63,10 @@ class WeightsError(InputError):
     """The weights cannot be used: pickled, truncated, altered, or made for other channels."""
 
 
+class ExtraError(InputError, ImportError):
+    """Something asked for needs a library that an extra of cryoscale brings, and it is not installed."""
+
+
 class OutputError(InputError, FileExistsError):
     """The output folder holds another run, or cannot be written."""
 
