@@ -28,11 +28,11 @@ from torch.nn import functional
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.errors import ConfigError, TrainingError
-from cryoscale.grid import Window, location_code
 from cryoscale.learn.checkpoint import TrainState, load_state, save_state
 from cryoscale.learn.feed import Batch, Feed, Standard
 from cryoscale.learn.losses import make_loss
 from cryoscale.learn.patches import Patches
+from cryoscale.learn.places import code_of
 from cryoscale.learn.ranks import ALONE, Ranks
 from cryoscale.learn.recipe import TrainConfig
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA, Scores, confusion_matrix
@@ -330,9 +330,7 @@ def fit_temperature(
         drawn = rng.permutation(known)[:2000]
         inputs = [standard(x[np.newaxis]).to(device)]
         if getattr(model, "needs_location", False):
-            place = patches.place(int(index))
-            code = location_code(Window(place.epsg, place.row, place.col, patches.patch_px, patches.patch_px))
-            inputs.append(torch.from_numpy(code[np.newaxis]).to(device))
+            inputs.append(torch.from_numpy(code_of(patches, int(index))[np.newaxis]).to(device))
         out = model(*inputs).float().cpu()[0].flatten(1)
         logits.append(out[:, drawn].T)
         labels.append(torch.from_numpy(y.ravel()[drawn].astype(np.int64)))

@@ -74,7 +74,9 @@ class Ranks:
             return model
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        # U-Net++ has gates that are never used; without a search for them the second step would fail.
+        ids = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
 
     def share_buffers(self, model: torch.nn.Module) -> None:
         """Gives all processes the first one's buffers: batch norms on CPUs have each seen other patches."""

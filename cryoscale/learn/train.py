@@ -199,14 +199,14 @@ class _Run:
         return hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:16]
 
     def _after_epoch(self, state: TrainState, standard: Standard) -> None:
-        save_curves(state.curves, self.work / "curves.json")
-        if time.monotonic() - self.drawn_s >= REDRAW_S:
-            self._draw(state.curves, state.best_epoch)
         if state.best_epoch == state.epoch:
             card = self._card(standard, best_epoch=state.best_epoch, rows=state.curves, counts=[])
             card = card.model_copy(update={"metrics": {"validation": state.best_scores}})
             with told_as(self._best):
                 weights.save(self.model, card, self._best)
+        save_curves(state.curves, self.work / "curves.json")
+        if time.monotonic() - self.drawn_s >= REDRAW_S:
+            self._draw(state.curves, state.best_epoch)
 
     def _draw(self, rows: list[dict[str, Any]], best_epoch: int) -> None:
         picture = self.out.with_suffix(".curves.png")
