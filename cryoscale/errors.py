@@ -108,5 +108,9 @@ class BlockFailedError(OperatorError):
     """A block failed as often as it may; it is set aside with its cause."""
 
 
+class TrainingError(OperatorError):
+    """A training cannot go on: its loss left the numbers, or its state cannot be written."""
+
+
 class IntegrityError(OperatorError):
     """What lies on disk is not what the ledger says was written."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cryoscale.errors import SourceError
 from cryoscale.learn.augment import drop_modalities
 from cryoscale.learn.patches import Patches
+from cryoscale.learn.places import code_of
 from cryoscale.learn.reliability import PROBABILITY_SCALE, Reliability
 from cryoscale.learn.scan import Truth, groups, parts_of, truth_of
 from cryoscale.learn.scores import CLASS_NAMES, Scores, confusion_matrix
@@ -104,7 +105,7 @@ def _evaluate_zone(out: str | Path, year: int, epsg: int, truth: Path) -> tuple[
     return Scores(confusion), reliability
 
 
-Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Predict = Callable[..., NDArray[np.float32]]
 
 
 def score_patches(
@@ -117,13 +118,16 @@ def score_patches(
     """Scores of a model on patches, with the modalities named in ``absent`` taken away.
 
     Args:
-        predict: physical features (n,c,h,w) to probabilities (n,k,h,w).
+        predict: physical features (n,c,h,w) to probabilities (n,k,h,w); takes location codes (n,4) too if it
+            ``needs_location``.
         patches: the set.
         indices: which of its patches.
         absent: of "thermal", "terrain", "velocity", "insar".
     """
     confusion = np.zeros((len(CLASS_NAMES),) * 2, np.int64)
-    for x, y in patches.batches(indices, 1):
-        labels = predict(drop_modalities(x, patches.channels, absent)).argmax(axis=1)
+    located = bool(getattr(predict, "needs_location", False))
+    for index, (x, y) in zip(indices, patches.batches(indices, 1), strict=True):
+        where = [code_of(patches, int(index))[np.newaxis]] if located else []
+        labels = predict(drop_modalities(x, patches.channels, absent), *where).argmax(axis=1)
         confusion += confusion_matrix(y, labels, len(CLASS_NAMES))
     return Scores(confusion)
