@@ -208,7 +208,7 @@ class Console:
                 [row, *(_drop(among[row][part].iou) for part in parts), _drop(among[row]["overall"].accuracy)]
                 for row, _ in rows
             ]
-            self._table([name, *(f"IoU, {part}" for part in parts), "accuracy"], table)
+            self._table([name, "IoU", "of clean", "of debris", "accuracy"], table)
         stated = ", ".join(f"{part} {_pct(iou)}" for part, (iou, _) in found.baseline.items())
         self.say(f"drops in percentage points, +- their deviation over repeats; IoU before: {stated} %")
 
