@@ -154,6 +154,7 @@ def settings_of(variant: Variant) -> Settings:
             name=model.get("name"),
             overlap=identity["overlap"],
             precision=identity["precision"],
+            **{name: value for name, value in identity["model"].items() if name in ModelSpec.CHOICES},
         ),
         tile_px=identity["tile_px"],
         block_px=identity["block_px"],

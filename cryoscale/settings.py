@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from shapely.geometry import MultiPolygon, Polygon
 
@@ -47,6 +47,8 @@ class ModelSpec:
     mc_dropout: int = 0
     confidence: str = "entropy"
 
+    CHOICES: ClassVar[tuple[str, ...]] = ("flips", "mc_dropout", "confidence")
+
     @property
     def passes(self) -> int:
         """How often the network sees each tile."""
@@ -62,8 +64,11 @@ class ModelSpec:
     def choices(self) -> dict[str, Any]:
         """The choices that decide pixels and are not at their defaults, for a run's identity."""
         defaults = ModelSpec()
-        names = ("flips", "mc_dropout", "confidence")
-        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(defaults, name)}
+        return {
+            name: getattr(self, name)
+            for name in self.CHOICES
+            if getattr(self, name) != getattr(defaults, name)
+        }
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from cryoscale.learn.patches import Patches
 from cryoscale.models import weights
 from cryoscale.pipeline import prepare
 from cryoscale.plan import make_plan
+from cryoscale.repredict import Variant, settings_of
 from cryoscale.results import Run
 from tests.integration.conftest import TinyRange, map_here
 from tests.unit.test_learn_calibrate import write_patches
@@ -76,6 +77,8 @@ def test_a_run_with_flips_is_another_map_of_the_same_ground_and_its_part_is_the_
     manifest = json.loads((tmp_path / "whole" / "run.json").read_text())
     assert manifest["model"]["flips"] == 8
     assert manifest["identity"]["model"]["flips"] is True
+    again = Variant(Run(str(tmp_path / "whole")), "thermal", str(tmp_path / "without"))
+    assert settings_of(again).model.choices == {"flips": True}
     with pytest.raises(OutputError):
         prepare(tiny_range.settings(**small(tiny_range)), str(tmp_path / "whole"))
 
