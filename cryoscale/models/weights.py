@@ -14,20 +14,28 @@ import importlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cryoscale.errors import CryoscaleError, WeightsError
+from cryoscale.errors import CryoscaleError, ExtraError, WeightsError
 
 if TYPE_CHECKING:
     import torch
 
-ARCHITECTURES: dict[str, str] = {"cryonet": "cryoscale.models.cryonet:CryoNet"}
+ARCHITECTURES: dict[str, str] = {
+    "cryonet": "cryoscale.models.cryonet:CryoNet",
+    "unet": "cryoscale.models.baselines:Unet",
+    "deeplabv3plus": "cryoscale.models.baselines:DeepLabV3Plus",
+    "segformer": "cryoscale.models.baselines:SegFormer",
+    "glavitu": "cryoscale.models.glavitu:GlaViTU",
+    "random-forest": "cryoscale.models.forest:RandomForest",
+}
 """Networks by the name that a card gives them, as ``module:class``, imported when one is needed."""
 
 _PICKLED_NAMES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
@@ -94,6 +102,14 @@ class Card(_Strict):
             if len(set(names)) != len(names):
                 raise ValueError(f"a {kind} is named twice")
         return self
+
+
+def calibration_digest(card: Card) -> str | None:
+    """A digest of temperature and curve, which the tensors' sha256 does not cover; None without curve."""
+    if card.calibration is None:
+        return None
+    text = json.dumps([card.temperature, card.calibration.model_dump(mode="json")])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # --- paths and files ----------------------------------------------------------------------------
@@ -205,11 +221,19 @@ def _refuse_other_channels(path: Path, given: tuple[str, ...], expected: tuple[s
 # --- tensors ------------------------------------------------------------------------------------
 
 
+def architecture(name: str) -> Callable[..., torch.nn.Module]:
+    """The class of a network in ``ARCHITECTURES``; its module is imported."""
+    module, attribute = ARCHITECTURES[name].split(":")
+    network: Callable[..., torch.nn.Module] = getattr(importlib.import_module(module), attribute)
+    return network
+
+
 def build(card: Card, *, device: str = "cpu") -> torch.nn.Module:
     """The network that a card describes, with weights as for training from scratch.
 
     Raises:
         WeightsError: if there is no such architecture, or its arguments do not fit it or the card.
+        ExtraError: if it needs a library that is not installed.
     """
     import torch
 
@@ -217,8 +241,7 @@ def build(card: Card, *, device: str = "cpu") -> torch.nn.Module:
         expected = f"one of {', '.join(sorted(ARCHITECTURES))}"
         given = f"a card of architecture {card.architecture!r}"
         raise WeightsError(given, expected, "use weights of a network that this version has")
-    module, name = ARCHITECTURES[card.architecture].split(":")
-    network: Callable[..., torch.nn.Module] = getattr(importlib.import_module(module), name)
+    network = architecture(card.architecture)
     for argument, count in (("in_channels", len(card.channels)), ("classes", len(card.classes))):
         if card.arguments.get(argument) != count:
             given = f"a card with {argument} {card.arguments.get(argument)!r}"
@@ -226,6 +249,8 @@ def build(card: Card, *, device: str = "cpu") -> torch.nn.Module:
     try:
         with torch.device(device):
             return network(**card.arguments)
+    except ExtraError:
+        raise
     except (CryoscaleError, TypeError, ValueError, RuntimeError) as error:
         given = f"a card with arguments {json.dumps(card.arguments)} ({error})"
         raise WeightsError(given, f"arguments of {card.architecture}", "correct the card") from None
@@ -274,6 +299,27 @@ def save(model: torch.nn.Module, card: Card, path: str | Path) -> Card:
         card = card.model_copy(update={"sha256": _sha256(part)})
         card_part.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return card
+
+
+def copy_with_card(source: str | Path, card: Card, path: str | Path) -> None:
+    """Give the tensors of ``source``, byte for byte, another card, at ``path`` (X.safetensors) with X.json.
+
+    ``path`` may be ``source`` itself, whose tensors are then not touched. Both files are written aside first.
+
+    Raises:
+        WeightsError: if the path does not end in .safetensors, or the card is not that of the tensors.
+    """
+    source, path = Path(source), Path(path)
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}", "a path that ends in .safetensors", "rename it")
+    if card.sha256 != _sha256(source):
+        raise WeightsError(f"a card that is not of {source}", "the card of these weights", "load it again")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        card_part = stack.enter_context(_replacing(card_path(path)))
+        card_part.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if not (path.exists() and path.samefile(source)):
+            shutil.copyfile(source, stack.enter_context(_replacing(path)))
 
 
 def load(
