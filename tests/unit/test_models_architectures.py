@@ -94,6 +94,16 @@ def test_a_network_comes_back_equal_and_answers_alike(saved: tuple[str, Path]) -
     assert predict(x[:, :, :multiple, :multiple], *more).shape == (2, 3, multiple, multiple)
 
 
+def test_a_network_in_bf16_answers_much_as_in_fp32_and_a_forest_exactly(saved: tuple[str, Path]) -> None:
+    name, path = saved
+    x = np.random.default_rng(0).normal([[[0.3]]] * 4, 0.3, (2, 4, 96, 96)).astype(np.float32)
+    short, full = (load_predictor(weights=path, device="cpu", precision=kind) for kind in ("bf16", "fp32"))
+    more = (np.ones((2, 4), np.float32),) if full.needs_location else ()
+    expected, found = full(x, *more), short(x, *more)
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).mean() < (0 if name == "random-forest" else 0.02) + 1e-9
+
+
 def test_a_card_for_other_channels_or_classes_is_refused(saved: tuple[str, Path]) -> None:
     _, path = saved
     refused(path, "whose channel 4 is velocity; expected phase", channels=(*CHANNELS[:3], "phase"))
