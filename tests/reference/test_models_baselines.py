@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,6 +138,25 @@ def test_the_library_is_importable_from_a_fresh_process_and_again_after_torchvis
         "assert baselines.library().Unet\n"
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_declared_where_the_binary_part_of_torchvision_loads(tmp_path: Path) -> None:
+    """A package of that name whose binary part is a library that does load."""
+    binary = importlib.util.find_spec("numpy.random.bit_generator").origin
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").touch()
+    target = tmp_path / "torchvision" / f"_C{importlib.machinery.EXTENSION_SUFFIXES[-1]}"
+    code = (
+        "import sys, torch\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from cryoscale.models import baselines\n"
+        "baselines._declare_missing_operators()\n"
+        "print(len(baselines._DECLARED), hasattr(torch.ops.torchvision, 'nms'))\n"
+    )
+    shutil.copy(binary, target)
+    assert run(code).stdout == "0 False\n"
+    target.write_bytes(b"no library")
+    assert run(code).stdout == "2 True\n"
 
 
 HIDE = "import sys\nsys.modules['segmentation_models_pytorch'] = None\n"

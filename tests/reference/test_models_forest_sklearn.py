@@ -109,7 +109,7 @@ def patches(tmp_path: Path) -> Patches:
         x[3, rng.random((16, 16)) < 0.3] = np.nan
         y = rng.choice([0, 1, 2, 255], p=[0.6, 0.1, 0.1, 0.2], size=(16, 16)).astype(np.uint8)
         if number == 2:
-            y[3, :6] = 3
+            y[3, :7] = 3
         writer.add(x, y, Place(32645, number, 0, 1, "median", "train"))
     return writer.finish(pca=None, split="blocked")
 
@@ -135,7 +135,7 @@ def test_each_class_gives_as_many_pixels_as_it_has_up_to_the_limit_each_once_and
     spy = Spy(monkeypatch)
     arguments = {**SIZE, "pixels_per_class": 40}
     fit_forest(patches, [4, 2, 1], standard(), arguments=arguments, seed=1)
-    assert np.bincount(spy.y).tolist() == [40, 40, 40, 6]
+    assert np.bincount(spy.y).tolist() == [40, 40, 40, 7]
     number = spy.x[:, 0].astype(int)
     assert len(set(number)) == len(number)
     stacks = [patches.read(index) for index in range(5)]

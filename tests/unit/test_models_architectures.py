@@ -91,6 +91,8 @@ def test_a_network_comes_back_equal_and_answers_alike(saved: tuple[str, Path]) -
     assert predict.describe()["name"] == name
     assert predict.describe()["parameters"] > 0
     multiple = predict.tile_multiple
+    assert multiple == {"deeplabv3plus": 16, "glavitu": 16, "random-forest": 1}.get(name, 32)
+    assert predict.needs_halo is (name != "random-forest")
     assert predict(x[:, :, :multiple, :multiple], *more).shape == (2, 3, multiple, multiple)
 
 

@@ -188,6 +188,10 @@ def test_the_second_head_sees_what_the_unet_is_given() -> None:
     net.auxiliary_head.load_state_dict(net.segmentation_head.state_dict())
     logits, auxiliary = net.train()(x)
     torch.testing.assert_close(logits, auxiliary)
+    for module in net.eval().encoder.stages.modules():
+        for parameter in module.parameters(recurse=False):
+            parameter.data.zero_()  # with a silent transformer too, what was fused goes straight to the head
+    torch.testing.assert_close(net(x), net.segmentation_head(net.fusion(x)))
 
 
 @pytest.mark.parametrize("location", [False, True])
