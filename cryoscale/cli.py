@@ -177,9 +177,11 @@ def train(
 ) -> None:
     """Train a model; writes weights and their card."""
     from cryoscale.console import Console
-    from cryoscale.learn.train import train_from_config
+    from cryoscale.learn.train import speaks, train_from_config
 
     card = train_from_config(config, out, quiet=json_)
+    if not speaks():
+        return
     if json_:
         _print_json(card.model_dump(mode="json"))
     else:

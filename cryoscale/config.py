@@ -131,7 +131,7 @@ class ModelConfig(_Strict):
 class TilingConfig(_Strict):
     """Edges of the model's tiles and of the blocks of work, in pixels."""
 
-    tile_px: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] = 256
+    tile_px: Annotated[int, Field(ge=32, le=4096, multiple_of=16)] = 256
     block_px: Annotated[int, Field(ge=256, le=8192, multiple_of=256)] = 2048
 
 

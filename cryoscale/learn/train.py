@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -303,6 +304,11 @@ def _metrics(model: torch.nn.Module, card: weights.Card, patches: Patches) -> di
     return {name: scores.to_dict() for name, scores in metrics.items()}
 
 
+def speaks() -> bool:
+    """Whether this process talks to people: of those that train together, the first one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def train_from_config(
     path: str | Path, out: str | Path, *, work: str | Path | None = None, quiet: bool = False
 ) -> weights.Card:
@@ -313,5 +319,5 @@ def train_from_config(
     """
     config = load_config(Path(path))
     folder = None if work is None else Path(work)
-    with nullcontext() if quiet else live_progress() as progress:
+    with nullcontext() if quiet or not speaks() else live_progress() as progress:
         return train(config, out=Path(out), work=folder, progress=progress)

@@ -269,7 +269,7 @@ def test_features_writes_the_stack_with_names_units_and_basis(
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "plan", "run", "status", "verify", "features", "train", "evaluate"]
+    "command", ["demo", "plan", "run", "status", "verify", "features", "models", "train", "evaluate"]
 )
 def test_every_command_has_help(command: str, cryoscale: Any) -> None:
     told = cryoscale(command, "--help")
