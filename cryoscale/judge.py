@@ -150,8 +150,8 @@ def _has_truth(truth: Truth) -> Callable[[Work], bool]:
     """Whether any pixel of a block is known, so that no other is predicted again."""
 
     def known(work: Work) -> bool:
-        _, block = work
-        with open_truth(truth_of(truth, block.epsg), block.window) as read:
+        year, block = work
+        with open_truth(truth_of(truth, block.epsg, year), block.window) as read:
             return bool((read(block.window) != NO_DATA).any())
 
     return known

@@ -118,7 +118,7 @@ def examine(
     wanted = groups(out, years)
     found = Examination()
     for year in sorted({year for year, _ in wanted}):
-        paths = {epsg: truth_of(truth, epsg) for y, epsg in wanted if y == year}
+        paths = {epsg: truth_of(truth, epsg, year) for y, epsg in wanted if y == year}
         if outlines is None:
             on_stage(f"drawing the bodies of true ice of {year}")
         glaciers = read_outlines(outlines, year) if outlines else bodies_of_truth(out, year, paths)
