@@ -154,8 +154,8 @@ class Console:
             both = boundary.both
             if both.edges:
                 self.say(
-                    f"{kind} boundary: median {both.quantile_m(0.5):.0f} m, 95 % within "
-                    f"{both.quantile_m(0.95):.0f} m, {_pct(both.within(1))} % within a pixel"
+                    f"{kind} boundary: half within {_metres(both.quantile_m(0.5))}, 95 % within "
+                    f"{_metres(both.quantile_m(0.95))}, {_pct(both.within(1))} % within a pixel"
                 )
         for year, areas in found.areas.items():
             total = areas.summary()
@@ -208,6 +208,10 @@ class Console:
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
         self._out.print(table)
+
+
+def _metres(distance_m: float) -> str:
+    return "more than was looked for" if math.isinf(distance_m) else f"{distance_m:.0f} m"
 
 
 def _pct(share: float) -> str:
