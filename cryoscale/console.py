@@ -178,8 +178,8 @@ class Console:
             both = boundary.both
             if both.edges:
                 self.say(
-                    f"{kind} boundary: median {both.quantile_m(0.5):.0f} m, 95 % within "
-                    f"{both.quantile_m(0.95):.0f} m, {_pct(both.within(1))} % within a pixel"
+                    f"{kind} boundary: half within {_metres(both.quantile_m(0.5))}, 95 % within "
+                    f"{_metres(both.quantile_m(0.95))}, {_pct(both.within(1))} % within a pixel"
                 )
         for year, areas in found.areas.items():
             total = areas.summary()
@@ -298,6 +298,10 @@ def _drop(values: Sequence[float]) -> str:
     if math.isnan(mean):
         return "-"
     return f"{mean:.2f}" + (f" +- {100 * statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def _metres(distance_m: float) -> str:
+    return "more than was looked for" if math.isinf(distance_m) else f"{distance_m:.0f} m"
 
 
 def _pct(share: float) -> str:

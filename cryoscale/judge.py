@@ -25,7 +25,7 @@ from cryoscale.grid import RESOLUTION_M, Window
 from cryoscale.learn import charts, tables
 from cryoscale.learn.errormap import ErrorMap
 from cryoscale.learn.evaluate import Evaluation, evaluate
-from cryoscale.learn.examine import Examination, examine
+from cryoscale.learn.examine import Examination, examine, no_layers
 from cryoscale.learn.scan import Truth, groups, truth_of
 from cryoscale.learn.scores import NO_DATA
 from cryoscale.learn.strata import Layers, open_strata
@@ -150,8 +150,8 @@ def _has_truth(truth: Truth) -> Callable[[Work], bool]:
     """Whether any pixel of a block is known, so that no other is predicted again."""
 
     def known(work: Work) -> bool:
-        _, block = work
-        with open_truth(truth_of(truth, block.epsg), block.window) as read:
+        year, block = work
+        with open_truth(truth_of(truth, block.epsg, year), block.window) as read:
             return bool((read(block.window) != NO_DATA).any())
 
     return known
@@ -163,8 +163,7 @@ def _layers(run: Run, folder: Path | None) -> tuple[Layers, list[str]]:
     The list fills with the causes for which elevation could not be had while the layers are asked for:
     a provider that is down spoils no score but those by slope.
     """
-    epsgs = sorted({epsg for _, epsg in groups(run.out)})
-    given: Layers = open_strata(folder, epsgs) if folder is not None else lambda year, window: {}
+    given = open_strata(folder, groups(run.out)) if folder is not None else no_layers
     unread: list[str] = []
     elevation = snapshot.thaw(f"{run.out}/items.parquet").get("all/terrain", [])
 

@@ -61,8 +61,8 @@ def evaluate(run_out: str | Path, truth: Truth, *, years: Sequence[int] | None =
     Args:
         run_out: output folder or fsspec URL of the run.
         truth: labels 0..4 (255 or the file's no-data value: not known) as GeoTIFF: one file for all
-            zones, a folder with one ``<epsg>.tif`` a zone, or paths by EPSG code. A raster off the lattice
-            is resampled to the nearest pixel.
+            zones, a folder with one ``<epsg>.tif`` a zone, or ``<year>/<epsg>.tif`` where years differ, or
+            paths by EPSG code. A raster off the lattice is resampled to the nearest pixel.
         years: which years; None takes all.
 
     A pixel counts in the UTM zone that its centre lies in, and so once. A square of 1024 pixels is in memory.
@@ -74,7 +74,7 @@ def evaluate(run_out: str | Path, truth: Truth, *, years: Sequence[int] | None =
     scores = Scores(np.zeros((len(CLASS_NAMES),) * 2, np.int64))
     reliability, parts = Reliability.none(), {}
     for year, epsg in groups(run_out, years):
-        part, reliable = _evaluate_zone(run_out, year, epsg, truth_of(truth, epsg))
+        part, reliable = _evaluate_zone(run_out, year, epsg, truth_of(truth, epsg, year))
         parts[f"{year}/{epsg}"] = part
         scores, reliability = scores + part, reliability + reliable
     refuse_nothing_in_common(scores, run_out, truth)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cryoscale.grid import window_of
+from cryoscale.grid import Window, window_of
 from cryoscale.learn.boundary import KINDS, BoundaryDistance
 from cryoscale.learn.errormap import ErrorMap
 from cryoscale.learn.evaluate import Evaluation, refuse_nothing_in_common
@@ -20,7 +21,8 @@ from cryoscale.learn.scores import CLASS_NAMES, Scores, confusion_matrix
 from cryoscale.learn.strata import Layers, StrataScores
 
 
-def _no_layers(year: int, window: Any) -> dict[str, Any]:
+def no_layers(year: int, window: Window) -> dict[str, NDArray[np.float32]]:
+    """Nothing is known of the ground."""
     return {}
 
 
@@ -99,7 +101,7 @@ def examine(
     *,
     years: Sequence[int] | None = None,
     outlines: Path | None = None,
-    layers: Layers = _no_layers,
+    layers: Layers = no_layers,
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> Examination:
     """Scores, reliability, boundaries, areas, strata and error pictures of a run's maps.
@@ -118,7 +120,7 @@ def examine(
     wanted = groups(out, years)
     found = Examination()
     for year in sorted({year for year, _ in wanted}):
-        paths = {epsg: truth_of(truth, epsg) for y, epsg in wanted if y == year}
+        paths = {epsg: truth_of(truth, epsg, year) for y, epsg in wanted if y == year}
         if outlines is None:
             on_stage(f"drawing the bodies of true ice of {year}")
         glaciers = read_outlines(outlines, year) if outlines else bodies_of_truth(out, year, paths)

@@ -28,7 +28,8 @@ PART_PX = 1024
 """Edge of a part."""
 
 Truth = Path | Mapping[int, Path]
-"""One label raster for all zones, a folder with one ``<epsg>.tif`` a zone, or paths by EPSG code."""
+"""One label raster for all zones, a folder with one ``<epsg>.tif`` a zone (or ``<year>/<epsg>.tif``, which
+goes first), or paths by EPSG code."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,16 +102,19 @@ def open_raw(out: str | Path, year: int, epsg: int) -> xr.Dataset:
     return opened
 
 
-def truth_of(truth: Truth, epsg: int) -> Path:
-    """The label raster of a zone.
+def truth_of(truth: Truth, epsg: int, year: int) -> Path:
+    """The label raster of a zone, and of a year where a folder has one of that name.
 
     Raises:
-        SourceError: there is none, or it holds what is no label.
+        SourceError: there is none.
     """
     if isinstance(truth, Mapping):
         path = truth.get(epsg)
+    elif truth.is_dir():
+        of_year = truth / str(year) / f"{epsg}.tif"
+        path = of_year if of_year.is_file() else truth / f"{epsg}.tif"
     else:
-        path = truth / f"{epsg}.tif" if truth.is_dir() else truth
+        path = truth
     if path is None or not path.is_file():
         raise SourceError(f"truth {path or truth}", f"a raster of labels for EPSG:{epsg}", "check the path")
     return path

@@ -118,31 +118,44 @@ def ice_recall(scores: Scores) -> float | None:
     return float(ice[:, 1:3].sum() / ice.sum()) if ice.sum() else None
 
 
-def open_strata(folder: Path, epsgs: Sequence[int]) -> Layers:
-    """The strata of a folder of rasters ``<epsg>_<stratum>.tif`` or ``<stratum>.tif``.
+def open_strata(folder: Path, groups: Sequence[tuple[int, int]]) -> Layers:
+    """The strata of a folder of rasters, for maps of the given years and zones (EPSG codes).
+
+    A raster is named ``<epsg>_<stratum>.tif``, or ``<stratum>.tif`` where it holds all zones; one in a
+    folder ``<year>`` goes first.
 
     Raises:
-        SourceError: there is no such folder, or no such raster in it.
+        SourceError: there is no such raster for any of the maps.
     """
-    paths: dict[int, dict[str, Path]] = {}
-    for epsg in epsgs:
-        paths[epsg] = {}
-        for stratum in STRATA:
-            for path in (folder / f"{epsg}_{stratum.name}.tif", folder / f"{stratum.name}.tif"):
-                if path.is_file():
-                    paths[epsg].setdefault(stratum.name, path)
+    paths = {(year, epsg): _strata_paths(folder, year, epsg) for year, epsg in groups}
     if not any(paths.values()):
         names = ", ".join(f"{s.name}.tif" for s in STRATA)
+        epsgs = ", ".join(str(epsg) for epsg in sorted({epsg for _, epsg in groups}))
         raise SourceError(
-            f"strata {folder} without a raster for EPSG:{', '.join(map(str, epsgs))}",
+            f"strata {folder} without a raster for EPSG:{epsgs}",
             f"{names}, each with <epsg>_ before it or for all zones",
             "check the folder",
         )
 
     def layers(year: int, window: Window) -> dict[str, NDArray[np.float32]]:
-        return {name: read_stratum(path, window) for name, path in paths[window.epsg].items()}
+        found = paths[year, window.epsg]
+        return {name: read_stratum(path, window) for name, path in found.items()}
 
     return layers
+
+
+def _strata_paths(folder: Path, year: int, epsg: int) -> dict[str, Path]:
+    found = {}
+    for name in (stratum.name for stratum in STRATA):
+        places = [
+            home / f"{prefix}{name}.tif"
+            for home in (folder / str(year), folder)
+            for prefix in (f"{epsg}_", "")
+        ]
+        path = next((place for place in places if place.is_file()), None)
+        if path is not None:
+            found[name] = path
+    return found
 
 
 def read_stratum(path: Path, window: Window) -> NDArray[np.float32]:

@@ -51,12 +51,12 @@ def test_each_stratum_scores_as_scikit_learn_says_of_its_pixels(run, monkeypatch
     slope[:7] = -9999
     shadow = (rng.random(INNER.shape) < 0.3).astype(np.uint8)
     (folder / "strata").mkdir()
-    write_values(folder / "strata" / "32645_debris_thickness_m.tif", thickness, INNER)
+    write_values(folder / "strata" / "32645_debris_thickness_m.tif", thickness, INNER, nodata=np.nan)
     write_values(folder / "strata" / "slope_deg.tif", slope, INNER, nodata=-9999)
     # a raster of a part, without a no-data value: what lies around it is not known
     part = Window(32645, INNER.row + 100, INNER.col + 60, 300, 500)
     write_values(folder / "strata" / "shadow.tif", shadow[100:400, 60:560], part)
-    layers = open_strata(folder / "strata", [32645])
+    layers = open_strata(folder / "strata", [(2018, 32645)])
     found = StrataScores()
     for each in parts_of(folder / "run", 2018, 32645, folder / "t.tif"):
         found.add(each, layers(2018, each.window))
@@ -84,10 +84,19 @@ def test_each_stratum_scores_as_scikit_learn_says_of_its_pixels(run, monkeypatch
 
 def test_a_folder_without_strata_and_a_stratum_that_is_no_raster_are_told(tmp_path):
     with pytest.raises(SourceError, match="without a raster"):
-        open_strata(tmp_path, [32645])
+        open_strata(tmp_path, [(2018, 32645)])
     (tmp_path / "shadow.tif").write_bytes(b"dark")
     with pytest.raises(SourceError, match=r"shadow\.tif"):
-        open_strata(tmp_path, [32645])(2018, INNER)
+        open_strata(tmp_path, [(2018, 32645)])(2018, INNER)
+
+
+def test_a_stratum_of_the_year_and_of_the_zone_goes_first(tmp_path):
+    (tmp_path / "2019").mkdir()
+    for value, name in enumerate(("shadow.tif", "32645_shadow.tif", "2019/shadow.tif")):
+        write_values(tmp_path / name, np.full(INNER.shape, value, np.uint8), INNER, nodata=255)
+    layers = open_strata(tmp_path, [(2018, 32645), (2019, 32645)])
+    assert layers(2018, INNER)["shadow"].max() == 1
+    assert layers(2019, INNER)["shadow"].min() == 2
 
 
 @pytest.mark.parametrize(
