@@ -7,7 +7,7 @@ run's: what is written here is what a model sees there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,25 +55,35 @@ def context_of(settings: Settings, out: str, items: Items, pca: PcaBasis | None)
 def fit_run_basis(settings: Settings, items: Items) -> PcaBasis:
     """The PCA basis of a run whose model brings none: fitted on a seeded sample of clear pixels.
 
+    Raises:
+        InputError: no window of the sample holds a clear pixel.
+    """
+    context = context_of(settings, "", items, None)
+    return fit_basis(
+        [
+            (context, year, block)
+            for year in settings.years
+            for zone in zone_regions(settings)
+            for block in blocks_of(settings, zone)
+        ]
+    )
+
+
+def fit_basis(work: Sequence[tuple[RunContext, int, Block]]) -> PcaBasis:
+    """The PCA basis of a seeded sample of the clear pixels of blocks, each with its run and year.
+
     The sample is drawn from windows in the middle of at most a dozen blocks, so that its cost does
     not grow with the region.
 
     Raises:
         InputError: no window of the sample holds a clear pixel.
     """
-    context = context_of(settings, "", items, None)
     rng = np.random.default_rng(_SEED)
-    work = [
-        (year, block)
-        for year in settings.years
-        for zone in zone_regions(settings)
-        for block in blocks_of(settings, zone)
-    ]
     chosen = [work[n] for n in sorted(rng.permutation(len(work))[:_SAMPLE_BLOCKS])]
 
     def batches() -> Iterator[np.ndarray]:
-        for year, block in chosen:
-            window = _middle(block, settings)
+        for context, year, block in chosen:
+            window = _middle(block, context.region)
             try:
                 _, inputs, _ = features_of(context, year, window, Stopwatch())
             except AssetReadError:
@@ -88,9 +98,9 @@ def fit_run_basis(settings: Settings, items: Items) -> PcaBasis:
     return fit_pca(batches(), seed=_SEED)
 
 
-def _middle(block: Block, settings: Settings) -> Window:
+def _middle(block: Block, region: Any) -> Window:
     """A window in the middle of what the block and the region have in common."""
-    part = ZoneRegion(block.epsg, settings.region).window().intersect(block.window) or block.window
+    part = ZoneRegion(block.epsg, region).window().intersect(block.window) or block.window
     height, width = min(_SAMPLE_PX, part.height), min(_SAMPLE_PX, part.width)
     row, col = part.row + (part.height - height) // 2, part.col + (part.width - width) // 2
     return Window(block.epsg, row, col, height, width)

@@ -34,6 +34,7 @@ STOREYS = [
     "finish",
     "pipeline",
     "results",
+    "sampling",
     "config",
     "api",
     "demo",

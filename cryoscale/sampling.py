@@ -1,0 +1,511 @@
+"""Training patches from finished runs: what the runs saw, with labels from outlines or label rasters.
+
+The stacks are made by the code that serves a run, from the run's own frozen catalogue, so that training and
+serving cannot drift apart. A block at a time is read, labelled, cut and written: memory is that of a
+block (and a patch around it) for each worker, whatever the region.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import fsspec
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cryoscale.errors import AssetReadError, ConfigError, InputError, OutputError, SourceError
+from cryoscale.features.stack import CHANNELS, PcaBasis
+from cryoscale.featurise import fit_basis
+from cryoscale.grid import Block, Window
+from cryoscale.learn.labels import LabelRules, corrected, label_window
+from cryoscale.learn.outlines import Outlines, read_outlines
+from cryoscale.learn.patches import Patches, PatchWriter, Place
+from cryoscale.learn.samples import cut_patches
+from cryoscale.learn.sampleset import require_learnable, summarise
+from cryoscale.learn.scores import NO_DATA
+from cryoscale.learn.sheet import draw_sheet
+from cryoscale.learn.splits import GAP_PX, Ground, SplitRule, assign
+from cryoscale.learn.truth import in_zone, open_truth, truth_path
+from cryoscale.ledger import Ledger
+from cryoscale.models.weights import read_card
+from cryoscale.region import ZoneRegion
+from cryoscale.results import Run
+from cryoscale.task import ATTEMPTS, RunContext, Stopwatch, features_of, run_context
+from cryoscale.write import store
+
+OnStage = Callable[[str], None]
+Planes = NDArray[np.float32]
+Labels = NDArray[np.uint8]
+
+
+class SampleConfig(BaseModel):
+    """What ``cryoscale samples`` is asked for; the README and ``--help`` say what each means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    outlines: tuple[Path, ...] = ()
+    debris: tuple[Path, ...] = ()
+    corrections: tuple[Path, ...] = ()
+    truth: Path | None = None
+    resample: bool = False
+    weights: Path | None = None
+    patch_px: int = Field(default=256, ge=32, le=4096, multiple_of=32)
+    stride_px: int = Field(default=128, ge=1)
+    min_labelled: float = Field(default=0.2, ge=0.0, le=1.0)
+    rim_px: float = Field(default=0.0, ge=0.0, le=100.0)
+    dtype: Literal["float16", "float32"] = "float16"
+    split: Literal["blocked", "random", "leave-one-out"] = "blocked"
+    held_out: tuple[str, ...] = ()
+    fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    test_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    block_px: int = Field(default=1024, ge=1)
+    gap_px: int = Field(default=GAP_PX, ge=0)
+    seed: int = Field(default=0, ge=0)
+    workers: int = Field(default=2, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SampleConfig:
+        if self.stride_px > self.patch_px:
+            raise ValueError("the stride is larger than the patch, which leaves gaps")
+        if self.fraction + self.test_fraction >= 1:
+            raise ValueError("fraction and test_fraction leave nothing to train on")
+        if (self.split == "leave-one-out") != bool(self.held_out):
+            raise ValueError("leave-one-out and held_out (the name of a run) go together")
+        if (self.truth is None) != bool(self.outlines):
+            raise ValueError("give outlines and debris, or truth")
+        if bool(self.outlines) != bool(self.debris):
+            raise ValueError("glacier outlines without debris outlines would label debris as clean ice")
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class MappedRegion:
+    """A finished run as a source of patches: what its blocks know, and which of them are done."""
+
+    number: int
+    name: str
+    context: RunContext
+    identity: str
+    work: tuple[tuple[int, Block], ...]
+    set_aside: int
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSource:
+    """Where labels come from: outlines with the label rules, or rasters."""
+
+    rules: LabelRules
+    glaciers: Outlines | None
+    debris: Outlines | None
+    corrections: Outlines | None
+    truth: Path | None
+    resample: bool
+
+    def labels(self, region: Any, window: Window, stack: Planes) -> Labels:
+        """Labels (y, x) of a window; 255 outside the region, and where the zone next door has the pixel."""
+        epsg = window.epsg
+        found: Labels
+        if self.truth is not None:
+            with open_truth(truth_path(self.truth, epsg), window, on_lattice=not self.resample) as read:
+                found = read(window)
+            if self.corrections is not None:
+                found = corrected(found, window, self.corrections.in_zone(epsg))
+        else:
+            assert self.glaciers is not None
+            assert self.debris is not None  # one of outlines and truth is given
+            found = label_window(
+                window,
+                glaciers=self.glaciers.in_zone(epsg),
+                debris=self.debris.in_zone(epsg),
+                ndwi=stack[CHANNELS.index("NDWI")],
+                ndvi=stack[CHANNELS.index("NDVI")],
+                corrections=self.corrections.in_zone(epsg) if self.corrections else None,
+                rules=self.rules,
+            )
+        return np.where(ZoneRegion(epsg, region).pixels(window) & in_zone(window), found, np.uint8(NO_DATA))
+
+    def record(self) -> dict[str, Any]:
+        """For the set's attributes and summary."""
+        given = {"outlines": self.glaciers, "debris": self.debris, "corrections": self.corrections}
+        told: dict[str, Any] = {n: list(layer.sources) for n, layer in given.items() if layer is not None}
+        return told if self.truth is None else {"truth": str(self.truth), "resampled": self.resample, **told}
+
+
+def make_samples(
+    runs: Sequence[str], out: str, config: SampleConfig, *, on_stage: OnStage | None = None
+) -> dict[str, Any]:
+    """Writes the patches of finished runs to ``out`` (X.zarr), with a picture sheet X.png and X.json.
+
+    Returns the summary, as X.json has it. Whatever is wrong leaves no patch set behind.
+
+    Raises:
+        InputError: anything the caller has to correct.
+    """
+    stage = on_stage or (lambda text: None)
+    regions = open_regions(runs)
+    _require_names(config.held_out, regions)
+    labels = _label_source(config, regions)
+    _refuse_to_overwrite(out)
+    learnt_from = [region for region in regions if region.name not in config.held_out]
+    stage("looking for the basis of the principal components")
+    basis, basis_source = _basis(config, learnt_from)
+    try:
+        writer = PatchWriter(out, channels=CHANNELS, patch_px=config.patch_px, dtype=config.dtype)
+        left_out = _cut_all(regions, labels, basis, config, writer, stage)
+        patches = _finish(writer, regions, labels, config, (basis, basis_source))
+    except BaseException:
+        _remove(out)
+        raise
+    summary = summarise(patches, out, left_out=left_out, notes=_notes(regions, labels))
+    stem = out.removesuffix(".zarr")
+    stage("drawing the picture sheet")
+    draw_sheet(f"{stem}.png", patches)
+    Ledger(stem.rsplit("/", 1)[0]).put(f"{stem.rsplit('/', 1)[1]}.json", summary)
+    return summary
+
+
+def _finish(
+    writer: PatchWriter,
+    regions: Sequence[MappedRegion],
+    labels: LabelSource,
+    config: SampleConfig,
+    basis: tuple[PcaBasis, str],
+) -> Patches:
+    for region in regions:
+        if not (writer.column("region") == region.number).any():
+            raise InputError(
+                f"run {region.name}, not one patch of which is labelled to {config.min_labelled:.0%}",
+                "clear optical pixels with labels in every run",
+                "check outlines and clouds, lower --min-labelled, or leave the run out",
+            )
+    where = {name: writer.column(name).astype(np.int64) for name in ("epsg", "row", "col")}
+    ground = Ground(**where, patch_px=config.patch_px)
+    rule = SplitRule(
+        kind=config.split,
+        fraction=config.fraction,
+        test_fraction=config.test_fraction,
+        block_px=config.block_px,
+        gap_px=config.gap_px,
+        seed=config.seed,
+    )
+    held_out = {region.number for region in regions if region.name in config.held_out}
+    splits = assign(
+        rule,
+        ground,
+        class_pixels=writer.column("class_pixels"),
+        made_from=np.stack([writer.column(name) for name in ("region", "year", "composite")], axis=1),
+        held_out=np.isin(writer.column("region"), list(held_out)),
+    )
+    writer.reassign(np.arange(len(writer)), splits)
+    require_learnable(splits, writer.column("class_pixels"), rule)
+    told = config.model_dump(mode="json", include={"patch_px", "stride_px", "min_labelled", "rim_px"})
+    rules = {"ndwi_water": labels.rules.ndwi_water, "ndvi_vegetation": labels.rules.ndvi_vegetation}
+    return writer.finish(
+        pca=basis[0].to_dict(),
+        split=rule.describe(config.held_out),
+        split_rule={**rule.to_dict(), "held_out": list(config.held_out)},
+        regions={str(region.number): region.name for region in regions},
+        source={
+            "kind": "mapped regions",
+            "regions": [
+                {
+                    "name": region.name,
+                    "run": region.context.out,
+                    "identity_sha256": region.identity,
+                    "years": sorted({year for year, _ in region.work}),
+                    "composite": region.context.composite,
+                }
+                for region in regions
+            ],
+            "labels": labels.record(),
+            "rules": {**rules, **told},
+            "pca": basis[1],
+        },
+    )
+
+
+# --- what is given ------------------------------------------------------------------------------
+
+
+def checked(**given: Any) -> SampleConfig:
+    """A configuration of what was given.
+
+    Raises:
+        ConfigError: a value does not fit, told in one line.
+    """
+    try:
+        return SampleConfig(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        value = f"--{name.replace('_', '-')} {first['input']}" if name else "options that do not fit"
+        raise ConfigError(value, first["msg"].removeprefix("Value error, "), "correct it") from None
+
+
+def open_regions(runs: Sequence[str]) -> list[MappedRegion]:
+    """Finished runs as sources of patches, numbered from 0.
+
+    Raises:
+        SourceError: no run lies there, it is not finished, or it has no optical scene; or a run is given
+            twice.
+    """
+    regions: list[MappedRegion] = []
+    names = [str(Run(out).manifest["name"]) for out in runs]
+    for number, (out, name) in enumerate(zip(runs, names, strict=True)):
+        if runs.index(out) != number:
+            raise SourceError(f"run {out} twice", "each run once", "leave one out")
+        manifest, status = Run(out).manifest, Run(out).status()
+        if status.done + len(status.set_aside) < status.total or not status.done:
+            raise SourceError(
+                f"run {out} with {status.done} of {status.total} blocks done",
+                "a finished run",
+                "complete it with cryoscale run first",
+            )
+        context = run_context(out, manifest["identity_sha256"])
+        work = tuple(sorted(Ledger(out).done()))
+        if not all(context.items_of(year).get("optical") for year, _ in work):
+            raise SourceError(
+                f"run {out} without an optical scene", "a run that was mapped from optics", "leave it out"
+            )
+        unique = name if names.count(name) == 1 else f"{name} ({out})"
+        aside = len(status.set_aside)
+        regions.append(MappedRegion(number, unique, context, manifest["identity_sha256"], work, aside))
+    return regions
+
+
+def _require_names(held_out: Sequence[str], regions: Sequence[MappedRegion]) -> None:
+    names = [region.name for region in regions]
+    for name in held_out:
+        if name not in names:
+            raise InputError(f"--held-out {name}", f"the name of a run: {', '.join(names)}", "correct it")
+    if held_out and len(set(held_out)) == len(names):
+        raise InputError("--held-out of every run", "a run to train on", "leave one in")
+
+
+def _label_source(config: SampleConfig, regions: Sequence[MappedRegion]) -> LabelSource:
+    shapes = [region.context.region for region in regions]
+    rules = LabelRules(rim_px=config.rim_px)
+    corrections = None
+    if config.corrections:
+        corrections = read_outlines(config.corrections, "corrections", shapes, anywhere=True)
+        if "class" not in corrections.frame:
+            raise InputError(
+                f"corrections {config.corrections[0]} without a column 'class'",
+                "a label or a class name for each polygon",
+                "add the column",
+            )
+    if config.truth is not None:
+        for region in regions:
+            for epsg in sorted({block.epsg for _, block in region.work}):
+                window = next(block.window for _, block in region.work if block.epsg == epsg)
+                path = truth_path(config.truth, epsg)
+                with open_truth(path, window, on_lattice=not config.resample):
+                    pass  # a raster that cannot serve is told before anything is read
+        return LabelSource(rules, None, None, corrections, config.truth, config.resample)
+    glaciers = read_outlines(config.outlines, "glacier outlines", shapes)
+    debris = read_outlines(config.debris, "debris outlines", shapes)
+    return LabelSource(rules, glaciers, debris, corrections, None, config.resample)
+
+
+def _basis(config: SampleConfig, regions: Sequence[MappedRegion]) -> tuple[PcaBasis, str]:
+    """The one PCA basis of the set, and in words where it comes from."""
+    if config.weights is not None:
+        card = read_card(config.weights)
+        if card.pca is None:
+            raise InputError(
+                f"weights {config.weights} without a PCA basis",
+                "weights for the principal components",
+                "leave --weights out",
+            )
+        return PcaBasis.from_dict(card.pca.model_dump()), f"of the weights {config.weights.name}"
+    own = {region.context.pca for region in regions}
+    if len(own) == 1 and (basis := own.pop()) is not None:
+        return basis, "of the runs, which had it from their model or fitted it"
+    work = [(region.context, year, block) for region in regions for year, block in region.work]
+    names = ", ".join(region.name for region in regions)
+    return fit_basis(work), f"fitted on a seeded sample of the clear pixels of {names}"
+
+
+def _refuse_to_overwrite(out: str) -> None:
+    """A set that was interrupted is ours to replace; anything else is not.
+
+    Raises:
+        OutputError: something else lies there, or the name is not that of a Zarr store.
+    """
+    if not out.endswith(".zarr"):
+        raise OutputError(f"output {out}", "a path that ends in .zarr", "rename it")
+    if Ledger(out).is_empty():
+        return
+    try:
+        interrupted = zarr.open_group(store.open_store(out, read_only=True), mode="r").attrs.get("complete")
+    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+        interrupted = None
+    if interrupted is not False:
+        raise OutputError(f"output {out}, which exists", "a new store", "give another --out, or remove it")
+
+
+def _remove(out: str) -> None:
+    filesystem, path = fsspec.core.url_to_fs(out)
+    if filesystem.exists(path):
+        filesystem.rm(path, recursive=True)
+
+
+def _notes(regions: Sequence[MappedRegion], labels: LabelSource) -> list[str]:
+    """What a person should know before learning from this, a line each."""
+    notes = []
+    for region in regions:
+        if region.set_aside:
+            notes.append(f"{region.name}: {region.set_aside} blocks that the run set aside give no patches")
+        years = sorted({year for year, _ in region.work})
+        for outlines in (labels.glaciers, labels.debris):
+            if outlines is None:
+                continue
+            if not outlines.meets(region.context.region):
+                notes.append(f"{region.name}: none of the {outlines.name} lies in it")
+            span = outlines.years
+            apart = max((max(abs(year - edge) for edge in span) for year in years), default=0) if span else 0
+            if span and apart > _YEARS_APART:
+                when = f"{span[0]}" if span[0] == span[1] else f"{span[0]} to {span[1]}"
+                notes.append(
+                    f"{region.name}: {outlines.name} of {when}, up to {apart} years off its imagery of "
+                    f"{', '.join(map(str, years))}; see the picture sheet for ice that has gone"
+                )
+    return notes
+
+
+_YEARS_APART = 5
+"""Outlines further off the imagery are worth a word; the RGI itself counts those as off."""
+
+
+# --- cutting ------------------------------------------------------------------------------------
+
+
+def _cut_all(
+    regions: Sequence[MappedRegion],
+    labels: LabelSource,
+    basis: PcaBasis,
+    config: SampleConfig,
+    writer: PatchWriter,
+    stage: OnStage,
+) -> list[dict[str, Any]]:
+    """Cuts every block of every region into the writer; returns the blocks that could not be read."""
+    jobs = [(region, year, block) for region in regions for year, block in region.work]
+    left_out = []
+    stage(f"cutting patches of {len(jobs)} blocks")
+
+    def job(region: MappedRegion, year: int, block: Block) -> _Cut | str | None:
+        return _read_block(region, year, block, labels, basis, config)
+
+    for (region, year, block), cut in _in_order(job, jobs, config.workers):
+        if isinstance(cut, str):
+            left_out.append({"region": region.name, "year": year, "block": block.key, "reason": cut})
+        elif cut is not None:
+            _write(cut, region, year, config, writer)
+    return left_out
+
+
+def _in_order(
+    job: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], workers: int
+) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Each job's arguments and result, in order, with at most ``workers`` results in memory."""
+    waiting: deque[tuple[tuple[Any, ...], Future[Any]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for one in arguments:
+                if len(waiting) == workers:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+                waiting.append((one, pool.submit(job, *one)))
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """The stack (c,y,x), labels (y,x) and optical dates (y,x) under the patches of a block."""
+
+    window: Window
+    stack: Planes
+    labels: Labels
+    day: NDArray[np.int32]
+
+
+def _read_block(
+    region: MappedRegion,
+    year: int,
+    block: Block,
+    labels: LabelSource,
+    basis: PcaBasis,
+    config: SampleConfig,
+) -> _Cut | str | None:
+    """What lies under the block's patches; why it cannot be read; or None where it has no patch."""
+    window = patches_window(block, config.patch_px, config.stride_px)
+    if window is None:
+        return None
+    context = replace(region.context, pca=basis)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            stack, inputs, _ = features_of(
+                context, year, window, Stopwatch(), last_attempt=attempt == ATTEMPTS
+            )
+            break
+        except AssetReadError as error:
+            reason = " ".join(str(error).split())
+    else:
+        return reason
+    day = inputs["source_date"].values if "source_date" in inputs else np.zeros(window.shape, np.int32)
+    return _Cut(window, stack.values, labels.labels(context.region, window, stack.values), day)
+
+
+def patches_window(block: Block, patch_px: int, stride_px: int) -> Window | None:
+    """The hull of the patches whose centre lies in the block; None where there is none.
+
+    Patches lie at multiples of the stride from the zone's origin, whatever region or block they are cut
+    from: two runs over the same ground have the same patches.
+    """
+    spans = []
+    for start in (block.window.row, block.window.col):
+        first = math.ceil((start - patch_px // 2) / stride_px) * stride_px
+        last = (start + block.size_px - 1 - patch_px // 2) // stride_px * stride_px
+        if last < first:
+            return None
+        spans.append((first, last + patch_px - first))
+    (row, height), (col, width) = spans
+    return Window(block.epsg, row, col, height, width)
+
+
+def _write(cut: _Cut, region: MappedRegion, year: int, config: SampleConfig, writer: PatchWriter) -> None:
+    window = cut.window
+    found = cut_patches(
+        cut.stack,
+        cut.labels,
+        patch_px=config.patch_px,
+        stride_px=config.stride_px,
+        min_labelled=config.min_labelled,
+    )
+    for row, col, x, y in found:
+        days = cut.day[row : row + config.patch_px, col : col + config.patch_px]
+        seen = days[days > 0]
+        place = Place(
+            epsg=window.epsg,
+            row=window.row + row,
+            col=window.col + col,
+            region=region.number,
+            composite=region.context.composite,
+            split="unused",
+            year=year,
+            day=int(np.median(seen)) if seen.size else 0,
+        )
+        writer.add(x, y, place)
