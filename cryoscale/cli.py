@@ -201,7 +201,8 @@ def samples(
 ) -> None:
     """Cut finished runs into labelled patches to train on, with a picture sheet to look at."""
     from cryoscale.console import Console
-    from cryoscale.sampling import checked, make_samples
+    from cryoscale.learn.sampleset import checked
+    from cryoscale.sampling import make_samples
 
     given = {
         "outlines": outlines or (),

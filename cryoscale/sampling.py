@@ -12,131 +12,29 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import fsspec
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cryoscale.errors import AssetReadError, ConfigError, InputError, OutputError, SourceError
+from cryoscale.errors import AssetReadError, InputError, OutputError
 from cryoscale.features.stack import CHANNELS, PcaBasis
 from cryoscale.featurise import fit_basis
 from cryoscale.grid import Block, Window
-from cryoscale.learn.labels import LabelRules, corrected, label_window
-from cryoscale.learn.outlines import Outlines, read_outlines
 from cryoscale.learn.patches import Patches, PatchWriter, Place
 from cryoscale.learn.samples import cut_patches
-from cryoscale.learn.sampleset import require_learnable, summarise
-from cryoscale.learn.scores import NO_DATA
+from cryoscale.learn.sampleset import SampleConfig, require_learnable, summarise
 from cryoscale.learn.sheet import draw_sheet
-from cryoscale.learn.splits import GAP_PX, Ground, SplitRule, assign
-from cryoscale.learn.truth import in_zone, open_truth, truth_path
+from cryoscale.learn.splits import Ground, SplitRule, assign
 from cryoscale.ledger import Ledger
 from cryoscale.models.weights import read_card
-from cryoscale.region import ZoneRegion
-from cryoscale.results import Run
-from cryoscale.task import ATTEMPTS, RunContext, Stopwatch, features_of, run_context
+from cryoscale.sources import LabelSource, MappedRegion, label_source, notes_on, open_regions
+from cryoscale.task import ATTEMPTS, Stopwatch, features_of
 from cryoscale.write import store
 
 OnStage = Callable[[str], None]
-Planes = NDArray[np.float32]
-Labels = NDArray[np.uint8]
-
-
-class SampleConfig(BaseModel):
-    """What ``cryoscale samples`` is asked for; the README and ``--help`` say what each means."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    outlines: tuple[Path, ...] = ()
-    debris: tuple[Path, ...] = ()
-    corrections: tuple[Path, ...] = ()
-    truth: Path | None = None
-    resample: bool = False
-    weights: Path | None = None
-    patch_px: int = Field(default=256, ge=32, le=4096, multiple_of=32)
-    stride_px: int = Field(default=128, ge=1)
-    min_labelled: float = Field(default=0.2, ge=0.0, le=1.0)
-    rim_px: float = Field(default=0.0, ge=0.0, le=100.0)
-    dtype: Literal["float16", "float32"] = "float16"
-    split: Literal["blocked", "random", "leave-one-out"] = "blocked"
-    held_out: tuple[str, ...] = ()
-    fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
-    test_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
-    block_px: int = Field(default=1024, ge=1)
-    gap_px: int = Field(default=GAP_PX, ge=0)
-    seed: int = Field(default=0, ge=0)
-    workers: int = Field(default=2, ge=1, le=64)
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> SampleConfig:
-        if self.stride_px > self.patch_px:
-            raise ValueError("the stride is larger than the patch, which leaves gaps")
-        if self.fraction + self.test_fraction >= 1:
-            raise ValueError("fraction and test_fraction leave nothing to train on")
-        if (self.split == "leave-one-out") != bool(self.held_out):
-            raise ValueError("leave-one-out and held_out (the name of a run) go together")
-        if (self.truth is None) != bool(self.outlines):
-            raise ValueError("give outlines and debris, or truth")
-        if bool(self.outlines) != bool(self.debris):
-            raise ValueError("glacier outlines without debris outlines would label debris as clean ice")
-        return self
-
-
-@dataclass(frozen=True, eq=False)
-class MappedRegion:
-    """A finished run as a source of patches: what its blocks know, and which of them are done."""
-
-    number: int
-    name: str
-    context: RunContext
-    identity: str
-    work: tuple[tuple[int, Block], ...]
-    set_aside: int
-
-
-@dataclass(frozen=True, eq=False)
-class LabelSource:
-    """Where labels come from: outlines with the label rules, or rasters."""
-
-    rules: LabelRules
-    glaciers: Outlines | None
-    debris: Outlines | None
-    corrections: Outlines | None
-    truth: Path | None
-    resample: bool
-
-    def labels(self, region: Any, window: Window, stack: Planes) -> Labels:
-        """Labels (y, x) of a window; 255 outside the region, and where the zone next door has the pixel."""
-        epsg = window.epsg
-        found: Labels
-        if self.truth is not None:
-            with open_truth(truth_path(self.truth, epsg), window, on_lattice=not self.resample) as read:
-                found = read(window)
-            if self.corrections is not None:
-                found = corrected(found, window, self.corrections.in_zone(epsg))
-        else:
-            assert self.glaciers is not None
-            assert self.debris is not None  # one of outlines and truth is given
-            found = label_window(
-                window,
-                glaciers=self.glaciers.in_zone(epsg),
-                debris=self.debris.in_zone(epsg),
-                ndwi=stack[CHANNELS.index("NDWI")],
-                ndvi=stack[CHANNELS.index("NDVI")],
-                corrections=self.corrections.in_zone(epsg) if self.corrections else None,
-                rules=self.rules,
-            )
-        return np.where(ZoneRegion(epsg, region).pixels(window) & in_zone(window), found, np.uint8(NO_DATA))
-
-    def record(self) -> dict[str, Any]:
-        """For the set's attributes and summary."""
-        given = {"outlines": self.glaciers, "debris": self.debris, "corrections": self.corrections}
-        told: dict[str, Any] = {n: list(layer.sources) for n, layer in given.items() if layer is not None}
-        return told if self.truth is None else {"truth": str(self.truth), "resampled": self.resample, **told}
 
 
 def make_samples(
@@ -150,10 +48,10 @@ def make_samples(
         InputError: anything the caller has to correct.
     """
     stage = on_stage or (lambda text: None)
+    _refuse_to_overwrite(out)
     regions = open_regions(runs)
     _require_names(config.held_out, regions)
-    labels = _label_source(config, regions)
-    _refuse_to_overwrite(out)
+    labels = label_source(config, regions)
     learnt_from = [region for region in regions if region.name not in config.held_out]
     stage("looking for the basis of the principal components")
     basis, basis_source = _basis(config, learnt_from)
@@ -164,7 +62,7 @@ def make_samples(
     except BaseException:
         _remove(out)
         raise
-    summary = summarise(patches, out, left_out=left_out, notes=_notes(regions, labels))
+    summary = summarise(patches, out, left_out=left_out, notes=notes_on(regions, labels))
     stem = out.removesuffix(".zarr")
     stage("drawing the picture sheet")
     draw_sheet(f"{stem}.png", patches)
@@ -232,55 +130,6 @@ def _finish(
     )
 
 
-# --- what is given ------------------------------------------------------------------------------
-
-
-def checked(**given: Any) -> SampleConfig:
-    """A configuration of what was given.
-
-    Raises:
-        ConfigError: a value does not fit, told in one line.
-    """
-    try:
-        return SampleConfig(**given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"]))
-        value = f"--{name.replace('_', '-')} {first['input']}" if name else "options that do not fit"
-        raise ConfigError(value, first["msg"].removeprefix("Value error, "), "correct it") from None
-
-
-def open_regions(runs: Sequence[str]) -> list[MappedRegion]:
-    """Finished runs as sources of patches, numbered from 0.
-
-    Raises:
-        SourceError: no run lies there, it is not finished, or it has no optical scene; or a run is given
-            twice.
-    """
-    regions: list[MappedRegion] = []
-    names = [str(Run(out).manifest["name"]) for out in runs]
-    for number, (out, name) in enumerate(zip(runs, names, strict=True)):
-        if runs.index(out) != number:
-            raise SourceError(f"run {out} twice", "each run once", "leave one out")
-        manifest, status = Run(out).manifest, Run(out).status()
-        if status.done + len(status.set_aside) < status.total or not status.done:
-            raise SourceError(
-                f"run {out} with {status.done} of {status.total} blocks done",
-                "a finished run",
-                "complete it with cryoscale run first",
-            )
-        context = run_context(out, manifest["identity_sha256"])
-        work = tuple(sorted(Ledger(out).done()))
-        if not all(context.items_of(year).get("optical") for year, _ in work):
-            raise SourceError(
-                f"run {out} without an optical scene", "a run that was mapped from optics", "leave it out"
-            )
-        unique = name if names.count(name) == 1 else f"{name} ({out})"
-        aside = len(status.set_aside)
-        regions.append(MappedRegion(number, unique, context, manifest["identity_sha256"], work, aside))
-    return regions
-
-
 def _require_names(held_out: Sequence[str], regions: Sequence[MappedRegion]) -> None:
     names = [region.name for region in regions]
     for name in held_out:
@@ -288,31 +137,6 @@ def _require_names(held_out: Sequence[str], regions: Sequence[MappedRegion]) -> 
             raise InputError(f"--held-out {name}", f"the name of a run: {', '.join(names)}", "correct it")
     if held_out and len(set(held_out)) == len(names):
         raise InputError("--held-out of every run", "a run to train on", "leave one in")
-
-
-def _label_source(config: SampleConfig, regions: Sequence[MappedRegion]) -> LabelSource:
-    shapes = [region.context.region for region in regions]
-    rules = LabelRules(rim_px=config.rim_px)
-    corrections = None
-    if config.corrections:
-        corrections = read_outlines(config.corrections, "corrections", shapes, anywhere=True)
-        if "class" not in corrections.frame:
-            raise InputError(
-                f"corrections {config.corrections[0]} without a column 'class'",
-                "a label or a class name for each polygon",
-                "add the column",
-            )
-    if config.truth is not None:
-        for region in regions:
-            for epsg in sorted({block.epsg for _, block in region.work}):
-                window = next(block.window for _, block in region.work if block.epsg == epsg)
-                path = truth_path(config.truth, epsg)
-                with open_truth(path, window, on_lattice=not config.resample):
-                    pass  # a raster that cannot serve is told before anything is read
-        return LabelSource(rules, None, None, corrections, config.truth, config.resample)
-    glaciers = read_outlines(config.outlines, "glacier outlines", shapes)
-    debris = read_outlines(config.debris, "debris outlines", shapes)
-    return LabelSource(rules, glaciers, debris, corrections, None, config.resample)
 
 
 def _basis(config: SampleConfig, regions: Sequence[MappedRegion]) -> tuple[PcaBasis, str]:
@@ -356,33 +180,6 @@ def _remove(out: str) -> None:
     filesystem, path = fsspec.core.url_to_fs(out)
     if filesystem.exists(path):
         filesystem.rm(path, recursive=True)
-
-
-def _notes(regions: Sequence[MappedRegion], labels: LabelSource) -> list[str]:
-    """What a person should know before learning from this, a line each."""
-    notes = []
-    for region in regions:
-        if region.set_aside:
-            notes.append(f"{region.name}: {region.set_aside} blocks that the run set aside give no patches")
-        years = sorted({year for year, _ in region.work})
-        for outlines in (labels.glaciers, labels.debris):
-            if outlines is None:
-                continue
-            if not outlines.meets(region.context.region):
-                notes.append(f"{region.name}: none of the {outlines.name} lies in it")
-            span = outlines.years
-            apart = max((max(abs(year - edge) for edge in span) for year in years), default=0) if span else 0
-            if span and apart > _YEARS_APART:
-                when = f"{span[0]}" if span[0] == span[1] else f"{span[0]} to {span[1]}"
-                notes.append(
-                    f"{region.name}: {outlines.name} of {when}, up to {apart} years off its imagery of "
-                    f"{', '.join(map(str, years))}; see the picture sheet for ice that has gone"
-                )
-    return notes
-
-
-_YEARS_APART = 5
-"""Outlines further off the imagery are worth a word; the RGI itself counts those as off."""
 
 
 # --- cutting ------------------------------------------------------------------------------------
@@ -437,8 +234,8 @@ class _Cut:
     """The stack (c,y,x), labels (y,x) and optical dates (y,x) under the patches of a block."""
 
     window: Window
-    stack: Planes
-    labels: Labels
+    stack: NDArray[np.float32]
+    labels: NDArray[np.uint8]
     day: NDArray[np.int32]
 
 

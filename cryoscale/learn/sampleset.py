@@ -1,21 +1,78 @@
-"""What a patch set holds, told to people: counts, shares, leakage; and whether it can be learnt from."""
+"""A patch set asked for, and told to people: counts, shares, leakage; and whether it can be learnt from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cryoscale.errors import InputError
+from cryoscale.errors import ConfigError, InputError
 from cryoscale.features.channels import MODALITIES
 from cryoscale.learn.patches import SPLITS, Patches
 from cryoscale.learn.scores import CLASS_NAMES
-from cryoscale.learn.splits import Ground, SplitRule, leak_of
+from cryoscale.learn.splits import GAP_PX, Ground, SplitRule, leak_of
 
 MIN_PATCHES = 2
 """Fewer in a split make neither a training nor a score."""
+
+
+class SampleConfig(BaseModel):
+    """What ``cryoscale samples`` is asked for; the README and ``--help`` say what each means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    outlines: tuple[Path, ...] = ()
+    debris: tuple[Path, ...] = ()
+    corrections: tuple[Path, ...] = ()
+    truth: Path | None = None
+    resample: bool = False
+    weights: Path | None = None
+    patch_px: int = Field(default=256, ge=32, le=4096, multiple_of=32)
+    stride_px: int = Field(default=128, ge=1)
+    min_labelled: float = Field(default=0.2, ge=0.0, le=1.0)
+    rim_px: float = Field(default=0.0, ge=0.0, le=100.0)
+    dtype: Literal["float16", "float32"] = "float16"
+    split: Literal["blocked", "random", "leave-one-out"] = "blocked"
+    held_out: tuple[str, ...] = ()
+    fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    test_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    block_px: int = Field(default=1024, ge=1)
+    gap_px: int = Field(default=GAP_PX, ge=0)
+    seed: int = Field(default=0, ge=0)
+    workers: int = Field(default=2, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SampleConfig:
+        if self.stride_px > self.patch_px:
+            raise ValueError("the stride is larger than the patch, which leaves gaps")
+        if self.fraction + self.test_fraction >= 1:
+            raise ValueError("fraction and test_fraction leave nothing to train on")
+        if (self.split == "leave-one-out") != bool(self.held_out):
+            raise ValueError("leave-one-out and held_out (the name of a run) go together")
+        if (self.truth is None) != bool(self.outlines):
+            raise ValueError("give outlines and debris, or truth")
+        if bool(self.outlines) != bool(self.debris):
+            raise ValueError("glacier outlines without debris outlines would label debris as clean ice")
+        return self
+
+
+def checked(**given: Any) -> SampleConfig:
+    """A configuration of what was given.
+
+    Raises:
+        ConfigError: a value does not fit, told in one line.
+    """
+    try:
+        return SampleConfig(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        value = f"--{name.replace('_', '-')} {first['input']}" if name else "options that do not fit"
+        raise ConfigError(value, first["msg"].removeprefix("Value error, "), "correct it") from None
 
 
 def require_learnable(splits: NDArray[np.str_], class_pixels: NDArray[np.int64], rule: SplitRule) -> None:

@@ -34,6 +34,7 @@ STOREYS = [
     "finish",
     "pipeline",
     "results",
+    "sources",
     "sampling",
     "config",
     "api",
