@@ -85,8 +85,9 @@ class PatchWriter:
         self._rows: list[dict[str, Any]] = []
         c, p = len(channels), patch_px
         self._shard = max(1, SHARD_BYTES // (c * p * p * np.dtype(dtype).itemsize))
+        self._arrays: dict[str, Any] = {}
         for name, shape, kind in (("x", (c, p, p), dtype), ("y", (p, p), "u1")):
-            self._group.create_array(
+            self._arrays[name] = self._group.create_array(
                 name,
                 shape=(0, *shape),
                 chunks=(1, *shape),
@@ -115,14 +116,14 @@ class PatchWriter:
                 **quality_of(x, y, self._channels),
             }
         )
-        self._pending.append((x.astype(self._array("x").dtype), y))
+        self._pending.append((x.astype(self._arrays["x"].dtype), y))
         if len(self._pending) == self._shard:
             self._flush()
 
     def _flush(self) -> None:
         """Writes what waits as one shard."""
         for name, values in zip("xy", zip(*self._pending, strict=True), strict=False):
-            self._array(name).append(np.stack(values))
+            self._arrays[name].append(np.stack(values))
         self._pending = []
 
     def column(self, name: str) -> NDArray[Any]:
@@ -151,9 +152,6 @@ class PatchWriter:
                 column[:] = self.column(name)
         self._group.attrs.update({**attributes, "composites": self._composites, "complete": True})
         return Patches(self._group)
-
-    def _array(self, name: str) -> Any:
-        return self._group[name]
 
 
 def quality_of(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[str]) -> dict[str, Any]:

@@ -65,14 +65,17 @@ def draw_sheet(path: str | os.PathLike[str], patches: Patches, *, seed: int = 0)
             top = height - 0.42 - line * (_PANEL_IN + _CAPTION_IN)
             name = CLASS_NAMES[k] if k < len(CLASS_NAMES) else None
             figure.text(x, (top - 0.17) / height, _caption(patches, index, name), fontsize=5.6, color=INK)
-            for panel in range(3):
+            stack, labels = patches.read(index)
+            pictures = [_picture(stack, patches.channels, bands) for bands in (TRUE_COLOUR, SWIR)]
+            pictures.append(_labelled(pictures[0], labels))
+            for panel, picture in enumerate(pictures):
                 box = (
                     x + panel * _PANEL_IN / width,
                     (top - _CAPTION_IN + 0.05 - _PANEL_IN) / height,
                     0.98 * _PANEL_IN / width,
                     0.98 * _PANEL_IN / height,
                 )
-                _draw_panel(figure.add_axes(box), patches, index, panel)
+                _draw_panel(figure.add_axes(box), picture, labels if panel == 1 else None)
     for k in range(len(CLASS_NAMES) + 1):
         middle = height - 0.42 - (2 * k + 1) * (_PANEL_IN + _CAPTION_IN)
         words = _title(k) if k < len(CLASS_NAMES) else "Label against spectrum"
@@ -118,15 +121,11 @@ def choose(patches: Patches, split: str, *, seed: int) -> dict[tuple[int, int], 
     return found
 
 
-def _draw_panel(axes: Axes, patches: Patches, index: int, panel: int) -> None:
-    x, y = patches.read(index)
-    picture = _picture(x, patches.channels, SWIR if panel == 1 else TRUE_COLOUR)
-    if panel == 2:
-        picture = _labelled(picture, y)
+def _draw_panel(axes: Axes, picture: NDArray[np.float32], edges: NDArray[np.uint8] | None) -> None:
     axes.imshow(picture, interpolation="none")
-    if panel == 1:
-        _draw_edge(axes, np.isin(y, (CLEAN_ICE, DEBRIS)), _ICE_EDGE)
-        _draw_edge(axes, y == DEBRIS, _DEBRIS_EDGE)
+    if edges is not None:
+        _draw_edge(axes, np.isin(edges, (CLEAN_ICE, DEBRIS)), _ICE_EDGE)
+        _draw_edge(axes, edges == DEBRIS, _DEBRIS_EDGE)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

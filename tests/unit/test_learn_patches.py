@@ -98,7 +98,7 @@ def test_patches_lie_in_whole_shards_many_to_a_file(tmp_path, monkeypatch):
     for i, (x, y) in enumerate(made):
         writer.add(x, y, place(i))
         # what is on disk grows by whole shards: none is written twice
-        assert writer._array("x").shape[0] == 4 * ((i + 1) // 4)
+        assert writer._arrays["x"].shape[0] == 4 * ((i + 1) // 4)
     again = writer.finish(pca=None)
     for i in (9, 0, 3, 4):
         x, y = again.read(i)
