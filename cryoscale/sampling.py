@@ -19,7 +19,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from cryoscale.errors import AssetReadError, InputError, OutputError
+from cryoscale.errors import AssetReadError, InputError, OutputError, SourceError
 from cryoscale.features.stack import CHANNELS, PcaBasis
 from cryoscale.featurise import fit_basis
 from cryoscale.grid import Block, Window
@@ -58,6 +58,7 @@ def make_samples(
     try:
         writer = PatchWriter(out, channels=CHANNELS, patch_px=config.patch_px, dtype=config.dtype)
         left_out = _cut_all(regions, labels, basis, config, writer, stage)
+        _require_patches(writer, regions, left_out, config)
         patches = _finish(writer, regions, labels, config, (basis, basis_source))
     except BaseException:
         _remove(out)
@@ -77,13 +78,6 @@ def _finish(
     config: SampleConfig,
     basis: tuple[PcaBasis, str],
 ) -> Patches:
-    for region in regions:
-        if not (writer.column("region") == region.number).any():
-            raise InputError(
-                f"run {region.name}, not one patch of which is labelled to {config.min_labelled:.0%}",
-                "clear optical pixels with labels in every run",
-                "check outlines and clouds, lower --min-labelled, or leave the run out",
-            )
     where = {name: writer.column(name).astype(np.int64) for name in ("epsg", "row", "col")}
     ground = Ground(**where, patch_px=config.patch_px)
     rule = SplitRule(
@@ -128,6 +122,30 @@ def _finish(
             "pca": basis[1],
         },
     )
+
+
+def _require_patches(
+    writer: PatchWriter,
+    regions: Sequence[MappedRegion],
+    left_out: Sequence[dict[str, Any]],
+    config: SampleConfig,
+) -> None:
+    for region in regions:
+        if (writer.column("region") == region.number).any():
+            continue
+        reasons = [block["reason"] for block in left_out if block["region"] == region.name]
+        if reasons:
+            raise SourceError(
+                f"run {region.name}, {len(reasons)} of whose {len(region.work)} blocks cannot be read "
+                f"({reasons[0]})",
+                "the scenes that it was mapped from",
+                "bring them back, or leave the run out",
+            )
+        raise InputError(
+            f"run {region.name}, not one patch of which is labelled to {config.min_labelled:.0%}",
+            "clear optical pixels with labels in every run",
+            "check outlines and clouds, lower --min-labelled, or leave the run out",
+        )
 
 
 def _require_names(held_out: Sequence[str], regions: Sequence[MappedRegion]) -> None:

@@ -171,7 +171,8 @@ def _caption(patches: Patches, index: int, name: str | None) -> str:
     else:
         pixels = patches.columns["class_pixels"][index]
         share, what = pixels[CLASS_NAMES.index(name)] / max(pixels.sum(), 1), _title(CLASS_NAMES.index(name))
-    return f"no. {index}  {region[:28]}  {when}  {where}  {share:.0%} {what.lower()}"
+    told = f"{share:.0%}" if share == 0 or share >= 0.01 else "under 1%"
+    return f"no. {index}  {region[:28]}  {when}  {where}  {told} {what.lower()}"
 
 
 def _title(k: int) -> str:
