@@ -7,6 +7,7 @@ block (and a patch around it) for each worker, whatever the region.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +68,7 @@ def make_samples(
     stem = out.removesuffix(".zarr")
     stage("drawing the picture sheet")
     draw_sheet(f"{stem}.png", patches)
-    Ledger(stem.rsplit("/", 1)[0]).put(f"{stem.rsplit('/', 1)[1]}.json", summary)
+    store.put(f"{stem}.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
     return summary
 
 
