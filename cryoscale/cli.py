@@ -170,6 +170,84 @@ def models(json_: JsonOption = False) -> None:
 
 
 @app.command()
+def samples(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Output folders of finished runs.")],
+    out: Annotated[str, typer.Option(help="Patch set to write, X.zarr; X.png and X.json beside it.")],
+    outlines: Annotated[list[Path] | None, typer.Option(help="Glacier outlines (RGI 7); repeatable.")] = None,
+    debris: Annotated[list[Path] | None, typer.Option(help="Outlines of debris; repeatable.")] = None,
+    corrections: Annotated[
+        list[Path] | None, typer.Option(help="Polygons with a column class, which win over the rules.")
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="Label rasters in place of outlines: a file, or a folder of <epsg>.tif."),
+    ] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Take the nearest pixel of a truth off the grid.")
+    ] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="Take the PCA basis of these weights, to fine-tune them.")
+    ] = None,
+    patch: Annotated[int, typer.Option(help="Edge of a patch, pixels.")] = 256,
+    stride: Annotated[int, typer.Option(help="Distance between patches, pixels.")] = 128,
+    min_labelled: Annotated[float, typer.Option(help="Least share of labelled pixels in a patch.")] = 0.2,
+    rim_px: Annotated[float, typer.Option(help="Do not learn this close to outlines, pixels.")] = 0.0,
+    split: Annotated[
+        str, typer.Option(help="blocked, random (the paper's; leaks) or leave-one-out.")
+    ] = "blocked",
+    held_out: Annotated[
+        list[str] | None, typer.Option(help="Name of a run to test on, for leave-one-out; repeatable.")
+    ] = None,
+    fraction: Annotated[float, typer.Option(help="Share for validation.")] = 0.2,
+    test_fraction: Annotated[float, typer.Option(help="Share for test.")] = 0.0,
+    block_px: Annotated[
+        int, typer.Option(help="Edge of the blocks of ground that are split, pixels.")
+    ] = 1024,
+    gap_px: Annotated[
+        int | None, typer.Option(help="Least distance between splits, pixels; default: no source is shared.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    workers: Annotated[int, typer.Option(help="Blocks read at a time.")] = 2,
+    json_: JsonOption = False,
+) -> None:
+    """Cut finished runs into labelled patches to train on, with a picture sheet to look at."""
+    from cryoscale.console import Console
+    from cryoscale.learn.sampleset import checked
+    from cryoscale.sampling import make_samples
+
+    given = {
+        "outlines": outlines or (),
+        "debris": debris or (),
+        "corrections": corrections or (),
+        "truth": truth,
+        "resample": resample,
+        "weights": weights,
+        "patch_px": patch,
+        "stride_px": stride,
+        "min_labelled": min_labelled,
+        "rim_px": rim_px,
+        "split": split,
+        "held_out": held_out or (),
+        "fraction": fraction,
+        "test_fraction": test_fraction,
+        "block_px": block_px,
+        "dtype": dtype,
+        "seed": seed,
+        "workers": workers,
+    }
+    config = checked(**given, **({} if gap_px is None else {"gap_px": gap_px}))
+    console = Console(quiet=json_)
+    with console:
+        summary = make_samples([_output(run) for run in runs], _output(out), config, on_stage=console.stage)
+    if json_:
+        _print_json(summary)
+    else:
+        console.samples(summary)
+    raise typer.Exit(1 if summary["blocks_left_out"] else 0)
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The training's YAML file.")],
     out: Annotated[Path, typer.Option(help="The weights file to write (.safetensors).")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import rich.console
@@ -249,6 +249,32 @@ class Console:
                 self.say(f"{split}:")
                 self.evaluation(Scores.from_dict(scores))
         self.say(f"wrote {path} and its card")
+
+    def samples(self, summary: Mapping[str, Any]) -> None:
+        """What ``cryoscale samples`` made: patches and class shares by split, and what to know."""
+        names = list(next(iter(summary["class_pixels"].values())))
+        rows = []
+        for split, count in summary["patches"].items():
+            pixels = summary["class_pixels"][split]
+            total = max(sum(pixels.values()), 1)
+            rows.append([split, count, *(f"{100 * pixels[name] / total:.1f} %" for name in names)])
+        self._table(
+            ("split", "patches", *(name.split("_covered")[0].replace("_", " ") for name in names)), rows
+        )
+        by_region = [(name, *counts.values()) for name, counts in summary["regions"].items()]
+        self._table(("region", *summary["patches"]), by_region)
+        quality = summary["quality"]
+        self.say(
+            f"labelled {100 * quality['labelled_share']:.0f} %, of which label and spectrum disagree on "
+            f"{100 * quality['doubtful_share']:.1f} %"
+        )
+        self.say(f"{100 * summary['shared_ground']:.0f} % of what is held back shares ground with training")
+        for note in summary["notes"]:
+            self.say(f"note: {note}")
+        for block in summary["blocks_left_out"]:
+            self.say(f"not read: block {block['block']} of {block['region']}: {block['reason']}")
+        stem = summary["out"].removesuffix(".zarr")
+        self.say(f"wrote {summary['out']}, {stem}.json, and {stem}.png: look at it before you train")
 
     def status(self, status: Status) -> None:
         """What ``cryoscale status`` prints."""

@@ -8,7 +8,7 @@ run's: what is written here is what a model sees there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +92,23 @@ class RunBasis:
 def fit_run_basis(settings: Settings, items: Items) -> RunBasis:
     """The PCA basis of a run whose model brings none: fitted on a seeded sample of clear pixels.
 
+    Raises:
+        InputError: no window of the sample holds a clear pixel.
+    """
+    context = context_of(settings, "", items, None)
+    return fit_basis(
+        [
+            (context, year, block)
+            for year in settings.years
+            for zone in zone_regions(settings)
+            for block in blocks_of(settings, zone)
+        ]
+    )
+
+
+def fit_basis(work: Sequence[tuple[RunContext, int, Block]]) -> RunBasis:
+    """The PCA basis of a seeded sample of the clear pixels of blocks, each with its run and year.
+
     The sample is drawn from windows in the middle of at most a dozen blocks, so that its cost does
     not grow with the region. Its scenes are read as those of a block are, with as many attempts and
     by the same ``on_unreadable``; where a block would be set aside, the sample does without its window.
@@ -99,22 +116,15 @@ def fit_run_basis(settings: Settings, items: Items) -> RunBasis:
     Raises:
         InputError: no window of the sample holds a clear pixel, or could be read.
     """
-    context = context_of(settings, "", items, None)
     rng = np.random.default_rng(_SEED)
-    work = [
-        (year, block)
-        for year in settings.years
-        for zone in zone_regions(settings)
-        for block in blocks_of(settings, zone)
-    ]
     chosen = [work[n] for n in sorted(rng.permutation(len(work))[:_SAMPLE_BLOCKS])]
     scenes: set[tuple[str, str]] = set()
     windows: list[tuple[str, str]] = []
 
     def batches() -> Iterator[np.ndarray]:
-        for year, block in chosen:
+        for context, year, block in chosen:
             try:
-                inputs, report = _optical_of(context, year, _middle(block, settings))
+                inputs, report = _optical_of(context, year, _middle(block, context.region))
             except (AssetReadError, UnreadableError) as error:
                 windows.append((f"{year}/{block.epsg}/{block.key}", " ".join(str(error).split())))
                 continue
@@ -151,6 +161,7 @@ def _optical_of(context: RunContext, year: int, window: Window) -> tuple[xr.Data
                 on_unreadable=context.on_unreadable,
                 leave_unreachable=attempt == ATTEMPTS,
                 max_cloud_pct=context.max_cloud_pct,
+                loader=context.loader,
             )
         except AssetReadError:
             if attempt == ATTEMPTS:
@@ -158,9 +169,9 @@ def _optical_of(context: RunContext, year: int, window: Window) -> tuple[xr.Data
     raise AssertionError("the last attempt returns or raises")
 
 
-def _middle(block: Block, settings: Settings) -> Window:
+def _middle(block: Block, region: Any) -> Window:
     """A window in the middle of what the block and the region have in common."""
-    part = ZoneRegion(block.epsg, settings.region).window().intersect(block.window) or block.window
+    part = ZoneRegion(block.epsg, region).window().intersect(block.window) or block.window
     height, width = min(_SAMPLE_PX, part.height), min(_SAMPLE_PX, part.width)
     row, col = part.row + (part.height - height) // 2, part.col + (part.width - width) // 2
     return Window(block.epsg, row, col, height, width)

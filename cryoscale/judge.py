@@ -26,10 +26,10 @@ from cryoscale.learn import charts, tables
 from cryoscale.learn.errormap import ErrorMap
 from cryoscale.learn.evaluate import Evaluation, evaluate
 from cryoscale.learn.examine import Examination, examine, no_layers
-from cryoscale.learn.scan import Truth, groups, truth_of
+from cryoscale.learn.scan import groups
 from cryoscale.learn.scores import NO_DATA
 from cryoscale.learn.strata import Layers, open_strata
-from cryoscale.learn.truth import open_truth
+from cryoscale.learn.truth import Truth, open_truth, truth_of
 from cryoscale.read import snapshot
 from cryoscale.read.inputs import read_inputs
 from cryoscale.repredict import Variant, choose_variants, repredict, settings_of

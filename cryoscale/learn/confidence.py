@@ -20,8 +20,9 @@ from cryoscale.grid import Window, window_of
 from cryoscale.infer.encode import SCALE, confidence, encode_share
 from cryoscale.learn.ranking import Ranking
 from cryoscale.learn.reliability import RELIABILITY_BINS, Reliability
-from cryoscale.learn.scan import Truth, groups, parts_of, truth_of
+from cryoscale.learn.scan import groups, parts_of
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
+from cryoscale.learn.truth import Truth, truth_of
 from cryoscale.write.store import put
 
 SIGNALS = ("softmax", "entropy", "layer")
@@ -229,7 +230,7 @@ def error_prediction(run: str | Path, truth: Truth, *, years: Sequence[int] | No
     """
     counts, layers = no_counts(), set()
     for year, epsg in groups(run, years):
-        for part in parts_of(run, year, epsg, truth_of(truth, epsg)):
+        for part in parts_of(run, year, epsg, truth_of(truth, epsg, year)):
             layers.add(str(part.mosaic.attrs.get("cryoscale:confidence", "one minus normalised entropy")))
             rows, cols = part.window.slices_in(window_of(part.mosaic, epsg))
             layer = {name: np.asarray(part.mosaic[name][..., rows, cols].values) for name in _LAYERS}

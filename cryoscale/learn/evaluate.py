@@ -20,8 +20,9 @@ from cryoscale.learn.augment import drop_modalities
 from cryoscale.learn.patches import Patches
 from cryoscale.learn.places import code_of
 from cryoscale.learn.reliability import PROBABILITY_SCALE, Reliability
-from cryoscale.learn.scan import Truth, groups, parts_of, truth_of
+from cryoscale.learn.scan import groups, parts_of
 from cryoscale.learn.scores import CLASS_NAMES, Scores, confusion_matrix
+from cryoscale.learn.truth import Truth, truth_of
 
 __all__ = ["PROBABILITY_SCALE", "Evaluation", "Reliability", "Truth", "evaluate", "score_patches"]
 

@@ -16,9 +16,10 @@ from cryoscale.learn.errormap import ErrorMap
 from cryoscale.learn.evaluate import Evaluation, refuse_nothing_in_common
 from cryoscale.learn.glaciers import GlacierAreas, bodies_of_truth, read_outlines
 from cryoscale.learn.reliability import PROBABILITY_SCALE, MapTemperature, Reliability, Stated
-from cryoscale.learn.scan import Part, Truth, groups, open_raw, parts_of, truth_of
+from cryoscale.learn.scan import Part, groups, open_raw, parts_of
 from cryoscale.learn.scores import CLASS_NAMES, Scores, confusion_matrix
 from cryoscale.learn.strata import Layers, StrataScores
+from cryoscale.learn.truth import Truth, truth_of
 
 
 def no_layers(year: int, window: Window) -> dict[str, NDArray[np.float32]]:

@@ -10,12 +10,14 @@ unlike on bare ice, a high NDWI is water, so a debris pixel above the threshold 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.features import rasterize
+from scipy.ndimage import distance_transform_edt
 
 from cryoscale.errors import InputError
 from cryoscale.grid import Window
@@ -29,11 +31,16 @@ BACKGROUND, CLEAN_ICE, DEBRIS, WATER, VEGETATION = range(5)
 
 @dataclass(frozen=True)
 class LabelRules:
-    """Thresholds of the label rules; ``ponds_on_debris`` keeps supraglacial ponds as water."""
+    """The choices in the label rules.
+
+    ``ponds_on_debris`` keeps supraglacial ponds as water. Pixels within ``rim_px`` of the edge of the ice, or
+    of the debris, get no label: outlines are a pixel or two off, and those pixels are mixed.
+    """
 
     ndwi_water: float = 0.17
     ndvi_vegetation: float = 0.3
     ponds_on_debris: bool = True
+    rim_px: float = 0.0
 
 
 def label_window(
@@ -55,9 +62,9 @@ def label_window(
             outside the glacier outlines counts as debris-covered ice too.
         ndwi: (y, x) on the window; NaN = no data.
         ndvi: (y, x) on the window; NaN = no data.
-        corrections: polygons with a column ``class`` (a label or a class name) that win over all
-            rules, later rows over earlier ones.
-        rules: other thresholds.
+        corrections: polygons with a column ``class`` (a label, 255 for "not to be learnt", or a class
+            name) that win over all rules, later rows over earlier ones.
+        rules: other thresholds, and the rim.
 
     A pixel belongs to a polygon when its centre does. Where an index is NaN the label is 255, even
     inside an outline: without optics the map has no data there, and nothing is to be learnt.
@@ -71,18 +78,44 @@ def label_window(
             raise InputError(
                 f"{name} of shape {index.shape}", f"the window's shape {window.shape}", "cut it to the window"
             )
-    is_debris = _burn(debris, "debris outlines", window)
-    is_clean = _burn(glaciers, "glacier outlines", window) & ~is_debris
+    margin = math.ceil(rules.rim_px)
+    # Outlines beyond the window have a rim inside it: burnt with a margin, a part's labels are the whole's.
+    outer = window.pad(margin)
+    debris_around = _burn(debris, "debris outlines", outer)
+    ice_around = _burn(glaciers, "glacier outlines", outer) | debris_around
+    is_debris, is_ice = (mask[window.slices_in(outer)] for mask in (debris_around, ice_around))
     labels = np.full(window.shape, BACKGROUND, np.uint8)
     labels[ndvi > rules.ndvi_vegetation] = VEGETATION
     labels[ndwi > rules.ndwi_water] = WATER
     labels[is_debris & ~(rules.ponds_on_debris & (ndwi > rules.ndwi_water))] = DEBRIS
-    labels[is_clean] = CLEAN_ICE
+    labels[is_ice & ~is_debris] = CLEAN_ICE
+    if margin:
+        rim = _rim(ice_around, rules.rim_px) | _rim(debris_around, rules.rim_px)
+        labels[rim[window.slices_in(outer)]] = NO_DATA
     if corrections is not None:
-        for number, row in enumerate(corrections["class"]):
-            labels[_burn(corrections.iloc[[number]], "corrections", window)] = _class_of(row)
+        labels = corrected(labels, window, corrections)
     labels[np.isnan(ndwi) | np.isnan(ndvi)] = NO_DATA
     return labels
+
+
+def corrected(labels: NDArray[np.uint8], window: Window, corrections: GeoDataFrame) -> NDArray[np.uint8]:
+    """Labels (y, x) of a window with polygons put over them, later rows over earlier ones.
+
+    Raises:
+        InputError: polygons without a CRS, or of no class.
+    """
+    out = labels.copy()
+    for number, row in enumerate(corrections["class"]):
+        out[_burn(corrections.iloc[[number]], "corrections", window)] = _class_of(row)
+    return out
+
+
+def _rim(mask: NDArray[np.bool_], rim_px: float) -> NDArray[np.bool_]:
+    """Pixels (y, x) whose centre is within ``rim_px`` of the centre of one on the mask's other side."""
+    if mask.all() or not mask.any():
+        return np.zeros(mask.shape, bool)
+    near_outside, near_inside = distance_transform_edt(mask), distance_transform_edt(~mask)
+    return np.asarray(np.where(mask, near_outside, near_inside) <= rim_px)
 
 
 def _burn(outlines: GeoDataFrame, name: str, window: Window) -> NDArray[np.bool_]:
@@ -103,6 +136,8 @@ def _class_of(value: object) -> int:
     """The label that a correction names by number or by class name."""
     if isinstance(value, str) and value in CLASS_NAMES:
         return CLASS_NAMES.index(value)
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        value = int(value)  # what a table with an empty cell makes of whole numbers
     if isinstance(value, (int, np.integer)) and (0 <= value < len(CLASS_NAMES) or value == NO_DATA):
         return int(value)
     raise InputError(

@@ -1,35 +1,62 @@
 """Patch sets on disk: stacks, labels, where they lie, and which split they belong to, as one Zarr group.
 
 Layout (Zarr v3): ``x`` (n, channel, p, p) float16 or float32, physical units, NaN = absent;
-``y`` (n, p, p) u1, 255 = not to be learnt; ``row``, ``col``, ``epsg``, ``region``, ``composite``,
-``split`` (n,) integers. The attributes hold the channel names, the PCA basis, the names behind the
-composite numbers, and what the patches were made from. A set without ``complete: true`` was
-interrupted and is made anew.
+``y`` (n, p, p) u1, 255 = not to be learnt; many patches a shard and one a chunk, so that a set of a mountain
+range is thousands of files rather than millions, and one patch is still one range request. Beside them, for
+each patch, where it lies and what it was made from (``row``, ``col``, ``epsg``, ``region``,
+``composite``, ``split``, ``year``, ``day``), and its quality (``labelled``, ``clear``,
+``modalities``, ``doubtful`` and ``class_pixels`` (n, class), see :func:`quality_of`). The attributes hold
+the channel names, the PCA basis, the names behind the composite numbers, and what the patches were made
+from. A set without ``complete: true`` was interrupted and is made anew.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from cryoscale.errors import SourceError
-from cryoscale.learn.scores import NO_DATA
+from cryoscale.errors import InputError, SourceError
+from cryoscale.features.channels import BANDS, MODALITIES
+from cryoscale.features.inputs import INPUTS_OF_MODALITY
+from cryoscale.learn.labels import BACKGROUND, CLEAN_ICE, DEBRIS, VEGETATION
+from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
+from cryoscale.write import store
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "unused")
 
-_COLUMNS = {"row": "i4", "col": "i4", "epsg": "i4", "region": "i4", "composite": "u1", "split": "u1"}
+SHARD_BYTES = 64_000_000
+"""Stacks in a shard, uncompressed: what the writer holds, and at most what one file has."""
+
+SNOW_NDSI, SNOW_FREE_NDSI = 0.4, 0.2
+
+_PLACE = {
+    "row": "i4",
+    "col": "i4",
+    "epsg": "i4",
+    "region": "i4",
+    "composite": "u1",
+    "split": "u1",
+    "year": "i2",
+    "day": "i4",
+}
+_QUALITY = {"labelled": "f4", "clear": "f4", "modalities": "u1", "doubtful": "f4"}
+_COLUMNS = {**_PLACE, **_QUALITY, "class_pixels": "i4"}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a patch lies and what it was made from; row and col are world pixels of the zone."""
+    """Where a patch lies and what it was made from; row and col are world pixels of the zone.
+
+    ``year`` is the season, ``day`` the median date of its optical pixels in days since 1970-01-01; 0 where
+    not known.
+    """
 
     epsg: int
     row: int
@@ -37,57 +64,134 @@ class Place:
     region: int
     composite: str
     split: str
+    year: int = 0
+    day: int = 0
 
 
 class PatchWriter:
-    """Appends patches to a new set; what stood at ``path`` before is overwritten."""
+    """Appends patches to a new set; what stood at ``path`` (a folder or fsspec URL) before is overwritten.
 
-    def __init__(self, path: Path, *, channels: Sequence[str], patch_px: int, dtype: str = "float16") -> None:
-        self._group = zarr.open_group(path, mode="w")
+    Shards are written whole and once; the columns come last. A kill at any moment leaves a set
+    that says of itself that it is not complete.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, channels: Sequence[str], patch_px: int, dtype: str = "float16"
+    ) -> None:
+        self._group = zarr.open_group(store.open_store(path), mode="w")
         self._group.attrs.update({"channels": list(channels), "composites": [], "complete": False})
+        self._channels = tuple(channels)
         self._composites: list[str] = []
+        self._rows: list[dict[str, Any]] = []
         c, p = len(channels), patch_px
-        self._group.create_array("x", shape=(0, c, p, p), chunks=(1, c, p, p), dtype=dtype)
-        self._group.create_array("y", shape=(0, p, p), chunks=(1, p, p), dtype="u1")
-        for name, kind in _COLUMNS.items():
-            self._group.create_array(name, shape=(0,), chunks=(65536,), dtype=kind)
+        self._shard = max(1, SHARD_BYTES // (c * p * p * np.dtype(dtype).itemsize))
+        self._arrays: dict[str, Any] = {}
+        for name, shape, kind in (("x", (c, p, p), dtype), ("y", (p, p), "u1")):
+            self._arrays[name] = self._group.create_array(
+                name,
+                shape=(0, *shape),
+                chunks=(1, *shape),
+                shards=(self._shard, *shape),
+                dtype=kind,
+                compressors=store.COMPRESSOR,
+            )
+        self._pending: list[tuple[NDArray[Any], NDArray[np.uint8]]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def add(self, x: NDArray[np.float32], y: NDArray[np.uint8], place: Place) -> None:
-        """Appends one stack (c,p,p) with its labels (p,p)."""
+        """Appends one stack (c,p,p) with its labels (p,p).
+
+        Raises:
+            InputError: a label that is neither a class nor 255.
+        """
         if place.composite not in self._composites:
             self._composites.append(place.composite)
-        row = {
-            "x": x.astype(self._array("x").dtype),
-            "y": y,
-            "row": place.row,
-            "col": place.col,
-            "epsg": place.epsg,
-            "region": place.region,
-            "composite": self._composites.index(place.composite),
-            "split": SPLITS.index(place.split),
-        }
-        for name, value in row.items():
-            array = self._array(name)
-            array.append(np.asarray(value, array.dtype)[np.newaxis])
+        self._rows.append(
+            {
+                **{name: getattr(place, name) for name in _PLACE},
+                "composite": self._composites.index(place.composite),
+                "split": SPLITS.index(place.split),
+                **quality_of(x, y, self._channels),
+            }
+        )
+        self._pending.append((x.astype(self._arrays["x"].dtype), y))
+        if len(self._pending) == self._shard:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Writes what waits as one shard."""
+        for name, values in zip("xy", zip(*self._pending, strict=True), strict=False):
+            self._arrays[name].append(np.stack(values))
+        self._pending = []
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One value for each patch so far, by the name of the column."""
+        return np.array([row[name] for row in self._rows], _COLUMNS[name])
 
     def indices(self, *splits: str) -> NDArray[np.int64]:
         """Numbers of the patches so far that belong to one of the splits."""
         wanted = [SPLITS.index(split) for split in splits]
-        return np.flatnonzero(np.isin(self._array("split")[:], wanted))
+        return np.flatnonzero(np.isin(self.column("split"), wanted))
 
     def reassign(self, indices: NDArray[np.int64], splits: NDArray[np.str_]) -> None:
         """Puts patches into other splits, one name for each number."""
-        column = self._array("split")[:]
-        column[indices] = [SPLITS.index(split) for split in splits]
-        self._array("split")[:] = column
+        for index, split in zip(indices, splits, strict=True):
+            self._rows[int(index)]["split"] = SPLITS.index(str(split))
 
     def finish(self, **attributes: Any) -> Patches:
-        """Marks the set complete, with these JSON attributes, and opens it."""
+        """Writes what is left, marks the set complete, with these JSON attributes, and opens it."""
+        if self._pending:
+            self._flush()
+        for name, kind in _COLUMNS.items():
+            shape: tuple[int, ...] = (len(self), len(CLASS_NAMES)) if name == "class_pixels" else (len(self),)
+            chunks = (65536, *shape[1:])
+            column = self._group.create_array(name, shape=shape, chunks=chunks, dtype=kind)
+            if len(self):
+                column[:] = self.column(name)
         self._group.attrs.update({**attributes, "composites": self._composites, "complete": True})
         return Patches(self._group)
 
-    def _array(self, name: str) -> Any:
-        return self._group[name]
+
+def quality_of(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[str]) -> dict[str, Any]:
+    """How good a patch of stack (c,p,p) and labels (p,p) is, as its columns say it.
+
+    ``labelled`` and ``clear`` are shares of its pixels, the latter of those with all optical bands that the
+    set has; ``modalities`` has the bit of each modality whose inputs at least half of its pixels have;
+    ``class_pixels`` counts labels. ``doubtful`` is the share of the labelled pixels whose label and NDSI
+    disagree: clean ice below 0.2, or anything but ice and water above 0.4, where snow begins (Hall et al.
+    1995, https://doi.org/10.1016/0034-4257(95)00137-P). That may be seasonal snow outside the outlines, or
+    outlines that are off: worth a look, and no reason by itself to leave a patch out.
+
+    Raises:
+        InputError: a label that is neither a class nor 255.
+    """
+    counts = np.bincount(y.ravel(), minlength=NO_DATA + 1)
+    strange = np.flatnonzero(counts[len(CLASS_NAMES) : NO_DATA]) + len(CLASS_NAMES)
+    if strange.size:
+        raise InputError(
+            f"label {strange[0]} in a patch", f"0..{len(CLASS_NAMES) - 1}, or 255", "mend the labels"
+        )
+
+    def share(names: Sequence[str]) -> float:
+        at = [channels.index(name) for name in names if name in channels]
+        return float(np.isfinite(x[at]).all(axis=0).mean()) if at else 0.0
+
+    bits = [bit for name, bit in MODALITIES.items() if share(INPUTS_OF_MODALITY[name]) >= 0.5]
+    return {
+        "labelled": 1.0 - counts[NO_DATA] / y.size,
+        "clear": share(BANDS),
+        "modalities": sum(bits),
+        "doubtful": _doubtful(x[channels.index("NDSI")], y) if "NDSI" in channels else 0.0,
+        "class_pixels": counts[: len(CLASS_NAMES)],
+    }
+
+
+def _doubtful(ndsi: NDArray[np.float32], y: NDArray[np.uint8]) -> float:
+    ice, free = y == CLEAN_ICE, np.isin(y, (BACKGROUND, DEBRIS, VEGETATION))
+    wrong = (ice & (ndsi < SNOW_FREE_NDSI)) | (free & (ndsi > SNOW_NDSI))
+    return float(wrong.sum() / max((y != NO_DATA).sum(), 1))
 
 
 class Patches:
@@ -101,25 +205,29 @@ class Patches:
         self.attrs: dict[str, Any] = json.loads(json.dumps(group.attrs.asdict()))
         self.channels: tuple[str, ...] = tuple(self.attrs["channels"])
         columns: dict[str, Any] = {name: group[name] for name in _COLUMNS}
-        self.columns: dict[str, NDArray[np.int64]] = {
-            name: np.asarray(column[:], np.int64) for name, column in columns.items()
+        self.columns: dict[str, NDArray[Any]] = {
+            name: np.asarray(column[:], np.float64 if _COLUMNS[name][0] == "f" else np.int64)
+            for name, column in columns.items()
         }
 
     @classmethod
-    def open(cls, path: Path) -> Patches:
-        """Opens the set at ``path``.
+    def open(cls, path: str | os.PathLike[str]) -> Patches:
+        """Opens the set at ``path``, a folder or fsspec URL.
 
         Raises:
-            SourceError: if there is none, or if its making was interrupted.
+            SourceError: if there is none, if its making was interrupted, or if another version made it.
         """
         what, do = "a patch set that cryoscale has made", "make the patches first"
         try:
-            group = zarr.open_group(path, mode="r")
+            group = zarr.open_group(store.open_store(path, read_only=True), mode="r")
             complete = bool(group.attrs.get("complete", False))
-        except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+        except (FileNotFoundError, NotADirectoryError, zarr.errors.GroupNotFoundError):
             raise SourceError(f"patches {path}", what, do) from None
         if not complete:
             raise SourceError(f"patches {path}, whose making was interrupted", what, do)
+        missing = sorted({"x", "y", *_COLUMNS} - set(group.array_keys()))
+        if missing:
+            raise SourceError(f"patches {path} without {', '.join(missing)}", what, "make the patches anew")
         return cls(group)
 
     def __len__(self) -> int:
@@ -136,7 +244,7 @@ class Patches:
 
     def place(self, index: int) -> Place:
         """Where a patch lies and what it was made from."""
-        row = {name: int(column[index]) for name, column in self.columns.items()}
+        row = {name: int(self.columns[name][index]) for name in _PLACE}
         composite, split = self.attrs["composites"][row.pop("composite")], SPLITS[row.pop("split")]
         return Place(**row, composite=composite, split=split)
 
@@ -191,59 +299,5 @@ class Patches:
 
     def class_counts(self, indices: Sequence[int] | NDArray[np.int64], classes: int) -> NDArray[np.int64]:
         """Labelled pixels of each class (k,) in these patches."""
-        counts = np.zeros(NO_DATA + 1, np.int64)
-        for index in indices:
-            counts += np.bincount(self._y[int(index)].ravel(), minlength=NO_DATA + 1)
+        counts: NDArray[np.int64] = self.columns["class_pixels"][np.asarray(indices, np.int64)].sum(axis=0)
         return counts[:classes]
-
-
-def random_split(n: int, *, fraction: float, seed: int) -> NDArray[np.str_]:
-    """Splits (n,) "train"/"validation" drawn at random, ``round(n * fraction)`` of them for validation.
-
-    Patches that overlap land on both sides: scores on such a split flatter the model, and it exists to
-    compare with published figures that were made so. The blocked split is the honest one.
-    """
-    out = np.full(n, "train", dtype="<U10")
-    out[np.random.default_rng(seed).permutation(n)[: round(n * fraction)]] = "validation"
-    return out
-
-
-def blocked_split(
-    rows: NDArray[np.int64],
-    cols: NDArray[np.int64],
-    regions: NDArray[np.int64],
-    *,
-    patch_px: int,
-    block_px: int,
-    fraction: float,
-    seed: int,
-) -> NDArray[np.str_]:
-    """Splits (n,) by square blocks of ground: no pixel is in both training and validation.
-
-    Args:
-        rows: first world row of each patch (n,).
-        cols: first world column (n,).
-        regions: number of the region (and zone) that each patch lies in (n,).
-        patch_px: edge of a patch.
-        block_px: edge of the blocks, which lie at its multiples.
-        fraction: share of the blocks, at least one, that is held back.
-        seed: of the draw.
-
-    A patch that reaches into blocks of both kinds is "unused": dropping it is what keeps them apart.
-    """
-    # Steps of at most a block from the first pixel to the last meet every block that the patch touches.
-    steps = sorted({min(step, patch_px - 1) for step in range(0, patch_px + block_px, block_px)})
-    touches = [
-        np.stack([regions, (rows + dy) // block_px, (cols + dx) // block_px], axis=1)
-        for dy in steps
-        for dx in steps
-    ]
-    corners = np.stack(touches, axis=1)
-    blocks, inverse = np.unique(corners.reshape(-1, 3), axis=0, return_inverse=True)
-    held = np.zeros(len(blocks), bool)
-    held[np.random.default_rng(seed).permutation(len(blocks))[: max(1, round(len(blocks) * fraction))]] = True
-    touched = held[inverse].reshape(corners.shape[:2])
-    out = np.full(len(rows), "unused", dtype="<U10")
-    out[touched.all(axis=1)] = "validation"
-    out[~touched.any(axis=1)] = "train"
-    return out

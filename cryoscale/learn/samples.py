@@ -29,9 +29,10 @@ from cryoscale.features.stack import (
     sample_clear_pixels,
 )
 from cryoscale.grid import Window, window_of
-from cryoscale.learn.patches import Patches, PatchWriter, Place, random_split
+from cryoscale.learn.patches import Patches, PatchWriter, Place
 from cryoscale.learn.recipe import SimulationConfig
 from cryoscale.learn.scores import NO_DATA
+from cryoscale.learn.splits import random_split
 from cryoscale.learn.truth import whole_truth
 
 Progress = Callable[[dict[str, Any]], None]
@@ -195,6 +196,7 @@ def _cut_scene(scene: _Scene, basis: PcaBasis, config: SimulationConfig, writer:
             region=scene.seed,
             composite=scene.composite,
             split=scene.split,
+            year=YEAR,
         )
         writer.add(x, y, place)
 

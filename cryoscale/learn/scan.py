@@ -6,7 +6,7 @@ counts in the UTM zone that its centre lies in, and so once, although mosaics re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -26,10 +26,6 @@ from cryoscale.write.store import open_store
 
 PART_PX = 1024
 """Edge of a part."""
-
-Truth = Path | Mapping[int, Path]
-"""One label raster for all zones, a folder with one ``<epsg>.tif`` a zone (or ``<year>/<epsg>.tif``, which
-goes first), or paths by EPSG code."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,24 +96,6 @@ def open_raw(out: str | Path, year: int, epsg: int) -> xr.Dataset:
         chunks=None,
     )
     return opened
-
-
-def truth_of(truth: Truth, epsg: int, year: int) -> Path:
-    """The label raster of a zone, and of a year where a folder has one of that name.
-
-    Raises:
-        SourceError: there is none.
-    """
-    if isinstance(truth, Mapping):
-        path = truth.get(epsg)
-    elif truth.is_dir():
-        of_year = truth / str(year) / f"{epsg}.tif"
-        path = of_year if of_year.is_file() else truth / f"{epsg}.tif"
-    else:
-        path = truth
-    if path is None or not path.is_file():
-        raise SourceError(f"truth {path or truth}", f"a raster of labels for EPSG:{epsg}", "check the path")
-    return path
 
 
 def parts_of(out: str | Path, year: int, epsg: int, truth: Path, rim_px: int = 0) -> Iterator[Part]:

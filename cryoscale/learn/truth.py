@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,10 @@ from rasterio.vrt import WarpedVRT
 from cryoscale.errors import SourceError
 from cryoscale.grid import RESOLUTION_M, Window, transformer, window_over_bounds, zone_bounds_deg
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
+
+Truth = Path | Mapping[int, Path]
+"""One label raster for all zones, a folder with one ``<epsg>.tif`` a zone (or ``<year>/<epsg>.tif``, which
+goes first), or paths by EPSG code."""
 
 
 @contextmanager
@@ -63,15 +67,21 @@ def open_truth(
             yield read
 
 
-def truth_path(truth: Path, epsg: int) -> Path:
-    """The label raster of a zone: ``truth`` itself, or ``<epsg>.tif`` in that folder.
+def truth_of(truth: Truth, epsg: int, year: int) -> Path:
+    """The label raster of a zone, and of a year where a folder has one of that name.
 
     Raises:
-        SourceError: if there is none.
+        SourceError: there is none.
     """
-    path = truth / f"{epsg}.tif" if truth.is_dir() else truth
-    if not path.is_file():
-        raise SourceError(f"truth {path} (absent)", f"a raster of labels for EPSG:{epsg}", "check the path")
+    if isinstance(truth, Mapping):
+        path = truth.get(epsg)
+    elif truth.is_dir():
+        of_year = truth / str(year) / f"{epsg}.tif"
+        path = of_year if of_year.is_file() else truth / f"{epsg}.tif"
+    else:
+        path = truth
+    if path is None or not path.is_file():
+        raise SourceError(f"truth {path or truth}", f"a raster of labels for EPSG:{epsg}", "check the path")
     return path
 
 

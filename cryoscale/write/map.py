@@ -47,7 +47,7 @@ _WIDTH_IN = 10.0
 _LONGEST_PX = 2400
 """No side of the warped picture is longer; more would not be seen at this size of page."""
 
-_STYLE: Mapping[int, tuple[str, str, float]] = {
+CLASS_STYLE: Mapping[int, tuple[str, str, float]] = {
     1: ("Clean ice", "#8fd3f7", 0.60),
     2: ("Debris-covered ice", "#8c5a1e", 0.72),
     3: ("Water", "#084594", 0.88),
@@ -193,12 +193,12 @@ def _background(background: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[n
         colour = np.dstack([_warp_all(background, name, frame) for name in ("B04", "B03", "B02")])
         known = np.isfinite(colour).all(axis=2)
         if known.any():
-            picture[known] = _stretch(colour[known])
+            picture[known] = stretch(colour[known])
     return picture
 
 
-def _stretch(reflectance: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Reflectances to 0-1 for the eye; one stretch for all bands, so that snow stays white."""
+def stretch(reflectance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Reflectances, none NaN, to 0-1 for the eye; one stretch for all bands, so that snow stays white."""
     low, high = np.percentile(reflectance, (0.5, 96.0))
     scaled = np.clip((reflectance - low) / max(high - low, 1e-6), 0.0, 1.0)
     return np.asarray(scaled**0.5, np.float32)
@@ -206,7 +206,7 @@ def _stretch(reflectance: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _paint(picture: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.float32]:
     painted = picture.copy()
-    for value, (_, colour, opacity) in _STYLE.items():
+    for value, (_, colour, opacity) in CLASS_STYLE.items():
         inside = label == value
         painted[inside] = (1 - opacity) * painted[inside] + opacity * np.array(to_rgb(colour), np.float32)
     return painted
@@ -238,7 +238,7 @@ def _draw_words(
 ) -> None:
     handles: list[Patch | Line2D] = [
         Patch(facecolor=colour, alpha=max(opacity, 0.6), edgecolor=INK, linewidth=0.4, label=name)
-        for value, (name, colour, opacity) in _STYLE.items()
+        for value, (name, colour, opacity) in CLASS_STYLE.items()
         if (label == value).any()
     ]
     if (label == _NODATA).any():

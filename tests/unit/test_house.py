@@ -40,6 +40,8 @@ STOREYS = [
     "results",
     "repredict",
     "judge",
+    "sources",
+    "sampling",
     "config",
     "api",
     "demo",

@@ -111,3 +111,46 @@ def test_what_cannot_be_meant_is_refused_in_one_line():
         label(ndwi=np.zeros((2, 2), np.float32))
     with pytest.raises(InputError, match="snow"):
         label(corrections=frame(box(WEST, SOUTH, EAST, NORTH), **{"class": ["snow"]}))
+
+
+@pytest.mark.parametrize("rim_px", [1.0, 2.0, 3.5])
+def test_a_rim_is_what_lies_within_its_width_of_the_other_side(rim_px):
+    """Brute force over all pairs of pixels, with outlines that begin outside the window."""
+    rules = LabelRules(rim_px=rim_px)
+    ice = box(WEST - 500, SOUTH - 500, WEST + 300, NORTH - 100)
+    debris = box(WEST + 150, SOUTH + 50, WEST + 220, NORTH - 200)
+    found = label(glaciers=frame(ice), debris=frame(debris), rules=rules)
+    plain = label(glaciers=frame(ice), debris=frame(debris))
+    pad = 6
+    y, x = WINDOW.pad(pad).coordinates()
+    inside = {}
+    for name, shape in (("ice", ice), ("debris", debris)):
+        west, south, east, north = shape.bounds
+        inside[name] = ((y[:, None] > south) & (y[:, None] < north)) & ((x > west) & (x < east))
+    expected = plain.copy()
+    reach = int(rim_px)
+    for row in range(WINDOW.height):
+        for col in range(WINDOW.width):
+            for mask in inside.values():
+                near = [
+                    mask[row + pad + dy, col + pad + dx]
+                    for dy in range(-reach, reach + 1)
+                    for dx in range(-reach, reach + 1)
+                    if dy * dy + dx * dx <= rim_px**2
+                ]
+                if any(near) != all(near):
+                    expected[row, col] = 255
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_labels_of_a_part_are_the_part_of_the_labels_rim_included():
+    given = {
+        "glaciers": frame(box(WEST + 33, SOUTH - 500, WEST + 307, NORTH - 97)),
+        "debris": frame(box(WEST + 200, SOUTH, WEST + 300, NORTH)),
+        "rules": LabelRules(rim_px=4),
+    }
+    whole = label(**given)
+    part = Window(WINDOW.epsg, WINDOW.row + 7, WINDOW.col + 20, 9, 13)
+    flat = np.full(part.shape, 0.1, np.float32)
+    found = label_window(part, ndwi=flat - 0.3, ndvi=flat, **given)
+    np.testing.assert_array_equal(found, whole[part.slices_in(WINDOW)])

@@ -1,20 +1,29 @@
-"""Patch sets on disk, their statistics and their splits."""
+"""Patch sets on disk, their shards, their quality and their statistics."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import zarr
 
-from cryoscale.errors import SourceError
-from cryoscale.learn.patches import Patches, PatchWriter, Place, blocked_split, random_split
+from cryoscale.errors import InputError, SourceError
+from cryoscale.features.channels import CHANNELS as ALL_CHANNELS
+from cryoscale.features.channels import MODALITIES
+from cryoscale.learn import patches as module
+from cryoscale.learn.patches import Patches, PatchWriter, Place, quality_of
 
 CHANNELS = ("B02", "elevation", "absent", "constant")
 
 
 def place(i, split="train"):
-    return Place(32645 + i % 2, -300 - i, 40 + i, 100 + i, ("median", "least_snow")[i % 2], split)
+    composite = ("median", "least_snow")[i % 2]
+    return Place(32645 + i % 2, -300 - i, 40 + i, 100 + i, composite, split, 2018 + i % 2, 17_000 + i)
 
 
 @pytest.fixture
@@ -78,37 +87,85 @@ def test_an_interrupted_set_and_an_absent_one_are_told_apart_from_a_finished_one
         Patches.open(tmp_path / "none.zarr")
 
 
-def test_a_random_split_holds_back_the_fraction_asked_for():
-    split = random_split(50, fraction=0.2, seed=3)
-    assert (split == "validation").sum() == 10
-    assert (split == "train").sum() == 40
-    assert (split == random_split(50, fraction=0.2, seed=3)).all()
-    assert (split != random_split(50, fraction=0.2, seed=4)).any()
+def test_patches_lie_in_whole_shards_many_to_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_BYTES", 4 * 4 * 32 * 32 * 4)  # four patches
+    writer = PatchWriter(tmp_path / "s.zarr", channels=CHANNELS, patch_px=32, dtype="float32")
+    rng = np.random.default_rng(1)
+    made = [
+        (rng.normal(size=(4, 32, 32)).astype("f4"), rng.integers(0, 5, (32, 32)).astype("u1"))
+        for _ in range(10)
+    ]
+    for i, (x, y) in enumerate(made):
+        writer.add(x, y, place(i))
+        # what is on disk grows by whole shards: none is written twice
+        assert writer._arrays["x"].shape[0] == 4 * ((i + 1) // 4)
+    again = writer.finish(pca=None)
+    for i in (9, 0, 3, 4):
+        x, y = again.read(i)
+        np.testing.assert_array_equal(x, made[i][0])
+        np.testing.assert_array_equal(y, made[i][1])
+    for name in "xy":
+        files = [p for p in (tmp_path / "s.zarr" / name / "c").rglob("*") if p.is_file()]
+        assert len(files) == 3, "ten patches, four a shard"
 
 
-@given(
-    patch_px=st.integers(1, 40),
-    block_px=st.integers(1, 90),
-    stride=st.integers(3, 25),
-    seed=st.integers(0, 99),
-    fraction=st.floats(0.05, 0.6),
-)
-def test_a_blocked_split_shares_no_pixel_between_training_and_validation(
-    patch_px, block_px, stride, seed, fraction
-):
-    rows, cols = (a.ravel() for a in np.mgrid[-100:60:stride, -37:90:stride])
-    regions = np.arange(rows.size) % 2
-    split = blocked_split(
-        rows, cols, regions, patch_px=patch_px, block_px=block_px, fraction=fraction, seed=seed
+def test_a_writer_that_is_killed_leaves_no_set_that_opens(tmp_path):
+    script = """
+        import os, signal, sys
+        import numpy as np
+        from cryoscale.learn import patches
+        patches.SHARD_BYTES = 1
+        writer = patches.PatchWriter(sys.argv[1], channels=("B02",), patch_px=32)
+        for i in range(100):
+            place = patches.Place(32645, i, 0, 0, "median", "train")
+            writer.add(np.ones((1, 32, 32), "f4"), np.ones((32, 32), "u1"), place)
+            if i == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "k.zarr")], check=False
     )
-    seen = {name: np.zeros((2, 240, 240), bool) for name in ("train", "validation", "unused")}
-    for r, c, g, s in zip(rows + 100, cols + 100, regions, split, strict=True):
-        seen[s][g, r : r + patch_px, c : c + patch_px] = True
-    assert not (seen["train"] & seen["validation"]).any()
+    assert done.returncode == -signal.SIGKILL
+    assert zarr.open_group(tmp_path / "k.zarr", mode="r")["x"].shape[0] == 6, "it did write"
+    with pytest.raises(SourceError, match="interrupted"):
+        Patches.open(tmp_path / "k.zarr")
 
 
-def test_a_blocked_split_of_patches_as_large_as_the_blocks_uses_all_of_them():
-    rows, cols = (a.ravel() for a in np.mgrid[-128:128:32, 0:256:32])
-    split = blocked_split(rows, cols, np.zeros_like(rows), patch_px=32, block_px=64, fraction=0.25, seed=0)
-    assert (split == "validation").sum() == 16
-    assert (split == "train").sum() == 48
+def test_a_set_may_lie_on_a_remote_store():
+    url = f"memory://sets/{os.getpid()}.zarr"
+    writer = PatchWriter(url, channels=CHANNELS, patch_px=32)
+    writer.add(np.full((4, 32, 32), 0.25, "f4"), np.ones((32, 32), "u1"), place(1))
+    writer.finish(pca=None)
+    again = Patches.open(url)
+    assert again.place(0) == place(1)
+    assert (again.read(0)[0] == 0.25).all()
+    with pytest.raises(SourceError, match="make the patches first"):
+        Patches.open("memory://sets/none.zarr")
+
+
+def test_the_columns_tell_the_quality_of_a_patch():
+    x = np.ones((30, 10, 10), np.float32)
+    y = np.zeros((10, 10), np.uint8)
+    y[0], y[1], y[2] = 255, 1, 2
+    ndsi = ALL_CHANNELS.index("NDSI")
+    x[ndsi] = 0.3
+    x[ndsi, 1, :4] = 0.1  # ice that is no ice to the eye
+    x[ndsi, 2, :3] = 0.5  # debris that is as bright as snow
+    x[ndsi, 5, :2] = 0.5  # snow, or ice that the outlines miss
+    x[ndsi, 0] = 0.9  # nothing is said of what is not learnt
+    x[ALL_CHANNELS.index("B11"), :3] = np.nan
+    x[ALL_CHANNELS.index("phase"), :6] = np.nan
+    x[ALL_CHANNELS.index("LST"), :5] = np.nan
+    found = quality_of(x, y, ALL_CHANNELS)
+    assert found["labelled"] == 0.9
+    assert found["clear"] == 0.7
+    assert found["class_pixels"].tolist() == [70, 10, 10, 0, 0]
+    assert found["doubtful"] == pytest.approx(9 / 90)
+    expected = {"optical", "thermal", "terrain", "velocity"}
+    assert found["modalities"] == sum(MODALITIES[name] for name in expected)
+
+
+def test_a_label_that_is_no_class_is_refused(tmp_path):
+    writer = PatchWriter(tmp_path / "l.zarr", channels=CHANNELS, patch_px=32)
+    with pytest.raises(InputError, match="label 7"):
+        writer.add(np.ones((4, 32, 32), "f4"), np.full((32, 32), 7, "u1"), place(0))

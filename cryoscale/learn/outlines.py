@@ -1,0 +1,157 @@
+"""Outlines that labels are made of: read, checked against the regions, and remembered for the record."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from shapely.geometry import box
+from shapely.geometry.base import BaseGeometry
+
+from cryoscale.errors import InputError, SourceError
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+_ID_COLUMNS = ("rgi_id", "RGIId", "RGIID")
+_DATE_COLUMNS = ("src_date", "BgnDate")
+_VERSIONS = re.compile(r"RGI2000-v(\d+\.\d+)|RGI(\d)(\d)-")
+
+
+@dataclass(frozen=True, eq=False)
+class Outlines:
+    """Polygons around the regions, and where they come from.
+
+    Attributes:
+        name: what they are, for messages.
+        frame: the polygons near the regions, in their own CRS.
+        sources: for each file its path, sha256, number of polygons near the regions, and as far as its
+            attributes tell, the RGI's version and the span of source dates.
+    """
+
+    name: str
+    frame: GeoDataFrame
+    sources: tuple[dict[str, Any], ...]
+
+    def in_zone(self, epsg: int) -> GeoDataFrame:
+        """The polygons in metres of a zone; projected once, since every block asks."""
+        return _projected(self, epsg)
+
+    def meets(self, region: BaseGeometry) -> bool:
+        """Whether a polygon has ground in common with a region in degrees."""
+        if self.frame.empty:
+            return False
+        shapes = self.frame.geometry.to_crs(4326)
+        return bool(len(shapes.sindex.query(region, predicate="intersects")))
+
+    @property
+    def years(self) -> tuple[int, int] | None:
+        """The first and last year of the imagery that they were drawn on, where they say."""
+        spans = [source["src_date"] for source in self.sources if source.get("src_date")]
+        if not spans:
+            return None
+        return int(min(s[0] for s in spans)[:4]), int(max(s[1] for s in spans)[:4])
+
+
+@cache
+def _projected(outlines: Outlines, epsg: int) -> GeoDataFrame:
+    return outlines.frame.to_crs(epsg)
+
+
+def read_outlines(
+    paths: Sequence[Path], name: str, regions: Sequence[BaseGeometry], *, anywhere: bool = False
+) -> Outlines:
+    """The polygons of one or more vector files near the regions (in degrees).
+
+    Args:
+        paths: GeoPackage, Shapefile, GeoJSON or GeoParquet, in any CRS.
+        name: what they are, for messages.
+        regions: where they are wanted.
+        anywhere: whether files without a polygon near any region will do.
+
+    Raises:
+        SourceError: a file is absent or cannot be read.
+        InputError: a file has no CRS or no polygon, or no polygon of any file is near a region.
+    """
+    import geopandas
+
+    frames, sources = [], []
+    for path in paths:
+        frame = _read(path, name, regions)
+        frames.append(frame)
+        sources.append(_provenance(path, frame))
+    crs = frames[0].crs
+    frame = geopandas.GeoDataFrame(pd.concat([one.to_crs(crs) for one in frames], ignore_index=True), crs=crs)
+    outlines = Outlines(name, frame, tuple(sources))
+    if not anywhere and not any(outlines.meets(region) for region in regions):
+        raise InputError(
+            f"{name} of {', '.join(map(str, paths))}, all of them outside the mapped regions",
+            "outlines of the regions that the runs mapped",
+            "check the file, its CRS and the runs",
+        )
+    return outlines
+
+
+def _read(path: Path, name: str, regions: Sequence[BaseGeometry]) -> GeoDataFrame:
+    import geopandas
+
+    if not path.exists():
+        raise SourceError(f"{name} {path} (absent)", "a vector file of polygons", "check the path")
+    try:
+        if path.suffix == ".parquet":
+            frame = geopandas.read_parquet(path)
+        else:
+            import pyogrio
+
+            if pyogrio.read_info(path)["crs"] is None:
+                # asked first: without a CRS there is no telling which polygons are near
+                raise _without_crs(path, name)
+            around = geopandas.GeoSeries([box(*region.bounds) for region in regions], crs=4326)
+            frame = geopandas.read_file(path, bbox=around)
+    except InputError:
+        raise
+    except Exception as error:  # drivers raise many kinds for files that they cannot read
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SourceError(
+            f"{name} {path} ({reason})", "GeoPackage, Shapefile, GeoJSON or GeoParquet", "convert it"
+        ) from error
+    if frame.crs is None:
+        raise _without_crs(path, name)
+    polygons = frame.geom_type.isin(["Polygon", "MultiPolygon"])
+    if len(frame) and not polygons.any():
+        raise InputError(
+            f"{name} {path} of {frame.geom_type.iloc[0]}s", "polygons", "give the layer of outlines"
+        )
+    return frame[polygons & ~frame.geometry.is_empty]
+
+
+def _without_crs(path: Path, name: str) -> InputError:
+    return InputError(
+        f"{name} {path} without a CRS", "a layer that knows its CRS", "declare it, e.g. with ogr2ogr -a_srs"
+    )
+
+
+def _provenance(path: Path, frame: GeoDataFrame) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "path": str(path),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "polygons": len(frame),
+    }
+    ids = next((frame[name] for name in _ID_COLUMNS if name in frame), None)
+    if ids is not None and len(ids) and (match := _VERSIONS.match(str(ids.iloc[0]))):
+        found["rgi_version"] = match[1] or f"{match[2]}.{match[3]}"
+    dates = next((frame[name] for name in _DATE_COLUMNS if name in frame), None)
+    if dates is not None:
+        # RGI 6 writes 20030701, with 99 for a month or day that is not known
+        text = dates.astype(str).str.replace(r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3", regex=True)
+        moments = pd.to_datetime(text.str.replace("-99", "-01"), errors="coerce").dropna()
+        if len(moments):
+            found["src_date"] = [str(np.min(moments))[:10], str(np.max(moments))[:10]]
+    return found

@@ -1,0 +1,164 @@
+"""What training patches are made of: finished runs, and the labels for what they saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryoscale.errors import InputError, SourceError
+from cryoscale.features.stack import CHANNELS
+from cryoscale.grid import Block, Window
+from cryoscale.learn.labels import LabelRules, corrected, label_window
+from cryoscale.learn.outlines import Outlines, read_outlines
+from cryoscale.learn.sampleset import SampleConfig
+from cryoscale.learn.scores import NO_DATA
+from cryoscale.learn.truth import in_zone, open_truth, truth_of
+from cryoscale.ledger import Ledger
+from cryoscale.region import ZoneRegion
+from cryoscale.results import Run
+from cryoscale.task import RunContext, run_context
+
+YEARS_APART = 5
+"""Outlines further off the imagery are worth a word."""
+
+
+@dataclass(frozen=True, eq=False)
+class MappedRegion:
+    """A finished run as a source of patches: what its blocks know, and which of them are done."""
+
+    number: int
+    name: str
+    context: RunContext
+    identity: str
+    work: tuple[tuple[int, Block], ...]
+    set_aside: int
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSource:
+    """Where labels come from: outlines with the label rules, or rasters."""
+
+    rules: LabelRules
+    glaciers: Outlines | None
+    debris: Outlines | None
+    corrections: Outlines | None
+    truth: Path | None
+    resample: bool
+
+    def labels(self, region: Any, year: int, window: Window, stack: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Labels (y, x) of a window; 255 outside the region, and where the zone next door has the pixel."""
+        epsg = window.epsg
+        found: NDArray[np.uint8]
+        if self.truth is not None:
+            with open_truth(truth_of(self.truth, epsg, year), window, on_lattice=not self.resample) as read:
+                found = read(window)
+            if self.corrections is not None:
+                found = corrected(found, window, self.corrections.in_zone(epsg))
+        else:
+            assert self.glaciers is not None
+            assert self.debris is not None  # one of outlines and truth is given
+            found = label_window(
+                window,
+                glaciers=self.glaciers.in_zone(epsg),
+                debris=self.debris.in_zone(epsg),
+                ndwi=stack[CHANNELS.index("NDWI")],
+                ndvi=stack[CHANNELS.index("NDVI")],
+                corrections=self.corrections.in_zone(epsg) if self.corrections else None,
+                rules=self.rules,
+            )
+        return np.where(ZoneRegion(epsg, region).pixels(window) & in_zone(window), found, np.uint8(NO_DATA))
+
+    def record(self) -> dict[str, Any]:
+        """For the set's attributes and summary."""
+        given = {"outlines": self.glaciers, "debris": self.debris, "corrections": self.corrections}
+        told: dict[str, Any] = {n: list(layer.sources) for n, layer in given.items() if layer is not None}
+        return told if self.truth is None else {"truth": str(self.truth), "resampled": self.resample, **told}
+
+
+def open_regions(runs: Sequence[str]) -> list[MappedRegion]:
+    """Finished runs as sources of patches, numbered from 0.
+
+    Raises:
+        SourceError: no run lies there, it is not finished, or it has no optical scene; or a run is given
+            twice.
+    """
+    regions: list[MappedRegion] = []
+    names = [str(Run(out).manifest["name"]) for out in runs]
+    for number, (out, name) in enumerate(zip(runs, names, strict=True)):
+        if runs.index(out) != number:
+            raise SourceError(f"run {out} twice", "each run once", "leave one out")
+        manifest, status = Run(out).manifest, Run(out).status()
+        if status.done + len(status.set_aside) < status.total or not status.done:
+            raise SourceError(
+                f"run {out} with {status.done} of {status.total} blocks done",
+                "a finished run",
+                "complete it with cryoscale run first",
+            )
+        context = run_context(out, manifest["identity_sha256"])
+        work = tuple(sorted(Ledger(out).done()))
+        if not all(context.items_of(year).get("optical") for year, _ in work):
+            raise SourceError(
+                f"run {out} without an optical scene", "a run that was mapped from optics", "leave it out"
+            )
+        unique = name if names.count(name) == 1 else f"{name} ({out})"
+        aside = len(status.set_aside)
+        regions.append(MappedRegion(number, unique, context, manifest["identity_sha256"], work, aside))
+    return regions
+
+
+def label_source(config: SampleConfig, regions: Sequence[MappedRegion]) -> LabelSource:
+    """The labels that a configuration asks for, checked against the regions.
+
+    Raises:
+        InputError: outlines or rasters that cannot serve.
+    """
+    shapes = [region.context.region for region in regions]
+    rules = LabelRules(rim_px=config.rim_px)
+    corrections = None
+    if config.corrections:
+        corrections = read_outlines(config.corrections, "corrections", shapes, anywhere=True)
+        if "class" not in corrections.frame:
+            raise InputError(
+                f"corrections {config.corrections[0]} without a column 'class'",
+                "a label or a class name for each polygon",
+                "add the column",
+            )
+    if config.truth is not None:
+        for region in regions:
+            for year, epsg in sorted({(year, block.epsg) for year, block in region.work}):
+                window = next(block.window for _, block in region.work if block.epsg == epsg)
+                path = truth_of(config.truth, epsg, year)
+                with open_truth(path, window, on_lattice=not config.resample):
+                    pass  # a raster that cannot serve is told before anything is read
+        return LabelSource(rules, None, None, corrections, config.truth, config.resample)
+    glaciers = read_outlines(config.outlines, "glacier outlines", shapes)
+    debris = read_outlines(config.debris, "debris outlines", shapes)
+    return LabelSource(rules, glaciers, debris, corrections, None, config.resample)
+
+
+def notes_on(regions: Sequence[MappedRegion], labels: LabelSource) -> list[str]:
+    """What a person should know before learning from this, a line each."""
+    notes = []
+    for region in regions:
+        if region.set_aside:
+            notes.append(f"{region.name}: {region.set_aside} blocks that the run set aside give no patches")
+        years = sorted({year for year, _ in region.work})
+        for outlines in (labels.glaciers, labels.debris):
+            if outlines is None:
+                continue
+            if not outlines.meets(region.context.region):
+                notes.append(f"{region.name}: none of the {outlines.name} lies in it")
+            span = outlines.years
+            apart = max((max(abs(year - edge) for edge in span) for year in years), default=0) if span else 0
+            if span and apart > YEARS_APART:
+                when = f"{span[0]}" if span[0] == span[1] else f"{span[0]} to {span[1]}"
+                notes.append(
+                    f"{region.name}: {outlines.name} of {when}, up to {apart} years off its imagery of "
+                    f"{', '.join(map(str, years))}; see the picture sheet for ice that has gone"
+                )
+    return notes
