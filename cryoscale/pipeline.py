@@ -221,9 +221,8 @@ def _model_record(settings: Settings) -> dict[str, Any]:
     return {
         **described,
         "identity": {
-            **{key: described.get(key) for key in ("name", "sha256")},
-            # The tensors' sha256 does not cover the card. Runs without a curve keep their identity.
-            **({"calibration": described["calibration"]} if described.get("calibration") else {}),
+            # The tensors' sha256 does not cover the card: temperature, statistics, basis, curve.
+            **{key: described.get(key) for key in ("name", "sha256", "card")},
             **spec.choices,
         },
         "confidence": confidence_layer(settings.model.confidence, predictor),

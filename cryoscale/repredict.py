@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import shapely
 
@@ -139,7 +140,7 @@ def settings_of(variant: Variant) -> Settings:
     model = document["model"]
     weights = variant.weights or model.get("weights")
     if model.get("name") is None:
-        _require_weights(weights, manifest["model"]["identity"]["sha256"])
+        _require_weights(weights, identity["model"])
         if variant.name == "calibration":
             weights = str(_uncalibrated(Path(weights), variant.folder))
     return Settings(
@@ -163,8 +164,8 @@ def settings_of(variant: Variant) -> Settings:
     )
 
 
-def _require_weights(weights: str | None, sha256: str | None) -> None:
-    from cryoscale.models.weights import read_card
+def _require_weights(weights: str | None, model: Mapping[str, Any]) -> None:
+    from cryoscale.models.weights import read_card, serving_digest
 
     if weights is None or not Path(weights).is_file():
         raise SourceError(
@@ -172,13 +173,15 @@ def _require_weights(weights: str | None, sha256: str | None) -> None:
             "the weights that the run was made with",
             "say where they lie with --weights",
         )
-    found = read_card(weights).sha256
-    if found != sha256:
-        raise SourceError(
-            f"weights {weights} with sha256 {str(found)[:12]}...",
-            f"{str(sha256)[:12]}..., with which the run was made",
-            "say where those lie with --weights",
-        )
+    card = read_card(weights)
+    for kind, found in (("sha256", card.sha256), ("card", serving_digest(card))):
+        if found != model[kind]:
+            what = "" if kind == "sha256" else "a card of digest "
+            raise SourceError(
+                f"weights {weights} with {what or 'sha256 '}{str(found)[:12]}...",
+                f"{what}{str(model[kind])[:12]}..., with which the run was made",
+                "say where those lie with --weights",
+            )
 
 
 def _uncalibrated(weights: Path, folder: str) -> Path:

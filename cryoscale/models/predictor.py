@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.errors import InputError
-from cryoscale.models.weights import Card, calibration_digest
+from cryoscale.models.weights import Card, serving_digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -177,5 +177,5 @@ class Predictor:
             "channels": list(self.channels),
             "classes": list(self.classes),
             "temperature": self.card.temperature,
-            "calibration": calibration_digest(self.card),
+            "card": serving_digest(self.card),
         }

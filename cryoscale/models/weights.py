@@ -104,12 +104,13 @@ class Card(_Strict):
         return self
 
 
-def calibration_digest(card: Card) -> str | None:
-    """A digest of temperature and curve, which the tensors' sha256 does not cover; None without curve."""
-    if card.calibration is None:
-        return None
-    text = json.dumps([card.temperature, card.calibration.model_dump(mode="json")])
-    return hashlib.sha256(text.encode()).hexdigest()
+_WORDS = {"training", "split", "metrics", "licence", "sha256"}
+"""Fields of a card that no pixel depends on; the tensors' sha256 goes beside the card wherever it counts."""
+
+
+def serving_digest(card: Card) -> str:
+    """A sha256 of all on a card that a map depends on and that the tensors' own sha256 does not cover."""
+    return hashlib.sha256(card.model_dump_json(exclude=_WORDS).encode()).hexdigest()
 
 
 # --- paths and files ----------------------------------------------------------------------------

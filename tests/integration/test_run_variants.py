@@ -116,9 +116,23 @@ def test_a_curve_in_the_card_is_read_and_is_part_of_what_the_run_is(
         assert b.attrs["cryoscale:confidence"].endswith("read as observed accuracy")
 
 
-def test_defaults_leave_the_identity_of_a_run_as_it_was(plain: Path) -> None:
+def test_defaults_add_nothing_to_the_identity_of_a_run(plain: Path) -> None:
     identity = json.loads((plain / "run.json").read_text())["identity"]
-    assert set(identity["model"]) == {"name", "sha256"}
+    assert set(identity["model"]) == {"name", "sha256", "card"}
+
+
+@pytest.mark.parametrize("field", ["temperature", "mean"])
+def test_another_card_beside_the_same_tensors_is_another_run(
+    tiny_range: TinyRange, plain: Path, tmp_path: Path, field: str
+) -> None:
+    card = weights.read_card(tiny_range.weights)
+    new = {"temperature": card.temperature * 2, "mean": tuple(m + 1 for m in card.mean)}[field]
+    weights.copy_with_card(
+        tiny_range.weights, card.model_copy(update={field: new}), tmp_path / "new.safetensors"
+    )
+    settings = tiny_range.settings(**small(tiny_range, weights=str(tmp_path / "new.safetensors")))
+    with pytest.raises(OutputError):
+        prepare(settings, str(plain))
 
 
 def test_dropout_is_refused_before_anything_is_written(tiny_range: TinyRange, tmp_path: Path) -> None:
