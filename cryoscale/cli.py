@@ -158,6 +158,18 @@ def features(
 
 
 @app.command()
+def models(json_: JsonOption = False) -> None:
+    """Name the models that there are, with their default arguments and their size."""
+    from cryoscale.models.listing import list_models
+
+    found = list_models()
+    if json_:
+        _print_json([model.to_dict() for model in found])
+    else:
+        typer.echo("\n".join(map(str, found)))
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The training's YAML file.")],
     out: Annotated[Path, typer.Option(help="The weights file to write (.safetensors).")],

@@ -63,6 +63,10 @@ class WeightsError(InputError):
     """The weights cannot be used: pickled, truncated, altered, or made for other channels."""
 
 
+class ExtraError(InputError, ImportError):
+    """Something asked for needs a library that an extra of cryoscale brings, and it is not installed."""
+
+
 class OutputError(InputError, FileExistsError):
     """The output folder holds another run, or cannot be written."""
 
@@ -102,6 +106,10 @@ class OperatorError(CryoscaleError, RuntimeError):
 
 class BlockFailedError(OperatorError):
     """A block failed as often as it may; it is set aside with its cause."""
+
+
+class TrainingError(OperatorError):
+    """A training cannot go on: its loss left the numbers, or its state cannot be written."""
 
 
 class IntegrityError(OperatorError):

@@ -159,6 +159,18 @@ def blocks_over(window: Window, size_px: int) -> Iterator[Block]:
             yield Block(window.epsg, row, col, size_px)
 
 
+def location_code(window: Window) -> NDArray[np.float32]:
+    """Sine and cosine of latitude and of longitude (4,) of the window's centre: where a tile lies.
+
+    The code of a tile is a function of the tile alone, so that no block or run has a say in it.
+    """
+    x = (window.col + window.width / 2) * RESOLUTION_M
+    y = -(window.row + window.height / 2) * RESOLUTION_M
+    lon_deg, lat_deg = transformer(f"EPSG:{window.epsg}", "EPSG:4326").transform(x, y)
+    lat, lon = math.radians(lat_deg), math.radians(lon_deg)
+    return np.array([math.sin(lat), math.cos(lat), math.sin(lon), math.cos(lon)], np.float32)
+
+
 def window_over_bounds(epsg: int, bounds_m: tuple[float, float, float, float]) -> Window:
     """The smallest window that covers ``bounds_m`` (west, south, east, north in metres)."""
     west, south, east, north = bounds_m

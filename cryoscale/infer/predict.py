@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cryoscale.errors import OperatorError, WeightsError
-from cryoscale.grid import Block, Window, window_of
+from cryoscale.grid import Block, Window, location_code, window_of
 from cryoscale.infer.blend import Blender
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins, window_of_block
 
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-Predict = Callable[["NDArray[np.float32]"], Any]
+Predict = Callable[..., Any]
 """Features (n, c, h, w), physical units with NaN for what is missing, to probabilities (n, k, h, w).
 
-It may carry ``channels`` (the names it takes, in order), ``classes`` (their names), and
-``needs_halo = False`` if it treats every pixel for itself.
+It may carry ``channels`` (the names it takes, in order), ``classes`` (their names),
+``needs_halo = False`` if it treats every pixel for itself, and ``needs_location = True`` if it takes the
+tiles' location codes (n, 4) as its second argument.
 """
 
 DEFAULT_CLASSES = 5
@@ -251,6 +252,7 @@ def _answers(
     """Batches of tile origins with their probabilities (n, k, h, w), n >= the number of origins."""
     size = tiling.tile_px
     tiles = np.empty((tiling.batch, features.shape[0], size, size), np.float32)
+    places = np.empty((tiling.batch, 4), np.float32) if getattr(predict, "needs_location", False) else None
     for start in range(0, len(origins), tiling.batch):
         chosen = origins[start : start + tiling.batch]
         for slot in range(tiling.batch):
@@ -260,7 +262,10 @@ def _answers(
             if tile.intersect(extent) != tile:
                 tiles[slot] = np.nan
             _copy_common(features, extent, tiles[slot], tile)
-        yield chosen, _checked(predict(tiles), tiles.shape)
+            if places is not None:
+                places[slot] = location_code(tile)
+        answer = predict(tiles) if places is None else predict(tiles, places)
+        yield chosen, _checked(answer, tiles.shape)
 
 
 def _checked(answer: Any, asked: tuple[int, ...]) -> NDArray[np.float32]:

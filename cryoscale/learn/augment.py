@@ -1,13 +1,33 @@
 """Random changes to training patches that keep them physically true.
 
-Flips and quarter turns carry the aspect channel with them: it is an angle on the ground, so turning
-the image without turning it would teach that north faces lie anywhere. Dropping whole modalities
-prepares the network for places where a sensor never flew, in the same form that the stack gives them: NaN.
+What a flip or a quarter turn does to each channel, were the ground itself turned:
+
+* Aspect is an angle on the ground and turns with it; turning the image alone would teach that north faces
+  lie anywhere. Slope, and everything that is one number of one pixel (reflectance, indices, LST, elevation,
+  PCA, tasselled cap), stays. Velocity is the magnitude of (vx, vy) and stays; coherence is a magnitude and stays.
+* GLCM dissimilarity is the mean over the offsets 0, 45, 90 and 135 degrees. Flips and quarter turns
+  permute these four, and a pair and its reverse count alike, so the channel turns as an image.
+* Wrapped phase is a scalar of the pixel (range, height and air along the line of sight), so its values move with
+  the pixels and are not changed; only an angle in the plane of the map would have to turn. But the sensor
+  turns with the image. A mirror east-west makes an ascending pass a descending one, which flies too; a
+  quarter turn makes a pass that no satellite flies: there the relation between phase gradient, slope and
+  aspect (topographic residue and downhill motion, both projected on the line of sight) becomes one that nature does
+  not show. The network is not told the line of sight and could not rely on that relation anyway. Two things about
+  phase are arbitrary in nature too, and can be drawn on top: its zero (reference point, air; ``phase_offset``)
+  and its sign (which acquisition comes first, the processor's convention; ``phase_sign``).
+* What cannot be turned is the sun. Shaded slopes lie to the north-west in the morning scenes of the northern
+  hemisphere, LST follows the aspect, and glaciers prefer some aspects. A flip teaches not to rely on any of that:
+  robust under another sun or hemisphere, a loss where both are always the same (``flips: false``).
+
+Dropping whole modalities prepares the network for places where a sensor never flew, in the same form that
+the stack gives them: NaN. An offset of the elevation changes neither slope nor aspect; it does loosen the bond
+between height and temperature, which is meant: the height of the snow line is local.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +55,8 @@ class AugmentConfig(BaseModel):
         drop_together: probability that thermal, velocity and radar are all absent at once.
         elevation_jitter_m: standard deviation (m) of an offset added to a patch's elevation, so that
             classes are learnt by relief and surface rather than by the height of the training ranges.
+        phase_offset: add one angle to the wrapped phase of a patch, any being equally likely.
+        phase_sign: change the sign of a patch's phase every other time.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +65,8 @@ class AugmentConfig(BaseModel):
     drop: dict[str, float] = {"thermal": 0.12, "velocity": 0.12, "insar": 0.12, "terrain": 0.03}
     drop_together: float = Field(default=0.15, ge=0.0, le=1.0)
     elevation_jitter_m: float = Field(default=0.0, ge=0.0)
+    phase_offset: bool = False
+    phase_sign: bool = False
 
     def model_post_init(self, _context: Any) -> None:
         """Refuses modalities that do not exist, and probabilities that are none."""
@@ -59,8 +83,7 @@ def turn(
     """Mirrors east-west (if asked), then turns a patch (c,h,w) and its labels (h,w) counter-clockwise.
 
     Aspect (degrees clockwise from north) follows: a mirror sends ``a`` to ``-a``, each quarter turn to
-    ``a - 90``. Flat ground keeps its aspect of 0. The sign of the interferometric phase is left alone: it
-    belongs to the line of sight, not to the image.
+    ``a - 90``. Flat ground keeps its aspect of 0. No other channel is an angle in the plane of the map.
     """
     if mirror:
         x, y = x[..., ::-1], y[..., ::-1]
@@ -75,6 +98,15 @@ def turn(
     return x, y
 
 
+def wrapped(angle_rad: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Angles in (-pi, pi]; NaN stays NaN."""
+    turns = np.ceil((angle_rad.astype(np.float64) - np.pi) / (2 * np.pi))
+    # The float32 nearest to pi is above pi; the one below keeps to the range that the channel promises.
+    edge = np.nextafter(np.float32(np.pi), np.float32(0))
+    out: NDArray[np.float32] = np.clip((angle_rad - 2 * np.pi * turns).astype(np.float32), -edge, edge)
+    return out
+
+
 def drop_modalities(
     x: NDArray[np.float32], channels: Sequence[str], modalities: Sequence[str]
 ) -> NDArray[np.float32]:
@@ -85,6 +117,57 @@ def drop_modalities(
     return out
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What was drawn for one patch; drawn apart from its use, since processes that share a batch all draw."""
+
+    quarters: int
+    mirror: bool
+    offset: float
+    dropped: tuple[str, ...]
+    phase_turn_rad: float
+    phase_sign: int
+
+    @classmethod
+    def draw(cls, config: AugmentConfig, rng: np.random.Generator) -> Variant:
+        """The next variant of the generator."""
+        # These draws happen whatever the settings, so that switching one change off leaves the others as
+        # they were; those of the phase are made only if asked for, which leaves older recipes as they were.
+        quarters, mirror, offset = int(rng.integers(4)), bool(rng.integers(2)), float(rng.standard_normal())
+        chances = {name: float(rng.random()) for name in DROPPABLE}
+        together = float(rng.random())
+        dropped = {name for name, chance in chances.items() if chance < config.drop.get(name, 0.0)}
+        if together < config.drop_together:
+            dropped |= set(OPTICAL_ONLY)
+        return cls(
+            quarters=quarters if config.flips else 0,
+            mirror=mirror and config.flips,
+            offset=offset,
+            dropped=tuple(sorted(dropped)),
+            phase_turn_rad=float(rng.uniform(-np.pi, np.pi)) if config.phase_offset else 0.0,
+            phase_sign=1 - 2 * int(rng.integers(2)) if config.phase_sign else 1,
+        )
+
+
+def apply(
+    variant: Variant,
+    x: NDArray[np.float32],
+    y: NDArray[np.uint8],
+    channels: Sequence[str],
+    config: AugmentConfig,
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """One patch (c,h,w) and its labels (h,w), changed as drawn."""
+    if variant.quarters or variant.mirror:
+        x, y = turn(x, y, channels, quarters=variant.quarters, mirror=variant.mirror)
+    x = drop_modalities(x, channels, variant.dropped)
+    if config.elevation_jitter_m and "elevation" in channels:
+        x[list(channels).index("elevation")] += config.elevation_jitter_m * variant.offset
+    if (variant.phase_turn_rad or variant.phase_sign < 0) and "phase" in channels:
+        index = list(channels).index("phase")
+        x[index] = wrapped(variant.phase_sign * x[index] + np.float32(variant.phase_turn_rad))
+    return x, y
+
+
 def augment(
     x: NDArray[np.float32],
     y: NDArray[np.uint8],
@@ -93,16 +176,4 @@ def augment(
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """A random variant of one patch (c,h,w) and its labels (h,w), as the generator decides."""
-    # All draws happen whatever the settings, so that switching one change off leaves the others as they were.
-    quarters, mirror, offset = int(rng.integers(4)), bool(rng.integers(2)), float(rng.standard_normal())
-    chances = {name: float(rng.random()) for name in DROPPABLE}
-    together = float(rng.random())
-    if config.flips:
-        x, y = turn(x, y, channels, quarters=quarters, mirror=mirror)
-    dropped = {name for name, chance in chances.items() if chance < config.drop.get(name, 0.0)}
-    if together < config.drop_together:
-        dropped |= set(OPTICAL_ONLY)
-    x = drop_modalities(x, channels, sorted(dropped))
-    if config.elevation_jitter_m and "elevation" in channels:
-        x[list(channels).index("elevation")] += config.elevation_jitter_m * offset
-    return x, y
+    return apply(Variant.draw(config, rng), x, y, channels, config)

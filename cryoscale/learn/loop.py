@@ -1,16 +1,22 @@
-"""The training loop: weighted cross-entropy and Adam over a patch set, resumable to the bit on a CPU.
+"""The training loop: Adam over a patch set, resumable to the bit on a CPU.
 
 The protocol follows the published CryoNet study (Barzegar et al. 2026, https://arxiv.org/abs/2605.21527):
 Adam, learning rate 3e-4, weight decay 1e-4, class-frequency weights. Everything random is drawn from
 (seed, epoch), so an epoch is a pure function of the state before it, and a run that was killed goes on
-from its last whole epoch to the same result.
+from its last whole epoch to the same result: to the bit on a CPU with as many threads; on a GPU up to the
+order in which its kernels add.
+
+Precision: bf16 needs no loss scale, its exponents are those of fp32; fp16 scales the loss, and leaves out steps
+whose scaled gradient overflows. On a CPU only fp32 is offered: in torch 2.13 the backward pass of the deepest
+scSE gate (a 1x1 convolution of 3072 channels) in bf16 corrupts memory there.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +27,18 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from cryoscale.learn.augment import augment
+from cryoscale.errors import ConfigError, TrainingError
+from cryoscale.grid import Window, location_code
 from cryoscale.learn.checkpoint import TrainState, load_state, save_state
+from cryoscale.learn.feed import Batch, Feed, Standard
+from cryoscale.learn.losses import make_loss
 from cryoscale.learn.patches import Patches
+from cryoscale.learn.ranks import Ranks
 from cryoscale.learn.recipe import TrainConfig
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA, Scores, confusion_matrix
 from cryoscale.models.predictor import choose_device
+
+__all__ = ["Fit", "Progress", "Standard", "Start", "class_weights", "fit", "fit_temperature"]
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -35,16 +47,21 @@ HOLD_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
-class Standard:
-    """Per-channel mean and deviation (c,): physical values in, network input out."""
+class Start:
+    """Where a training starts from.
 
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
+    Attributes:
+        standard: of the channels; None takes the mean and deviation of the training patches.
+        fine_tuned: whether the network's weights were learnt before: they are then judged before
+            anything is learnt, and stay the best ones until an epoch is better.
+        ranks: the processes that train together.
+        more: what identifies the training beside its recipe.
+    """
 
-    def __call__(self, x: NDArray[np.float32]) -> torch.Tensor:
-        """Standardised batch (n,c,h,w); NaN becomes 0, the training mean."""
-        scaled = (x - self.mean[:, np.newaxis, np.newaxis]) / self.std[:, np.newaxis, np.newaxis]
-        return torch.from_numpy(np.nan_to_num(scaled, nan=0.0)).to(memory_format=torch.channels_last)
+    standard: Standard | None = None
+    fine_tuned: bool = False
+    ranks: Ranks = Ranks()
+    more: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,7 @@ class Fit:
     scores: Scores
     best_epoch: int
     class_counts: list[int]
-    curves: list[dict[str, float]]
+    curves: list[dict[str, Any]]
 
 
 def class_weights(counts: NDArray[np.int64], power: float) -> NDArray[np.float32]:
@@ -82,135 +99,216 @@ def fit(
     config: TrainConfig,
     *,
     state_path: Path,
+    start: Start | None = None,
     progress: Progress | None = None,
+    on_epoch: Callable[[TrainState, Standard], None] | None = None,
 ) -> Fit:
     """Trains ``model`` in place on the training patches; returns it with its best epoch's weights.
 
     Best is the highest mean IoU on the validation patches. ``state_path`` holds the state after the last
     whole epoch; where it exists and was made by the same configuration, training goes on from it.
+    ``on_epoch`` is called by the first process after each state that it has written.
+
+    Raises:
+        TrainingError: if the loss is no longer finite, or a state cannot be written; the last one is kept.
+        ConfigError: if batches, precision and network do not go together.
+        OutputError: if ``state_path`` holds a state of another training.
     """
-    device = choose_device(config.device)
-    loop = _Loop(model, patches, config, device)
-    state = load_state(state_path, config.fingerprint) or TrainState()
-    if state.epoch:
-        state.restore(model, loop.optimizer)
-    for epoch in range(state.epoch, config.epochs):
-        started = time.perf_counter()
-        loss = loop.train_epoch(epoch, progress)
-        scores, validation_loss = loop.validate()
-        state.curves.append(
-            {
-                "epoch": epoch + 1,
-                "loss": loss,
-                "validation_loss": validation_loss,
-                "validation_mean_iou": scores.mean_iou,
-                "validation_accuracy": scores.accuracy,
-                "seconds": round(time.perf_counter() - started, 2),
-            }
-        )
-        state.record(epoch + 1, model, loop.optimizer, scores)
-        save_state(state, state_path, config.fingerprint)
-        state_path.with_name("curves.json").write_text(json.dumps(state.curves, indent=1))
+    start = start or Start()
+    loop = _Loop(model, patches, config, start)
+    fingerprint = f"{config.fingerprint}{start.more}"
+    state = load_state(state_path, fingerprint) or TrainState()
+    if state.epoch or state.best:
+        state.restore(loop.model, loop.optimizer)
+        loop.scaler.load_state_dict(state.scaler)
+
+    def keep(row: dict[str, Any], scores: Scores) -> None:
+        state.curves.append(row)
+        state.record(row["epoch"], loop.model, loop.optimizer, scores)
+        state.scaler = loop.scaler.state_dict()
+        if start.ranks.first:
+            save_state(state, state_path, fingerprint)
+            if on_epoch:
+                on_epoch(state, loop.standard)
         if progress:
-            progress({"kind": "epoch", "epochs": config.epochs, **state.curves[-1]})
-    model.load_state_dict(state.best)
-    model.eval()
+            progress({"kind": "epoch", "epochs": loop.epochs, **row})
+
+    if start.fine_tuned and not state.best:
+        began = time.perf_counter()
+        scores, loss = loop.validate()
+        keep(_row(0, None, loss, scores, 0.0, began), scores)
+    for epoch in range(state.epoch, loop.epochs):
+        began = time.perf_counter()
+        trained, rate = loop.train_epoch(epoch, progress)
+        scores, loss = loop.validate()
+        keep(_row(epoch + 1, trained, loss, scores, rate, began), scores)
+    loop.model.load_state_dict(state.best)
+    loop.model.eval()
     scores = Scores.from_dict(state.best_scores)
-    return Fit(model, loop.standard, scores, state.best_epoch, loop.class_counts.tolist(), state.curves)
+    return Fit(loop.model, loop.standard, scores, state.best_epoch, loop.class_counts.tolist(), state.curves)
+
+
+def _row(
+    epoch: int, loss: float | None, validation_loss: float, scores: Scores, rate: float, began: float
+) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "loss": loss,
+        "validation_loss": validation_loss,
+        "validation_mean_iou": scores.mean_iou,
+        "validation_accuracy": scores.accuracy,
+        "validation_iou": dict(zip(scores.classes, map(float, scores.iou), strict=True)),
+        "learning_rate": rate,
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+
+
+def choose_training_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The type of the forward pass: "auto" is bf16 on a GPU that has it, fp32 elsewhere.
+
+    Raises:
+        ConfigError: if the device cannot train in it.
+    """
+    if device.type != "cuda":
+        if precision in ("bf16", "fp16"):
+            raise ConfigError(f"precision {precision} on a CPU", "fp32 or auto there", "correct the recipe")
+        return torch.float32
+    if precision == "auto":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 class _Loop:
     """The parts that an epoch needs, made once."""
 
-    def __init__(
-        self, model: torch.nn.Module, patches: Patches, config: TrainConfig, device: torch.device
-    ) -> None:
-        self.config, self.patches, self.device = config, patches, device
-        self.train_indices, self.validation_indices = patches.indices("train"), patches.indices("validation")
-        mean, std = patches.statistics(self.train_indices)
-        self.standard = Standard(mean.astype(np.float32), std.astype(np.float32))
-        self.class_counts = patches.class_counts(self.train_indices, len(CLASS_NAMES))
-        weights = class_weights(self.class_counts, config.class_weight_power)
-        self.weights = torch.from_numpy(weights).to(device)
-        self.model = convert_conv2d_weight_memory_format(model.to(device), torch.channels_last)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    def __init__(self, model: torch.nn.Module, patches: Patches, config: TrainConfig, start: Start) -> None:
+        self.config, self.ranks = config, start.ranks
+        self.device = choose_device(self.ranks.device(config.device))
+        self.dtype = choose_training_precision(config.precision, self.device)
+        self.feed = Feed(
+            patches, config, self.ranks, located=bool(getattr(model, "needs_location", False))
         )
-        # Whole batches only: batch norm cannot train on a single crop, and the rest has its turn next epoch.
-        self.steps = max(1, len(self.train_indices) * config.crops // config.batch)
+        self.standard = start.standard or standard_of(patches)
+        self.class_counts = patches.class_counts(self.feed.train_indices, len(CLASS_NAMES))
+        weights = class_weights(self.class_counts, config.class_weight_power)
+        self.loss = make_loss(config.loss, torch.from_numpy(weights).to(self.device))
+        model = self.ranks.synchronise_norms(model.to(self.device), self.device)
+        self.model = convert_conv2d_weight_memory_format(model, torch.channels_last)
+        if config.freeze_encoder:
+            self._encoder().requires_grad_(False)
+        self.wrapped = self.ranks.wrap(self.model, self.device)
+        learnt = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(learnt, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.total = config.iterations or config.epochs * self.feed.steps
+        self.epochs = math.ceil(self.total / self.feed.steps)
         patches.hold(HOLD_BYTES)
 
-    def train_epoch(self, epoch: int, progress: Progress | None) -> float:
-        """One pass over the training patches; returns the mean loss."""
+    def _encoder(self) -> torch.nn.Module:
+        encoder = getattr(self.model, "encoder", None)
+        if not isinstance(encoder, torch.nn.Module):
+            given = f"freeze_encoder for a {type(self.model).__name__}"
+            raise ConfigError(given, "a network with an encoder", "leave freeze_encoder out")
+        return encoder
+
+    def train_epoch(self, epoch: int, progress: Progress | None) -> tuple[float, float]:
+        """One pass over the training patches; returns the mean loss and the last learning rate."""
+        # Dropout draws from torch's own generator: seeded here, an epoch does not depend on those before.
+        entropy = np.random.SeedSequence([self.config.seed, epoch, self.ranks.rank])
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
         self.model.train()
-        losses = []
-        for step, (x, y) in enumerate(self._training_batches(epoch)):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.config.rate_at(
-                    (epoch * self.steps + step) / (self.config.epochs * self.steps)
-                )
-            loss = self._loss(self._forward(x), y)
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            self.optimizer.step()
-            losses.append(float(loss.detach()))
+        if self.config.freeze_encoder:
+            self._encoder().eval()  # or its batch norms would go on taking statistics
+        first = epoch * self.feed.steps
+        steps = min(self.feed.steps, self.total - first)
+        losses, rate = [], 0.0
+        for step, batch in enumerate(self.feed.training(epoch, steps)):
+            rate = self.config.rate_at((first + step) / self.total)
+            losses.append(self._step(batch, rate, f"epoch {epoch + 1}, step {step + 1}"))
             if progress:
                 progress(
                     {
                         "kind": "step",
                         "epoch": epoch + 1,
                         "step": step + 1,
-                        "steps": self.steps,
+                        "steps": steps,
                         "loss": losses[-1],
                     }
                 )
-        return float(np.mean(losses))
+        return float(np.mean(losses)), rate
+
+    def _step(self, batch: Batch, rate: float, where: str) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._training_loss(batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss became {value} in {where}; the state of the last whole epoch is kept: look at the "
+                "patches, or start afresh with a lower learning_rate or clip_norm"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        # DistributedDataParallel takes the mean over the processes, of gradients that are parts of a sum.
+        torch.autograd.backward(self.scaler.scale(loss * self.ranks.size))
+        if self.config.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return value
+
+    def _training_loss(self, batch: Batch) -> torch.Tensor:
+        try:
+            with self._mixed():
+                answer = self.wrapped(*self._inputs(batch))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            given = f"batch {self.config.batch} on {self.ranks.size} processes"
+            raise ConfigError(given, "2 patches a process, for batch norm", "raise the batch") from None
+        if not isinstance(answer, tuple):
+            return self._loss(answer, batch)
+        logits, auxiliary = answer
+        weight = float(getattr(self.model, "auxiliary_weight", 1.0))
+        return self._loss(logits, batch) + weight * self._loss(auxiliary, batch)
 
     @torch.inference_mode()
     def validate(self) -> tuple[Scores, float]:
         """Scores and mean loss on the validation patches."""
         self.model.eval()
+        self.ranks.share_buffers(self.model)
         confusion = np.zeros((len(CLASS_NAMES),) * 2, np.int64)
         losses = []
-        for x, y in self.patches.batches(self.validation_indices, self.config.batch):
-            logits = self._forward(x)
-            losses.append(float(self._loss(logits, y)))
-            confusion += confusion_matrix(y, logits.argmax(1).cpu().numpy(), len(CLASS_NAMES))
-        return Scores(confusion), float(np.mean(losses)) if losses else float("nan")
+        for batch in self.feed.validation():
+            if batch is None:  # the loss still is a sum over all processes: this one adds nothing
+                logits = torch.zeros((1, len(CLASS_NAMES), 1, 1), device=self.device)
+                batch = Batch(np.zeros(0, np.float32), np.full((1, 1, 1), NO_DATA, np.uint8), None)
+            else:
+                with self._mixed():
+                    logits = self.model(*self._inputs(batch))
+            losses.append(float(self._loss(logits, batch)))
+            confusion += confusion_matrix(batch.y, logits.argmax(1).cpu().numpy(), len(CLASS_NAMES))
+        whole = self.ranks.total(torch.from_numpy(confusion).to(self.device)).cpu().numpy()
+        return Scores(whole), float(np.mean(losses)) if losses else float("nan")
 
-    def _forward(self, x: NDArray[np.float32]) -> torch.Tensor:
-        batch = self.standard(x).to(self.device)
-        # bf16 only on CUDA: on CPU the backward pass of wide scSE gates corrupts memory (torch 2.13).
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits: torch.Tensor = self.model(batch)
-        return logits.float()
+    def _inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        x = self.standard(batch.x).to(self.device)
+        return (x,) if batch.location is None else (x, torch.from_numpy(batch.location).to(self.device))
 
-    def _loss(self, logits: torch.Tensor, y: NDArray[np.uint8]) -> torch.Tensor:
-        target = torch.from_numpy(y.astype(np.int64)).to(self.device)
-        total = functional.cross_entropy(
-            logits, target, weight=self.weights, ignore_index=NO_DATA, reduction="sum"
-        )
-        # Not reduction="mean": a batch without a labelled pixel would be 0/0 and end the training.
-        return total / self._weight_of(y)
+    def _mixed(self) -> AbstractContextManager[Any]:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
-    def _weight_of(self, y: NDArray[np.uint8]) -> float:
-        counts = np.bincount(y.ravel(), minlength=NO_DATA + 1)[: len(CLASS_NAMES)]
-        return max(float(counts @ self.weights.cpu().numpy()), 1.0)
+    def _loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        labels = torch.from_numpy(batch.y.astype(np.int64)).to(self.device)
+        return self.loss.value(self.ranks.total(self.loss.sums(logits.float(), labels)))
 
-    def _training_batches(self, epoch: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
-        rng = np.random.default_rng([self.config.seed, epoch])
-        order = rng.permutation(np.repeat(self.train_indices, self.config.crops))
-        for step in range(self.steps):
-            chosen = order[step * self.config.batch : (step + 1) * self.config.batch]
-            pairs = [self._variant(index, rng) for index in chosen]
-            yield np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs])
 
-    def _variant(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        whole = self.patches.patch_px
-        crop = min(self.config.crop_px or whole, whole)
-        row, col = rng.integers(0, whole - crop + 1, 2)
-        x, y = self.patches.read(index, (slice(row, row + crop), slice(col, col + crop)))
-        return augment(x, y, self.patches.channels, self.config.augment, rng)
+def standard_of(patches: Patches) -> Standard:
+    """Mean and deviation of the channels over the training patches."""
+    mean, std = patches.statistics(patches.indices("train"))
+    return Standard(mean.astype(np.float32), std.astype(np.float32))
 
 
 @torch.inference_mode()
@@ -225,14 +323,19 @@ def fit_temperature(
     from scipy.optimize import minimize_scalar
 
     rng = np.random.default_rng(0)
-    device = next(model.parameters()).device
+    device = next(iter(model.state_dict().values())).device
     model.eval()
     logits, labels = [], []
     for index in indices:
         x, y = patches.read(index)
         known = np.flatnonzero(y.ravel() != NO_DATA)
         drawn = rng.permutation(known)[:2000]
-        out = model(standard(x[np.newaxis]).to(device)).float().cpu()[0].flatten(1)
+        inputs = [standard(x[np.newaxis]).to(device)]
+        if getattr(model, "needs_location", False):
+            place = patches.place(int(index))
+            code = location_code(Window(place.epsg, place.row, place.col, patches.patch_px, patches.patch_px))
+            inputs.append(torch.from_numpy(code[np.newaxis]).to(device))
+        out = model(*inputs).float().cpu()[0].flatten(1)
         logits.append(out[:, drawn].T)
         labels.append(torch.from_numpy(y.ravel()[drawn].astype(np.int64)))
     if not labels or not sum(map(len, labels)):

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cryoscale.errors import ConfigError
 from cryoscale.learn.augment import AugmentConfig
+from cryoscale.learn.scores import CLASS_NAMES
 
 TILE_MULTIPLE = 32
 """Patches and crops are multiples of this: the encoder halves five times."""
@@ -71,6 +72,48 @@ class SimulationConfig(_Strict):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
+class ModelConfig(_Strict):
+    """Which network, by the name of ``models.weights.ARCHITECTURES``, and its own arguments.
+
+    ``in_channels`` and ``classes`` follow from the data and are not given here.
+    """
+
+    name: str = "cryonet"
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _leaves_the_data_alone(self) -> ModelConfig:
+        for name in ("in_channels", "classes"):
+            if name in self.arguments:
+                raise ValueError(f"{name} follows from the patches: leave it out")
+        return self
+
+
+class LossConfig(_Strict):
+    """What is minimised; the formulas are in ``learn.losses``.
+
+    Attributes:
+        kind: "cross_entropy" and "focal" weigh the classes by frequency (``class_weight_power``); "dice" and
+            "tversky" are means over the classes, which makes them alike.
+        alpha: of tversky: what a pixel costs that is wrongly given to the class.
+        beta: of tversky: what a pixel of the class costs that is missed.
+        gamma: of focal: how fast pixels that are nearly right stop to count.
+    """
+
+    kind: Literal["cross_entropy", "dice", "tversky", "focal"] = "cross_entropy"
+    alpha: float = Field(default=0.3, gt=0)
+    beta: float = Field(default=0.7, gt=0)
+    gamma: float = Field(default=2.0, ge=0)
+
+    @model_validator(mode="after")
+    def _says_nothing_in_vain(self) -> LossConfig:
+        known = {"tversky": {"alpha", "beta"}, "focal": {"gamma"}}.get(self.kind, set())
+        idle = self.model_fields_set - known - {"kind"}
+        if idle:
+            raise ValueError(f"{self.kind} has no {', '.join(sorted(idle))}")
+        return self
+
+
 class TrainConfig(_Strict):
     """Everything that decides the outcome of a training, except the machine.
 
@@ -80,15 +123,24 @@ class TrainConfig(_Strict):
         licence: of the weights.
         simulation: patches made from simulated ranges; or
         patches: a patch set that lies ready. One of the two.
-        encoder: encoder of CryoNet.
-        decoder_channels: widths of its five decoder stages.
+        model: the network; by default the one of ``initial``, or CryoNet with its ResNet-101.
+        initial: weights to start from (fine-tuning); channel statistics and PCA basis are kept from
+            their card, since the first layers and every batch norm were learnt under them.
+        freeze_encoder: leave the network's encoder, its batch norms' statistics included, as it is.
         epochs: passes over the training patches.
-        batch: patches a step.
+        iterations: steps in all, instead of ``epochs``; the last pass is cut short.
+        batch: patches a step, over all processes together.
         learning_rate: of Adam, at its highest.
         weight_decay: of Adam.
-        schedule: "constant", or "cosine": a linear rise over ``warmup`` and a cosine to zero.
-        warmup: share of all steps.
+        schedule: "constant"; "cosine": a linear rise over ``warmup`` and a cosine to zero; or
+            "cosine_restarts": ``cycles`` cosines of equal length (SGDR, https://arxiv.org/abs/1608.03983).
+        warmup: share of all steps, of "cosine".
+        cycles: of "cosine_restarts".
+        clip_norm: longest gradient of a step; None lets it be.
+        precision: of the forward pass: auto is bf16 on a GPU and fp32 on a CPU; fp16 scales the loss.
+        loss: what is minimised.
         class_weight_power: 1 weighs the loss by inverse class frequency, 0.5 by its root, 0 not at all.
+        allow_absent: classes that may be without any training pixel; for any other that is an error.
         crop_px: edge of random crops of the training patches; None takes them whole.
         crops: crops of each patch an epoch.
         augment: random changes to the training patches.
@@ -102,15 +154,22 @@ class TrainConfig(_Strict):
     licence: str = "not stated"
     simulation: SimulationConfig | None = None
     patches: Path | None = None
-    encoder: str = "resnet101"
-    decoder_channels: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16)
+    model: ModelConfig | None = None
+    initial: Path | None = None
+    freeze_encoder: bool = False
     epochs: int = Field(default=100, ge=1)
+    iterations: int | None = Field(default=None, ge=1)
     batch: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=3e-4, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "cosine_restarts"] = "constant"
     warmup: float = Field(default=0.05, ge=0, lt=1)
+    cycles: int = Field(default=4, ge=1)
+    clip_norm: float | None = Field(default=None, gt=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    loss: LossConfig = LossConfig()
     class_weight_power: float = Field(default=1.0, ge=0, le=1)
+    allow_absent: tuple[str, ...] = ()
     crop_px: int | None = Field(default=None, ge=TILE_MULTIPLE, multiple_of=TILE_MULTIPLE)
     crops: int = Field(default=1, ge=1)
     augment: AugmentConfig = AugmentConfig()
@@ -119,9 +178,20 @@ class TrainConfig(_Strict):
     work: Path | None = None
 
     @model_validator(mode="after")
-    def _has_one_source(self) -> TrainConfig:
+    def _does_not_contradict_itself(self) -> TrainConfig:
         if (self.simulation is None) == (self.patches is None):
             raise ValueError("give either simulation or patches")
+        if self.iterations is not None and "epochs" in self.model_fields_set:
+            raise ValueError("give either epochs or iterations")
+        if self.freeze_encoder and self.initial is None:
+            raise ValueError("freeze_encoder without initial would freeze random weights")
+        if self.loss.kind in ("dice", "tversky") and "class_weight_power" in self.model_fields_set:
+            raise ValueError(f"{self.loss.kind} takes no class_weight_power: its classes count alike")
+        unknown = set(self.allow_absent) - set(CLASS_NAMES)
+        if unknown:
+            raise ValueError(
+                f"allow_absent: {', '.join(sorted(unknown))} is none of {', '.join(CLASS_NAMES)}"
+            )
         return self
 
     @property
@@ -130,15 +200,12 @@ class TrainConfig(_Strict):
         told = self.model_dump_json(exclude={"device", "work", "name", "description", "licence"})
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    @property
-    def architecture_arguments(self) -> dict[str, Any]:
-        """Encoder and decoder of the network, as its card names them."""
-        return {"encoder": self.encoder, "decoder_channels": list(self.decoder_channels)}
-
     def rate_at(self, progress: float) -> float:
         """Learning rate when ``progress`` in [0, 1) of all steps is done."""
         if self.schedule == "constant":
             return self.learning_rate
+        if self.schedule == "cosine_restarts":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress * self.cycles % 1)))
         if progress < self.warmup:
             return self.learning_rate * (0.05 + 0.95 * progress / self.warmup)
         return (
@@ -147,7 +214,7 @@ class TrainConfig(_Strict):
 
 
 def load_config(path: Path) -> TrainConfig:
-    """The recipe in a YAML file.
+    """The recipe in a YAML file; ``patches`` and ``initial`` are looked up beside it, then in the folder.
 
     Raises:
         ConfigError: if the file is absent, no YAML mapping, or says something that is not understood.
@@ -160,8 +227,14 @@ def load_config(path: Path) -> TrainConfig:
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {path}", "a YAML mapping of settings", "start from the demo's recipe")
     try:
-        return TrainConfig.model_validate(values)
+        config = TrainConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise ConfigError(f"recipe {path}: {where}", first["msg"], "correct the recipe") from None
+    beside = {
+        name: path.parent / value
+        for name in ("patches", "initial")
+        if (value := getattr(config, name)) is not None and (path.parent / value).exists()
+    }
+    return config.model_copy(update=beside)

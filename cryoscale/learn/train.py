@@ -2,111 +2,281 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import hashlib
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from cryoscale.errors import SourceError, WeightsError
+from cryoscale.errors import ConfigError, WeightsError
 from cryoscale.learn.augment import OPTICAL_ONLY
+from cryoscale.learn.checkpoint import TrainState, told_as
+from cryoscale.learn.curves import draw_curves, save_curves
 from cryoscale.learn.evaluate import score_patches
-from cryoscale.learn.loop import Fit, Progress, fit, fit_temperature
+from cryoscale.learn.loop import Fit, Progress, Standard, Start, fit, fit_temperature
 from cryoscale.learn.patches import Patches
-from cryoscale.learn.recipe import TrainConfig, load_config
+from cryoscale.learn.progress import live_progress
+from cryoscale.learn.ranks import Ranks, join
+from cryoscale.learn.recipe import ModelConfig, TrainConfig, load_config
 from cryoscale.learn.samples import from_simulation
 from cryoscale.learn.scores import CLASS_NAMES, Scores
+from cryoscale.learn.sound import refuse_unfit
 from cryoscale.models import weights
-from cryoscale.models.cryonet import CryoNet
 from cryoscale.models.predictor import Predictor
 
 __all__ = ["Fit", "TrainConfig", "load_config", "train", "train_from_config"]
+
+REDRAW_S = 10.0
+"""Curves are drawn after every epoch that ends this long after the last drawing, and after the last one."""
+
+FOREST = "random-forest"
+"""The learner that is not trained by gradients."""
 
 
 def train(
     config: TrainConfig, *, out: Path, work: Path | None = None, progress: Progress | None = None
 ) -> weights.Card:
-    """Trains a CryoNet by a recipe, and writes its weights to ``out`` and its card beside them.
+    """Trains a network by a recipe, and writes its weights to ``out`` and its card beside them.
 
     Args:
         config: the recipe.
-        out: path of the weights, ``X.safetensors``.
+        out: path of the weights, ``X.safetensors``. ``X.curves.png`` beside it shows how it goes.
         work: folder for what a resumed training needs: patches, the state after each epoch, and
-            ``curves.json``; by default the recipe's, or ``X.training`` beside ``out``. A training that was
-            killed goes on from its last whole epoch; a finished one only writes the weights again.
-        progress: called with a dict after every made region, step and epoch (its ``kind``).
+            ``curves.json``; by default the recipe's, or ``X.training`` beside ``out``. The best weights so
+            far lie there as ``best.safetensors`` with a card (temperature 1), fit for use while training
+            goes on or if it never ends; a finished training puts ``out`` in their place. A training that
+            was killed goes on from its last whole epoch; a finished one only writes the weights again.
+        progress: called with a dict for the model and after every made region, step and epoch (its ``kind``).
+
+    Started by torch's launcher (``torchrun -m cryoscale train``), all processes train one network; see
+    :mod:`cryoscale.learn.ranks`.
 
     Returns:
         The card, with scores on the validation and test patches, also without the modalities
         that are commonly absent.
 
     Raises:
-        WeightsError: if ``out`` does not end in .safetensors.
-        SourceError: if the patch set is absent or has no training or no validation patches.
+        WeightsError: if ``out`` does not end in .safetensors, or the initial weights do not fit.
+        SourceError: if the patch set is absent, or nothing can be learnt from it.
+        ConfigError: if the recipe's parts do not go together.
         OutputError: if the work folder holds a training by another recipe.
+        TrainingError: if the loss is no longer finite or the disk is full; the last whole epoch is kept.
     """
     if out.suffix != ".safetensors":
         raise WeightsError(f"{out}", "a path that ends in .safetensors", "rename it")
     work = work or config.work or out.with_suffix(".training")
-    work.mkdir(parents=True, exist_ok=True)
-    patches = _patches(config, work, progress)
-    arguments = {
-        "in_channels": len(patches.channels),
-        "classes": len(CLASS_NAMES),
-        **config.architecture_arguments,
-    }
-    torch.manual_seed(config.seed)
-    fitted = fit(
-        CryoNet(**arguments), patches, config, state_path=work / "state.safetensors", progress=progress
-    )
-    held_back = patches.indices("validation")
-    card = weights.Card(
-        architecture="cryonet",
-        arguments=arguments,
-        channels=patches.channels,
-        mean=tuple(map(float, fitted.standard.mean)),
-        std=tuple(map(float, fitted.standard.std)),
-        pca=patches.attrs["pca"],
-        classes=CLASS_NAMES,
-        temperature=fit_temperature(fitted.model, fitted.standard, patches, held_back),
-        training=_training(config, patches, fitted),
-        split=patches.attrs["split"],
-        licence=config.licence,
-    )
-    card = card.model_copy(update={"metrics": _metrics(fitted.model, card, patches)})
-    return weights.save(fitted.model, card, out)
+    with join(config.device, config.batch) as ranks:
+        progress = progress if ranks.first else None
+        patches = _patches(config, work, ranks, progress)
+        run = _Run(config, patches, out, work, ranks)
+        refuse_unfit(patches, config, by_gradient=run.architecture != FOREST)
+        if progress:
+            progress(run.describe())
+        fitted = run.fit_forest() if run.architecture == FOREST else run.fit(progress)
+        if ranks.first:
+            card = run.finish(fitted)
+        ranks.wait()
+    return card if ranks.first else weights.read_card(out)
 
 
-def _patches(config: TrainConfig, work: Path, progress: Progress | None) -> Patches:
+def _patches(config: TrainConfig, work: Path, ranks: Ranks, progress: Progress | None) -> Patches:
     if config.simulation is None:
         assert config.patches is not None  # the recipe has one of the two
-        patches = Patches.open(config.patches)
-    else:
-        patches = from_simulation(config.simulation, work / "patches.zarr", progress=progress)
-    for split in ("train", "validation"):
-        if not len(patches.indices(split)):
-            given = f"{len(patches)} patches, none of them for {split}"
-            raise SourceError(
-                given, "patches for training and for validation", "add ranges, or lower min_labelled"
-            )
-    return patches
+        return Patches.open(config.patches)
+    work.mkdir(parents=True, exist_ok=True)
+    if ranks.first:
+        from_simulation(config.simulation, work / "patches.zarr", progress=progress)
+    ranks.wait()
+    return Patches.open(work / "patches.zarr")
 
 
-def _training(config: TrainConfig, patches: Patches, fitted: Fit) -> dict[str, Any]:
-    """What the card says of the training: the recipe, the data, and how it went."""
-    return {
-        "name": config.name,
-        "description": config.description,
-        "recipe": config.model_dump(mode="json", exclude={"name", "description", "licence", "work"}),
-        "patches": {split: len(patches.indices(split)) for split in ("train", "validation", "test")},
-        "source": patches.attrs["source"],
-        "class_pixels": dict(zip(CLASS_NAMES, fitted.class_counts, strict=True)),
-        "best_epoch": fitted.best_epoch,
-        "seconds": round(sum(row["seconds"] for row in fitted.curves), 1),
-        "validation_mean_iou": [round(row["validation_mean_iou"], 4) for row in fitted.curves],
-        "torch": torch.__version__,
-    }
+@dataclass
+class _Run:
+    """One training: what it is given, and the card of what it has reached."""
+
+    config: TrainConfig
+    patches: Patches
+    out: Path
+    work: Path
+    ranks: Ranks
+    initial: weights.Card | None = field(init=False, default=None)
+    drawn_s: float = field(init=False, default=float("-inf"))
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.config.seed)
+        if self.config.initial is not None:
+            self.model, self.initial = weights.load(self.config.initial, channels=self.patches.channels)
+            self.architecture, self.arguments = self.initial.architecture, self.initial.arguments
+            self._refuse_another_model(self.initial)
+        else:
+            wanted = self.config.model or ModelConfig()
+            self.architecture = wanted.name
+            self.arguments = {
+                "in_channels": len(self.patches.channels),
+                "classes": len(CLASS_NAMES),
+                **wanted.arguments,
+            }
+            self.model = weights.build(self._card(self._plain(), best_epoch=0, rows=[], counts=[]))
+
+    def _refuse_another_model(self, initial: weights.Card) -> None:
+        """What the initial weights were trained for and what the recipe and the patches say must agree."""
+        wanted, path = self.config.model, self.config.initial
+        arguments = {k: v for k, v in initial.arguments.items() if k not in ("in_channels", "classes")}
+        if wanted is not None and (wanted.name, wanted.arguments) != (initial.architecture, arguments):
+            given = f"model {wanted.name} {wanted.arguments} with initial {path}"
+            expected = f"its {initial.architecture} {arguments}"
+            raise ConfigError(given, expected, "leave model out, or correct it")
+        basis = self.patches.attrs["pca"]
+        theirs = initial.pca.model_dump() if initial.pca else None
+        if (basis is None) != (theirs is None) or not all(
+            np.allclose(basis[key], theirs[key], rtol=1e-4, atol=1e-6) for key in (theirs or {})
+        ):
+            given = f"patches whose principal components are not those of {path}"
+            do = "make the samples with these weights as the run's model: their basis is then used"
+            raise WeightsError(given, "the basis in its card, which channels 25-27 were learnt in", do)
+
+    def _plain(self) -> Standard:
+        count = len(self.patches.channels)
+        return Standard(np.zeros(count, np.float32), np.ones(count, np.float32))
+
+    def describe(self) -> dict[str, Any]:
+        """The event that tells of the model before anything is learnt."""
+        encoder = getattr(self.model, "encoder", None) if self.config.freeze_encoder else None
+        frozen = 0 if encoder is None else sum(p.numel() for p in encoder.parameters())
+        return {
+            "kind": "model",
+            "name": self.architecture,
+            "parameters": weights.count_parameters(self.model),
+            "trainable": weights.count_parameters(self.model) - frozen,
+            "train": len(self.patches.indices("train")),
+            "validation": len(self.patches.indices("validation")),
+        }
+
+    def fit(self, progress: Progress | None) -> Fit:
+        """Training by gradients, with what is kept after every epoch."""
+        start = Start(
+            standard=self._initial_standard(),
+            fine_tuned=self.initial is not None,
+            ranks=self.ranks,
+            more=self._identity(),
+        )
+        return fit(
+            self.model,
+            self.patches,
+            self.config,
+            state_path=self.work / "state.safetensors",
+            start=start,
+            progress=progress,
+            on_epoch=self._after_epoch,
+        )
+
+    def fit_forest(self) -> Fit:
+        """A random forest over the pixels of the training patches; there is nothing to resume."""
+        from cryoscale.learn.forest import fit_forest
+        from cryoscale.learn.loop import standard_of
+
+        standard = self._initial_standard() or standard_of(self.patches)
+        train, held_back = self.patches.indices("train"), self.patches.indices("validation")
+        began = time.perf_counter()
+        self.model = fit_forest(
+            self.patches, train, standard, arguments=self.arguments, seed=self.config.seed
+        )
+        seconds = round(time.perf_counter() - began, 2)
+        counts = self.patches.class_counts(train, len(CLASS_NAMES)).tolist()
+        card = self._card(standard, best_epoch=0, rows=[], counts=counts)
+        scores = score_patches(Predictor(self.model, card, precision="fp32"), self.patches, held_back)
+        row = {"epoch": 0, "validation_mean_iou": scores.mean_iou, "seconds": seconds}
+        return Fit(self.model, standard, scores, 0, counts, [row])
+
+    def _initial_standard(self) -> Standard | None:
+        if self.initial is None:
+            return None
+        return Standard(np.array(self.initial.mean, np.float32), np.array(self.initial.std, np.float32))
+
+    def _identity(self) -> str:
+        """What a state belongs to beside the recipe: the weights it began with, and the patches."""
+        told = [self.initial.sha256 if self.initial else "", self.patches.attrs.get("fingerprint", "")]
+        told += [str(len(self.patches)), str(self.patches.columns["split"].tolist())]
+        return hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:16]
+
+    def _after_epoch(self, state: TrainState, standard: Standard) -> None:
+        save_curves(state.curves, self.work / "curves.json")
+        last = state.epoch >= self.config.epochs
+        if last or time.monotonic() - self.drawn_s >= REDRAW_S:
+            self._draw(state.curves, state.best_epoch)
+        if state.best_epoch == state.epoch:
+            card = self._card(standard, best_epoch=state.best_epoch, rows=state.curves, counts=[])
+            card = card.model_copy(update={"metrics": {"validation": state.best_scores}})
+            with told_as(self._best):
+                weights.save(self.model, card, self._best)
+
+    def _draw(self, rows: list[dict[str, Any]], best_epoch: int) -> None:
+        picture = self.out.with_suffix(".curves.png")
+        draw_curves(rows, picture, title=self.config.name, best_epoch=best_epoch)
+        self.drawn_s = time.monotonic()
+
+    @property
+    def _best(self) -> Path:
+        return self.work / "best.safetensors"
+
+    def finish(self, fitted: Fit) -> weights.Card:
+        """Temperature, scores and card of the best epoch; writes the weights."""
+        held_back = self.patches.indices("validation")
+        card = self._card(
+            fitted.standard, best_epoch=fitted.best_epoch, rows=fitted.curves, counts=fitted.class_counts
+        )
+        temperature = fit_temperature(fitted.model, fitted.standard, self.patches, held_back)
+        card = card.model_copy(update={"temperature": temperature})
+        card = card.model_copy(update={"metrics": _metrics(fitted.model, card, self.patches)})
+        with told_as(self.out):
+            card = weights.save(fitted.model, card, self.out)
+        if self.architecture != FOREST:
+            self._draw(fitted.curves, fitted.best_epoch)
+        for path in (self._best, weights.card_path(self._best)):
+            path.unlink(missing_ok=True)
+        return card
+
+    def _card(
+        self, standard: Standard, *, best_epoch: int, rows: list[dict[str, Any]], counts: list[int]
+    ) -> weights.Card:
+        card = weights.Card(
+            architecture=self.architecture,
+            arguments=self.arguments,
+            channels=self.patches.channels,
+            mean=tuple(map(float, standard.mean)),
+            std=tuple(map(float, standard.std)),
+            pca=self.patches.attrs["pca"],
+            classes=CLASS_NAMES,
+            split=self.patches.attrs["split"],
+            licence=self.config.licence,
+        )
+        if not rows:
+            return card
+        return card.model_copy(update={"training": self._training(best_epoch, rows, counts)})
+
+    def _training(self, best_epoch: int, rows: list[dict[str, Any]], counts: list[int]) -> dict[str, Any]:
+        """What the card says of the training: the recipe, the data, and how it went."""
+        splits = ("train", "validation", "test")
+        return {
+            "name": self.config.name,
+            "description": self.config.description,
+            "parameters": weights.count_parameters(self.model),
+            "recipe": self.config.model_dump(mode="json", exclude={"name", "description", "licence", "work"}),
+            "initial_sha256": self.initial.sha256 if self.initial else None,
+            "processes": self.ranks.size,
+            "patches": {split: len(self.patches.indices(split)) for split in splits},
+            "source": self.patches.attrs["source"],
+            "class_pixels": dict(zip(CLASS_NAMES, counts, strict=False)),
+            "best_epoch": best_epoch,
+            "epochs_done": rows[-1]["epoch"],
+            "seconds": round(sum(row["seconds"] for row in rows), 1),
+            "validation_mean_iou": [round(row["validation_mean_iou"], 4) for row in rows],
+            "torch": torch.__version__,
+        }
 
 
 def _metrics(model: torch.nn.Module, card: weights.Card, patches: Patches) -> dict[str, Any]:
@@ -133,34 +303,5 @@ def train_from_config(
     """
     config = load_config(Path(path))
     folder = None if work is None else Path(work)
-    if quiet:
-        return train(config, out=Path(out), work=folder)
-    with live_progress() as progress:
+    with nullcontext() if quiet else live_progress() as progress:
         return train(config, out=Path(out), work=folder, progress=progress)
-
-
-@contextmanager
-def live_progress() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A bar for what is under way and a line for every epoch, on the terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task("preparing", total=None)
-
-        def show(event: dict[str, Any]) -> None:
-            if event["kind"] in ("region", "cut"):
-                text = f"{'simulating' if event['kind'] == 'region' else 'cutting'} range {event['region']}"
-                bar.update(task, description=text, completed=event["done"], total=event["regions"])
-            elif event["kind"] == "step":
-                text = f"epoch {event['epoch']}  loss {event['loss']:.3f}"
-                bar.update(task, description=text, completed=event["step"], total=event["steps"])
-            else:
-                bar.console.print(
-                    f"epoch {event['epoch']:>3}/{event['epochs']}  loss {event['loss']:.4f}  "
-                    f"validation loss {event['validation_loss']:.4f}  "
-                    f"mean IoU {event['validation_mean_iou']:.4f}  "
-                    f"accuracy {event['validation_accuracy']:.4f}  {event['seconds']:.0f} s"
-                )
-
-        yield show

@@ -76,6 +76,7 @@ class BandRatio:
     pca: dict[str, Any] | None = None
     tile_multiple = 1
     needs_halo = False
+    needs_location = False
 
     def __init__(
         self,
@@ -93,7 +94,9 @@ class BandRatio:
         self.threshold, self.brightness, self.channels = threshold, brightness, tuple(channels)
         self._at = [self.channels.index(band) for band in BANDS]
 
-    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(
+        self, features: NDArray[np.float32], _location: NDArray[np.float32] | None = None, /
+    ) -> NDArray[np.float32]:
         """Probabilities (n, 5, h, w); NaN where one of the five bands is."""
         if features.ndim != 4 or features.shape[1] != len(self.channels):
             given, expected = f"features of shape {features.shape}", f"(n, {len(self.channels)}, h, w)"

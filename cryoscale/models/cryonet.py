@@ -227,6 +227,8 @@ class CryoNet(nn.Module):
         InputError: for an encoder or widths that do not exist.
     """
 
+    tile_multiple = TILE_MULTIPLE
+
     def __init__(
         self,
         in_channels: int = 30,

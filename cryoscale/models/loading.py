@@ -38,7 +38,13 @@ class PredictsTiles(Protocol):
     def needs_halo(self) -> bool:
         """False if every pixel's answer depends on that pixel alone."""
 
-    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    @property
+    def needs_location(self) -> bool:
+        """True if it takes the location codes (n, 4) of the tiles as its second argument."""
+
+    def __call__(
+        self, features: NDArray[np.float32], location: NDArray[np.float32] | None = None, /
+    ) -> NDArray[np.float32]:
         """Class probabilities (n, k, h, w) of features (n, c, h, w)."""
 
     def describe(self) -> dict[str, Any]:

@@ -10,11 +10,16 @@ import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.errors import InputError
-from cryoscale.models.cryonet import TILE_MULTIPLE
 from cryoscale.models.weights import Card
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+TILE_MULTIPLE = 32
+"""What a network's tiles must be a multiple of, unless it says otherwise: encoders halve five times."""
+
+LOCATION = 4
+"""Length of a location code."""
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -52,6 +57,11 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
+def count_parameters(model: torch.nn.Module) -> int:
+    """Numbers that were learnt: the parameters, or, of a model without any, all its buffers."""
+    return sum(p.numel() for p in model.parameters()) or sum(b.numel() for b in model.buffers())
+
+
 class Predictor:
     """Features (n, c, h, w) float32 to class probabilities (n, k, h, w) float32.
 
@@ -63,7 +73,8 @@ class Predictor:
 
     Args:
         model: a network that takes (n, c, h, w) to logits (n, k, h, w); it is put on the device and in
-            evaluation mode.
+            evaluation mode. It may tell by attributes what it needs: ``tile_multiple`` (32 unless it says
+            otherwise), ``needs_halo`` (False if it treats every pixel for itself), ``needs_location``.
         card: its card.
         device: auto, cpu, cuda or cuda:N.
         precision: auto, fp32 or bf16.
@@ -71,10 +82,9 @@ class Predictor:
 
     Raises:
         InputError: for a device, precision or number of threads that cannot be had; when called, for
-            another number of channels or a size that is not a multiple of 32.
+            another number of channels, a size that is not a multiple of ``tile_multiple``, or location codes
+            that are absent where the network needs them, or given where it does not.
     """
-
-    needs_halo = True
 
     def __init__(
         self,
@@ -94,30 +104,42 @@ class Predictor:
         self.card = card
         self.channels, self.classes = card.channels, card.classes
         self.pca: dict[str, Any] | None = card.pca.model_dump() if card.pca else None
-        self.tile_multiple = TILE_MULTIPLE
+        self.tile_multiple = int(getattr(model, "tile_multiple", TILE_MULTIPLE))
+        self.needs_halo = bool(getattr(model, "needs_halo", True))
+        self.needs_location = bool(getattr(model, "needs_location", False))
         # Measured on 2 cores: a sixth to a third faster than channels first.
         self.model = convert_conv2d_weight_memory_format(model.to(self.device).eval(), torch.channels_last)
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
         self._std = torch.tensor(card.std, dtype=torch.float32, device=self.device)[:, None, None]
 
-    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities (n, k, h, w) of features (n, c, h, w); they sum to 1 over k."""
-        self._refuse_misfit(features.shape)
+    def __call__(
+        self, features: NDArray[np.float32], location: NDArray[np.float32] | None = None, /
+    ) -> NDArray[np.float32]:
+        """Probabilities (n, k, h, w) of features (n, c, h, w); they sum to 1 over k.
+
+        ``location`` (n, 4) holds the tiles' :func:`cryoscale.grid.location_code`, where ``needs_location``.
+        """
+        self._refuse_misfit(features.shape, None if location is None else location.shape)
         # Arrays that came over a wire are often read-only, which torch does not know: W copies those.
-        batch = torch.from_numpy(np.require(features, np.float32, ["C", "W"]))
+        batch = [
+            torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+            for array in (features, location)
+            if array is not None
+        ]
         # One by one on CPU: oneDNN picks its kernels and its split of the work by the whole batch's shape.
-        parts = torch.split(batch, 1) if self.device.type == "cpu" else (batch,)
+        size = 1 if self.device.type == "cpu" else len(features)
         with torch.inference_mode(), self._arithmetic():
-            answers = [self._forward(part.to(self.device)) for part in parts]
+            parts = zip(*(torch.split(array.to(self.device), size) for array in batch), strict=True)
+            answers = [self._forward(*part) for part in parts]
         probabilities: NDArray[np.float32] = torch.cat(answers).cpu().numpy()
         return probabilities
 
-    def _forward(self, features: torch.Tensor) -> torch.Tensor:
+    def _forward(self, features: torch.Tensor, *location: torch.Tensor) -> torch.Tensor:
         x = (features - self._mean) / self._std
         x = torch.where(torch.isfinite(x), x, torch.zeros((), device=self.device))
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = self.model(x)
+            logits = self.model(x, *location)
         return torch.softmax(logits.float() / self.card.temperature, dim=1).contiguous()
 
     def _arithmetic(self) -> AbstractContextManager[None]:
@@ -129,20 +151,25 @@ class Predictor:
             return context
         return nullcontext()
 
-    def _refuse_misfit(self, shape: tuple[int, ...]) -> None:
+    def _refuse_misfit(self, shape: tuple[int, ...], location: tuple[int, ...] | None) -> None:
         if len(shape) != 4 or shape[0] < 1 or shape[1] != len(self.channels):
             expected = f"(n, {len(self.channels)}, h, w), the channels of the weights"
             raise InputError(f"features of shape {shape}", expected, "stack the channels that the card names")
         if min(shape[2:]) < 1 or shape[2] % self.tile_multiple or shape[3] % self.tile_multiple:
             given, expected = f"tiles of {shape[2]} x {shape[3]} pixels", f"multiples of {self.tile_multiple}"
             raise InputError(given, expected, "choose another tile size")
+        wanted = (shape[0], LOCATION) if self.needs_location else None
+        if location != wanted:
+            given = "no location codes" if location is None else f"location codes of shape {location}"
+            expected = f"codes of shape {wanted}, one a tile" if wanted else "features alone"
+            raise InputError(given, expected, "give what the network was trained with")
 
     def describe(self) -> dict[str, Any]:
         """What a run's manifest records of the model."""
         return {
             "name": self.card.architecture,
             "sha256": self.card.sha256,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "parameters": count_parameters(self.model),
             "precision": self.precision,
             "device": self.device.type,
             "channels": list(self.channels),

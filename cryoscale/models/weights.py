@@ -22,12 +22,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cryoscale.errors import CryoscaleError, WeightsError
+from cryoscale.errors import CryoscaleError, ExtraError, WeightsError
 
 if TYPE_CHECKING:
     import torch
 
-ARCHITECTURES: dict[str, str] = {"cryonet": "cryoscale.models.cryonet:CryoNet"}
+ARCHITECTURES: dict[str, str] = {
+    "cryonet": "cryoscale.models.cryonet:CryoNet",
+    "unet": "cryoscale.models.baselines:Unet",
+    "deeplabv3plus": "cryoscale.models.baselines:DeepLabV3Plus",
+    "segformer": "cryoscale.models.baselines:SegFormer",
+    "glavitu": "cryoscale.models.glavitu:GlaViTU",
+    "random-forest": "cryoscale.models.forest:RandomForest",
+}
 """Networks by the name that a card gives them, as ``module:class``, imported when one is needed."""
 
 _PICKLED_NAMES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
@@ -205,11 +212,19 @@ def _refuse_other_channels(path: Path, given: tuple[str, ...], expected: tuple[s
 # --- tensors ------------------------------------------------------------------------------------
 
 
+def architecture(name: str) -> Callable[..., torch.nn.Module]:
+    """The class of a network in ``ARCHITECTURES``; its module is imported."""
+    module, attribute = ARCHITECTURES[name].split(":")
+    network: Callable[..., torch.nn.Module] = getattr(importlib.import_module(module), attribute)
+    return network
+
+
 def build(card: Card, *, device: str = "cpu") -> torch.nn.Module:
     """The network that a card describes, with weights as for training from scratch.
 
     Raises:
         WeightsError: if there is no such architecture, or its arguments do not fit it or the card.
+        ExtraError: if it needs a library that is not installed.
     """
     import torch
 
@@ -217,8 +232,7 @@ def build(card: Card, *, device: str = "cpu") -> torch.nn.Module:
         expected = f"one of {', '.join(sorted(ARCHITECTURES))}"
         given = f"a card of architecture {card.architecture!r}"
         raise WeightsError(given, expected, "use weights of a network that this version has")
-    module, name = ARCHITECTURES[card.architecture].split(":")
-    network: Callable[..., torch.nn.Module] = getattr(importlib.import_module(module), name)
+    network = architecture(card.architecture)
     for argument, count in (("in_channels", len(card.channels)), ("classes", len(card.classes))):
         if card.arguments.get(argument) != count:
             given = f"a card with {argument} {card.arguments.get(argument)!r}"
@@ -226,6 +240,8 @@ def build(card: Card, *, device: str = "cpu") -> torch.nn.Module:
     try:
         with torch.device(device):
             return network(**card.arguments)
+    except ExtraError:
+        raise
     except (CryoscaleError, TypeError, ValueError, RuntimeError) as error:
         given = f"a card with arguments {json.dumps(card.arguments)} ({error})"
         raise WeightsError(given, f"arguments of {card.architecture}", "correct the card") from None

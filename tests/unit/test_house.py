@@ -39,6 +39,7 @@ STOREYS = [
     "demo",
     "console",
     "cli",
+    "__main__",
 ]
 TORCH_FREE = ["read", "features", "write", "infer/tiles", "infer/blend", "infer/predict", "infer/encode"]
 

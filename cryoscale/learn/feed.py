@@ -1,0 +1,104 @@
+"""What a training eats: batches of changed crops to learn from, and whole patches to be judged by.
+
+Everything random is drawn from (seed, epoch), for the whole batch, by every process that shares it;
+only the crops of the own share are then read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cryoscale.grid import Window, location_code
+from cryoscale.learn.augment import Variant, apply
+from cryoscale.learn.patches import Patches
+from cryoscale.learn.ranks import Ranks
+from cryoscale.learn.recipe import TrainConfig
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Per-channel mean and deviation (c,): physical values in, network input out."""
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+    def __call__(self, x: NDArray[np.float32]) -> torch.Tensor:
+        """Standardised batch (n,c,h,w); what is not finite becomes 0, the training mean."""
+        scaled = (x - self.mean[:, np.newaxis, np.newaxis]) / self.std[:, np.newaxis, np.newaxis]
+        known = np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)
+        return torch.from_numpy(known).to(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Stacks (n,c,h,w), labels (n,h,w), and the location codes (n,4) of their centres if they are wanted."""
+
+    x: NDArray[np.float32]
+    y: NDArray[np.uint8]
+    location: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of a patch: its number, where the part begins, how large it is, and how it is changed."""
+
+    index: int
+    row: int
+    col: int
+    size: int
+    variant: Variant | None = None
+
+
+class Feed:
+    """The batches of a training, this process's share of each."""
+
+    def __init__(self, patches: Patches, config: TrainConfig, ranks: Ranks, *, located: bool) -> None:
+        self.patches, self.config, self.ranks, self.located = patches, config, ranks, located
+        self.train_indices, self.validation_indices = patches.indices("train"), patches.indices("validation")
+        # Whole batches only: batch norm cannot train on a single crop, and the rest has its turn next epoch.
+        self.steps = len(self.train_indices) * config.crops // config.batch
+
+    def training(self, epoch: int, steps: int) -> Iterator[Batch]:
+        """The first ``steps`` batches of an epoch."""
+        rng = np.random.default_rng([self.config.seed, epoch])
+        order = rng.permutation(np.repeat(self.train_indices, self.config.crops))
+        for step in range(steps):
+            chosen = order[step * self.config.batch : (step + 1) * self.config.batch]
+            drawn = [self._draw(int(index), rng) for index in chosen]
+            yield self._batch(self.ranks.share(drawn))
+
+    def validation(self) -> Iterator[Batch | None]:
+        """The validation patches as they are; None where this process has no share of a batch."""
+        whole = [Crop(int(index), 0, 0, self.patches.patch_px) for index in self.validation_indices]
+        for start in range(0, len(whole), self.config.batch):
+            share = self.ranks.share(whole[start : start + self.config.batch])
+            yield self._batch(share) if share else None
+
+    def _draw(self, index: int, rng: np.random.Generator) -> Crop:
+        whole = self.patches.patch_px
+        size = min(self.config.crop_px or whole, whole)
+        row, col = map(int, rng.integers(0, whole - size + 1, 2))
+        return Crop(index, row, col, size, Variant.draw(self.config.augment, rng))
+
+    def _batch(self, crops: Sequence[Crop]) -> Batch:
+        pairs = [self._read(crop) for crop in crops]
+        location = np.stack([self._location(crop) for crop in crops]) if self.located else None
+        return Batch(np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs]), location)
+
+    def _read(self, crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        here = (slice(crop.row, crop.row + crop.size), slice(crop.col, crop.col + crop.size))
+        x, y = self.patches.read(crop.index, here)
+        if crop.variant is None:
+            return x, y
+        return apply(crop.variant, x, y, self.patches.channels, self.config.augment)
+
+    def _location(self, crop: Crop) -> NDArray[np.float32]:
+        place = self.patches.place(crop.index)
+        return location_code(
+            Window(place.epsg, place.row + crop.row, place.col + crop.col, crop.size, crop.size)
+        )
