@@ -2,26 +2,27 @@
 
 What a flip or a quarter turn does to each channel, were the ground itself turned:
 
-* Aspect is an angle on the ground and turns with it; turning the image alone would teach that north faces
-  lie anywhere. Slope, and everything that is one number of one pixel (reflectance, indices, LST, elevation,
-  PCA, tasselled cap), stays. Velocity is the magnitude of (vx, vy) and stays; coherence is a magnitude and stays.
+* Aspect is an angle on the ground and turns with it; turning the image alone would teach that north
+  faces lie anywhere. Slope, and everything that is one number of one pixel (reflectance, indices, LST,
+  elevation, PCA, tasselled cap), stays. Velocity is the magnitude of (vx, vy) and stays, as does
+  coherence, a magnitude too.
 * GLCM dissimilarity is the mean over the offsets 0, 45, 90 and 135 degrees. Flips and quarter turns
   permute these four, and a pair and its reverse count alike, so the channel turns as an image.
-* Wrapped phase is a scalar of the pixel (range, height and air along the line of sight), so its values move with
-  the pixels and are not changed; only an angle in the plane of the map would have to turn. But the sensor
-  turns with the image. A mirror east-west makes an ascending pass a descending one, which flies too; a
-  quarter turn makes a pass that no satellite flies: there the relation between phase gradient, slope and
-  aspect (topographic residue and downhill motion, both projected on the line of sight) becomes one that nature does
-  not show. The network is not told the line of sight and could not rely on that relation anyway. Two things about
-  phase are arbitrary in nature too, and can be drawn on top: its zero (reference point, air; ``phase_offset``)
-  and its sign (which acquisition comes first, the processor's convention; ``phase_sign``).
-* What cannot be turned is the sun. Shaded slopes lie to the north-west in the morning scenes of the northern
-  hemisphere, LST follows the aspect, and glaciers prefer some aspects. A flip teaches not to rely on any of that:
-  robust under another sun or hemisphere, a loss where both are always the same (``flips: false``).
+* Wrapped phase is a scalar of the pixel (range, height and air along the line of sight): its values move
+  with the pixels and do not change; only an angle in the plane of the map would have to turn. But the
+  sensor turns with the image. A mirror east-west makes an ascending pass a descending one, which flies
+  too; a quarter turn makes a pass that no satellite flies, and what ties phase gradients to slope and
+  aspect there (topographic residue and downhill motion, both projected on the line of sight) is not what
+  nature shows. The network is not told the line of sight, so it could not rely on that tie anyway. Two
+  things about phase are arbitrary in nature as well and can be drawn on top: its zero (reference point,
+  air; ``phase_offset``) and its sign (which image comes first, the processor's custom; ``phase_sign``).
+* What cannot be turned is the sun. Shade lies on the north-western slopes in morning scenes of the
+  northern hemisphere, LST follows the aspect, and glaciers prefer some aspects. Flips teach not to rely on
+  any of that: good under another sun, a loss where these are always the same (``flips: false``).
 
 Dropping whole modalities prepares the network for places where a sensor never flew, in the same form that
-the stack gives them: NaN. An offset of the elevation changes neither slope nor aspect; it does loosen the bond
-between height and temperature, which is meant: the height of the snow line is local.
+the stack gives them: NaN. An offset of the elevation changes neither slope nor aspect; it does loosen the
+bond between height and temperature, which is meant: the height of the snow line is local.
 """
 
 from __future__ import annotations

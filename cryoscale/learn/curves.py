@@ -62,7 +62,12 @@ def draw_curves(rows: Rows, path: Path, *, title: str, best_epoch: int) -> None:
     for name, colour in zip(CLASS_NAMES, COLOURS, strict=True):
         line(classes, [row["validation_iou"].get(name) for row in rows], name.replace("_", " "), colour)
     line(rate, [row["learning_rate"] or None for row in rows], "at the epoch's last step", "#444444")
-    for axes, name in ((loss, "loss"), (mean, "validation"), (classes, "validation IoU"), (rate, "Adam's rate")):
+    for axes, name in (
+        (loss, "loss"),
+        (mean, "validation"),
+        (classes, "validation IoU"),
+        (rate, "Adam's rate"),
+    ):
         axes.axvline(best_epoch, color="#bbbbbb", linewidth=1, linestyle="--", zorder=0)
         axes.set_ylabel(name)
         axes.grid(alpha=0.25)

@@ -6,9 +6,9 @@ Adam, learning rate 3e-4, weight decay 1e-4, class-frequency weights. Everything
 from its last whole epoch to the same result: to the bit on a CPU with as many threads; on a GPU up to the
 order in which its kernels add.
 
-Precision: bf16 needs no loss scale, its exponents are those of fp32; fp16 scales the loss, and leaves out steps
-whose scaled gradient overflows. On a CPU only fp32 is offered: in torch 2.13 the backward pass of the deepest
-scSE gate (a 1x1 convolution of 3072 channels) in bf16 corrupts memory there.
+Precision: bf16 needs no loss scale, its exponents are those of fp32; fp16 scales the loss, and leaves out
+steps whose scaled gradient overflows. On a CPU only fp32 is offered: in torch 2.13 the backward pass of the
+deepest scSE gate (a 1x1 convolution of 3072 channels) in bf16 corrupts memory there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cryoscale.learn.checkpoint import TrainState, load_state, save_state
 from cryoscale.learn.feed import Batch, Feed, Standard
 from cryoscale.learn.losses import make_loss
 from cryoscale.learn.patches import Patches
-from cryoscale.learn.ranks import Ranks
+from cryoscale.learn.ranks import ALONE, Ranks
 from cryoscale.learn.recipe import TrainConfig
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA, Scores, confusion_matrix
 from cryoscale.models.predictor import choose_device
@@ -60,7 +60,7 @@ class Start:
 
     standard: Standard | None = None
     fine_tuned: bool = False
-    ranks: Ranks = Ranks()
+    ranks: Ranks = ALONE
     more: str = ""
 
 
@@ -185,9 +185,7 @@ class _Loop:
         self.config, self.ranks = config, start.ranks
         self.device = choose_device(self.ranks.device(config.device))
         self.dtype = choose_training_precision(config.precision, self.device)
-        self.feed = Feed(
-            patches, config, self.ranks, located=bool(getattr(model, "needs_location", False))
-        )
+        self.feed = Feed(patches, config, self.ranks, located=bool(getattr(model, "needs_location", False)))
         self.standard = start.standard or standard_of(patches)
         self.class_counts = patches.class_counts(self.feed.train_indices, len(CLASS_NAMES))
         weights = class_weights(self.class_counts, config.class_weight_power)

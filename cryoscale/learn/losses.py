@@ -55,13 +55,11 @@ def _weighted(logits: Tensor, labels: Tensor, weights: Tensor, gamma: float) -> 
         plain = functional.cross_entropy(logits, labels, ignore_index=NO_DATA, reduction="none")
         # -expm1(-ce) is 1 - p without the cancellation near p = 1; the clamp keeps the power's slope finite.
         missing = (-torch.expm1(-plain)).clamp_min(torch.finfo(plain.dtype).tiny)
-        total = (_weights_of(labels, weights) * missing**gamma * plain).sum()
-    return torch.stack([total, _weights_of(labels, weights).sum()])
-
-
-def _weights_of(labels: Tensor, weights: Tensor) -> Tensor:
-    known = labels != NO_DATA
-    return weights[torch.where(known, labels, 0)] * known
+        known = labels != NO_DATA
+        total = (weights[torch.where(known, labels, 0)] * known * missing**gamma * plain).sum()
+    # Counted first and weighted in float64: a float32 sum over a million pixels would lose digits.
+    counts = torch.bincount(labels.flatten(), minlength=NO_DATA + 1)[: len(weights)]
+    return torch.stack([total, (counts.double() @ weights.double()).to(total.dtype)])
 
 
 def _quotient(sums: Tensor) -> Tensor:
@@ -83,4 +81,5 @@ def _tversky(sums: Tensor, alpha: float, beta: float) -> Tensor:
     hit, false, missed = sums
     present = (hit + missed).detach() > 0.5  # whole pixels, softly counted: above rounding, below one
     index = hit / (hit + alpha * false + beta * missed).clamp_min(torch.finfo(sums.dtype).eps)
-    return torch.where(present, 1 - index, 0.0).sum() / present.sum().clamp_min(1)
+    mean: Tensor = torch.where(present, 1 - index, 0.0).sum() / present.sum().clamp_min(1)
+    return mean

@@ -1,9 +1,9 @@
 """Several processes that train one network, as torch's own launcher starts them.
 
-``torchrun --nproc-per-node N -m cryoscale train ...`` sets RANK, LOCAL_RANK and WORLD_SIZE, which are read here
-(https://docs.pytorch.org/docs/stable/elastic/run.html); without them a process is alone. Every process takes
-its share of every batch, gradients are averaged by DistributedDataParallel, and the first process alone writes.
-All read one work folder, so machines without a shared disk cannot train together.
+``torchrun --nproc-per-node N -m cryoscale train ...`` sets RANK, LOCAL_RANK and WORLD_SIZE, which are read
+here (https://docs.pytorch.org/docs/stable/elastic/run.html); without them a process is alone. Every process
+takes its share of every batch, gradients are averaged by DistributedDataParallel, and the first process
+alone writes. All read one work folder, so machines without a shared disk cannot train together.
 
 What equals the training by one process: patches, crops and augmentation, exactly, and the loss and its
 gradient up to the order of sums, since losses are functions of sums over the whole batch. Batch norm takes
@@ -29,7 +29,7 @@ from cryoscale.errors import ConfigError
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=6)
-"""How long processes wait for each other; the first one may be making patches. A dead one ends all at once."""
+"""How long processes wait for each other: the first may be making patches. A dead one ends all at once."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,10 @@ class Ranks:
         return converted
 
 
+ALONE = Ranks()
+"""One process, as without a launcher."""
+
+
 @contextmanager
 def join(device: str, batch: int) -> Iterator[Ranks]:
     """Joins the other processes, if there are any, for as long as the block lasts.
@@ -99,7 +103,7 @@ def join(device: str, batch: int) -> Iterator[Ranks]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Ranks()
+        yield ALONE
         return
     if batch % size:
         given = f"batch {batch} on {size} processes"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from cryoscale.errors import ConfigError
 from cryoscale.learn.augment import AugmentConfig
 from cryoscale.learn.scores import CLASS_NAMES
+from cryoscale.models.weights import ARCHITECTURES
 
 TILE_MULTIPLE = 32
 """Patches and crops are multiples of this: the encoder halves five times."""
@@ -82,7 +83,9 @@ class ModelConfig(_Strict):
     arguments: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _leaves_the_data_alone(self) -> ModelConfig:
+    def _is_known_and_leaves_the_data_alone(self) -> ModelConfig:
+        if self.name not in ARCHITECTURES:
+            raise ValueError(f"{self.name} is none of {', '.join(ARCHITECTURES)}")
         for name in ("in_channels", "classes"):
             if name in self.arguments:
                 raise ValueError(f"{name} follows from the patches: leave it out")

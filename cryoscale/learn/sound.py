@@ -30,7 +30,7 @@ def refuse_unfit(patches: Patches, config: TrainConfig, *, by_gradient: bool) ->
         given = f"{crops} crops of {len(patches.indices('train'))} training patches"
         raise ConfigError(given, f"a batch of {config.batch} or more", "lower batch, or add patches")
     counts = _label_counts(patches, "train")
-    if not _label_counts(patches, "validation")[: len(CLASS_NAMES)].any():
+    if not any(_label_counts(patches, "validation")):
         given = "validation patches without any labelled pixel"
         raise SourceError(given, "labels to choose the best epoch by", "look at the labels")
     absent = [name for name, n in zip(CLASS_NAMES, counts, strict=False) if not n]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cryoscale.errors import ConfigError, WeightsError
+from cryoscale.errors import ConfigError, ExtraError, InputError, WeightsError
 from cryoscale.learn.augment import OPTICAL_ONLY
 from cryoscale.learn.checkpoint import TrainState, told_as
 from cryoscale.learn.curves import draw_curves, save_curves
@@ -26,7 +27,7 @@ from cryoscale.learn.samples import from_simulation
 from cryoscale.learn.scores import CLASS_NAMES, Scores
 from cryoscale.learn.sound import refuse_unfit
 from cryoscale.models import weights
-from cryoscale.models.predictor import Predictor
+from cryoscale.models.predictor import Predictor, count_parameters
 
 __all__ = ["Fit", "TrainConfig", "load_config", "train", "train_from_config"]
 
@@ -120,7 +121,7 @@ class _Run:
                 "classes": len(CLASS_NAMES),
                 **wanted.arguments,
             }
-            self.model = weights.build(self._card(self._plain(), best_epoch=0, rows=[], counts=[]))
+            self.model = _built(self.architecture, self.arguments)
 
     def _refuse_another_model(self, initial: weights.Card) -> None:
         """What the initial weights were trained for and what the recipe and the patches say must agree."""
@@ -132,16 +133,10 @@ class _Run:
             raise ConfigError(given, expected, "leave model out, or correct it")
         basis = self.patches.attrs["pca"]
         theirs = initial.pca.model_dump() if initial.pca else None
-        if (basis is None) != (theirs is None) or not all(
-            np.allclose(basis[key], theirs[key], rtol=1e-4, atol=1e-6) for key in (theirs or {})
-        ):
+        if not _same_basis(basis, theirs):
             given = f"patches whose principal components are not those of {path}"
             do = "make the samples with these weights as the run's model: their basis is then used"
             raise WeightsError(given, "the basis in its card, which channels 25-27 were learnt in", do)
-
-    def _plain(self) -> Standard:
-        count = len(self.patches.channels)
-        return Standard(np.zeros(count, np.float32), np.ones(count, np.float32))
 
     def describe(self) -> dict[str, Any]:
         """The event that tells of the model before anything is learnt."""
@@ -150,8 +145,8 @@ class _Run:
         return {
             "kind": "model",
             "name": self.architecture,
-            "parameters": weights.count_parameters(self.model),
-            "trainable": weights.count_parameters(self.model) - frozen,
+            "parameters": count_parameters(self.model),
+            "trainable": count_parameters(self.model) - frozen,
             "train": len(self.patches.indices("train")),
             "validation": len(self.patches.indices("validation")),
         }
@@ -205,8 +200,7 @@ class _Run:
 
     def _after_epoch(self, state: TrainState, standard: Standard) -> None:
         save_curves(state.curves, self.work / "curves.json")
-        last = state.epoch >= self.config.epochs
-        if last or time.monotonic() - self.drawn_s >= REDRAW_S:
+        if time.monotonic() - self.drawn_s >= REDRAW_S:
             self._draw(state.curves, state.best_epoch)
         if state.best_epoch == state.epoch:
             card = self._card(standard, best_epoch=state.best_epoch, rows=state.curves, counts=[])
@@ -264,7 +258,7 @@ class _Run:
         return {
             "name": self.config.name,
             "description": self.config.description,
-            "parameters": weights.count_parameters(self.model),
+            "parameters": count_parameters(self.model),
             "recipe": self.config.model_dump(mode="json", exclude={"name", "description", "licence", "work"}),
             "initial_sha256": self.initial.sha256 if self.initial else None,
             "processes": self.ranks.size,
@@ -277,6 +271,22 @@ class _Run:
             "validation_mean_iou": [round(row["validation_mean_iou"], 4) for row in rows],
             "torch": torch.__version__,
         }
+
+
+def _same_basis(left: dict[str, Any] | None, right: dict[str, Any] | None) -> bool:
+    if left is None or right is None:
+        return left is right
+    return all(np.allclose(left[key], right[key], rtol=1e-4, atol=1e-6) for key in right)
+
+
+def _built(architecture: str, arguments: dict[str, Any]) -> torch.nn.Module:
+    try:
+        return weights.architecture(architecture)(**arguments)
+    except ExtraError:
+        raise
+    except (InputError, TypeError, ValueError) as error:
+        given = f"model {architecture} with {json.dumps(arguments)} ({error})"
+        raise ConfigError(given, "arguments that it takes", "correct the recipe") from None
 
 
 def _metrics(model: torch.nn.Module, card: weights.Card, patches: Patches) -> dict[str, Any]:
