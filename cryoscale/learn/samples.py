@@ -66,8 +66,13 @@ class _Scene:
     split: str
 
 
-def from_simulation(config: SimulationConfig, out: Path, *, progress: Progress | None = None) -> Patches:
+def from_simulation(
+    config: SimulationConfig, out: Path, *, progress: Progress | None = None, basis: PcaBasis | None = None
+) -> Patches:
     """Makes the patch set of a configuration at ``out``, or opens it where it lies ready.
+
+    ``basis`` is that of weights which the patches are to fine-tune; by default one is fitted to the
+    training ranges.
 
     Raises:
         OutputError: if ``out`` holds the patches of another configuration.
@@ -89,7 +94,7 @@ def from_simulation(config: SimulationConfig, out: Path, *, progress: Progress |
             if progress:
                 progress({"kind": "region", "region": seed, "done": done, "regions": len(seeds)})
             scenes += _read_range(seed, split, composite, (config.size, regime), Path(folder))
-        basis = fit_pca(_clear_pixels([scene for scene in scenes if scene.split == "train"]))
+        basis = basis or fit_pca(_clear_pixels([scene for scene in scenes if scene.split == "train"]))
         writer = PatchWriter(out, channels=CHANNELS, patch_px=config.patch_px, dtype=config.dtype)
         for done, scene in enumerate(scenes):
             if progress:
