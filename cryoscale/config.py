@@ -111,6 +111,9 @@ class ModelConfig(_Strict):
     name: Literal["band-ratio"] | None = None
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    flips: bool = False
+    mc_dropout: Annotated[int, Field(ge=2, le=1000)] | None = None
+    confidence: Literal["entropy", "max"] = "entropy"
 
     @model_validator(mode="after")
     def _one_of(self) -> ModelConfig:
@@ -207,6 +210,9 @@ class Config(_Strict):
                 name=self.model.name,
                 overlap=self.model.overlap,
                 precision=self.model.precision,
+                flips=self.model.flips,
+                mc_dropout=self.model.mc_dropout or 0,
+                confidence=self.model.confidence,
             ),
             tile_px=self.tiling.tile_px,
             block_px=self.tiling.block_px,

@@ -88,7 +88,8 @@ class Console:
     def plan(self, plan: Plan) -> None:
         """What ``cryoscale plan`` prints."""
         self.say(
-            f"{plan.name}: {plan.region_km2:,.1f} km2, {plan.blocks} blocks, {plan.tiles:,} tiles, "
+            f"{plan.name}: {plan.region_km2:,.1f} km2, {plan.blocks} blocks, {plan.tiles:,} tiles"
+            f"{f', each predicted {plan.passes} times' if plan.passes > 1 else ''}, "
             f"at most {_bytes(plan.read_bytes)} read (uncompressed)"
         )
         rows = [

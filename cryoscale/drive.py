@@ -164,13 +164,13 @@ class Driver:
     def _start_actor(self, number: int) -> None:
         """Place actor ``number`` on a worker that offers a GPU; its weights are loaded there once."""
         model = self.settings.model
-        spec = {"weights": model.weights, "name": model.name, "precision": model.precision}
         future: Any = self.workers.client.submit(
             ModelActor,
-            spec,
+            model.keywords,
             tile_px=self.settings.tile_px,
             overlap=model.overlap,
             threads=ACTOR_THREADS,
+            confidence=model.confidence,
             actor=True,
             pure=False,
             resources={GPU: 1},

@@ -189,7 +189,7 @@ def prepare(settings: Settings, out: str, stage: OnStage | None = None) -> tuple
                 window=window,
                 block_px=settings.block_px,
                 classes=tuple(model["classes"]),
-                attrs={"cryoscale:run": settings.name},
+                attrs={"cryoscale:run": settings.name, "cryoscale:confidence": model["confidence"]},
             )
             quicklook.create(out, year=year, window=window, block_px=settings.block_px)
     return sha256, work
@@ -199,7 +199,7 @@ def _model_record(settings: Settings) -> dict[str, Any]:
     """Load the model once in the driver, so that weights that cannot be used are refused at once."""
     spec = settings.model
     predictor = loading.load_predictor(
-        weights=spec.weights, name=spec.name, device="cpu", precision="fp32" if spec.name is None else "auto"
+        **{**spec.keywords, "device": "cpu", "precision": "fp32" if spec.name is None else "auto"}
     )
     if predictor.needs_halo and settings.tile_px % predictor.tile_multiple:
         raise InputError(
@@ -217,12 +217,26 @@ def _model_record(settings: Settings) -> dict[str, Any]:
     described = predictor.describe()
     return {
         **described,
-        "identity": {key: described.get(key) for key in ("name", "sha256")},
+        "identity": {
+            **{key: described.get(key) for key in ("name", "sha256")},
+            # The tensors' sha256 does not cover the card. Runs without a curve keep their identity.
+            **({"calibration": described["calibration"]} if described.get("calibration") else {}),
+            **spec.choices,
+        },
+        "confidence": confidence_layer(settings.model.confidence, predictor),
         "channels": list(predictor.channels),
         "classes": list(predictor.classes),
         "needs_halo": predictor.needs_halo,
         "pca": predictor.pca,
     }
+
+
+def confidence_layer(kind: str, predictor: loading.PredictsTiles) -> str:
+    """What the map's layer ``confidence`` holds, in words."""
+    if kind == "max":
+        return "probability of the most probable class"
+    calibrated = getattr(predictor, "calibration", None) is not None
+    return "one minus normalised entropy" + (", read as observed accuracy" if calibrated else "")
 
 
 def _require_modalities(settings: Settings, items: Items) -> None:

@@ -66,6 +66,8 @@ class Plan:
     scenes: Mapping[str, int]
     missing: tuple[str, ...]
     zones: tuple[ZonePlan, ...]
+    passes: int = 1
+    """How often the network sees each tile: flips and dropout cost a pass for every answer."""
 
     @property
     def blocks(self) -> int:
@@ -244,7 +246,9 @@ def make_plan(settings: Settings, items: Items | None = None) -> Plan:
         abs(Geod(ellps="WGS84").geometry_area_perimeter(p)[0]) for p in shapely.get_parts(settings.region)
     )
     scenes = {key: len(value) for key, value in sorted(found.items())}
-    return Plan(settings.name, settings.years, area / 1e6, scenes, missing, tuple(zones))
+    return Plan(
+        settings.name, settings.years, area / 1e6, scenes, missing, tuple(zones), settings.model.passes
+    )
 
 
 def _present(settings: Settings, found: Items, modality: str) -> bool:

@@ -43,6 +43,27 @@ class ModelSpec:
     name: str | None = None
     overlap: float = 0.5
     precision: str = "auto"
+    flips: bool = False
+    mc_dropout: int = 0
+    confidence: str = "entropy"
+
+    @property
+    def passes(self) -> int:
+        """How often the network sees each tile."""
+        return (8 if self.flips else 1) * max(self.mc_dropout, 1)
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """What ``cryoscale.models.loading.load_predictor`` takes of this, the device left to it."""
+        more = {"flips": self.flips, "mc_dropout": self.mc_dropout} if self.passes > 1 else {}
+        return {"weights": self.weights, "name": self.name, "precision": self.precision, **more}
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The choices that decide pixels and are not at their defaults, for a run's identity."""
+        defaults = ModelSpec()
+        names = ("flips", "mc_dropout", "confidence")
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(defaults, name)}
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,8 @@ FULL = Scale(
     importance=(3, 256),
     workers=4,
 )
-"""The networks of the study, for one GPU of 80 GB or more and 16 cores; the time is reckoned, not measured."""
+"""The networks of the study, for one GPU of 80 GB or more and 16 cores; the time is reckoned, not "
+"measured."""
 
 SCALES = {scale.name: scale for scale in (TINY, CPU, FULL)}
 

@@ -108,7 +108,8 @@ class Bench:
         return path
 
     def _twin(self, kind: str, copied: Sequence[str] = ()) -> zarr.Group:
-        """A set that is marked incomplete and shares the stacks and labels of the first, but for ``copied``."""
+        """A set that is marked incomplete and shares the stacks and labels of the first, but for "
+        "``copied``."""
         source, target = self.patches("blocked"), self._new(kind)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()

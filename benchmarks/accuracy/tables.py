@@ -49,7 +49,7 @@ class Table:
 
 def percent(value: float | None) -> str:
     """A share as per cent with two digits; a dash where there is none."""
-    return "–" if value is None or value != value else f"{100 * value:.2f}"
+    return "-" if value is None or value != value else f"{100 * value:.2f}"
 
 
 def full_row(scores: Scores) -> tuple[str, ...]:
@@ -94,7 +94,8 @@ def _rows(
 def _comparison(bench: Bench) -> Table:
     regimes = ", ".join(sorted({place.regime for place in bench.scale.test}))
     caption = (
-        f"All models on the test ranges ({len(bench.scale.test)}; regimes that none was trained in: {regimes}), "
+        f"All models on the test ranges ({len(bench.scale.test)}; regimes that none was trained in: "
+        f"{regimes}), "
         "by blended mosaics: IoU / recall / precision, per cent. Simulated ranges."
     )
     names = [(_TITLES[m], m) for m in MODELS]
@@ -103,8 +104,10 @@ def _comparison(bench: Bench) -> Table:
 
 def _modalities(bench: Bench) -> Table:
     caption = (
-        f"{_TITLES[SUBJECT]} on the test ranges without some modalities: left out of the run of the network that "
-        "has learnt all of them (with random dropping), or left out of training too. IoU / recall / precision, "
+        f"{_TITLES[SUBJECT]} on the test ranges without some modalities: left out of the run of the "
+        f"network that "
+        "has learnt all of them (with random dropping), or left out of training too. IoU / recall / "
+        "precision, "
         "per cent. Simulated ranges."
     )
     names = [("all channels", SUBJECT)]
@@ -119,8 +122,10 @@ def _modalities(bench: Bench) -> Table:
 
 def _splits(bench: Bench) -> Table:
     caption = (
-        f"{_TITLES[SUBJECT]} by the random split of patches (the study's) and by the blocked split (whole ranges "
-        "held back): what each says of itself on the patches that it held back, and what its maps of the test "
+        f"{_TITLES[SUBJECT]} by the random split of patches (the study's) and by the blocked split (whole "
+        f"ranges "
+        "held back): what each says of itself on the patches that it held back, and what its maps of the "
+        "test "
         "ranges are worth. Per cent. Simulated ranges."
     )
     heads = tuple(f"{where}: {what}" for where in ("held back", "test") for what in _SHORT)
@@ -151,14 +156,15 @@ def _transfer(bench: Bench) -> Table:
         after = mapped(bench, bench.scale.transfer, f"{model}-tuned") if model in NETWORKS else None
         if before is not None:
             rows.append(
-                (_TITLES[model], *short_row(before), *(short_row(after) if after else ("–",) * len(_SHORT)))
+                (_TITLES[model], *short_row(before), *(short_row(after) if after else ("-",) * len(_SHORT)))
             )
     return Table("V", caption, ("model", *heads), tuple(rows))
 
 
 def _cost(bench: Bench) -> Table:
     caption = (
-        "Size of the models, seconds of training (all else of the job included), seconds of mapping a test range, "
+        "Size of the models, seconds of training (all else of the job included), seconds of mapping a "
+        "test range, "
         "and expected calibration error on the test ranges (mean of the ranges, per cent)."
     )
     rows = []
@@ -169,11 +175,11 @@ def _cost(bench: Bench) -> Table:
         maps = [outcome(bench.out, job) for job in jobs]
         seconds = sum(found["seconds"] for found in maps) / len(maps)
         errors = [found["ece"] for found in maps if found["ece"] is not None]
-        ece = percent(sum(errors) / len(errors)) if errors else "–"
+        ece = percent(sum(errors) / len(errors)) if errors else "-"
         trained = outcome(bench.out, f"train-{model}") if model in LEARNERS else None
-        size = f"{trained['parameters'] / 1e6:.2f} M" if trained and trained["parameters"] else "–"
+        size = f"{trained['parameters'] / 1e6:.2f} M" if trained and trained["parameters"] else "-"
         rows.append(
-            (_TITLES[model], size, f"{trained['seconds']:.0f}" if trained else "–", f"{seconds:.0f}", ece)
+            (_TITLES[model], size, f"{trained['seconds']:.0f}" if trained else "-", f"{seconds:.0f}", ece)
         )
     columns = ("model", "parameters", "training s", "map s", "ECE")
     return Table("of costs", caption, columns, tuple(rows))
@@ -193,8 +199,10 @@ def importance_table(found: dict[str, Any], count: int = 15) -> Table:
         for name, row in ranked
     )
     caption = (
-        f"Fall of IoU (points of per cent) of {_TITLES[SUBJECT]} when a channel, or a group of channels (slanted), "
-        f"is exchanged between patches: the {count} channels of the largest fall of the mean, then all groups. "
+        f"Fall of IoU (points of per cent) of {_TITLES[SUBJECT]} when a channel, or a group of channels "
+        f"(slanted), "
+        f"is exchanged between patches: the {count} channels of the largest fall of the mean, then all "
+        f"groups. "
         "Simulated ranges."
     )
     return Table("of importance", caption, ("channel", "mean", "clean ice", "debris"), rows)
@@ -207,7 +215,8 @@ def page(bench: Bench, machine: str) -> str:
         found.append(importance_table(outcome(bench.out, "importance")))
     head = (
         f"# Accuracy benchmark, scale {bench.scale.name}\n\n"
-        "**Everything here is simulated**: the mountains, the scenes of every sensor, the labels. The figures compare "
+        "**Everything here is simulated**: the mountains, the scenes of every sensor, the labels. The "
+        "figures compare "
         "models under one set of conditions; they say nothing about any real glacier.\n\n"
         f"{machine}\n"
     )

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cryoscale.errors import ActorLostError, ConfigError, OperatorError
-from cryoscale.infer.encode import encode
+from cryoscale.infer.encode import Confidence, encode
 from cryoscale.infer.predict import (
     Predict,
     Prediction,
@@ -77,6 +77,8 @@ class ModelActor:
         threads: CPU threads of the model, None for the library's choice. Fixed threads and batch
             make results on CPU repeat to the last bit.
         load: makes the predictor; the default knows all models of cryoscale.
+        confidence: what the layer of that name holds, see :class:`cryoscale.infer.encode.Confidence`; by
+            entropy it is calibrated where the model has a curve.
 
     Raises:
         ConfigError: if the model cannot take tiles of this size.
@@ -90,10 +92,12 @@ class ModelActor:
         batch: int | None = None,
         threads: int | None = None,
         load: Callable[..., Predict] = load_named,
+        confidence: str = "entropy",
     ) -> None:
         start = time.perf_counter()
         self._threads = threads
         self._predictor = load(**model)
+        self._confidence = Confidence(confidence, getattr(self._predictor, "calibration", None))
         on_gpu = str(getattr(self._predictor, "device", "cpu")).startswith("cuda")
         self._tiling = Tiling(tile_px, overlap, batch or (GPU_BATCH if on_gpu else 1))
         self._refuse_tile()
@@ -125,7 +129,7 @@ class ModelActor:
         self._pin_threads()
         try:
             result = self._predict(features, (row, col), window_of_block(block), channels)
-            bands = encode(result.probability, result.disagreement)
+            bands = encode(result.probability, result.disagreement, self._confidence)
         finally:
             self._work.busy_s += time.perf_counter() - start
         self._work.blocks += 1

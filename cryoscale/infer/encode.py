@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from cryoscale.errors import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -14,6 +18,9 @@ SCALE = 250
 
 NO_DATA = 255
 """Value of a byte without data, in every band."""
+
+KINDS = ("entropy", "max")
+"""What the layer ``confidence`` may hold."""
 
 _ROWS_AT_A_TIME = 128
 
@@ -41,13 +48,40 @@ def confidence(probability: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.clip(1.0 - entropy / np.float32(np.log(classes)), 0.0, 1.0), np.float32)
 
 
+@dataclass(frozen=True)
+class Confidence:
+    """What the layer ``confidence`` of a map holds: ``entropy`` or ``max`` (the winner's probability).
+
+    ``curve`` holds rising confidences and the accuracies observed there, as a weights card has them. Where
+    it is given, confidence by entropy is read off it, straight between its points and level beyond them:
+    it then is a share of right pixels. Maslov et al. 2025, https://doi.org/10.1038/s41467-024-54956-x.
+    """
+
+    kind: str = "entropy"
+    curve: tuple[Sequence[float], Sequence[float]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"confidence {self.kind!r}", f"one of {', '.join(KINDS)}", "name one of these")
+
+    def __call__(self, probability: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Confidence (y, x) in [0, 1] of probability (k, y, x); NaN where there is no data."""
+        if self.kind == "max":
+            return np.asarray(probability.max(axis=0), np.float32)
+        plain = confidence(probability)
+        return plain if self.curve is None else np.interp(plain, *self.curve).astype(np.float32)
+
+
+PLAIN = Confidence()
+
+
 def encode(
-    probability: NDArray[np.float32], disagreement: NDArray[np.float32]
+    probability: NDArray[np.float32], disagreement: NDArray[np.float32], how: Confidence = PLAIN
 ) -> dict[str, NDArray[np.uint8]]:
     """Bands of a map as u1: ``probability`` (k, y, x), ``label``, ``confidence``, ``disagreement`` (y, x).
 
-    The label is the most probable class before rounding, the lower index where two are equal. All
-    four are 0-250 (the label a class index), 255 = no data.
+    The label is the most probable class before rounding, the lower index where two are equal; confidence
+    is as ``how`` says. All four are 0-250 (the label a class index), 255 = no data.
     """
     rows = probability.shape[1]
     bands = {
@@ -62,5 +96,5 @@ def encode(
         bands["probability"][:, part] = encode_share(shares)
         missing = np.isnan(shares).any(axis=0)
         bands["label"][part] = np.where(missing, NO_DATA, np.argmax(shares, axis=0))
-        bands["confidence"][part] = encode_share(confidence(shares))
+        bands["confidence"][part] = encode_share(how(shares))
     return bands

@@ -26,8 +26,9 @@ Predict = Callable[..., Any]
 """Features (n, c, h, w), physical units with NaN for what is missing, to probabilities (n, k, h, w).
 
 It may carry ``channels`` (the names it takes, in order), ``classes`` (their names),
-``needs_halo = False`` if it treats every pixel for itself, and ``needs_location = True`` if it takes the
-tiles' location codes (n, 4) as its second argument.
+``needs_halo = False`` if it treats every pixel for itself, ``needs_location = True`` if it takes the
+tiles' location codes (n, 4) as its second argument, and ``needs_place = True`` if it also takes ``places``:
+where the tiles lie, as an array (n, 3) of EPSG code, world row and world column.
 """
 
 DEFAULT_CLASSES = 5
@@ -252,7 +253,8 @@ def _answers(
     """Batches of tile origins with their probabilities (n, k, h, w), n >= the number of origins."""
     size = tiling.tile_px
     tiles = np.empty((tiling.batch, features.shape[0], size, size), np.float32)
-    places = np.empty((tiling.batch, 4), np.float32) if getattr(predict, "needs_location", False) else None
+    codes = np.empty((tiling.batch, 4), np.float32) if getattr(predict, "needs_location", False) else None
+    places = np.empty((tiling.batch, 3), np.int64) if getattr(predict, "needs_place", False) else None
     for start in range(0, len(origins), tiling.batch):
         chosen = origins[start : start + tiling.batch]
         for slot in range(tiling.batch):
@@ -262,10 +264,13 @@ def _answers(
             if tile.intersect(extent) != tile:
                 tiles[slot] = np.nan
             _copy_common(features, extent, tiles[slot], tile)
+            if codes is not None:
+                codes[slot] = location_code(tile)
             if places is not None:
-                places[slot] = location_code(tile)
-        answer = predict(tiles) if places is None else predict(tiles, places)
-        yield chosen, _checked(answer, tiles.shape)
+                places[slot] = extent.epsg, row, col
+        location = () if codes is None else (codes,)
+        more = {} if places is None else {"places": places}
+        yield chosen, _checked(predict(tiles, *location, **more), tiles.shape)
 
 
 def _checked(answer: Any, asked: tuple[int, ...]) -> NDArray[np.float32]:

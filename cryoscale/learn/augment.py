@@ -35,6 +35,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from cryoscale.features.turn import turn_map, turn_stack
+
 DROPPABLE: dict[str, tuple[str, ...]] = {
     "thermal": ("LST",),
     "terrain": ("elevation", "slope", "aspect"),
@@ -81,22 +83,12 @@ class AugmentConfig(BaseModel):
 def turn(
     x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[str], *, quarters: int, mirror: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Mirrors east-west (if asked), then turns a patch (c,h,w) and its labels (h,w) counter-clockwise.
+    """Mirrors a patch (c,h,w) and its labels (h,w) east-west (if asked), then turns them.
 
-    Aspect (degrees clockwise from north) follows: a mirror sends ``a`` to ``-a``, each quarter turn to
-    ``a - 90``. Flat ground keeps its aspect of 0. No other channel is an angle in the plane of the map.
+    As :func:`cryoscale.features.turn.turn_stack` does: counter-clockwise, and aspect goes along. No other
+    channel is an angle in the plane of the map.
     """
-    if mirror:
-        x, y = x[..., ::-1], y[..., ::-1]
-    x = np.ascontiguousarray(np.rot90(x, quarters, axes=(-2, -1)))
-    y = np.ascontiguousarray(np.rot90(y, quarters, axes=(-2, -1)))
-    if "aspect" in channels:
-        index = list(channels).index("aspect")
-        flat = x[list(channels).index("slope")] == 0 if "slope" in channels else x[index] == 0
-        turned = np.mod((-x[index] if mirror else x[index]) - 90.0 * quarters, 360.0)
-        turned[(turned >= 360.0) | flat] = 0.0  # the mod of a tiny negative rounds up to 360
-        x[index] = turned
-    return x, y
+    return turn_stack(x, channels, quarters, mirror), turn_map(y, quarters, mirror)
 
 
 def wrapped(angle_rad: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.errors import ConfigError, TrainingError
 from cryoscale.grid import Window, location_code
+from cryoscale.learn import calibrate
 from cryoscale.learn.checkpoint import TrainState, load_state, save_state
 from cryoscale.learn.feed import Batch, Feed, Standard
 from cryoscale.learn.losses import make_loss
@@ -318,8 +318,6 @@ def fit_temperature(
     Guo et al. 2017, https://arxiv.org/abs/1706.04599. Up to 2000 labelled pixels are drawn from each patch,
     with a fixed seed; without any the temperature is 1.
     """
-    from scipy.optimize import minimize_scalar
-
     rng = np.random.default_rng(0)
     device = next(iter(model.state_dict().values())).device
     model.eval()
@@ -334,12 +332,8 @@ def fit_temperature(
             code = location_code(Window(place.epsg, place.row, place.col, patches.patch_px, patches.patch_px))
             inputs.append(torch.from_numpy(code[np.newaxis]).to(device))
         out = model(*inputs).float().cpu()[0].flatten(1)
-        logits.append(out[:, drawn].T)
-        labels.append(torch.from_numpy(y.ravel()[drawn].astype(np.int64)))
+        logits.append(out[:, drawn].T.double().numpy())
+        labels.append(y.ravel()[drawn])
     if not labels or not sum(map(len, labels)):
         return 1.0
-    z, t = torch.cat(logits), torch.cat(labels)
-    best = minimize_scalar(
-        lambda log_t: float(functional.cross_entropy(z / np.exp(log_t), t)), bounds=(-3, 3), method="bounded"
-    )
-    return float(np.exp(best.x))
+    return calibrate.fit_temperature(calibrate.Sample(np.concatenate(logits), np.concatenate(labels)))

@@ -58,6 +58,8 @@ def load_predictor(
     device: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
+    flips: bool = False,
+    mc_dropout: int = 0,
 ) -> PredictsTiles:
     """The model of a weights file (X.safetensors, its card beside it), or one that needs none, by name.
 
@@ -67,22 +69,41 @@ def load_predictor(
         device: auto, cpu, cuda or cuda:N; for models with weights.
         precision: auto, fp32 or bf16; for models with weights.
         threads: CPU threads that torch may use; None leaves them alone.
+        flips: answer with the mean over the eight flips and turns of each tile.
+        mc_dropout: answer with the mean of so many samples with dropout left on; 0 switches it off.
 
     Raises:
-        InputError: if neither or both are given, or the name, device or precision is unknown.
+        InputError: if neither or both are given, the name, device or precision is unknown, or the model
+            cannot be asked in several variants.
         WeightsError: if the weights cannot be used.
     """
     if (weights is None) == (name is None):
         given = "both weights and the name of a model" if weights is not None else "no model"
         raise InputError(given, "either weights or a name", f"give a .safetensors file or {NAMES[0]}")
     if name is not None:
-        return _by_name(name)
+        if mc_dropout:
+            given = f"mc_dropout {mc_dropout} with {name}, which has no dropout"
+            raise InputError(given, "a network with dropout, such as glavitu", "leave mc_dropout out")
+        return _turned(_by_name(name), flips)
 
     from cryoscale.models.predictor import Predictor
     from cryoscale.models.weights import load
 
     model, card = load(str(weights))
-    return Predictor(model, card, device=device, precision=precision, threads=threads)
+    predictor = _turned(Predictor(model, card, device=device, precision=precision, threads=threads), flips)
+    if not mc_dropout:
+        return predictor
+    from cryoscale.models.variants import MonteCarloDropout
+
+    return MonteCarloDropout(predictor, model, mc_dropout)
+
+
+def _turned(predictor: PredictsTiles, flips: bool) -> PredictsTiles:
+    if not flips:
+        return predictor
+    from cryoscale.models.variants import Turned
+
+    return Turned(predictor)
 
 
 def _by_name(name: str) -> PredictsTiles:

@@ -10,7 +10,7 @@ import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.errors import InputError
-from cryoscale.models.weights import Card
+from cryoscale.models.weights import Card, calibration_digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,6 +104,8 @@ class Predictor:
         self.card = card
         self.channels, self.classes = card.channels, card.classes
         self.pca: dict[str, Any] | None = card.pca.model_dump() if card.pca else None
+        curve = card.calibration
+        self.calibration = None if curve is None else (curve.confidence, curve.accuracy)
         self.tile_multiple = int(getattr(model, "tile_multiple", TILE_MULTIPLE))
         self.needs_halo = bool(getattr(model, "needs_halo", True))
         self.needs_location = bool(getattr(model, "needs_location", False))
@@ -175,4 +177,5 @@ class Predictor:
             "channels": list(self.channels),
             "classes": list(self.classes),
             "temperature": self.card.temperature,
+            "calibration": calibration_digest(self.card),
         }

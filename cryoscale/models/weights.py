@@ -14,9 +14,10 @@ import importlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -101,6 +102,14 @@ class Card(_Strict):
             if len(set(names)) != len(names):
                 raise ValueError(f"a {kind} is named twice")
         return self
+
+
+def calibration_digest(card: Card) -> str | None:
+    """A digest of temperature and curve, which the tensors' sha256 does not cover; None without curve."""
+    if card.calibration is None:
+        return None
+    text = json.dumps([card.temperature, card.calibration.model_dump(mode="json")])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # --- paths and files ----------------------------------------------------------------------------
@@ -290,6 +299,27 @@ def save(model: torch.nn.Module, card: Card, path: str | Path) -> Card:
         card = card.model_copy(update={"sha256": _sha256(part)})
         card_part.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return card
+
+
+def copy_with_card(source: str | Path, card: Card, path: str | Path) -> None:
+    """Give the tensors of ``source``, byte for byte, another card, at ``path`` (X.safetensors) with X.json.
+
+    ``path`` may be ``source`` itself, whose tensors are then not touched. Both files are written aside first.
+
+    Raises:
+        WeightsError: if the path does not end in .safetensors, or the card is not that of the tensors.
+    """
+    source, path = Path(source), Path(path)
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}", "a path that ends in .safetensors", "rename it")
+    if card.sha256 != _sha256(source):
+        raise WeightsError(f"a card that is not of {source}", "the card of these weights", "load it again")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        card_part = stack.enter_context(_replacing(card_path(path)))
+        card_part.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if not (path.exists() and path.samefile(source)):
+            shutil.copyfile(source, stack.enter_context(_replacing(path)))
 
 
 def load(

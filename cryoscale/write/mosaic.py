@@ -72,7 +72,10 @@ ARRAYS: Mapping[str, _Spec] = {
         "uint8",
         NODATA,
         False,
-        {"long_name": "one minus normalised entropy, times 250", "valid_range": [0, 250]},
+        {
+            "long_name": "confidence times 250; the group's cryoscale:confidence says in what",
+            "valid_range": [0, 250],
+        },
     ),
     "disagreement": _Spec(
         "uint8",

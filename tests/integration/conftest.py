@@ -98,8 +98,14 @@ def save_random_network(path: Path, channels: tuple[str, ...] = CHANNELS) -> Non
 def map_here(settings: Settings, out: Path | str, *, backwards: bool = False) -> list[Marker]:
     """Every block of a run, one after the other in this process, without Dask."""
     identity, work = prepare(settings, str(out))
-    spec = {"weights": settings.model.weights, "name": settings.model.name}
-    actor = ModelActor(spec, tile_px=settings.tile_px, overlap=settings.model.overlap, threads=1)
+    model = settings.model
+    actor = ModelActor(
+        model.keywords,
+        tile_px=settings.tile_px,
+        overlap=model.overlap,
+        threads=1,
+        confidence=model.confidence,
+    )
 
     def predict(array: Any, window: Any, block: Block) -> Any:
         return actor.predict(array, window.row, window.col, block)

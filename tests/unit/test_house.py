@@ -18,6 +18,8 @@ GROUND = {"errors", "grid"}
 BEYOND = {
     # training and evaluation run the production path from end to end
     "learn": {"read", "features", "models", "infer", "write", "simulate"},
+    # a tile that is flipped takes its aspect along
+    "models/variants": {"features"},
     # the actor holds a model
     "infer/actor": {"models"},
 }
