@@ -120,12 +120,12 @@ TINY = Scale(
     recipe={**_RECIPE, "iterations": 24, "batch": 8, "crop_px": 64, "crops": 2, "learning_rate": 3e-3},
     tuning={"iterations": 4, "batch": 4, "crop_px": 64, "learning_rate": 5e-4, "class_weight_power": 0.5},
     arguments={
-        "cryonet": {"encoder": "resnet10w16", "decoder_channels": [32, 16, 16, 8, 8]},
+        "cryonet": {"encoder": "resnet10w16", "decoder_channels": [32, 16, 16, 16, 16]},
         "random-forest": {"trees": 10, "leaves": 64, "pixels_per_class": 500},
     },
     ablations=(("insar",),),
-    dropped=(("insar",),),
-    importance=(1, 4),
+    dropped=(),
+    importance=(1, 2),
     workers=0,
     block_px=256,
 )

@@ -192,12 +192,13 @@ def importance_table(found: dict[str, Any], count: int = 15) -> Table:
     def drop(row: dict[str, Any], part: str) -> float:
         return float(row[part]["iou"]["mean"] or 0.0)
 
-    ranked = sorted(found["channels"].items(), key=lambda item: -drop(item[1], "overall"))[:count]
-    ranked += sorted(found["groups"].items(), key=lambda item: -drop(item[1], "overall"))
-    rows = tuple(
-        (name if name in found["channels"] else f"*{name}*", *(percent(drop(row, part)) for part in parts))
-        for name, row in ranked
-    )
+    def ranked(rows: dict[str, Any], mark: str, count: int | None) -> list[tuple[str, ...]]:
+        ordered = sorted(rows.items(), key=lambda item: -drop(item[1], "overall"))[:count]
+        return [
+            (f"{mark}{name}{mark}", *(percent(drop(row, part)) for part in parts)) for name, row in ordered
+        ]
+
+    rows = (*ranked(found["channels"], "", count), *ranked(found["groups"], "*", None))
     caption = (
         f"Fall of IoU (points of per cent) of {_TITLES[SUBJECT]} when a channel, or a group of channels "
         f"(slanted), "
