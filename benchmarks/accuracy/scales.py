@@ -71,7 +71,6 @@ class Scale:
     arguments: Mapping[str, Mapping[str, Any]]
     ablations: tuple[tuple[str, ...], ...] = (("insar",), OPTICAL_ONLY)
     dropped: tuple[tuple[str, ...], ...] = (
-        ("thermal",),
         ("terrain",),
         ("velocity",),
         ("insar",),
@@ -142,7 +141,7 @@ CPU = Scale(
     transfer=places(433, 1, *TRANSFERRED_TO),
     patch_px=256,
     stride_px=256,
-    recipe={**_RECIPE, "iterations": 1200, "batch": 8, "crop_px": 128, "crops": 8, "learning_rate": 1e-3},
+    recipe={**_RECIPE, "iterations": 1000, "batch": 8, "crop_px": 128, "crops": 8, "learning_rate": 1e-3},
     tuning={"iterations": 60, "batch": 8, "crop_px": 128, "learning_rate": 2e-4, "class_weight_power": 0.5},
     arguments={
         "cryonet": {"encoder": "resnet18w16", "decoder_channels": [128, 64, 32, 16, 16]},

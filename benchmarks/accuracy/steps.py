@@ -17,7 +17,7 @@ from benchmarks.accuracy.scales import Place, Scale
 from cryoscale.features.stack import PcaBasis
 from cryoscale.learn.augment import DROPPABLE
 from cryoscale.learn.evaluate import evaluate
-from cryoscale.learn.patches import SPLITS, Patches, random_split
+from cryoscale.learn.patches import SPLITS, Patches
 from cryoscale.learn.recipe import SimulationConfig, TrainConfig
 from cryoscale.learn.samples import COLLECTIONS, YEAR, from_simulation
 from cryoscale.learn.train import train
@@ -68,8 +68,9 @@ class Bench:
         group = self._twin("random")
         column = group["split"][:]
         held = np.flatnonzero(np.isin(column, [SPLITS.index("train"), SPLITS.index("validation")]))
-        drawn = random_split(len(held), fraction=RANDOM_FRACTION, seed=0)
-        column[held] = [SPLITS.index(split) for split in drawn]
+        drawn = np.random.default_rng(0).permutation(held)
+        column[held] = SPLITS.index("train")
+        column[drawn[: round(len(held) * RANDOM_FRACTION)]] = SPLITS.index("validation")
         group["split"][:] = column
         group.attrs["split"] = f"random {RANDOM_FRACTION:.0%} of the patches held back; neighbours leak"
         group.attrs["complete"] = True
