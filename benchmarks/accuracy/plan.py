@@ -15,18 +15,19 @@ SUBJECT = "cryonet"
 
 def plan(bench: Bench, models: Sequence[str]) -> list[Job]:
     """All jobs that the tables of ``models`` need; long ones first among those that may start."""
-    jobs = [Job("patches", (), bench.make_patches)]
+    learners = sorted((m for m in LEARNERS if m in models), key=("glavitu", *LEARNERS).index)
+    jobs = [Job("patches", (), bench.make_patches)] if learners else []
     jobs += [
         Job(range_job(place), (), partial(bench.make_range, place))
         for place in (*bench.scale.test, *bench.scale.transfer)
     ]
     # The slowest network first: what starts last should be short.
-    learners = sorted((m for m in LEARNERS if m in models), key=("glavitu", *LEARNERS).index)
     jobs += [Job(f"train-{m}", ("patches",), partial(bench.train, m, m, "blocked")) for m in learners]
     if SUBJECT in models:
         jobs += _of_the_subject(bench)
-    jobs.append(Job("patches-transfer", ("patches",), bench.make_transfer))
     networks = [m for m in learners if m in NETWORKS]
+    if networks:
+        jobs.append(Job("patches-transfer", ("patches",), bench.make_transfer))
     jobs += [Job(f"tune-{m}", (f"train-{m}", "patches-transfer"), partial(bench.tune, m)) for m in networks]
     places = (*bench.scale.test, *bench.scale.transfer)
     jobs += [_map(bench, place, m) for m in learners for place in places]

@@ -75,7 +75,7 @@ def line(bench: Bench, jobs: list[Job], wall_s: float) -> dict[str, Any]:
         "scale": asdict(bench.scale),
         "wall_s": round(wall_s, 1),
         "seconds": seconds,
-        "patches": outcome(bench.out, "patches")["patches"],
+        "patches": outcome(bench.out, "patches")["patches"] if "patches" in seconds else None,
         "tables": {
             table.number: {"caption": table.caption, "columns": table.columns, "rows": table.rows}
             for table in made

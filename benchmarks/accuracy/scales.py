@@ -164,8 +164,8 @@ FULL = Scale(
     tune_validation=places(473, 1, *TRANSFERRED_TO),
     transfer=places(474, 2, *TRANSFERRED_TO),
     patch_px=256,
-    stride_px=128,
-    recipe={**_RECIPE, "iterations": 1200, "batch": 16, "learning_rate": 3e-4},
+    stride_px=256,
+    recipe={**_RECIPE, "iterations": 1200, "batch": 16, "crops": 4, "learning_rate": 3e-4},
     tuning={"iterations": 60, "batch": 16, "learning_rate": 1e-4, "class_weight_power": 0.5},
     arguments={
         "cryonet": {"encoder": "resnet101"},
@@ -178,8 +178,7 @@ FULL = Scale(
     importance=(3, 256),
     workers=4,
 )
-"""The networks of the study, for one GPU of 80 GB or more and 16 cores; the time is reckoned, not "
-"measured."""
+"""The networks of the study, for one GPU of 80 GB or more and 16 cores; not run yet."""
 
 SCALES = {scale.name: scale for scale in (TINY, CPU, FULL)}
 
