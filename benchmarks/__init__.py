@@ -1,1 +1,1 @@
-"""Benchmarks of cryoscale; each says how it is run and what it measured."""
+"""Measurements that can be repeated: ratios against something measured in the same run."""

@@ -12,16 +12,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cryoscale.api import open, run
+    from cryoscale.api import changes, open, run
     from cryoscale.results import Run
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "open", "run"]
+__all__ = ["Run", "__version__", "changes", "open", "run"]
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use, so that `import cryoscale` and the command line stay quick.
-    if name in ("open", "run"):
+    if name in ("changes", "open", "run"):
         from cryoscale import api
 
         return getattr(api, name)

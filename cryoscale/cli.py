@@ -177,9 +177,11 @@ def train(
 ) -> None:
     """Train a model; writes weights and their card."""
     from cryoscale.console import Console
-    from cryoscale.learn.train import train_from_config
+    from cryoscale.learn.train import speaks, train_from_config
 
     card = train_from_config(config, out, quiet=json_)
+    if not speaks():
+        return
     if json_:
         _print_json(card.model_dump(mode="json"))
     else:
@@ -188,19 +190,119 @@ def train(
 
 @app.command()
 def evaluate(
-    out: OutArgument,
-    truth: Annotated[Path, typer.Option(help="Folder of label rasters, <epsg>.tif each.")],
+    run: OutArgument,
+    truth: Annotated[Path, typer.Option(help="Label raster, or a folder of them, <epsg>.tif each.")],
+    out: Annotated[
+        str | None, typer.Option(help="Where to write; by default evaluation/ in the run.")
+    ] = None,
+    outlines: Annotated[
+        Path | None, typer.Option(help="Glacier outlines with ids, e.g. RGI; by default bodies of true ice.")
+    ] = None,
+    strata: Annotated[
+        Path | None,
+        typer.Option(help="Folder of [<epsg>_]debris_thickness_m.tif, slope_deg.tif, shadow.tif."),
+    ] = None,
+    without: Annotated[
+        str,
+        typer.Option(
+            help="Predict again without: each, or a list of thermal, velocity, insar, terrain, "
+            "all-but-optical, calibration."
+        ),
+    ] = "",
+    weights: Annotated[
+        str | None, typer.Option(help="The run's weights, where they have moved (for --without).")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Score a finished run's map against label rasters."""
+    """Score a finished run's map against label rasters; writes JSON, tables and pictures."""
     from cryoscale.console import Console
-    from cryoscale.learn.evaluate import evaluate as evaluate_run
+    from cryoscale.judge import Wanted, judge
 
-    found = evaluate_run(Path(_output(out)), truth)
+    console = Console(quiet=json_)
+    wanted = Wanted(_output(out) if out else None, outlines, strata, without, weights)
+    with console:
+        found = judge(_output(run), truth, wanted, on_progress=console.progress, on_stage=console.stage)
     if json_:
         _print_json(found.to_dict())
     else:
-        Console().evaluation(found.scores)
+        console.evaluation(found.found.scores)
+        console.judgement(found)
+
+
+WeightsArgument = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="The weights (.safetensors).")]
+PatchesOption = Annotated[Path, typer.Option(help="The patch set.")]
+
+
+@app.command()
+def importance(
+    weights: WeightsArgument,
+    patches: PatchesOption,
+    split: Annotated[str, typer.Option(help="train, validation, test or unused.")] = "test",
+    repeats: Annotated[int, typer.Option(help="Permutations of each channel.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
+    by: Annotated[str, typer.Option(help="planes, from patch to patch; or single pixels.")] = "planes",
+    limit: Annotated[int | None, typer.Option(min=2, help="At most so many patches.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for importance.json and .png.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say which channels a model lives on: the drop of its scores when one is permuted."""
+    from cryoscale.console import Console
+    from cryoscale.learn.importance import Permuting
+    from cryoscale.learn.importance import importance as measure
+    from cryoscale.learn.importance_chart import LEADING
+
+    how = Permuting(repeats, seed, by)
+    with Console(quiet=json_) as console:
+        progress = console.counting("permutations")
+        found = measure(weights, patches, split=split, limit=limit, how=how, out=out, progress=progress)
+    if json_:
+        _print_json(found.to_dict())
+    else:
+        console.importance(found, LEADING)
+
+
+@app.command()
+def calibrate(
+    weights: WeightsArgument,
+    patches: PatchesOption,
+    split: Annotated[str, typer.Option(help="What to fit on.")] = "validation",
+    held_out: Annotated[str, typer.Option(help="What to judge on beside it.")] = "test",
+    out: Annotated[
+        Path | None, typer.Option(help="Weights with the new card; without it nothing is written.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Fit temperature and confidence of finished weights; the tensors stay as they are."""
+    from cryoscale.console import Console
+    from cryoscale.learn.calibrate import calibrate as fit
+
+    with Console(quiet=json_) as console:
+        progress = console.counting("patches")
+        found = fit(weights, patches, split=split, held_out=held_out, out=out, progress=progress)
+    if json_:
+        _print_json(found.to_dict())
+    else:
+        console.calibrated(found)
+
+
+@app.command()
+def confidence(
+    run: OutArgument,
+    truth: Annotated[Path, typer.Option(help="Label raster, or a folder of them, <epsg>.tif each.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for confidence.json and .png.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say which sign of doubt finds a map's errors: softmax, entropy, or tiles that disagree."""
+    from cryoscale.console import Console
+    from cryoscale.learn.confidence import error_prediction
+
+    found = error_prediction(_output(run), truth)
+    if out is not None:
+        found.save(out)
+    if json_:
+        _print_json(found.to_dict())
+    else:
+        Console().error_prediction(found)
 
 
 def _output(out: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,7 +61,12 @@ class CatalogConfig(_Strict):
 
 
 class OpticalConfig(_Strict):
-    """Sentinel-2 L2A."""
+    """Sentinel-2 L2A.
+
+    ``max_cloud_pct`` is a limit over the ice, not over the scene: one that is cloudier as a whole is looked
+    at all the same, up to 95 % (:data:`cryoscale.read.choice.HOPELESS_CLOUD_PCT`), and is used where it hides
+    no more than the limit around a pixel.
+    """
 
     collection: str
     max_cloud_pct: Annotated[float, Field(ge=0, le=100)] = 60.0
@@ -125,7 +131,7 @@ class ModelConfig(_Strict):
 class TilingConfig(_Strict):
     """Edges of the model's tiles and of the blocks of work, in pixels."""
 
-    tile_px: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] = 256
+    tile_px: Annotated[int, Field(ge=32, le=4096, multiple_of=16)] = 256
     block_px: Annotated[int, Field(ge=256, le=8192, multiple_of=256)] = 2048
 
 
@@ -168,6 +174,7 @@ class Config(_Strict):
     sources: SourcesConfig
     on_missing: Literal["nan", "fail"] = "nan"
     on_unreadable: Literal["set_aside", "fail"] = "set_aside"
+    loader: Literal["direct", "odc-stac", "stackstac"] = "direct"
     model: ModelConfig
     tiling: TilingConfig = TilingConfig()
     candidates: CandidatesConfig | None = None
@@ -179,7 +186,14 @@ class Config(_Strict):
 
         Raises:
             RegionError: the region is reversed, empty or unreadable.
+            ConfigError: the loader is not installed.
         """
+        if self.loader == "stackstac" and find_spec("stackstac") is None:
+            raise ConfigError(
+                "loader: stackstac without stackstac installed",
+                "the extra cryoscale[stackstac]",
+                "pip install 'cryoscale[stackstac]', or leave loader out",
+            )
 
         def path(value: str) -> str:
             return resolve_path(value, base)
@@ -205,6 +219,7 @@ class Config(_Strict):
             sources=self._sources(path),
             on_missing=self.on_missing,
             on_unreadable=self.on_unreadable,
+            loader=self.loader,
             model=ModelSpec(
                 weights=path(self.model.weights) if self.model.weights else None,
                 name=self.model.name,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import rich.console
@@ -17,12 +18,18 @@ if TYPE_CHECKING:
     from cryoscale.demo import DemoResult
     from cryoscale.drive import Outcome
     from cryoscale.drive import Progress as RunProgress
+    from cryoscale.judge import Judgement
+    from cryoscale.learn.calibrate import Calibrated
+    from cryoscale.learn.confidence import ErrorPrediction
+    from cryoscale.learn.importance import Importance
     from cryoscale.models.weights import Card
     from cryoscale.plan import Plan
     from cryoscale.read.snapshot import Changes
     from cryoscale.results import Status, Verification
+    from cryoscale.scenes import SceneUse
 
 _EVERY_S = 5.0
+_SCENES_SHOWN = 12
 
 
 class Console:
@@ -77,6 +84,23 @@ class Console:
             self._task = self._bar.add_task("blocks", total=total, note=text)
             self._bar.start()
         self._bar.update(self._task, completed=finished, total=total, note=text)
+
+    def counting(self, what: str) -> Callable[[int, int], None]:
+        """A function of (done, total) that shows a bar where there is a terminal."""
+        task: Any = None
+
+        def show(done: int, total: int) -> None:
+            nonlocal task
+            if not self._out.is_terminal:
+                return
+            if self._bar is None:
+                columns = (TextColumn(f"  {what}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+                self._bar = Progress(*columns, console=self._out)
+                task = self._bar.add_task(what, total=total)
+                self._bar.start()
+            self._bar.update(task, completed=done, total=total)
+
+        return show
 
     def _stop_bar(self) -> None:
         if self._bar is not None:
@@ -147,6 +171,77 @@ class Console:
         self._table(header, rows)
         self.say(f"overall accuracy {_pct(scores.accuracy)} %")
 
+    def judgement(self, judged: Judgement) -> None:
+        """What ``cryoscale evaluate`` found beside the scores, a line each."""
+        found = judged.found
+        for kind, boundary in found.boundaries.items():
+            both = boundary.both
+            if both.edges:
+                self.say(
+                    f"{kind} boundary: half within {_metres(both.quantile_m(0.5))}, 95 % within "
+                    f"{_metres(both.quantile_m(0.95))}, {_pct(both.within(1))} % within a pixel"
+                )
+        for year, areas in found.areas.items():
+            total = areas.summary()
+            if total["glaciers"]:
+                self.say(
+                    f"{year}: {total['glaciers']} glaciers, {total['true_km2']:.2f} km2 true, "
+                    f"{total['mapped_km2']:.2f} km2 mapped ({total['bias_pct']:+.1f} %), median bias "
+                    f"{total['median_bias_pct']:+.1f} %"
+                )
+        if found.reliability.count.sum():
+            self.say(f"calibration error {_pct(found.reliability.ece)} %")
+        for name, again in judged.without.items():
+            self.say(
+                f"without {name}: accuracy {_pct(again.scores.accuracy)} %, mean IoU "
+                f"{_pct(again.scores.mean_iou)} %, calibration error {_pct(again.reliability.ece)} %"
+            )
+        self.say(f"in {judged.out}: evaluation.json, tables.md and pictures")
+
+    def importance(self, found: Importance, leading: int) -> None:
+        """What ``cryoscale importance`` found: drops of IoU in percentage points, mean and deviation."""
+        parts = list(found.baseline)
+        for name, rows in (
+            ("channel", found.leading("overall", leading)),
+            ("jointly", found.leading("overall", among=found.groups)),
+        ):
+            among = found.channels if name == "channel" else found.groups
+            table = [
+                [row, *(_drop(among[row][part].iou) for part in parts), _drop(among[row]["overall"].accuracy)]
+                for row, _ in rows
+            ]
+            self._table([name, "IoU", "of clean", "of debris", "accuracy"], table)
+        stated = ", ".join(f"{part} {_pct(iou)}" for part, (iou, _) in found.baseline.items())
+        self.say(f"drops in percentage points, +- their deviation over repeats; IoU before: {stated} %")
+
+    def calibrated(self, found: Calibrated) -> None:
+        """What ``cryoscale calibrate`` found."""
+        before, after = found.temperature_before, found.card.temperature
+        self.say(f"temperature {before:.3f} before, {after:.3f} after")
+        header = ("split", "pixels", "accuracy", "ECE before", "after", "of entropy, before", "after")
+        rows = [
+            (
+                one.split,
+                f"{one.pixels:,}",
+                *(f"{100 * v:.2f}" for v in (one.accuracy, one.ece_before, one.ece_after)),
+                *(f"{100 * v:.2f}" for v in (one.entropy_before, one.entropy_after)),
+            )
+            for one in found.figures
+        ]
+        self._table(header, rows)
+        self.say(f"wrote {found.out} and its card" if found.out else "nothing written: give --out to keep it")
+
+    def error_prediction(self, found: ErrorPrediction) -> None:
+        """What ``cryoscale confidence`` found."""
+        rows = [
+            (name, f"{100 * r.aurc:.3f}", f"{100 * (r.aurc - r.best):.3f}", f"{r.auroc:.3f}")
+            for name, r in found.rankings().items()
+        ]
+        self._table(("sign of doubt", "AURC %", "excess %", "AUROC"), rows)
+        ece = ", ".join(f"{name} {100 * value:.2f}" for name, value in found.calibration_errors().items())
+        self.say(f"calibration error in %: {ece}; the layer holds {found.layer}")
+        self.say(found.verdict)
+
     def card(self, card: Card, path: str) -> None:
         """How a training ended: the scores that the card records."""
         for split, scores in card.metrics.items():
@@ -163,10 +258,25 @@ class Console:
         )
         if status.seconds:
             self._table(("stage", "seconds"), [(k, f"{v:.1f}") for k, v in status.seconds.items()])
+        self._scenes(status.scenes_used)
         for reason, blocks in status.causes().items():
             self.say(f"set aside, {len(blocks)} blocks: {reason}: {', '.join(blocks[:5])}")
         for scene, cause in status.scenes_failed:
             self.say(f"scene not read: {scene}: {cause}")
+        for name, cause in status.sample_failed:
+            self.say(f"principal components fitted without {name}: {cause}")
+
+    def _scenes(self, uses: Sequence[SceneUse]) -> None:
+        """Which optical scenes the blocks prefer, and what they show over the ice."""
+        shown = uses[:_SCENES_SHOWN]
+        for use in shown:
+            self.say(
+                f"scene {use.scene}: preferred in {use.preferred} of {use.blocks} blocks of {use.year}, read "
+                f"in {use.read}; over the ice {100 * use.clear_share:.0f} % clear, "
+                f"{100 * use.snow_share:.0f} % of it fresh snow"
+            )
+        if len(uses) > len(shown):
+            self.say(f"and {len(uses) - len(shown)} more scenes: see --json or report.html")
 
     def verification(self, found: Verification) -> None:
         """What ``cryoscale verify`` prints."""
@@ -181,6 +291,17 @@ class Console:
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
         self._out.print(table)
+
+
+def _drop(values: Sequence[float]) -> str:
+    mean = 100 * sum(values) / len(values)
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.2f}" + (f" +- {100 * statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def _metres(distance_m: float) -> str:
+    return "more than was looked for" if math.isinf(distance_m) else f"{distance_m:.0f} m"
 
 
 def _pct(share: float) -> str:

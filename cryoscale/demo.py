@@ -121,7 +121,9 @@ def band_ratio_scores(out: Path, years: tuple[int, ...]) -> Scores:
     total = np.zeros((len(CLASS_NAMES),) * 2, np.int64)
     for year, block in Ledger(str(out)).done():
         optical = {"optical": context.items_of(year).get("optical", [])}
-        inputs, _ = read_inputs(optical, block.window, composite=context.composite)
+        inputs, _ = read_inputs(
+            optical, block.window, composite=context.composite, max_cloud_pct=context.max_cloud_pct
+        )
         if "B02" not in inputs:
             continue
         bands = np.stack([inputs[name].values for name in classical.channels])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from cryoscale.infer.actor import ActorRef, ModelActor, call_actor
 from cryoscale.ledger import Ledger, Marker, SetAside
 from cryoscale.settings import Settings
 from cryoscale.task import ATTEMPTS, process_block
+from cryoscale.waiting import Waiting, put_off_s
 
 log = logging.getLogger("cryoscale")
 
@@ -124,6 +124,7 @@ class Driver:
         self.workers, self.outcome = found, outcome
         self.on_progress, self.total = on_progress, total
         self.ledger = Ledger(out)
+        self.queue: Waiting[Work] = Waiting()
         self.failures: dict[Work, int] = {}
         self.losses: dict[Work, int] = {}
         self.flying: dict[Any, tuple[Work, int, int]] = {}
@@ -136,17 +137,22 @@ class Driver:
         """Run all of ``work``; returns when each block is done or set aside."""
         from distributed import wait
 
-        queue = deque(work)
+        self.queue = Waiting(work)
         for number in range(len(self.actors)):
             self._start_actor(number)
         limit = 2 * self.workers.tasks
         self.started = time.perf_counter()  # the models are loaded: from here on blocks are done
         heard = time.monotonic()
-        while queue or self.flying:
-            while queue and len(self.flying) < limit:
-                self._submit(queue.popleft())
+        while self.queue or self.flying:
+            while len(self.flying) < limit and (block := self.queue.take()) is not None:
+                self._submit(block)
+            if not self.flying:
+                time.sleep(min(self.queue.next_s(), 1.0))  # all are put off
+                heard = time.monotonic()
+                continue
             try:
-                finished = wait(list(self.flying), timeout=60, return_when="FIRST_COMPLETED").done
+                patience_s = min(60.0, self.queue.next_s() + 0.1) if len(self.flying) < limit else 60.0
+                finished = wait(list(self.flying), timeout=patience_s, return_when="FIRST_COMPLETED").done
             except TimeoutError:
                 if time.monotonic() - heard > STALL_S:
                     raise OperatorError(
@@ -155,9 +161,7 @@ class Driver:
                 continue
             heard = time.monotonic()
             for future in finished:
-                again = self._collect(future)
-                if again is not None:
-                    queue.append(again)
+                self._collect(future)
         for future in self.actors:
             future.release()
 
@@ -195,8 +199,8 @@ class Driver:
         )
         self.flying[future] = (work, number, self.generation[number])
 
-    def _collect(self, future: Any) -> Work | None:
-        """Take a finished task in; returns the block if it has to be done again."""
+    def _collect(self, future: Any) -> None:
+        """Take a finished task in; a block that has to be done again is lined up."""
         work, number, generation = self.flying.pop(future)
         error = None if future.status == "finished" else (future.exception() or ActorLostError("cancelled"))
         if error is None:
@@ -207,17 +211,18 @@ class Driver:
             self._start_actor(number)
         future.release()
         if error is not None:
-            return self._failed(work, error)
-        self._tell()
-        return None
+            self._failed(work, error)
+        else:
+            self._tell()
 
-    def _failed(self, work: Work, error: BaseException) -> Work | None:
+    def _failed(self, work: Work, error: BaseException) -> None:
         lost = isinstance(error, ActorLostError)
         counts, most = (self.losses, LOSSES) if lost else (self.failures, ATTEMPTS)
         counts[work] = counts.get(work, 0) + 1
         hopeless = isinstance(error, CryoscaleError) and not error.retry
         if counts[work] < most and not hopeless:
-            return work
+            self.queue.put(work, put_off_s(error))
+            return
         year, block = work
         record = SetAside(
             year=year,
@@ -234,7 +239,6 @@ class Driver:
         self.outcome.set_aside.append(record)
         log.warning("%s", BlockFailedError(f"block {block.key} of {year} is set aside: {record.reason}"))
         self._tell()
-        return None
 
     def _tell(self) -> None:
         if self.on_progress is None:

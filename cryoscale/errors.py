@@ -93,6 +93,10 @@ class AssetReadError(TransientError):
     """An asset of a scene could not be read; names the item, the band and the cause."""
 
 
+class HostDownError(AssetReadError):
+    """An asset was not asked for, since its host has answered nobody for a while; ask again later."""
+
+
 class ActorLostError(TransientError, ConnectionError):
     """The actor that held a block died or fell silent before it answered."""
 

@@ -7,7 +7,10 @@ run's: what is written here is what a model sees there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +24,12 @@ from cryoscale.features.stack import PcaBasis, fit_pca
 from cryoscale.grid import Block, Window, window_of
 from cryoscale.ledger import Ledger
 from cryoscale.plan import Items, block_aligned, blocks_of, find_items, zone_regions
+from cryoscale.read.inputs import ReadReport, read_inputs
+from cryoscale.read.raster import UnreadableError
 from cryoscale.region import ZoneRegion
 from cryoscale.settings import Settings
-from cryoscale.task import RunContext, Stopwatch, features_of
+from cryoscale.task import ATTEMPTS, RunContext, Stopwatch, features_of
+from cryoscale.waiting import Waiting, put_off_s
 from cryoscale.write import store
 
 _SAMPLE_BLOCKS = 12
@@ -49,17 +55,49 @@ def context_of(settings: Settings, out: str, items: Items, pca: PcaBasis | None)
         items=items,
         on_unreadable=settings.on_unreadable,
         max_lst_uncertainty_k=thermal.max_uncertainty_k if thermal else None,
+        max_cloud_pct=settings.sources["optical"].max_cloud_pct,
+        loader=settings.loader,
     )
 
 
-def fit_run_basis(settings: Settings, items: Items) -> PcaBasis:
+@dataclass(frozen=True)
+class RunBasis:
+    """A basis that was fitted for a run, and what its sample had to do without.
+
+    Attributes:
+        basis: the principal components.
+        scenes_failed: (item id, cause) of scenes that the sample was taken without.
+        windows_failed: (year/zone/block, cause) of windows of the sample that could not be read.
+    """
+
+    basis: PcaBasis
+    scenes_failed: tuple[tuple[str, str], ...] = ()
+    windows_failed: tuple[tuple[str, str], ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """For the run's record: the basis without its gaps is stored where the model looks for it."""
+        return {
+            "scenes_failed": [list(scene) for scene in self.scenes_failed],
+            "windows_failed": [list(window) for window in self.windows_failed],
+        }
+
+    def lines(self) -> list[str]:
+        """A line a gap, for people."""
+        return [
+            f"principal components fitted without {name}: {cause}"
+            for name, cause in (*self.scenes_failed, *self.windows_failed)
+        ]
+
+
+def fit_run_basis(settings: Settings, items: Items) -> RunBasis:
     """The PCA basis of a run whose model brings none: fitted on a seeded sample of clear pixels.
 
     The sample is drawn from windows in the middle of at most a dozen blocks, so that its cost does
-    not grow with the region.
+    not grow with the region. Its scenes are read as those of a block are, with as many attempts and
+    by the same ``on_unreadable``; where a block would be set aside, the sample does without its window.
 
     Raises:
-        InputError: no window of the sample holds a clear pixel.
+        InputError: no window of the sample holds a clear pixel, or could be read.
     """
     context = context_of(settings, "", items, None)
     rng = np.random.default_rng(_SEED)
@@ -70,14 +108,17 @@ def fit_run_basis(settings: Settings, items: Items) -> PcaBasis:
         for block in blocks_of(settings, zone)
     ]
     chosen = [work[n] for n in sorted(rng.permutation(len(work))[:_SAMPLE_BLOCKS])]
+    scenes: set[tuple[str, str]] = set()
+    windows: list[tuple[str, str]] = []
 
     def batches() -> Iterator[np.ndarray]:
         for year, block in chosen:
-            window = _middle(block, settings)
             try:
-                _, inputs, _ = features_of(context, year, window, Stopwatch())
-            except AssetReadError:
-                continue  # the block itself will say so; the sample can do without
+                inputs, report = _optical_of(context, year, _middle(block, settings))
+            except (AssetReadError, UnreadableError) as error:
+                windows.append((f"{year}/{block.epsg}/{block.key}", " ".join(str(error).split())))
+                continue
+            scenes.update(report.scenes_failed)
             if not set(features.BANDS) <= set(inputs):
                 continue
             bands = np.stack([inputs[name].values.ravel() for name in features.BANDS], axis=1)
@@ -85,7 +126,36 @@ def fit_run_basis(settings: Settings, items: Items) -> PcaBasis:
             take = _SAMPLE_PIXELS // len(chosen)
             yield clear if len(clear) <= take else clear[rng.choice(len(clear), take, replace=False)]
 
-    return fit_pca(batches(), seed=_SEED)
+    try:
+        basis = fit_pca(batches(), seed=_SEED)
+    except InputError as error:
+        if not windows:
+            raise
+        raise InputError(
+            f"{len(windows)} of {len(chosen)} sample windows that could not be read ({windows[0][1]})",
+            "readable optical scenes to fit the principal components on",
+            "mend the source, or start again later",
+        ) from error
+    return RunBasis(basis, tuple(sorted(scenes)), tuple(windows))
+
+
+def _optical_of(context: RunContext, year: int, window: Window) -> tuple[xr.Dataset, ReadReport]:
+    """The optical inputs of ``window``, with as many attempts as a block has."""
+    optical = {"optical": context.items_of(year).get("optical", [])}
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return read_inputs(
+                optical,
+                window,
+                composite=context.composite,
+                on_unreadable=context.on_unreadable,
+                leave_unreachable=attempt == ATTEMPTS,
+                max_cloud_pct=context.max_cloud_pct,
+            )
+        except AssetReadError:
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _middle(block: Block, settings: Settings) -> Window:
@@ -113,14 +183,19 @@ def write_features(
         raise OutputError(f"output {out}, which exists", "a new store", "give another --out")
     stage("searching the catalogues")
     items = find_items(settings)
-    stage("fitting the principal components")
-    basis = pca or fit_run_basis(settings, items)
+    fitted = RunBasis(pca) if pca else None
+    if fitted is None:
+        stage("fitting the principal components")
+        fitted = fit_run_basis(settings, items)
+        for line in fitted.lines():
+            stage(line)
+    basis = fitted.basis
     context = context_of(settings, out, items, basis)
     work: list[tuple[int, Block]] = []
     for zone in zone_regions(settings):
         blocks = blocks_of(settings, zone)
         for year in settings.years if blocks else ():
-            _create(out, year, block_aligned(zone.window(), settings.block_px), settings, basis)
+            _create(out, year, block_aligned(zone.window(), settings.block_px), settings, fitted)
             work += [(year, block) for block in blocks]
     store.consolidate(store.open_store(out))
     stage(f"writing {len(work)} blocks")
@@ -131,41 +206,79 @@ def write_features(
             "readable scenes",
             "mend the source and write to a new store",
         )
+    _name_gaps(out, scenes)
+    gaps = sorted({scene for found in scenes.values() for scene in found})
     summary = {"out": out, "blocks": len(work), "channels": list(features.CHANNELS), "pca": basis.to_dict()}
-    return {**summary, "scenes_failed": [list(scene) for scene in sorted(scenes)]}
+    return {
+        **summary,
+        "scenes_failed": [list(scene) for scene in gaps],
+        "pca_sample": fitted.record(),
+    }
+
+
+Gaps = dict[tuple[int, int], set[tuple[str, str]]]
+"""Scenes (id, cause) that were done without, by year and zone."""
 
 
 def _write_all(
     settings: Settings, context: RunContext, work: list[tuple[int, Block]]
-) -> tuple[list[str], set[tuple[str, str]]]:
-    """Why blocks failed, and the scenes (id, cause) that the others did without."""
-    from distributed import as_completed
+) -> tuple[list[str], Gaps]:
+    """Why blocks failed, and the scenes that the others did without; attempts are those of a run's blocks."""
+    from distributed import wait
 
     failed: list[str] = []
-    scenes: set[tuple[str, str]] = set()
+    gaps: Gaps = {}
+    waiting = Waiting((year, block, 1) for year, block in work)
     with workers(settings.cluster, actors=False) as found:
         shared = found.client.scatter(context, broadcast=True)
-        futures = {
-            found.client.submit(
-                write_feature_block, shared, year, block, pure=False, retries=2, resources={CPU: 1}
-            )
-            for year, block in work
-        }
-        for future in as_completed(futures):
-            if future.status != "finished":
-                failed.append(" ".join(str(future.exception()).split()))
-            else:
-                scenes.update((name, cause) for name, cause in future.result())
-    return failed, scenes
+        flying: dict[Any, tuple[int, Block, int]] = {}
+        while waiting or flying:
+            while len(flying) < 2 * found.tasks and (task := waiting.take()) is not None:
+                year, block, attempt = task
+                future = found.client.submit(
+                    write_feature_block, shared, year, block, attempt, pure=False, resources={CPU: 1}
+                )
+                flying[future] = task
+            if not flying:
+                time.sleep(min(waiting.next_s(), 1.0))  # all are put off
+                continue
+            with suppress(TimeoutError):
+                wait(list(flying), timeout=min(60.0, waiting.next_s() + 0.1), return_when="FIRST_COMPLETED")
+            for future in [future for future in flying if future.done()]:
+                year, block, attempt = flying.pop(future)
+                if future.status == "finished":
+                    gaps.setdefault((year, block.epsg), set()).update(map(tuple, future.result()))
+                    continue
+                error = future.exception()
+                if attempt < ATTEMPTS and getattr(error, "retry", True):
+                    waiting.put((year, block, attempt + 1), put_off_s(error))
+                else:
+                    failed.append(" ".join(str(error).split()))
+    return failed, gaps
 
 
-def _create(out: str, year: int, window: Window, settings: Settings, basis: PcaBasis) -> None:
+def _name_gaps(out: str, gaps: Gaps) -> None:
+    """Scenes that could not be read, in the attributes of the group that is without them."""
+    for (year, epsg), scenes in gaps.items():
+        group = zarr.open_group(
+            store.open_store(out), path=f"{year}/{epsg}", mode="r+", use_consolidated=False
+        )
+        group.attrs["cryoscale:scenes_failed"] = [list(scene) for scene in sorted(scenes)]
+    store.consolidate(store.open_store(out))
+
+
+def _create(out: str, year: int, window: Window, settings: Settings, fitted: RunBasis) -> None:
     """An empty group for one year and zone."""
     group = zarr.open_group(store.open_store(out), path=f"{year}/{window.epsg}", mode="a")
     chunk = store.inner_chunk_px(settings.block_px)
     units = {channel.name: channel.unit for channel in features.TABLE}
     group.attrs.update(
-        {**store.geo_attributes(window), "pca": basis.to_dict(), "cryoscale:run": settings.name}
+        {
+            **store.geo_attributes(window),
+            "pca": fitted.basis.to_dict(),
+            "cryoscale:pca_sample": fitted.record(),
+            "cryoscale:run": settings.name,
+        }
     )
     store.create_axes(group, *window.coordinates(), window.epsg)
     count, size = len(features.CHANNELS), settings.block_px
@@ -203,9 +316,12 @@ def _create(out: str, year: int, window: Window, settings: Settings, basis: PcaB
         array[:] = np.array(values)
 
 
-def write_feature_block(context: RunContext, year: int, block: Block) -> tuple[tuple[str, str], ...]:
+def write_feature_block(
+    context: RunContext, year: int, block: Block, attempt: int
+) -> tuple[tuple[str, str], ...]:
     """Compute and write the stack of one block; returns the scenes (id, cause) that could not be read."""
-    stack, inputs, report = features_of(context, year, block.window, Stopwatch())
+    last = attempt >= ATTEMPTS
+    stack, inputs, report = features_of(context, year, block.window, Stopwatch(), last_attempt=last)
     inside = ZoneRegion(block.epsg, context.region).pixels(block.window)
     present = np.where(inside, features.modalities(inputs).values, np.uint8(0))
     group = zarr.open_group(

@@ -24,10 +24,14 @@ from cryoscale.learn.scores import Scores
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.plan import fail_overs
 from cryoscale.read import snapshot
+from cryoscale.scenes import sample_gaps, scene_uses, why
 from cryoscale.settings import Settings
 from cryoscale.write import map as picture
 from cryoscale.write import mosaic, outlines, quicklook, report, stac
 from cryoscale.write.seams import seam_score_of_maps
+
+_NOT_SHOWN = ("pca", "pca_sample", "identity", "channels")
+"""Of the model's record: numbers, and what the report tells elsewhere."""
 
 
 def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
@@ -132,11 +136,13 @@ def write_report(
         outlines={year: geopandas.read_parquet(f"{out}/inventory/{year}.parquet") for year in settings.years},
         scenes_read=sorted({scene for marker in markers for scene in marker.scenes_read}),
         scenes_failed=sorted({scene for marker in markers for scene in marker.scenes_failed}),
+        choices=_choices(markers),
+        choice_of_blocks=_choice_of_blocks(markers),
         blocks_set_aside=[
             (f"{s.year}/{s.epsg}/{s.block.key}", s.reason) for s in Ledger(out).set_asides().values()
         ],
         modalities=_coverage(markers),
-        model={key: value for key, value in model.items() if key not in ("pca", "identity", "channels")},
+        model={key: value for key, value in model.items() if key not in _NOT_SHOWN},
         citation=_citation(settings, manifest),
         made=f"{manifest['created']}, cryoscale {manifest['versions']['cryoscale']}",
     )
@@ -157,7 +163,15 @@ def _summary(settings: Settings, manifest: dict[str, Any], markers: list[Marker]
         "Work": f"{sum(busy.values()):,.0f} s over all blocks",
         "Catalogue": manifest["identity"]["catalogue"][:16],
         **_catalogs(manifest.get("catalogs", [])),
+        **_sample(manifest),
     }
+
+
+def _sample(manifest: dict[str, Any]) -> dict[str, str]:
+    """What the principal components were fitted without."""
+    gaps = sample_gaps(manifest)
+    text = "; ".join(f"{name}: {cause}" for name, cause in gaps)
+    return {"Principal components": f"fitted without {text}"} if gaps else {}
 
 
 def _catalogs(record: list[dict[str, Any]]) -> dict[str, str]:
@@ -170,6 +184,27 @@ def _catalogs(record: list[dict[str, Any]]) -> dict[str, str]:
     return {
         name: text for name, text in {**facts, "Fail-over": "; ".join(fail_overs(record))}.items() if text
     }
+
+
+def _choices(markers: list[Marker]) -> list[report.SceneRow]:
+    return [
+        report.SceneRow(
+            use.year, use.scene, use.preferred, use.read, use.blocks, use.clear_share, use.snow_share
+        )
+        for use in scene_uses(markers)
+    ]
+
+
+def _choice_of_blocks(markers: list[Marker]) -> list[report.BlockRow]:
+    rows = []
+    for marker in sorted(markers, key=lambda m: (m.year, m.epsg, m.row, m.col)):
+        best = next((share for share in marker.scene_choice if share.rank == 1), None)
+        if best is not None:
+            name = f"{marker.year}/{marker.epsg}/{marker.block.key}"
+            rows.append(
+                report.BlockRow(name, best.scene, 1.0 - best.cloud_share, best.snow_share, why(marker))
+            )
+    return rows
 
 
 def _seconds(markers: list[Marker]) -> dict[str, float]:

@@ -159,7 +159,10 @@ def prepare(settings: Settings, out: str, stage: OnStage | None = None) -> tuple
         and model["pca"] is None
         and not {"PCA1", "PCA2", "PCA3"}.isdisjoint(model["channels"])
     ):
-        model["pca"] = fit_run_basis(settings, items).to_dict()
+        fitted = fit_run_basis(settings, items)
+        model["pca"], model["pca_sample"] = fitted.basis.to_dict(), fitted.record()
+        for line in fitted.lines():
+            (stage or log.warning)(line)
     identity = _identity(settings, model, snapshot.digest(items))
     work = [(year, block) for year in settings.years for _, blocks in zones for block in blocks]
     sha256 = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -259,7 +262,10 @@ def _require_modalities(settings: Settings, items: Items) -> None:
 
 
 def _identity(settings: Settings, model: Mapping[str, Any], catalogue: str) -> dict[str, Any]:
-    """Everything that decides a pixel, and nothing else."""
+    """Everything that decides a pixel, and nothing else.
+
+    The loader is left out: whichever is chosen, the same reader is called, for equal bits.
+    """
     return {
         "region": shapely.to_geojson(settings.region),
         "years": list(settings.years),
@@ -293,8 +299,10 @@ def _context(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
         "on_missing": settings.on_missing,
         "on_unreadable": settings.on_unreadable,
         "composite": settings.sources["optical"].composite or "least_snow",
+        "max_cloud_pct": settings.sources["optical"].max_cloud_pct,
         "velocity_href": velocity.href if velocity else None,
         "max_lst_uncertainty_k": thermal.max_uncertainty_k if thermal else None,
+        "loader": settings.loader,
         "channels": model["channels"],
         "needs_halo": model["needs_halo"],
         "pca": model["pca"],

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import shapely
 from pyproj import Geod
 
-from cryoscale.errors import NoScenesError, SourceError
+from cryoscale.errors import AssetReadError, NoScenesError, SourceError
 from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import RESOLUTION_M, Block, Window
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.read import catalog
 from cryoscale.read.catalog import CatalogAnswer
-from cryoscale.read.choice import REACH_PX
+from cryoscale.read.choice import REACH_PX, search_limit_pct
 from cryoscale.read.velocity import open_velocity
 from cryoscale.region import ZoneRegion, grown_bbox, zones_of
 from cryoscale.settings import Settings
@@ -140,7 +140,7 @@ def search_items(settings: Settings, answers: list[CatalogAnswer] | None = None)
                 collection=source.collection,
                 bbox=bbox,
                 datetime=interval,
-                max_cloud_pct=source.max_cloud_pct,
+                max_cloud_pct=search_limit_pct(source.max_cloud_pct),
                 on_answer=said.append,
             )
         _require_collection(source.collection, said)
@@ -196,7 +196,12 @@ def _check_href(href: str) -> None:
     """Open what lies there, so that a wrong address is told before it sets every block aside."""
     if "://" not in href and not Path(href).exists():
         raise SourceError(f"velocity href {href} (absent)", "a Zarr of vx and vy", "check the path")
-    open_velocity(href)
+    try:
+        open_velocity(href).close()
+    except AssetReadError as error:  # nothing was begun: the caller waits, or names another one
+        raise SourceError(
+            f"velocity href {error}", "a Zarr store that answers", "check the address, or start again later"
+        ) from error
 
 
 def _raise_no_scenes(settings: Settings, year: int, bbox: Sequence[float]) -> None:
@@ -204,9 +209,9 @@ def _raise_no_scenes(settings: Settings, year: int, bbox: Sequence[float]) -> No
     where = ", ".join(c.url for c in settings.catalogs)
     raise NoScenesError(
         f"no item of {optical.collection} in {where} for {settings.season.interval(year)} within "
-        f"{'/'.join(f'{v:.3f}' for v in bbox)} under {optical.max_cloud_pct:g} % cloud",
+        f"{'/'.join(f'{v:.3f}' for v in bbox)} under {search_limit_pct(optical.max_cloud_pct):g} % cloud",
         "at least one optical scene a year",
-        "widen season, max_cloud_pct or region, or name another catalogue",
+        "widen season or region, or name another catalogue",
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cryoscale.errors import SourceError
 from cryoscale.grid import RESOLUTION_M
 from cryoscale.ledger import Ledger, SetAside
+from cryoscale.scenes import SceneUse, sample_gaps, scene_uses
 
 if TYPE_CHECKING:
     import geopandas
@@ -28,6 +29,10 @@ class Status:
     seconds: dict[str, float]
     """Seconds by stage, summed over the blocks."""
     scenes_failed: tuple[tuple[str, str], ...]
+    scenes_used: tuple[SceneUse, ...] = ()
+    """How the optical scenes did over the ice, by year, those preferred in most blocks first."""
+    sample_failed: tuple[tuple[str, str], ...] = ()
+    """What the principal components were fitted without."""
 
     def causes(self) -> dict[str, list[str]]:
         """The blocks that are set aside by their reason."""
@@ -124,7 +129,17 @@ class Run:
         area = sum(marker.valid_pixels for marker in done.values()) * (RESOLUTION_M / 1000.0) ** 2
         asides = tuple(record for key, record in sorted(ledger.set_asides().items()) if key not in done)
         total = manifest["context"]["blocks"]
-        return Status(manifest["name"], total, len(done), asides, area, seconds, tuple(sorted(failed)))
+        return Status(
+            manifest["name"],
+            total,
+            len(done),
+            asides,
+            area,
+            seconds,
+            tuple(sorted(failed)),
+            scene_uses(done.values()),
+            sample_gaps(manifest),
+        )
 
     def verify(self) -> Verification:
         """Read back every finished block and hold it against its marker's checksum."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from shapely.geometry import MultiPolygon, Polygon
 
@@ -13,6 +13,7 @@ from cryoscale.errors import ConfigError
 
 Composite = Literal["best_scene", "median", "least_snow"]
 OnMissing = Literal["nan", "fail"]
+Loader = Literal["direct", "odc-stac", "stackstac"]
 OnUnreadable = Literal["set_aside", "fail"]
 
 
@@ -47,6 +48,8 @@ class ModelSpec:
     mc_dropout: int = 0
     confidence: str = "entropy"
 
+    CHOICES: ClassVar[tuple[str, ...]] = ("flips", "mc_dropout", "confidence")
+
     @property
     def passes(self) -> int:
         """How often the network sees each tile."""
@@ -62,8 +65,11 @@ class ModelSpec:
     def choices(self) -> dict[str, Any]:
         """The choices that decide pixels and are not at their defaults, for a run's identity."""
         defaults = ModelSpec()
-        names = ("flips", "mc_dropout", "confidence")
-        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(defaults, name)}
+        return {
+            name: getattr(self, name)
+            for name in self.CHOICES
+            if getattr(self, name) != getattr(defaults, name)
+        }
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,8 @@ class Settings:
     on_missing: OnMissing = "nan"
     on_unreadable: OnUnreadable = "set_aside"
     """A scene that cannot be read is left out by name, or fails its block."""
+    loader: Loader = "direct"
+    """Who calls the reader of a block's bands: the block itself, or the graph of a library."""
     candidates: Polygon | MultiPolygon | None = None
     min_area_km2: float = 0.01
     cluster: ClusterSpec = ClusterSpec()

@@ -29,7 +29,7 @@ from cryoscale.ledger import Ledger, Marker, SceneShare
 from cryoscale.read import snapshot
 from cryoscale.read.inputs import ReadReport, read_inputs
 from cryoscale.region import ZoneRegion
-from cryoscale.settings import Composite, OnMissing, OnUnreadable
+from cryoscale.settings import Composite, Loader, OnMissing, OnUnreadable
 from cryoscale.write import mosaic, quicklook
 
 NO_DATA = 255
@@ -55,6 +55,8 @@ class RunContext:
     items: Mapping[str, list[Item]] = field(repr=False)
     on_unreadable: OnUnreadable = "set_aside"
     max_lst_uncertainty_k: float | None = None
+    max_cloud_pct: float | None = None
+    loader: Loader = "direct"
 
     def items_of(self, year: int) -> dict[str, list[Item]]:
         """The frozen items of a year by modality."""
@@ -90,6 +92,8 @@ def run_context(out: str, identity: str) -> RunContext:
         items=snapshot.thaw(f"{out}/items.parquet"),
         on_unreadable=context.get("on_unreadable", "set_aside"),  # runs begun before there was a choice
         max_lst_uncertainty_k=context.get("max_lst_uncertainty_k"),
+        max_cloud_pct=context.get("max_cloud_pct"),
+        loader=context.get("loader", "direct"),
     )
 
 
@@ -128,6 +132,8 @@ def features_of(
             on_unreadable=context.on_unreadable,
             leave_unreachable=last_attempt,
             max_lst_uncertainty_k=context.max_lst_uncertainty_k,
+            max_cloud_pct=context.max_cloud_pct,
+            loader=context.loader,
         )
     with watch.stage("features"):
         stack = features.build_stack(inputs, pca=context.pca or _no_pca(), on_missing=context.on_missing)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from cryoscale.read.hosts import HOSTS
+
 settings.register_profile(
     "cryoscale",
     deadline=None,
@@ -18,6 +20,12 @@ settings.register_profile(
 settings.load_profile("cryoscale")
 
 SHARED = Path(os.environ.get("CRYOSCALE_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(autouse=True)
+def no_host_is_remembered() -> None:
+    """Ports come back, and a server of one test shall not be down for the next."""
+    HOSTS.forget()
 
 
 @pytest.fixture(scope="session")

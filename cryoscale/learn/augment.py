@@ -85,8 +85,7 @@ def turn(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Mirrors a patch (c,h,w) and its labels (h,w) east-west (if asked), then turns them.
 
-    As :func:`cryoscale.features.turn.turn_stack` does: counter-clockwise, and aspect goes along. No other
-    channel is an angle in the plane of the map.
+    As :func:`cryoscale.features.turn.turn_stack` does: counter-clockwise, and aspect goes along.
     """
     return turn_stack(x, channels, quarters, mirror), turn_map(y, quarters, mirror)
 

@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 
 from cryoscale.errors import SourceError, WeightsError
 from cryoscale.infer.encode import Confidence, confidence
-from cryoscale.learn.evaluate import Reliability
+from cryoscale.learn.reliability import RELIABILITY_BINS, Reliability
 from cryoscale.learn.scores import NO_DATA
 from cryoscale.learn.suited import SuitedPatches
 from cryoscale.models import weights
 from cryoscale.models.predictor import Predictor
-
-RELIABILITY_BINS = 10
 
 PIXELS_A_PATCH = 4096
 """Labelled pixels that are drawn from each patch, with a fixed seed: neighbours say the same again."""

@@ -66,7 +66,7 @@ def draw_curves(rows: Rows, path: Path, *, title: str, best_epoch: int) -> None:
         (loss, "loss"),
         (mean, "validation"),
         (classes, "validation IoU"),
-        (rate, "Adam's rate"),
+        (rate, "learning rate"),
     ):
         axes.axvline(best_epoch, color="#bbbbbb", linewidth=1, linestyle="--", zorder=0)
         axes.set_ylabel(name)
@@ -74,9 +74,13 @@ def draw_curves(rows: Rows, path: Path, *, title: str, best_epoch: int) -> None:
         axes.legend(frameon=False, fontsize=8)
     for axes in (mean, classes):
         axes.set_ylim(0, 1)
+    rate.set_ylim(bottom=0)
+    rate.ticklabel_format(axis="y", scilimits=(-3, 3))
     for axes in (classes, rate):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(f"{title}: epoch {epochs[-1]}, best is {best_epoch} (dashed)", fontsize=11)
+    figure.suptitle(
+        f"{title}: after epoch {epochs[-1]}, the best so far is {best_epoch} (dashed)", fontsize=11
+    )
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=110)

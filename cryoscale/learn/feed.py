@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryoscale.grid import Window, location_code
 from cryoscale.learn.augment import Variant, apply
 from cryoscale.learn.patches import Patches
+from cryoscale.learn.places import code_of
 from cryoscale.learn.ranks import Ranks
 from cryoscale.learn.recipe import TrainConfig
 
@@ -87,7 +87,7 @@ class Feed:
 
     def _batch(self, crops: Sequence[Crop]) -> Batch:
         pairs = [self._read(crop) for crop in crops]
-        location = np.stack([self._location(crop) for crop in crops]) if self.located else None
+        location = np.stack([self._code(crop) for crop in crops]) if self.located else None
         return Batch(np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs]), location)
 
     def _read(self, crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -97,8 +97,5 @@ class Feed:
             return x, y
         return apply(crop.variant, x, y, self.patches.channels, self.config.augment)
 
-    def _location(self, crop: Crop) -> NDArray[np.float32]:
-        place = self.patches.place(crop.index)
-        return location_code(
-            Window(place.epsg, place.row + crop.row, place.col + crop.col, crop.size, crop.size)
-        )
+    def _code(self, crop: Crop) -> NDArray[np.float32]:
+        return code_of(self.patches, crop.index, row=crop.row, col=crop.col, size_px=crop.size)

@@ -65,8 +65,8 @@ def _balanced_pixels(
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Standardised pixels (p, c) and their labels (p,), drawn evenly from all pixels of each class."""
-    counts = np.array([patches.class_counts([int(index)], forest.classes) for index in indices])
-    counts = counts.reshape(-1, forest.classes)
+    rows = [patches.class_counts([int(index)], forest.classes) for index in indices]
+    counts = np.array(rows, np.int64).reshape(-1, forest.classes)
     ranks = [
         np.sort(rng.choice(n, min(n, forest.pixels_per_class), replace=False, shuffle=False))
         for n in counts.sum(axis=0)
@@ -112,6 +112,7 @@ def grow(forest: RandomForest, x: NDArray[np.float32], y: NDArray[np.int64], *, 
     fresh = RandomForest(
         forest.in_channels, forest.classes, forest.trees, forest.leaves, forest.depth
     ).state_dict()
+    fresh["importance"] = torch.from_numpy(grown.feature_importances_.astype(np.float32))
     for number, estimator in enumerate(grown.estimators_):
         for name, values in _table(estimator.tree_, grown.classes_, forest.classes).items():
             fresh[name][number, : len(values)] = torch.from_numpy(values)

@@ -20,7 +20,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,6 @@ from cryoscale.learn.scores import CLASS_NAMES, confusion_matrix
 from cryoscale.learn.suited import SuitedPatches
 from cryoscale.write.store import put
 
-By = Literal["planes", "pixels"]
 Progress = Callable[[int, int], None]
 Ask = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
 """Physical features (n,c,h,w) and the numbers of their patches (n,) to probabilities (n,k,h,w)."""
@@ -78,7 +77,7 @@ class Permuting:
 
     repeats: int = 3
     seed: int = 0
-    by: By = "planes"
+    by: str = "planes"
     batch: int = 16
     hold_bytes: int = HOLD_BYTES
 
@@ -115,9 +114,11 @@ class Importance:
     groups: Mapping[str, Mapping[str, Drop]]
     settings: Mapping[str, Any]
 
-    def leading(self, part: str, count: int | None = None) -> list[tuple[str, Drop]]:
-        """The channels of the largest mean drop of IoU in a part, largest first."""
-        rows = [(name, drops[part]) for name, drops in self.channels.items()]
+    def leading(
+        self, part: str, count: int | None = None, among: Mapping[str, Mapping[str, Drop]] | None = None
+    ) -> list[tuple[str, Drop]]:
+        """The channels (or groups) of the largest mean drop of IoU in a part, largest first."""
+        rows = [(name, drops[part]) for name, drops in (among or self.channels).items()]
         return sorted(rows, key=lambda row: -float(np.mean(row[1].iou)))[:count]
 
     def to_dict(self) -> dict[str, Any]:
@@ -234,11 +235,12 @@ def _groups(
 
 def _stacked(read: Callable[[int], Pair], group: NDArray[np.int64]) -> Pair:
     """Stacks (n,c,p,p) and labels (n,p,p) of a group."""
-    first_x, first_y = read(int(group[0]))
-    x = np.empty((len(group), *first_x.shape), np.float32)
-    y = np.empty((len(group), *first_y.shape), np.uint8)
     for slot, index in enumerate(group):
-        x[slot], y[slot] = read(int(index))
+        one_x, one_y = read(int(index))
+        if not slot:
+            x = np.empty((len(group), *one_x.shape), np.float32)
+            y = np.empty((len(group), *one_y.shape), np.uint8)
+        x[slot], y[slot] = one_x, one_y
     return x, y
 
 

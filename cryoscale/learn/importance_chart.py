@@ -25,17 +25,15 @@ _PARTS = {
 
 
 def chart(found: Importance) -> bytes:
-    """A PNG of four panels: the 15 leading channels of each part, and the groups overall."""
-    figure = Figure(figsize=(11, 9.6), layout="constrained")
-    axes = figure.subplots(2, 2).ravel()
-    for ax, (part, (title, iou, accuracy)) in zip(axes, _PARTS.items(), strict=False):
+    """A PNG of six panels: the 15 leading channels of each part, and below them the groups."""
+    figure = Figure(figsize=(15, 8.6), layout="constrained")
+    above, below = figure.subplots(2, 3, height_ratios=(3, 2))
+    for column, (part, (title, iou, accuracy)) in enumerate(_PARTS.items()):
         stated = found.baseline[part]
         note = f"{iou} {stated[0]:.3f}, {accuracy} {stated[1]:.3f}" if np.isfinite(stated[0]) else "absent"
-        _bars(ax, found.leading(part, LEADING), f"{title}  ({note})", iou, accuracy)
-    rows = sorted(
-        ((name, drops["overall"]) for name, drops in found.groups.items()), key=lambda row: -_mean(row[1].iou)
-    )
-    _bars(axes[3], rows, "Groups permuted jointly, overall", "mean IoU", "accuracy")
+        _bars(above[column], found.leading(part, LEADING), f"{title}  ({note})", iou, accuracy)
+        groups = found.leading(part, among=found.groups)
+        _bars(below[column], groups, f"{title}, groups permuted jointly", iou, accuracy)
     unit = "planes between patches" if found.settings["by"] == "planes" else "single pixels between patches"
     figure.suptitle(
         f"Drop of scores when a channel is permuted: {unit}, {found.settings['patches']} patches, "

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.errors import ConfigError, TrainingError
-from cryoscale.grid import Window, location_code
 from cryoscale.learn import calibrate
 from cryoscale.learn.checkpoint import TrainState, load_state, save_state
 from cryoscale.learn.feed import Batch, Feed, Standard
 from cryoscale.learn.losses import make_loss
 from cryoscale.learn.patches import Patches
+from cryoscale.learn.places import code_of
 from cryoscale.learn.ranks import ALONE, Ranks
 from cryoscale.learn.recipe import TrainConfig
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA, Scores, confusion_matrix
@@ -238,12 +238,11 @@ class _Loop:
     def _step(self, batch: Batch, rate: float, where: str) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._training_loss(batch)
-        value = float(loss.detach())
-        if not math.isfinite(value):
+        loss, value = self._training_loss(batch)
+        if not math.isfinite(float(loss.detach())):
             raise TrainingError(
-                f"the loss became {value} in {where}; the state of the last whole epoch is kept: look at the "
-                "patches, or start afresh with a lower learning_rate or clip_norm"
+                f"the loss became {float(loss.detach())} in {where}; the state of the last whole epoch is "
+                "kept: look at the patches, or start afresh with a lower learning_rate or clip_norm"
             )
         self.optimizer.zero_grad(set_to_none=True)
         # DistributedDataParallel takes the mean over the processes, of gradients that are parts of a sum.
@@ -255,7 +254,8 @@ class _Loop:
         self.scaler.update()
         return value
 
-    def _training_loss(self, batch: Batch) -> torch.Tensor:
+    def _training_loss(self, batch: Batch) -> tuple[torch.Tensor, float]:
+        """What is minimised, and of it the part that validation has too: a second head counts apart."""
         try:
             with self._mixed():
                 answer = self.wrapped(*self._inputs(batch))
@@ -264,11 +264,12 @@ class _Loop:
                 raise
             given = f"batch {self.config.batch} on {self.ranks.size} processes"
             raise ConfigError(given, "2 patches a process, for batch norm", "raise the batch") from None
-        if not isinstance(answer, tuple):
-            return self._loss(answer, batch)
-        logits, auxiliary = answer
-        weight = float(getattr(self.model, "auxiliary_weight", 1.0))
-        return self._loss(logits, batch) + weight * self._loss(auxiliary, batch)
+        logits, *auxiliary = answer if isinstance(answer, tuple) else (answer,)
+        loss = self._loss(logits, batch)
+        value = float(loss.detach())
+        for other in auxiliary:
+            loss = loss + float(getattr(self.model, "auxiliary_weight", 1.0)) * self._loss(other, batch)
+        return loss, value
 
     @torch.inference_mode()
     def validate(self) -> tuple[Scores, float]:
@@ -328,9 +329,7 @@ def fit_temperature(
         drawn = rng.permutation(known)[:2000]
         inputs = [standard(x[np.newaxis]).to(device)]
         if getattr(model, "needs_location", False):
-            place = patches.place(int(index))
-            code = location_code(Window(place.epsg, place.row, place.col, patches.patch_px, patches.patch_px))
-            inputs.append(torch.from_numpy(code[np.newaxis]).to(device))
+            inputs.append(torch.from_numpy(code_of(patches, int(index))[np.newaxis]).to(device))
         out = model(*inputs).float().cpu()[0].flatten(1)
         logits.append(out[:, drawn].T.double().numpy())
         labels.append(y.ravel()[drawn])

@@ -25,6 +25,7 @@ import torch
 from torch import distributed
 
 from cryoscale.errors import ConfigError
+from cryoscale.models.predictor import choose_device
 
 T = TypeVar("T")
 
@@ -74,7 +75,9 @@ class Ranks:
             return model
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        # U-Net++ has gates that are never used; without a search for them the second step would fail.
+        ids = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
 
     def share_buffers(self, model: torch.nn.Module) -> None:
         """Gives all processes the first one's buffers: batch norms on CPUs have each seen other patches."""
@@ -100,6 +103,7 @@ def join(device: str, batch: int) -> Iterator[Ranks]:
 
     Raises:
         ConfigError: if a batch cannot be shared evenly between them.
+        InputError: if there are more processes than GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -109,10 +113,10 @@ def join(device: str, batch: int) -> Iterator[Ranks]:
         given = f"batch {batch} on {size} processes"
         raise ConfigError(given, f"a multiple of {size}", "change the batch or the number of processes")
     ranks = Ranks(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
-    where = ranks.device(device)
-    if where.startswith("cuda"):
+    where = choose_device(ranks.device(device))
+    if where.type == "cuda":
         torch.cuda.set_device(where)
-    distributed.init_process_group("nccl" if where.startswith("cuda") else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
     yield ranks
     # Not in a finally: after an error the others may be waiting, and the launcher ends them.
     distributed.destroy_process_group()

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from cryoscale.errors import SourceError
 from cryoscale.features.channels import BANDS
-from cryoscale.grid import Window, location_code
-from cryoscale.learn.patches import Patches
+from cryoscale.learn.patches import SPLITS, Patches
+from cryoscale.learn.places import code_of
 from cryoscale.learn.scores import NO_DATA
 from cryoscale.models.predictor import Predictor
 from cryoscale.models.weights import Card
@@ -61,7 +61,7 @@ class SuitedPatches:
         Raises:
             SourceError: if there are none, or they are labelled with fewer than two of the model's classes.
         """
-        indices = self.patches.indices(split)
+        indices = self._indices(split)
         if not len(indices):
             given = f"patches {self.path} with none in split {split!r}"
             raise SourceError(given, "a split with patches", "name another split, or make more patches")
@@ -74,7 +74,12 @@ class SuitedPatches:
 
     def has(self, split: str) -> bool:
         """True where the set has patches of the split."""
-        return bool(len(self.patches.indices(split)))
+        return bool(len(self._indices(split)))
+
+    def _indices(self, split: str) -> NDArray[np.int64]:
+        if split not in SPLITS:
+            raise SourceError(f"split {split!r}", f"one of {', '.join(SPLITS)}", "correct its name")
+        return self.patches.indices(split)
 
     def ask(
         self, predictor: Predictor, x: NDArray[np.float32], indices: NDArray[np.int64]
@@ -82,10 +87,7 @@ class SuitedPatches:
         """Probabilities (n,k,p,p) of stacks (n,c,p,p), told where the patches lie if the network wants it."""
         if not predictor.needs_location:
             return predictor(x)
-        edge = self.patches.patch_px
-        places = [self.patches.place(int(index)) for index in indices]
-        codes = [location_code(Window(place.epsg, place.row, place.col, edge, edge)) for place in places]
-        return predictor(x, np.stack(codes))
+        return predictor(x, np.stack([code_of(self.patches, int(index)) for index in indices]))
 
     def read(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Stack (c,p,p) float32 and labels (p,p) u1 of one patch."""

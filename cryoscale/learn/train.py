@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -199,14 +200,14 @@ class _Run:
         return hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:16]
 
     def _after_epoch(self, state: TrainState, standard: Standard) -> None:
-        save_curves(state.curves, self.work / "curves.json")
-        if time.monotonic() - self.drawn_s >= REDRAW_S:
-            self._draw(state.curves, state.best_epoch)
         if state.best_epoch == state.epoch:
             card = self._card(standard, best_epoch=state.best_epoch, rows=state.curves, counts=[])
             card = card.model_copy(update={"metrics": {"validation": state.best_scores}})
             with told_as(self._best):
                 weights.save(self.model, card, self._best)
+        save_curves(state.curves, self.work / "curves.json")
+        if time.monotonic() - self.drawn_s >= REDRAW_S:
+            self._draw(state.curves, state.best_epoch)
 
     def _draw(self, rows: list[dict[str, Any]], best_epoch: int) -> None:
         picture = self.out.with_suffix(".curves.png")
@@ -303,6 +304,11 @@ def _metrics(model: torch.nn.Module, card: weights.Card, patches: Patches) -> di
     return {name: scores.to_dict() for name, scores in metrics.items()}
 
 
+def speaks() -> bool:
+    """Whether this process talks to people: of those that train together, the first one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def train_from_config(
     path: str | Path, out: str | Path, *, work: str | Path | None = None, quiet: bool = False
 ) -> weights.Card:
@@ -313,5 +319,5 @@ def train_from_config(
     """
     config = load_config(Path(path))
     folder = None if work is None else Path(work)
-    with nullcontext() if quiet else live_progress() as progress:
+    with nullcontext() if quiet or not speaks() else live_progress() as progress:
         return train(config, out=Path(out), work=folder, progress=progress)

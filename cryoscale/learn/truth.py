@@ -13,18 +13,22 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
 from cryoscale.errors import SourceError
-from cryoscale.grid import Window, transformer, window_over_bounds, zone_bounds_deg
-from cryoscale.learn.scores import NO_DATA
+from cryoscale.grid import RESOLUTION_M, Window, transformer, window_over_bounds, zone_bounds_deg
+from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
 
 
 @contextmanager
-def open_truth(path: Path, whole: Window) -> Iterator[Callable[[Window], NDArray[np.uint8]]]:
+def open_truth(
+    path: Path, whole: Window, *, on_lattice: bool = False
+) -> Iterator[Callable[[Window], NDArray[np.uint8]]]:
     """Opens a label raster; gives a reader of windows within ``whole`` to labels (y, x) u1.
 
-    Off the lattice the nearest pixel is taken; 255 where the raster does not reach or has no data.
+    Off the lattice the nearest pixel is taken, or nothing is under ``on_lattice``; 255 where the raster does
+    not reach, has no data or is NaN.
 
     Raises:
-        SourceError: if the file cannot be read, or has no CRS.
+        SourceError: if the file cannot be read, has no CRS, lies off the lattice under ``on_lattice``, or,
+            on reading, holds a value that is no label.
     """
     try:
         source = rasterio.open(path)
@@ -33,6 +37,9 @@ def open_truth(path: Path, whole: Window) -> Iterator[Callable[[Window], NDArray
     with source:
         if source.crs is None:
             raise SourceError(f"truth {path} without a CRS", "a georeferenced raster", "add its CRS")
+        if on_lattice:
+            _require_lattice(source, path, whole.epsg)
+        whole_numbers = np.issubdtype(np.dtype(source.dtypes[0]), np.integer)
         options = {
             "crs": f"EPSG:{whole.epsg}",
             "transform": whole.geobox.transform,
@@ -43,16 +50,55 @@ def open_truth(path: Path, whole: Window) -> Iterator[Callable[[Window], NDArray
             # as background.
             "src_nodata": NO_DATA if source.nodata is None else source.nodata,
             "nodata": NO_DATA,
-            "dtype": "uint8",
+            # Squeezed into u1, NaN would read as 0, background, and 0.5 too.
+            "dtype": "int32" if whole_numbers else "float32",
         }
         with WarpedVRT(source, **options) as warped:
 
             def read(window: Window) -> NDArray[np.uint8]:
                 rows, cols = window.slices_in(whole)
                 part = ((rows.start, rows.stop), (cols.start, cols.stop))
-                return np.asarray(warped.read(1, window=part), np.uint8)
+                return _as_labels(warped.read(1, window=part), path)
 
             yield read
+
+
+def truth_path(truth: Path, epsg: int) -> Path:
+    """The label raster of a zone: ``truth`` itself, or ``<epsg>.tif`` in that folder.
+
+    Raises:
+        SourceError: if there is none.
+    """
+    path = truth / f"{epsg}.tif" if truth.is_dir() else truth
+    if not path.is_file():
+        raise SourceError(f"truth {path} (absent)", f"a raster of labels for EPSG:{epsg}", "check the path")
+    return path
+
+
+def _require_lattice(source: rasterio.DatasetReader, path: Path, epsg: int) -> None:
+    transform = source.transform
+    origin = np.array([transform.c, transform.f]) / RESOLUTION_M
+    straight = (transform.a, transform.b, transform.d, transform.e) == (RESOLUTION_M, 0.0, 0.0, -RESOLUTION_M)
+    if source.crs.to_epsg() != epsg or not straight or not np.allclose(origin, np.round(origin), atol=1e-4):
+        raise SourceError(
+            f"truth {path} off the grid (EPSG:{source.crs.to_epsg()}, pixels of {abs(transform.a):g} m, "
+            f"corner at {transform.c:.10g}, {transform.f:.10g})",
+            f"EPSG:{epsg}, north up, pixels of {RESOLUTION_M:g} m with edges at multiples of it",
+            "make it so with gdalwarp, or give --resample to take the nearest pixel",
+        )
+
+
+def _as_labels(values: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
+    """Values (y, x) as labels u1; NaN is 255."""
+    known = np.asarray(np.where(np.isnan(values), NO_DATA, values))
+    strange = known[~np.isin(known, (*range(len(CLASS_NAMES)), NO_DATA))]
+    if strange.size:
+        raise SourceError(
+            f"truth {path} with the value {strange[0]:g}",
+            f"labels 0..{len(CLASS_NAMES) - 1}, and 255, the file's no-data value or NaN where not known",
+            "map its values to the classes first",
+        )
+    return known.astype(np.uint8)
 
 
 def whole_truth(path: Path) -> tuple[Window, NDArray[np.uint8]]:

@@ -94,8 +94,10 @@ class _Baseline(nn.Module):
         super().__init__()
         smp = library()
         _refuse_encoder(encoder)
+        device = torch.get_default_device()
         try:
-            with _ScalesOnCpu():
+            # Its first convolution is made on the CPU whatever the device; shapes alone must draw nothing.
+            with _ScalesOnCpu(), torch.random.fork_rng(devices=[], enabled=device.type == "meta"):
                 made = getattr(smp, kind)(
                     encoder, encoder_weights=None, in_channels=in_channels, classes=classes, **decoder
                 )
@@ -103,6 +105,7 @@ class _Baseline(nn.Module):
             reason = " ".join(str(error).split())[:200]
             given = f"{kind} with encoder {encoder!r} and {decoder} ({reason})"
             raise InputError(given, "arguments that make a network", "choose others") from None
+        made = made.to(device)
         self.encoder, self.decoder, self.segmentation_head = (
             made.encoder,
             made.decoder,

@@ -26,7 +26,8 @@ class RandomForest(nn.Module):
     """Standardised features (n, c, h, w) to log-probabilities (n, k, h, w), pixel by pixel.
 
     From a node the way goes to ``child`` where its feature is at most its threshold, and to the
-    node after ``child`` otherwise; a leaf is its own child and never left.
+    node after ``child`` otherwise; a leaf is its own child and never left. ``importance`` (c,) is each
+    channel's share in the decrease of impurity while the trees grew.
 
     Args:
         in_channels: number of channels c.
@@ -70,6 +71,7 @@ class RandomForest(nn.Module):
         self.register_buffer("feature", torch.zeros(trees, nodes, dtype=torch.int32))
         self.register_buffer("threshold", torch.full((trees, nodes), torch.finfo(torch.float32).max))
         self.register_buffer("child", torch.arange(nodes, dtype=torch.int32).repeat(trees, 1))
+        self.register_buffer("importance", torch.zeros(in_channels))
         self.register_buffer("share", torch.full((trees, nodes, classes), 1.0 / classes))
 
     def forward(self, x: Tensor) -> Tensor:

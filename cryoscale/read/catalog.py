@@ -230,6 +230,12 @@ def _local_items(url: str) -> list[Item]:
         raise SourceError(f"catalogue {url}", "a folder of STAC JSON or a parquet file", "check the path")
     if path.suffix in (".parquet", ".geoparquet"):
         return read_items(path)
+    if path.is_file() and path.suffix not in (".json", ".geojson"):
+        raise SourceError(
+            f"catalogue {url}, a {path.suffix or 'nameless'} file",
+            "a folder of STAC JSON or a parquet file",
+            "check the path",
+        )
     return folder_items(path if path.is_dir() else path.parent)
 
 

@@ -51,6 +51,11 @@ SNOW_NIR = 0.5
 """Near infrared above which snow or ice is fresh snow: bare ice stays below (choice, a fixed value so that
 neighbouring cells agree)."""
 
+HOPELESS_CLOUD_PCT = 95.0
+"""Cloud cover of a whole scene above which it is not even looked at (choice): in the little that it leaves
+clear there are gaps between clouds, not a glacier. Below, one that is over ``max_cloud_pct`` costs a block
+one coarse band, and three more where that shows any ground."""
+
 _PERSISTENT = (3, 4)
 """Three of four clear looks have to show snow or ice (choice)."""
 
@@ -59,6 +64,11 @@ _ICE_WEIGHT = 1024
 a ranking too and next to a glacier does not matter."""
 
 _HIDDEN, _BARE, _ICE, _SNOW = 0, 1, 2, 3
+
+
+def search_limit_pct(max_cloud_pct: float | None) -> float | None:
+    """Cloud cover of a scene up to which it is worth finding, for a limit that holds over the ice."""
+    return None if max_cloud_pct is None else max(max_cloud_pct, HOPELESS_CLOUD_PCT)
 
 
 @dataclass(frozen=True)
@@ -108,12 +118,19 @@ class Choice:
         """Cloud share plus snow share around each pixel (y, x) of ``window``; the least is the best."""
         number = self.scenes.index(scene)
         clear, snow = self.clear[number], self.snow[number]
-        cell = 1.0 - clear / self.weight + _ratio(snow, clear)
+        return self._spread(1.0 - clear / self.weight + _ratio(snow, clear), window)
+
+    def cloud(self, scene: str, window: Window) -> NDArray[np.float32]:
+        """Share around each pixel (y, x) of ``window`` that the scene hides, counted over the ice."""
+        return self._spread(1.0 - self.clear[self.scenes.index(scene)] / self.weight, window)
+
+    def _spread(self, cell: NDArray[np.float64], window: Window) -> NDArray[np.float32]:
+        """Values of cells (y, x), interpolated to the pixels of ``window``."""
         top, down = _between(window.row, window.height, self.cells.row)
         left, right = _between(window.col, window.width, self.cells.col)
         across = cell[:, left] * (1.0 - right) + cell[:, left + 1] * right
-        score = across[top] * (1.0 - down[:, None]) + across[top + 1] * down[:, None]
-        return np.asarray(score, np.float32)
+        spread = across[top] * (1.0 - down[:, None]) + across[top + 1] * down[:, None]
+        return np.asarray(spread, np.float32)
 
     def shares(self, window: Window) -> tuple[Share, ...]:
         """The scenes from the best on over the cells that ``window`` touches, ties by date and id."""

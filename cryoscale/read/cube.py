@@ -1,11 +1,11 @@
-"""Lazy cubes of scenes on the world lattice, through odc-stac with a reader of our own."""
+"""Lazy cubes of scenes on the world lattice, through odc-stac or stackstac with a reader of our own."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,7 @@ from cryoscale.read.signing import sign_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from concurrent.futures import ThreadPoolExecutor
 
     from numpy.typing import NDArray
     from odc.geo.geobox import GeoBox
@@ -31,6 +32,9 @@ FOOTPRINT_COLLAR_DEG = 0.1
 """How far around an item's bbox its pixels are looked for: published footprints are rounded inwards."""
 
 _FIELD = "cryoscale:asset"
+
+Loader = Literal["odc-stac", "stackstac"]
+"""Who draws the graph of a lazy cube."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,11 @@ def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, in
         return None, size
     values = resample(without_fill(part, spec.band), geobox, BANDS[spec.band].resampling)
     if values is not None and (spec.encoding.scale, spec.encoding.offset) != (1.0, 0.0):
-        # in float64, so that the rounding to float32 happens once
-        values = (values.astype(np.float64) * spec.encoding.scale + spec.encoding.offset).astype(np.float32)
+        # in float64, so that the rounding to float32 happens once; in place, since several bands are read
+        exact = values.astype(np.float64)
+        exact *= spec.encoding.scale
+        exact += spec.encoding.offset
+        values = exact.astype(np.float32)
     return values, size
 
 
@@ -91,7 +98,7 @@ def named(spec: AssetSpec) -> Iterator[None]:
     except UnreadableError as error:
         raise UnreadableError(f"{spec.band}: {error}") from error
     except AssetReadError as error:
-        raise AssetReadError(f"{spec.item_id} {spec.band}: {error}") from error
+        raise type(error)(f"{spec.item_id} {spec.band}: {error}") from error
 
 
 def in_order(items: Iterable[Item]) -> list[Item]:
@@ -112,6 +119,7 @@ def open_cube(
     bands: Sequence[str],
     chunks: dict[str, int] | None = None,
     sign: str | None = None,
+    loader: Loader = "odc-stac",
 ) -> xr.Dataset:
     """Scenes as one lazy dataset of dims (time, y, x) on exactly ``geobox``, a variable a band.
 
@@ -124,6 +132,8 @@ def open_cube(
         bands: names of ours (B01 .. B12, SCL, LST, elevation ..., see :data:`cryoscale.read.assets.BANDS`).
         chunks: edges of dask chunks in pixels, 2048 by default.
         sign: how addresses are signed where an item does not say.
+        loader: who draws the dask graph, ``odc-stac`` or ``stackstac`` (an extra); both call the same
+            reader, so their cubes are equal bit for bit.
 
     Returns:
         float32 in physical units, NaN for no data (and for a band that an item lacks), codes as their
@@ -132,10 +142,11 @@ def open_cube(
 
     Raises:
         KeyError: for a band that is not in the table.
-        ValueError: if there are no items.
+        ValueError: if there are no items, or for a loader that is not known.
+        ConfigError: if stackstac is asked for and not installed.
     """
-    from odc.stac import load  # imported late: it takes most of a second
-
+    if loader not in get_args(Loader):
+        raise ValueError(f"loader is {loader!r}, expected one of {', '.join(get_args(Loader))}")
     scenes, wanted = in_order(items), list(bands)
     if not scenes:
         raise ValueError("a cube needs at least one item")
@@ -143,15 +154,7 @@ def open_cube(
         if band not in BANDS:
             raise KeyError(f"{band} is no band; known are {', '.join(BANDS)}")
     edges = {"x": DEFAULT_CHUNK_PX, "y": DEFAULT_CHUNK_PX, **(chunks or {})}
-    cube: xr.Dataset = load(
-        [_stand_in(item, number, wanted, sign) for number, item in enumerate(scenes)],
-        bands=wanted,
-        geobox=geobox,
-        chunks={name: edges[name] for name in ("y", "x")},
-        groupby="id",
-        fuse_func="cryoscale.read.cube.overwrite",
-        driver=LatticeDriver(tuple(wanted)),
-    )
+    cube = _drawn(loader, scenes, geobox, wanted, edges, sign)
     times = np.array([when(item).replace(tzinfo=None) for item in scenes], "datetime64[ns]")
     clouds = [item.properties.get("eo:cloud_cover") for item in scenes]
     return cube.assign_coords(
@@ -159,6 +162,68 @@ def open_cube(
         scene=("time", np.array([item.id for item in scenes], dtype=object)),
         cloud_cover=("time", np.array([np.nan if c is None else float(c) for c in clouds])),
     ).assign_attrs(crs=crs_name(geobox))
+
+
+def load_planes(
+    item: Item,
+    bands: Sequence[str],
+    geobox: GeoBox,
+    *,
+    loader: Loader,
+    sign: str | None = None,
+    pool: ThreadPoolExecutor,
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """Bands of one item on ``geobox``, (y, x) each, through a loader's graph, and the bytes read.
+
+    The graph is computed in ``pool``. Bands that the item lacks or whose files lie beside the grid are left
+    out. Values and errors are those of :func:`read_asset`.
+    """
+    wanted = [band for band in bands if asset_of(item, band) is not None]
+    if not wanted:
+        return {}, 0
+    tally = Tally()
+    height, width = geobox.shape
+    cube = _drawn(loader, [item], geobox, wanted, {"y": height, "x": width}, sign, tally)
+    read = cube.isel(time=0).compute(scheduler="threads", pool=pool)
+    planes = {band: read[band].values for band in wanted if tally.gave.get(band)}
+    return planes, sum(tally.bytes_read.values())
+
+
+class Tally:
+    """What each band's file gave while a graph was computed, for whoever drew it in the same process."""
+
+    def __init__(self) -> None:
+        self.bytes_read: dict[str, int] = {}
+        self.gave: dict[str, bool] = {}
+
+
+def _drawn(
+    loader: Loader,
+    scenes: Sequence[Item],
+    geobox: GeoBox,
+    bands: list[str],
+    edges: dict[str, int],
+    sign: str | None,
+    tally: Tally | None = None,
+) -> xr.Dataset:
+    """The lazy cube as ``loader`` draws it."""
+    if loader == "stackstac":
+        from cryoscale.read.stacked import stack_scenes  # an extra that most never install
+
+        shape = edges["y"], edges["x"]
+        return stack_scenes(scenes, geobox=geobox, bands=bands, chunks=shape, sign=sign, tally=tally)
+    from odc.stac import load  # imported late: it takes most of a second
+
+    cube: xr.Dataset = load(
+        [_stand_in(item, number, bands, sign) for number, item in enumerate(scenes)],
+        bands=bands,
+        geobox=geobox,
+        chunks={name: edges[name] for name in ("y", "x")},
+        groupby="id",
+        fuse_func="cryoscale.read.cube.overwrite",
+        driver=LatticeDriver(tuple(bands), tally),
+    )
+    return cube
 
 
 def _stand_in(item: Item, number: int, bands: Sequence[str], sign: str | None) -> Item:
@@ -216,7 +281,8 @@ def overwrite(dst: NDArray[Any], src: NDArray[Any]) -> None:
     np.copyto(dst, src)
 
 
-def _is_complex(band: str) -> bool:
+def is_complex(band: str) -> bool:
+    """Whether a band's values are complex numbers."""
     return band in ("slc1", "slc2")
 
 
@@ -226,8 +292,8 @@ class LatticeDriver:
     dask_reader = None
     aux_reader = None
 
-    def __init__(self, bands: tuple[str, ...]) -> None:
-        self.bands = bands
+    def __init__(self, bands: tuple[str, ...], tally: Tally | None = None) -> None:
+        self.bands, self.tally = bands, tally
 
     @property
     def md_parser(self) -> LatticeDriver:
@@ -240,7 +306,7 @@ class LatticeDriver:
 
         return RasterGroupMetadata(
             {
-                (band, 1): RasterBandMetadata("complex64" if _is_complex(band) else "float32", np.nan)
+                (band, 1): RasterBandMetadata("complex64" if is_complex(band) else "float32", np.nan)
                 for band in self.bands
             }
         )
@@ -265,14 +331,17 @@ class LatticeDriver:
         """GDAL is configured where a file is opened."""
         yield None
 
-    def open(self, src: Any, ctx: None) -> _SpecReader:
+    def open(self, src: Any, ctx: None) -> SpecReader:
         """The reader of one source."""
-        return _SpecReader(src.driver_data)
+        return SpecReader(src.driver_data, self.tally)
 
 
 @dataclass(frozen=True)
-class _SpecReader:
+class SpecReader:
+    """Reads one band of one scene for a lazy cube, whichever loader drew its graph."""
+
     spec: AssetSpec
+    tally: Tally | None = None
 
     def read(
         self,
@@ -284,9 +353,12 @@ class _SpecReader:
     ) -> tuple[tuple[slice, slice], NDArray[Any]]:
         """The whole of ``dst_geobox``, or nothing where the file lies beside it."""
         try:
-            values, _ = read_asset(self.spec, dst_geobox)
+            values, size = read_asset(self.spec, dst_geobox)
         except UnreadableError as error:
             raise UnreadableError(f"{self.spec.item_id} {error}") from error
+        if self.tally is not None:
+            self.tally.bytes_read[self.spec.band] = size
+            self.tally.gave[self.spec.band] = values is not None
         if values is None:
             return (slice(0, 0), slice(0, 0)), np.empty((0, 0), cfg.dtype)
         height, width = dst_geobox.shape

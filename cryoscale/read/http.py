@@ -11,7 +11,9 @@ import os
 import random
 import re
 import time
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -23,9 +25,10 @@ import certifi
 import urllib3
 
 from cryoscale.errors import TransientError
+from cryoscale.read import hosts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 REPEATED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that pass."""
@@ -43,6 +46,7 @@ class Patience:
             a random half of it is left out, so that workers do not come back in step.
         deadline_s: over all attempts and pauses; a longer Retry-After is not waited for.
         connect_s, stall_s: to connect, and between two bytes.
+        insists: whether a host that is taken for down is asked all the same (:mod:`cryoscale.read.hosts`).
     """
 
     attempts: int = 8
@@ -51,17 +55,43 @@ class Patience:
     deadline_s: float = 300.0
     connect_s: float = 10.0
     stall_s: float = 30.0
+    insists: bool = False
 
 
 ASSETS = Patience()
 """How assets are read."""
 
+_insisting: ContextVar[bool] = ContextVar("insisting", default=False)
+
+
+def assets() -> Patience:
+    """:data:`ASSETS` as it holds where the caller stands: insisting within :func:`insisting`."""
+    return replace(ASSETS, insists=True) if _insisting.get() else ASSETS
+
+
+def set_insisting(wanted: bool) -> None:
+    """As :func:`insisting`, for a thread that serves one caller only."""
+    _insisting.set(wanted)
+
+
+@contextmanager
+def insisting(wanted: bool) -> Iterator[None]:
+    """What is opened in the body asks hosts that are taken for down all the same, if ``wanted``."""
+    token = _insisting.set(wanted)
+    try:
+        yield
+    finally:
+        _insisting.reset(token)
+
 
 class HttpError(TransientError):
-    """A request that failed for good; ``status`` is the last answer's, None where none came."""
+    """A request that failed for good.
 
-    def __init__(self, reason: str, status: int | None = None) -> None:
-        self.status = status
+    ``status`` is the last answer's, None where none came; ``unasked`` where it was not even made.
+    """
+
+    def __init__(self, reason: str, status: int | None = None, *, unasked: bool = False) -> None:
+        self.status, self.unasked = status, unasked
         super().__init__(reason)
 
 
@@ -72,6 +102,10 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     data: bytes
+
+    def header(self, name: str) -> str:
+        """A header's value by its name in small letters, empty where it was not sent."""
+        return next((value for key, value in self.headers.items() if key.lower() == name), "")
 
 
 @dataclass(frozen=True)
@@ -94,12 +128,28 @@ def fetch(request: Request, patience: Patience, ends_s: float | None = None) -> 
         ends_s: an earlier end than the patience's own, on :func:`time.monotonic`.
 
     Raises:
-        HttpError: the answer is an error that does not pass, or patience ran out; without the address.
+        HttpError: the answer is an error that does not pass, patience ran out, or the host is taken for
+            down; without the address.
     """
+    host, memory = hosts.host_of(request.url), hosts.HOSTS
+    down = memory.refusal(host, insist=patience.insists)
+    if down is not None and not patience.insists:
+        raise HttpError(down, unasked=True)
+    try:
+        answer = _repeated(request, patience, ends_s, is_down=down is not None)
+    except HttpError as error:
+        memory.gave_up(host, str(error).split(";")[0], error.status)
+        raise
+    memory.answered(host)
+    return answer
+
+
+def _repeated(request: Request, patience: Patience, ends_s: float | None, *, is_down: bool) -> Answer:
     end = time.monotonic() + patience.deadline_s
     end = end if ends_s is None else min(end, ends_s)
     for attempt in range(1, patience.attempts + 1):
         asked_s: float | None = None
+        shut = False
         try:
             answer = _once(request, patience, end)
             if answer.status < 300:
@@ -107,20 +157,32 @@ def fetch(request: Request, patience: Patience, ends_s: float | None = None) -> 
             reason, status = f"HTTP {answer.status}{_said(answer)}", answer.status
             if status not in REPEATED:
                 raise HttpError(reason, status)
-            asked_s = _retry_after_s(answer.headers)
+            asked_s = _retry_after_s(answer.header("retry-after").strip())
         except (urllib3.exceptions.HTTPError, OSError) as error:
             if isinstance(error, HttpError):
                 raise
-            reason, status = reason_of(error), None
+            reason, status, shut = reason_of(error), None, _took_no_connection(error)
         pause = min(patience.first_s * 2.0 ** (attempt - 1), patience.most_s) * (0.5 + random.random() / 2)
         if asked_s is not None:
             pause = asked_s + 0.1 * pause
         left = end - time.monotonic()
-        if attempt == patience.attempts or pause >= left:
+        last = attempt == patience.attempts or (is_down and shut and attempt >= hosts.KNOCKS)
+        if last or pause >= left:
             asked = f", which asks to wait {asked_s:.0f} s" if asked_s is not None else ""
-            raise HttpError(f"{reason}{asked}; given up after {attempt} attempts", status)
+            before = ", as it was down before" if is_down and shut else ""
+            raise HttpError(f"{reason}{asked}; given up after {attempt} attempts{before}", status)
         time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _took_no_connection(error: BaseException) -> bool:
+    """Whether the host itself could not be reached, whatever was asked of it."""
+    kinds = urllib3.exceptions
+    if isinstance(error, kinds.MaxRetryError) and error.reason is not None:
+        return _took_no_connection(error.reason)
+    return isinstance(
+        error, kinds.NewConnectionError | kinds.ConnectTimeoutError | kinds.ProxyError | kinds.SSLError
+    )
 
 
 def _connections(url: str) -> urllib3.PoolManager:
@@ -173,8 +235,7 @@ def _once(request: Request, patience: Patience, end: float) -> Answer:
 
 def _said(answer: Answer) -> str:
     """The first words of an error's text, where it is text."""
-    kind = next((v for k, v in answer.headers.items() if k.lower() == "content-type"), "")
-    if not re.search(r"json|text/plain|xml", kind):
+    if not re.search(r"json|text/plain|xml", answer.header("content-type")):
         return ""
     words = " ".join(re.sub(r"<[^>]*>", " ", answer.data[:500].decode("utf-8", "replace")).split())
     return f" ({words[:120]})" if words else ""
@@ -199,9 +260,8 @@ def reason_of(error: Exception) -> str:
     return re.sub(r"https?://\S+", "the address", " ".join(str(error).split())) or type(error).__name__
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+def _retry_after_s(value: str) -> float | None:
     """Seconds that the server asks to wait, from either form of Retry-After (RFC 9110, 10.2.3)."""
-    value = next((v for k, v in headers.items() if k.lower() == "retry-after"), "").strip()
     if value.isdigit():
         return float(value)
     try:

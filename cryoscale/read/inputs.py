@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from cryoscale.errors import AssetReadError, CryoscaleError
-from cryoscale.grid import transformer
-from cryoscale.read.assets import BANDS, QA_HIDDEN_BITS, S2_BANDS, asset_of
-from cryoscale.read.choice import CHOICE_BANDS, REACH_PX, Choice, choose, sample_codes
-from cryoscale.read.composite import Composer, clear_mask, masked_median, scene_order
-from cryoscale.read.cube import (
-    AssetSpec,
-    asset_spec,
-    footprint_deg,
-    in_order,
-    named,
-    read_asset,
-    when,
-    without_fill,
-)
+from cryoscale.errors import AssetReadError
+from cryoscale.read import http
+from cryoscale.read.assets import BANDS, QA_HIDDEN_BITS
+from cryoscale.read.choice import Choice
+from cryoscale.read.composite import masked_median
+from cryoscale.read.cube import asset_spec, in_order, named, without_fill
+from cryoscale.read.optical import read_optical
 from cryoscale.read.phase import phase_of, phasor_of
-from cryoscale.read.raster import UnreadableError, open_raster
+from cryoscale.read.raster import UnreadableError, open_raster, public
 from cryoscale.read.sample import ArraySource, fetch, mosaics, resample
-from cryoscale.read.signing import signed_href
+from cryoscale.read.session import Loader, Planes, Session, bounds_deg
 from cryoscale.read.velocity import read_velocity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-    from odc.geo.geobox import GeoBox
     from pystac import Item
 
     from cryoscale.grid import Window
 
-READ_THREADS = 4
-"""Bands of a scene that are read at the same time."""
-
-Planes = dict[str, "NDArray[Any]"]
+READ_THREADS = 8
+"""Bands of a scene that are read at the same time: more than cores, since some wait for their host."""
 
 
 @dataclass(frozen=True)
@@ -62,64 +51,6 @@ class ReadReport:
     choice: Choice | None = None
 
 
-@dataclass
-class _Session:
-    """One call's window, threads and accounts."""
-
-    window: Window
-    sign: str | None
-    pool: ThreadPoolExecutor
-    left_out: tuple[type[CryoscaleError], ...]
-    """Failures for which a scene is named and left out; others end the block."""
-    bounds_deg: tuple[float, float, float, float]
-    read: list[str] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    bytes_read: int = 0
-    choice: Choice | None = None
-
-    def near(self, items: Sequence[Item]) -> list[Item]:
-        """Items whose footprint, with its collar, touches the window; their order is kept."""
-        return [item for item in items if _touches(footprint_deg(item), self.bounds_deg)]
-
-    def bands(self, item: Item, names: Sequence[str]) -> Planes:
-        """Bands of one item on the window, those that it has there."""
-        specs = [spec for name in names if (spec := asset_spec(item, name, self.sign)) is not None]
-        planes: Planes = {}
-        for spec, (values, size) in zip(specs, self.pool.map(self._read, specs), strict=True):
-            self.bytes_read += size
-            if values is not None:
-                planes[spec.band] = values
-        return planes
-
-    def _read(self, spec: AssetSpec) -> tuple[NDArray[Any] | None, int]:
-        return read_asset(spec, self.window.geobox)
-
-    def each(self, modality: str, items: Sequence[Item], use: Callable[[Item], bool]) -> int:
-        """Calls ``use`` for each item near the window; how many gave pixels.
-
-        An item that is broken, or out of reach where that is left out too, is named and passed over,
-        unless no other of its modality could be read.
-        """
-        count, broken = 0, []
-        for item in self.near(items):
-            try:
-                gave = use(item)
-            except (UnreadableError, AssetReadError) as error:
-                cause = str(error).removeprefix(f"{item.id} ")
-                if not isinstance(error, self.left_out):
-                    raise type(error)(f"{item.id} {cause}") from error
-                self.failed.append((item.id, cause))
-                if _touches(_bbox(item), self.bounds_deg):
-                    broken.append(f"{item.id} ({cause})")
-                continue
-            if gave:
-                count += 1
-                self.read.append(item.id)
-        if broken and not count:
-            raise AssetReadError(f"no {modality} item over the window could be read: {'; '.join(broken)}")
-        return count
-
-
 def read_inputs(
     items: Mapping[str, Sequence[Item]],
     window: Window,
@@ -131,7 +62,9 @@ def read_inputs(
     on_unreadable: Literal["set_aside", "fail"] = "set_aside",
     leave_unreachable: bool = False,
     rank_locally: bool = True,
+    max_cloud_pct: float | None = None,
     max_lst_uncertainty_k: float | None = None,
+    loader: Loader = "direct",
 ) -> tuple[xr.Dataset, ReadReport]:
     """All that a block's features are made of, on ``window``: variables of (y, x), read now.
 
@@ -147,27 +80,36 @@ def read_inputs(
         sign: how addresses are signed where an item does not say.
         on_unreadable: ``set_aside`` leaves a broken scene out and names it, ``fail`` makes it an error.
         leave_unreachable: under ``set_aside``, do so too with a scene that could not be had through all
-            retries, as a caller wants who will not ask again.
+            retries, as a caller wants who will not ask again; hosts that are taken for down are asked then.
         rank_locally: whether scenes are ranked by the cloud and snow that they show around each pixel, or,
             as :func:`cryoscale.read.composite.composite` does, by the cloud cover of the whole scene.
+        max_cloud_pct: a scene that has more cloud as a whole is used only where it hides no more than that
+            around a pixel, over the ice; where scenes are not ranked locally it is not used at all.
         max_lst_uncertainty_k: temperatures whose uncertainty (ST_QA) is larger are left out, those without
             one are kept. With a limit ``LST_uncertainty`` comes beside ``LST``; infinity leaves nothing out.
+        loader: who calls the reader for a scene's bands: ``direct``, or the graph that a library draws. What
+            is joined on its own lattice before it is interpolated (elevation, phase, vx and vy) and the
+            ranking of scenes are read directly by all of them.
 
     Returns:
         The dataset (float32, NaN for no data; source_date int32; n_clear uint16; slc1, slc2 complex64) with
         coordinates y, x (m) and attribute crs, and the report of what was read.
 
     Raises:
-        AssetReadError: if an asset is out of reach, or no item of a modality over the window is readable.
+        AssetReadError: if an asset is out of reach, or no optical or no terrain item over the window is
+            readable; of other modalities that is an absent variable, and named.
         UnreadableError: if a scene is broken, under ``fail``.
         SourceError: if the velocity store is not one.
     """
-    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read") as pool:
-        kinds = (UnreadableError, AssetReadError) if leave_unreachable else (UnreadableError,)
-        left_out = kinds if on_unreadable == "set_aside" else ()
-        session = _Session(window, sign, pool, left_out, _bounds_deg(window))
+    kinds = (UnreadableError, AssetReadError) if leave_unreachable else (UnreadableError,)
+    left_out = kinds if on_unreadable == "set_aside" else ()
+    threads = ThreadPoolExecutor(
+        READ_THREADS, "read", initializer=http.set_insisting, initargs=(leave_unreachable,)
+    )
+    with threads as pool, http.insisting(leave_unreachable):
+        session = Session(window, sign, pool, left_out, bounds_deg(window), loader)
         planes: Planes = {}
-        planes |= _optical(session, items.get("optical", ()), composite, rank_locally)
+        planes |= read_optical(session, items.get("optical", ()), composite, rank_locally, max_cloud_pct)
         planes |= _terrain(session, in_order(items.get("terrain", ())))
         planes |= _thermal(session, in_order(items.get("thermal", ())), max_lst_uncertainty_k)
         planes |= _insar(session, in_order(items.get("insar", ())))
@@ -182,64 +124,7 @@ def read_inputs(
     return dataset, ReadReport(tuple(session.read), tuple(session.failed), session.bytes_read, session.choice)
 
 
-def _choice(session: _Session, items: Sequence[Item]) -> Choice:
-    """What each scene shows on the cells around the window; one that cannot be read shows nothing.
-
-    That it cannot is told when its turn comes in the composite.
-    """
-    # Scenes beside the window count too: what is glacierised must not depend on where the window ends.
-    around = _bounds_deg(session.window.pad(REACH_PX))
-    by_id = {item.id: item for item in items if _touches(footprint_deg(item), around)}
-
-    def look(scene: str, grid: GeoBox) -> NDArray[np.uint8] | None:
-        specs = [asset_spec(by_id[scene], name, session.sign) for name in CHOICE_BANDS]
-        try:
-            found = list(session.pool.map(lambda s: (None, 0) if s is None else read_asset(s, grid), specs))
-        except session.left_out:
-            return None
-        session.bytes_read += sum(size for _, size in found)
-        planes = {name: values for name, (values, _) in zip(CHOICE_BANDS, found, strict=True)}
-        seen = planes.pop("SCL")
-        shown = {name: values for name, values in planes.items() if values is not None}
-        if len(shown) < len(planes):
-            return None
-        return sample_codes(shown, np.ones(grid.shape, bool) if seen is None else clear_mask(seen))
-
-    return choose(list(by_id), session.window, look)
-
-
-def _optical(session: _Session, items: Sequence[Item], method: str, rank_locally: bool) -> Planes:
-    """The composite; scenes are read one after the other, the classification first."""
-    ranked = _ranked(items)
-    if rank_locally and method != "median":
-        ranked = in_order(items)
-        session.choice = _choice(session, ranked)
-    composer = Composer(method, session.window.shape)
-
-    def use(item: Item) -> bool:
-        lacking = [name for name in S2_BANDS if asset_of(item, name) is None]
-        if lacking:
-            raise UnreadableError(f"no asset for {', '.join(lacking)}")
-        seen = session.bands(item, ["SCL"]).get("SCL")
-        clear = np.ones(session.window.shape, bool) if seen is None else clear_mask(seen)
-        if not clear.any():
-            return True  # all hidden: its bands cannot matter
-        planes = session.bands(item, S2_BANDS)
-        if len(planes) < len(S2_BANDS):
-            return False  # the window lies within reach of its coarse bands only
-        bands = np.stack([planes[name] for name in S2_BANDS])
-        day = int(np.datetime64(when(item).date(), "D").astype(np.int64))
-        rank = None if session.choice is None else session.choice.score(item.id, session.window)
-        composer.add(bands, clear, day, rank)
-        return True
-
-    if not session.each("optical", ranked, use):
-        return {}
-    merged, date, n_clear = composer.result()
-    return {**dict(zip(S2_BANDS, merged, strict=True)), "source_date": date, "n_clear": n_clear}
-
-
-def _terrain(session: _Session, items: Sequence[Item]) -> Planes:
+def _terrain(session: Session, items: Sequence[Item]) -> Planes:
     """Tiles that share a lattice are joined before they are interpolated, so that no seam shows."""
     parts: list[ArraySource] = []
 
@@ -256,7 +141,7 @@ def _terrain(session: _Session, items: Sequence[Item]) -> Planes:
     return _first_valid("elevation", layers)
 
 
-def _thermal(session: _Session, items: Sequence[Item], max_uncertainty_k: float | None) -> Planes:
+def _thermal(session: Session, items: Sequence[Item], max_uncertainty_k: float | None) -> Planes:
     """Medians of the clear scenes: the temperature, and its uncertainty where that matters."""
     names = ("LST",) if max_uncertainty_k is None else ("LST", "LST_uncertainty")
     scenes: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
@@ -285,7 +170,7 @@ def _thermal(session: _Session, items: Sequence[Item], max_uncertainty_k: float 
     return {name: masked_median(np.stack(stack)) for name, stack in scenes.items() if stack}
 
 
-def _insar(session: _Session, items: Sequence[Item]) -> Planes:
+def _insar(session: Session, items: Sequence[Item]) -> Planes:
     """Pairs or products; where several lie over a pixel, the first gives all that it has there."""
     planes: Planes = {}
 
@@ -310,7 +195,7 @@ def _insar(session: _Session, items: Sequence[Item]) -> Planes:
     return planes
 
 
-def _radar(session: _Session, items: Sequence[Item]) -> Planes:
+def _radar(session: Session, items: Sequence[Item]) -> Planes:
     """Backscatter in dB, the median of the scenes; linear power is interpolated before it is converted."""
     names = ("backscatter_vv", "backscatter_vh")
     scenes: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
@@ -329,9 +214,13 @@ def _radar(session: _Session, items: Sequence[Item]) -> Planes:
     return {name: masked_median(np.stack(stack)) for name, stack in scenes.items() if stack}
 
 
-def _velocity(session: _Session, items: Sequence[Item], href: str | None, year: int | None) -> Planes:
+def _velocity(session: Session, items: Sequence[Item], href: str | None, year: int | None) -> Planes:
     if href is not None:
-        speed = read_velocity(signed_href(href, session.sign), session.window.geobox, year=year)
+        try:
+            speed = read_velocity(href, session.window.geobox, year=year, sign=session.sign)
+        except session.left_out as error:
+            session.failed.append((public(href).rstrip("/").rsplit("/", 1)[-1], f"velocity: {error}"))
+            return {}
         return {} if speed is None else {"velocity": speed}
     layers: list[NDArray[Any] | None] = []
 
@@ -349,7 +238,7 @@ def _velocity(session: _Session, items: Sequence[Item], href: str | None, year: 
     return _first_valid("velocity", layers)
 
 
-def _part(session: _Session, item: Item, band: str) -> ArraySource | None:
+def _part(session: Session, item: Item, band: str) -> ArraySource | None:
     """The source's own pixels of a band around the window, in physical units."""
     spec = asset_spec(item, band, session.sign)
     if spec is None:
@@ -371,33 +260,3 @@ def _first_valid(name: str, layers: Sequence[NDArray[Any] | None]) -> Planes:
     for layer in present[1:]:
         np.copyto(merged, layer, where=np.isnan(merged))
     return {name: merged}
-
-
-def _ranked(items: Sequence[Item]) -> list[Item]:
-    shares = [item.properties.get("eo:cloud_cover") for item in items]
-    clouds = [np.nan if share is None else float(share) for share in shares]
-    order = scene_order(clouds, [when(item) for item in items], [item.id for item in items])
-    return [items[index] for index in order]
-
-
-def _bounds_deg(window: Window) -> tuple[float, float, float, float]:
-    """West, south, east, north around a window; west may lie below -180 at the antimeridian."""
-    west, south, east, north = window.bounds_m
-    bounds = transformer(f"EPSG:{window.epsg}", "EPSG:4326").transform_bounds(west, south, east, north)
-    left, low, right, high = (float(side) for side in bounds)
-    return (left - 360.0 if left > right else left), low, right, high
-
-
-def _bbox(item: Item) -> tuple[float, float, float, float]:
-    box = item.bbox
-    if not box:
-        return -180.0, -90.0, 180.0, 90.0
-    west, south, east, north = (box[0], box[1], box[3], box[4]) if len(box) == 6 else box
-    return float(west), float(south), float(east + 360.0 if west > east else east), float(north)
-
-
-def _touches(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    """Whether two boxes share a point, on any turn of the globe."""
-    if a[1] > b[3] or b[1] > a[3]:
-        return False
-    return any(a[0] + turn <= b[2] and b[0] <= a[2] + turn for turn in (-360.0, 0.0, 360.0))

@@ -14,8 +14,8 @@ from rasterio.abc import MultiByteRangeResourceContainer
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as FileWindow
 
-from cryoscale.errors import AssetReadError, OperatorError
-from cryoscale.read import http
+from cryoscale.errors import AssetReadError, HostDownError, OperatorError
+from cryoscale.read import headers, http
 from cryoscale.read import remote as remotes
 from cryoscale.read.sample import Lattice
 from cryoscale.read.signing import signed_href
@@ -98,7 +98,7 @@ def open_raster(href: str, nodata: float | None = None, sign: str | None = None)
     """Opens a raster file or URL; ``nodata`` wins over the file's own tag.
 
     Over http(s) it is signed now, signed again where the host no longer takes the signature, and failures
-    that pass are met with :data:`cryoscale.read.http.ASSETS`.
+    that pass are met with :func:`cryoscale.read.http.assets`.
 
     Raises:
         UnreadableError: if the file is absent, broken or says not where it lies.
@@ -115,29 +115,34 @@ def open_raster(href: str, nodata: float | None = None, sign: str | None = None)
             )
         with dataset:
             if dataset.crs is None or dataset.transform.is_identity:
-                raise UnreadableError(f"{_public(href)} carries no georeference")
+                raise UnreadableError(f"{public(href)} carries no georeference")
             given = dataset.nodata if nodata is None else nodata
             yield FileSource(dataset, _lattice(dataset), given, href, remote=remote)
 
 
 def _remote(href: str, sign: str | None) -> remotes.RemoteFile:
+    patience = http.assets()
+
     def signed(refused: str | None) -> str:
-        return signed_href(href, sign, refused=refused)
+        return signed_href(href, sign, refused=refused, insists=patience.insists)
 
     try:
-        return remotes.RemoteFile(href, signed, http.ASSETS)
+        return remotes.RemoteFile(href, signed, patience)
     except http.HttpError as error:
-        raise _of_http(href, error) from error
+        raise of_http(href, error) from error
 
 
-def _of_http(href: str, error: http.HttpError) -> Exception:
-    kind = UnreadableError if error.status in (404, 410, 416) else AssetReadError
-    return kind(f"{_public(href)}: {error}")
+def of_http(href: str, error: http.HttpError) -> Exception:
+    """A failed request for a part of ``href`` as whoever reads is to meet it; names it without its token."""
+    kind: type[Exception] = HostDownError if error.unasked else AssetReadError
+    if error.status in (404, 410, 416):
+        kind = UnreadableError
+    return kind(f"{public(href)}: {error}")
 
 
 def _name(href: str) -> str:
     """The file's own name, which tells GDAL its kind and carries no token."""
-    return _public(href).rstrip("/").rsplit("/", 1)[-1] or "asset"
+    return public(href).rstrip("/").rsplit("/", 1)[-1] or "asset"
 
 
 def _lattice(dataset: Any) -> Lattice:
@@ -153,16 +158,16 @@ def _told_apart(href: str, remote: remotes.RemoteFile | None = None) -> Iterator
         yield
     except (RasterioError, OSError) as error:
         if remote is not None:
-            remotes.headers_kept.drop(href)
+            headers.KEPT.drop(href)
             if remote.error is not None:
-                raise _of_http(href, remote.error) from error
+                raise of_http(href, remote.error) from error
         cause = _cause(error)
         if remote is None and _REMOTE.match(href) and not _GONE.search(cause):
-            raise AssetReadError(f"{_public(href)}: {cause}") from error
-        raise UnreadableError(f"{_public(href)}: {cause}") from error
+            raise AssetReadError(f"{public(href)}: {cause}") from error
+        raise UnreadableError(f"{public(href)}: {cause}") from error
     if remote is not None and remote.error is not None:
-        remotes.headers_kept.drop(href)  # GDAL saw zeros and was content with them
-        raise _of_http(href, remote.error) from remote.error
+        headers.KEPT.drop(href)  # GDAL saw zeros and was content with them
+        raise of_http(href, remote.error) from remote.error
 
 
 def _cause(error: BaseException) -> str:
@@ -172,6 +177,6 @@ def _cause(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _public(href: str) -> str:
+def public(href: str) -> str:
     """The address without its query, which may hold a token."""
     return href.split("?", 1)[0]

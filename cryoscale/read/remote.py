@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from cryoscale.errors import HostDownError
+from cryoscale.read import headers
+from cryoscale.read.headers import Header, Version
 from cryoscale.read.http import Answer, HttpError, Patience, Request, fetch, reason_of
 
 if TYPE_CHECKING:
@@ -24,41 +26,15 @@ HEADER_BYTES = 64 * 1024
 GAP_BYTES = 32 * 1024
 """Ranges no further apart are asked for as one: a request costs more than these bytes."""
 
-_HEADERS_KEPT = 512
+PAGES_KEPT = 16
+"""Of a file, :data:`GAP_BYTES` each, beyond its header; whatever reads more reads no directories."""
+
 _SIGNATURES = 2
 
 
 @lru_cache(maxsize=1)
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(8, thread_name_prefix="range")
-
-
-class _Headers:
-    """First bytes and sizes of files, by address, for all threads of a process."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[bytes, int]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, href: str) -> tuple[bytes, int] | None:
-        with self._lock:
-            if href in self._kept:
-                self._kept.move_to_end(href)
-            return self._kept.get(href)
-
-    def put(self, href: str, header: bytes, size: int) -> None:
-        with self._lock:
-            self._kept[href] = (header, size)
-            while len(self._kept) > _HEADERS_KEPT:
-                self._kept.popitem(last=False)
-
-    def drop(self, href: str) -> None:
-        with self._lock:
-            self._kept.pop(href, None)
-
-
-headers_kept = _Headers()
-"""So that a file's header is asked for once a process, not once a block."""
 
 
 class RemoteFile:
@@ -76,22 +52,22 @@ class RemoteFile:
         self.href, self.sign, self.patience = href, sign, patience
         self.ends_s = time.monotonic() + patience.deadline_s
         self.error: HttpError | None = None
-        self.was_kept = False
         self._url: str | None = None
         self._place = 0
-        self._ahead = (0, b"")
-        self.size = -1
-        self._header = self._open()
+        self._near: dict[int, bytes] = {}
+        self._version: Version | None = None
+        self._kept = headers.KEPT.get(href, self._read_header)
+        self._header, self._version = self._kept.data, self._kept.version
 
-    def _open(self) -> bytes:
-        kept = headers_kept.get(self.href)
-        self.was_kept = kept is not None
-        if kept is None:
-            header = self._range(0, HEADER_BYTES)
-            headers_kept.put(self.href, header, self.size)
-            return header
-        header, self.size = kept
-        return header
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file, -1 before the first answer."""
+        return -1 if self._version is None else self._version.size
+
+    def _read_header(self) -> Header:
+        data = self._range(0, HEADER_BYTES)
+        assert self._version is not None, "an answer tells the size"
+        return Header(data, self._version)
 
     # --- what GDAL calls ----------------------------------------------------------------------------
 
@@ -116,20 +92,24 @@ class RemoteFile:
     def read(self, count: int = -1) -> bytes:
         """The next ``count`` bytes; fewer at the end of the file, or where they cannot be had."""
         stop = self.size if count < 0 else min(self._place + count, self.size)
-        data = self._guarded([(self._place, stop)])[0] if stop > self._place else b""
+        place = self._place
+        if stop <= place:
+            return b""
+        (data,) = self._guarded([(place, stop)], lambda: [self._directories(place, stop)])
         self._place += len(data)
         return data
 
     def get_byte_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """Several ranges at once, near ones as one request, others side by side."""
-        return self._guarded([(o, o + s) for o, s in zip(offsets, sizes, strict=True)])
+        spans = [(o, o + s) for o, s in zip(offsets, sizes, strict=True)]
+        return self._guarded(spans, lambda: self._spans(spans))
 
     # --- ranges -------------------------------------------------------------------------------------
 
-    def _guarded(self, spans: list[tuple[int, int]]) -> list[bytes]:
+    def _guarded(self, spans: Sequence[tuple[int, int]], read: Callable[[], list[bytes]]) -> list[bytes]:
         if self.error is None:
             try:
-                return self._spans(spans)
+                return read()
             except HttpError as error:
                 self.error = error
         # zeros of the right length: GDAL goes on to decode them, and whoever reads finds the error
@@ -145,20 +125,37 @@ class RemoteFile:
             else:
                 joined.append([start, stop])
         if len(joined) == 1:
-            held = [(joined[0][0], self._with_read_ahead(*joined[0]))]
+            parts = [self._range(*joined[0])]
         else:
-            parts = _threads().map(lambda span: self._range(*span), joined)
-            held = [(start, part) for (start, _), part in zip(joined, parts, strict=True)]
+            parts = list(_threads().map(lambda span: self._range(*span), joined))
+        held = [(start, part) for (start, _), part in zip(joined, parts, strict=True)]
         held.append((0, self._header))
         return [_cut(held, start, stop) for start, stop in spans]
 
-    def _with_read_ahead(self, start: int, stop: int) -> bytes:
-        """Directories beyond the header are read in small steps; those are served from one request."""
-        first, data = self._ahead
-        if not first <= start < stop <= first + len(data):
-            first, data = start, self._range(start, min(max(stop, start + GAP_BYTES), self.size))
-            self._ahead = (first, data)
-        return data[start - first :]
+    def _directories(self, start: int, stop: int) -> bytes:
+        """What GDAL reads beside the tiles, in small steps: by pages that are kept with the header."""
+        if stop <= len(self._header):
+            return self._header[start:stop]
+        first, last = start // GAP_BYTES, (stop - 1) // GAP_BYTES
+        found = {number: self._page(number) for number in range(first, last + 1)}
+        absent = [number for number, page in found.items() if page is None]
+        if absent:
+            low = absent[0] * GAP_BYTES
+            data = self._range(low, min((absent[-1] + 1) * GAP_BYTES, self.size))
+            fresh = {n: data[n * GAP_BYTES - low : (n + 1) * GAP_BYTES - low] for n in absent}
+            found |= fresh
+            if len(self._kept.pages) + len(fresh) <= PAGES_KEPT:
+                self._kept.pages.update(fresh)
+                headers.KEPT.trim()
+            else:
+                self._near = fresh
+        return b"".join(page or b"" for page in found.values())[start - first * GAP_BYTES :][: stop - start]
+
+    def _page(self, number: int) -> bytes | None:
+        begin, end = number * GAP_BYTES, (number + 1) * GAP_BYTES
+        if end <= len(self._header):
+            return self._header[begin:end]
+        return self._kept.pages.get(number) or self._near.get(number)
 
     def _range(self, start: int, stop: int) -> bytes:
         parts: list[bytes] = []
@@ -171,35 +168,27 @@ class RemoteFile:
 
     def _part(self, start: int, stop: int) -> bytes:
         """What one answer gives of a range: all of it, or its beginning."""
-        asked = Request(
-            self._signed(None),
-            headers={"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"},
-            whole_bytes=stop,
-        )
-        for signature in range(_SIGNATURES + 1):
-            try:
-                answer = fetch(asked, self.patience, self.ends_s)
-                break
-            except HttpError as error:
-                if error.status == 416 and self.size >= 0:
-                    raise HttpError(f"the file was replaced: it no longer has {self.size} bytes") from error
-                fresh = self._signed(asked.url) if error.status in REFUSED else asked.url
-                if fresh == asked.url:
-                    raise
-                if signature == _SIGNATURES:
-                    raise HttpError(f"{error}, although signed anew", error.status) from error
-                asked = Request(fresh, headers=asked.headers, whole_bytes=stop)
-        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", _header(answer, "content-range"))
+        span = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        asked = Request(self._signed(None), headers=span, whole_bytes=stop)
+        try:
+            answer = fetch_signed(asked, self.patience, self.ends_s, self._signed)
+        except HttpError as error:
+            if error.status == 416 and self.size >= 0:
+                raise HttpError(f"the file was replaced: it no longer has {self.size} bytes") from error
+            raise
+        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.header("content-range"))
         if answer.status == 200:
-            size = int(_header(answer, "content-length") or len(answer.data))
+            size = int(answer.header("content-length") or len(answer.data))
             data = answer.data[start:stop]
         elif found and int(found[1]) == start and len(answer.data) == int(found[2]) - start + 1:
             size, data = int(found[3]), answer.data[: stop - start]
         else:
             raise HttpError("the answer is not the range that was asked for", answer.status)
-        if self.size not in (-1, size):
-            raise HttpError(f"the file was replaced: it had {self.size} bytes and has {size}", answer.status)
-        self.size = size
+        version = Version(size, (answer.header("etag"), answer.header("last-modified")))
+        if self._version is not None and self._version.is_another(version):
+            told = "is another one" if size == self.size else f"had {self.size} bytes and has {size}"
+            raise HttpError(f"the file was replaced while it was read: it {told}", answer.status)
+        self._version = version if self._version is None else self._version
         if not data:
             raise HttpError(f"the file ends at {size} bytes", 416)
         return data
@@ -212,11 +201,32 @@ class RemoteFile:
         except HttpError:
             raise
         except Exception as error:  # a signer is somebody else's code and raises what it likes
-            raise HttpError(f"cannot be signed: {reason_of(error)}") from error
+            unasked = isinstance(error, HostDownError)
+            raise HttpError(f"cannot be signed: {reason_of(error)}", unasked=unasked) from error
 
 
-def _header(answer: Answer, name: str) -> str:
-    return next((value for key, value in answer.headers.items() if key.lower() == name), "")
+def fetch_signed(
+    asked: Request, patience: Patience, ends_s: float, sign: Callable[[str | None], str]
+) -> Answer:
+    """The answer to ``asked``, whose address is signed anew by ``sign`` where the host refuses it.
+
+    Raises:
+        HttpError: as :func:`cryoscale.read.http.fetch` does, or fresh signatures are refused too.
+    """
+    for _ in range(_SIGNATURES):
+        try:
+            return fetch(asked, patience, ends_s)
+        except HttpError as error:
+            fresh = sign(asked.url) if error.status in REFUSED else asked.url
+            if fresh == asked.url:
+                raise
+            asked = replace(asked, url=fresh)
+    try:
+        return fetch(asked, patience, ends_s)
+    except HttpError as error:
+        if error.status not in REFUSED:
+            raise
+        raise HttpError(f"{error}, although signed anew", error.status) from error
 
 
 def _cut(held: Sequence[tuple[int, bytes]], start: int, stop: int) -> bytes:

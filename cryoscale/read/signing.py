@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cryoscale.errors import AssetReadError
+from cryoscale.errors import AssetReadError, HostDownError
+from cryoscale.read.hosts import HOSTS
 
 if TYPE_CHECKING:
     from pystac import Item
@@ -53,7 +54,7 @@ SIGNERS: dict[str, Signer] = {"planetary-computer": _planetary_computer}
 """Ways of signing by the name that a catalogue's entry gives; others may be added."""
 
 
-def signed_href(href: str, sign: str | None, *, refused: str | None = None) -> str:
+def signed_href(href: str, sign: str | None, *, refused: str | None = None, insists: bool = False) -> str:
     """``href`` as it can be opened now; unchanged without ``sign``, and where it is not http(s).
 
     Args:
@@ -61,6 +62,8 @@ def signed_href(href: str, sign: str | None, *, refused: str | None = None) -> s
         sign: name of the way of signing.
         refused: a signed address that the host no longer takes. If what is cached gives the same,
             it is signed past the caches, once for all the threads that were refused.
+        insists: whether a signer that is taken for down is asked all the same, as for hosts
+            (:mod:`cryoscale.read.hosts`).
 
     Raises:
         ValueError: if ``sign`` is not known.
@@ -72,9 +75,19 @@ def signed_href(href: str, sign: str | None, *, refused: str | None = None) -> s
         raise ValueError(f"sign is {sign!r}, expected one of {', '.join(sorted(SIGNERS))}")
     if not href.startswith(("https://", "http://")):
         return href
+    signer = f"the signer {sign}"
     with _lock:
-        signed = SIGNERS[sign](href, False)
-        return SIGNERS[sign](href, True) if signed == refused else signed
+        down = HOSTS.refusal(signer, insist=insists)
+        if down is not None and not insists:
+            raise HostDownError(down)
+        try:
+            signed = SIGNERS[sign](href, False)
+            signed = SIGNERS[sign](href, True) if signed == refused else signed
+        except Exception as error:
+            HOSTS.gave_up(signer, str(error), None)
+            raise
+        HOSTS.answered(signer)
+        return signed
 
 
 def sign_of(item: Item, default: str | None) -> str | None:

@@ -1,8 +1,8 @@
 """The frozen catalogue of a run, and stac-geoparquet files of others.
 
-A frozen file keeps each item's JSON as text beside the columns that make it a GeoParquet: the
-stac-geoparquet layout has one column a property over all items, which cannot tell an absent property from
-a null one, and widens numbers, so that an item does not come back as it went in.
+A frozen file is a stac-geoparquet that other tools read, and keeps each item's JSON as text beside those
+columns: they cannot tell an absent property from a null one, and widen numbers, so that an item would not
+come back as it went in. We read the text, others see two more properties.
 """
 
 from __future__ import annotations
@@ -10,30 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 import fsspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import shapely
 from pystac import Item
-from shapely.geometry import mapping, shape
 
 from cryoscale.errors import IntegrityError, SourceError
 from cryoscale.read.cube import when
+from cryoscale.read.geoparquet import columns, features
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from os import PathLike
 
-ITEM_COLUMN = "stac_item"
+ITEM_COLUMN = "cryoscale:item"
 """The item as JSON text; only our own files have it."""
 
-_SOURCE_COLUMN = "source"
+_SOURCE_COLUMN = "cryoscale:source"
 _DIGEST_KEY = b"cryoscale:sha256"
-_TOP_LEVEL = ("type", "stac_version", "stac_extensions", "id", "bbox", "links", "assets", "collection")
+_BEFORE = {"source": _SOURCE_COLUMN, "stac_item": ITEM_COLUMN}
+"""How the columns were called in the catalogues of earlier runs."""
 
 
 def freeze(items_by_source: Mapping[str, Sequence[Item]], path: str | PathLike[str]) -> str:
@@ -44,28 +42,21 @@ def freeze(items_by_source: Mapping[str, Sequence[Item]], path: str | PathLike[s
     """
     rows = sorted(_rows(items_by_source))
     sha256 = _digest(rows)
-    items = [json.loads(text) for *_, text in rows]
-    geometry = [None if item["geometry"] is None else shape(item["geometry"]).wkb for item in items]
-    moments = [when(Item.from_dict(item)) for item in items]
-    table = pa.table(
+    ours = pa.table(
         {
             _SOURCE_COLUMN: pa.array([row[0] for row in rows], pa.string()),
-            "collection": pa.array([row[1] for row in rows], pa.string()),
-            "id": pa.array([row[2] for row in rows], pa.string()),
-            "datetime": pa.array(moments, pa.timestamp("us", "UTC")),
-            "geometry": pa.array(geometry, pa.binary()),
             ITEM_COLUMN: pa.array([row[3] for row in rows], pa.string()),
         }
     )
-    geo = {
-        "version": "1.1.0",
-        "primary_column": "geometry",
-        "columns": {"geometry": {"encoding": "WKB", "geometry_types": []}},
-    }
-    keys = {b"geo": json.dumps(geo).encode(), _DIGEST_KEY: sha256.encode()}
+    table = ours
+    if rows:
+        table = columns([json.loads(text) for *_, text in rows])
+        for name in ours.column_names:
+            table = table.append_column(name, ours[name])
     sources = json.dumps(sorted(items_by_source)).encode()
+    keys = {**(table.schema.metadata or {}), _DIGEST_KEY: sha256.encode(), b"cryoscale:sources": sources}
     with fsspec.open(str(path), "wb") as file:
-        pq.write_table(table.replace_schema_metadata({**keys, b"cryoscale:sources": sources}), file)
+        pq.write_table(table.replace_schema_metadata(keys), file)
     return sha256
 
 
@@ -80,13 +71,18 @@ def thaw(path: str | PathLike[str]) -> dict[str, list[Item]]:
     metadata = table.schema.metadata or {}
     if ITEM_COLUMN not in table.column_names or _DIGEST_KEY not in metadata:
         raise SourceError(f"{path}", "a catalogue frozen by a run", "start the run anew")
-    columns = (_SOURCE_COLUMN, "collection", "id", ITEM_COLUMN)
-    rows = list(zip(*(table[name].to_pylist() for name in columns), strict=True))
+    texts, kept = table[ITEM_COLUMN].to_pylist(), table[_SOURCE_COLUMN].to_pylist()
+    try:
+        documents = [json.loads(text) for text in texts]
+        names = [(document.get("collection") or "", document["id"]) for document in documents]
+    except (ValueError, KeyError, AttributeError) as error:
+        raise IntegrityError(f"{path} is not what was frozen: {error}") from error
+    rows = [(source, *name, text) for source, name, text in zip(kept, names, texts, strict=True)]
     if _digest(rows) != metadata[_DIGEST_KEY].decode():
         raise IntegrityError(f"{path} is not what was frozen: its sha256 differs")
     found: dict[str, list[Item]] = {name: [] for name in json.loads(metadata[b"cryoscale:sources"])}
-    for source, _, _, text in rows:
-        found[source].append(Item.from_dict(json.loads(text)))
+    for row, document in zip(rows, documents, strict=True):
+        found[row[0]].append(Item.from_dict(document))
     return {source: sorted(items, key=lambda item: (when(item), item.id)) for source, items in found.items()}
 
 
@@ -179,7 +175,7 @@ def read_items(path: str | PathLike[str]) -> list[Item]:
     if missing:
         raise SourceError(f"{path} without {', '.join(missing)}", "a stac-geoparquet file", "check the path")
     try:
-        return [Item.from_dict(_feature(row)) for row in table.to_pylist()]
+        return [Item.from_dict(feature) for feature in features(table)]
     except Exception as error:  # pystac raises many kinds for rows that are not STAC
         raise SourceError(f"{path} ({error})", "a stac-geoparquet file", "check the file") from error
 
@@ -200,43 +196,10 @@ def _digest(rows: Sequence[tuple[str, ...]]) -> str:
 def _read(path: str | PathLike[str]) -> pa.Table:
     try:
         with fsspec.open(str(path), "rb") as file:
-            return pq.read_table(file)
+            table = pq.read_table(file)
+            if set(_BEFORE) <= set(table.column_names):
+                table = table.rename_columns(_BEFORE).replace_schema_metadata(table.schema.metadata)
+            return table
     except (OSError, pa.ArrowException) as error:
         cause = " ".join(str(error).split())
         raise SourceError(f"{path} ({cause})", "a readable parquet file", "check the path") from error
-
-
-def _feature(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the stac-geoparquet layout (https://github.com/stac-utils/stac-geoparquet) as an item."""
-    plain = _plain(row)
-    properties = {name: value for name, value in plain.items() if name not in (*_TOP_LEVEL, "geometry")}
-    properties.setdefault("datetime", None)
-    bbox = plain.get("bbox")
-    if isinstance(bbox, dict):
-        order = ("xmin", "ymin", "zmin", "xmax", "ymax", "zmax")
-        bbox = [bbox[side] for side in order if side in bbox]
-    geometry = row["geometry"]
-    return {
-        **{name: plain[name] for name in _TOP_LEVEL if name in plain},
-        "type": "Feature",
-        "stac_version": plain.get("stac_version", "1.0.0"),
-        "links": plain.get("links", []),
-        "assets": plain.get("assets", {}),
-        "bbox": bbox,
-        "geometry": None if geometry is None else mapping(shapely.from_wkb(geometry)),
-        "properties": properties,
-    }
-
-
-def _plain(value: Any) -> Any:
-    """JSON values out of Arrow's; nulls are dropped, since they only fill columns of other items."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items() if part is not None}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(part) for part in value]
-    if isinstance(value, datetime):
-        moment = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, date):
-        return value.isoformat()
-    return value

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from cryoscale.errors import AssetReadError, SourceError
+from cryoscale.errors import AssetReadError, CryoscaleError, SourceError
+from cryoscale.read.http import HttpError
+from cryoscale.read.raster import UnreadableError, of_http, public
 from cryoscale.read.sample import ArraySource, Lattice, fetch, resample
+from cryoscale.read.zarrstore import HttpStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +40,9 @@ class _Component:
         return np.where(part == NODATA, np.nan, part)
 
 
-def read_velocity(href: str, geobox: GeoBox, *, year: int | None = None) -> NDArray[np.float32] | None:
+def read_velocity(
+    href: str, geobox: GeoBox, *, year: int | None = None, sign: str | None = None
+) -> NDArray[np.float32] | None:
     """Magnitude of (vx, vy) in m/yr on ``geobox``, (y, x) float32; None where the store lies beside it.
 
     The magnitude is taken at the store's own resolution and then brought over bilinearly. Of a store
@@ -42,9 +50,10 @@ def read_velocity(href: str, geobox: GeoBox, *, year: int | None = None) -> NDAr
 
     Raises:
         SourceError: if the store is absent or lacks vx, vy, x, y or its CRS.
+        UnreadableError: if what it holds is broken.
         AssetReadError: if it cannot be read now.
     """
-    with open_velocity(href) as store:
+    with open_velocity(href, sign) as store, _told_apart(href):
         lattice = _lattice(store, href)
         parts = [fetch(_Component(lattice, _of_year(store[name], year)), geobox) for name in ("vx", "vy")]
     if parts[0] is None or parts[1] is None:
@@ -53,24 +62,45 @@ def read_velocity(href: str, geobox: GeoBox, *, year: int | None = None) -> NDAr
     return resample(ArraySource(parts[0].lattice, speed), geobox, "bilinear")
 
 
-def open_velocity(href: str) -> xr.Dataset:
-    """The store at ``href``, opened lazily.
+@contextmanager
+def _told_apart(href: str) -> Iterator[None]:
+    """What goes wrong in reading a store, out of reach or broken; the address without its token."""
+    try:
+        yield
+    except HttpError as error:
+        raise of_http(href, error) from error
+    except CryoscaleError:
+        raise
+    except OSError as error:
+        raise AssetReadError(f"{public(href)}: {error}") from error
+    except (RuntimeError, ValueError, TypeError) as error:  # codecs raise what they like over broken chunks
+        raise UnreadableError(f"{public(href)}: {' '.join(str(error).split())}") from error
+
+
+def open_velocity(href: str, sign: str | None = None) -> xr.Dataset:
+    """The store at ``href``, opened lazily; over http(s) with the patience and the signing of rasters.
 
     Raises:
         SourceError: it cannot be opened as a Zarr.
+        AssetReadError: it is out of reach for now.
     """
+    place: Any = HttpStore(href, sign) if re.match(r"https?://", href) else href
     try:
-        store: xr.Dataset = xr.open_zarr(href, chunks=None, decode_coords=False, mask_and_scale=True)
+        store: xr.Dataset = xr.open_zarr(place, chunks=None, decode_coords=False, mask_and_scale=True)
+    except HttpError as error:
+        raise of_http(href, error) from error
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise SourceError(
-            f"velocity store {href}", "a Zarr store with vx, vy, x and y", "check sources.velocity.href"
+            f"velocity store {public(href)}",
+            "a Zarr store with vx, vy, x and y",
+            "check sources.velocity.href",
         ) from error
     except OSError as error:
-        raise AssetReadError(f"{href.split('?', 1)[0]}: {error}") from error
+        raise AssetReadError(f"{public(href)}: {error}") from error
     missing = [name for name in ("vx", "vy", "x", "y") if name not in store.variables]
     if missing:
         raise SourceError(
-            f"velocity store {href} without {', '.join(missing)}",
+            f"velocity store {public(href)} without {', '.join(missing)}",
             "variables vx, vy, x and y",
             "give an ITS_LIVE mosaic",
         )
@@ -101,7 +131,7 @@ def _crs(store: xr.Dataset, href: str) -> str:
             epsg = crs.to_epsg()
             return f"EPSG:{epsg}" if epsg else str(crs.to_wkt())
     raise SourceError(
-        f"velocity store {href} without a CRS",
+        f"velocity store {public(href)} without a CRS",
         "a variable 'mapping' or 'spatial_ref' with spatial_epsg or crs_wkt",
         "add it to the store",
     )

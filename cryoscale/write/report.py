@@ -21,6 +21,7 @@ from cryoscale.write.seams import SeamScore
 from cryoscale.write.store import put
 
 _LARGEST = 50
+_BLOCKS_SHOWN = 1000
 _EMPTY = "\u2013"
 _COLUMNS = (
     ("glac_id", "Outline"),
@@ -45,6 +46,30 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class SceneRow:
+    """How one optical scene did: blocks that prefer it, took pixels of it, lie near it; shares 0-1."""
+
+    year: int
+    scene: str
+    preferred: int
+    read: int
+    blocks: int
+    clear_share: float
+    snow_share: float
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """Which scene a block prefers, what it shows there (shares 0-1) and why it is that one."""
+
+    block: str
+    scene: str
+    clear_share: float
+    snow_share: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What a report tells.
 
@@ -61,6 +86,8 @@ class Report:
         outlines: by year, the outlines.
         scenes_read: identifiers of the scenes used.
         scenes_failed: scenes that could not be read, with the reason.
+        choices: how the optical scenes did, the most preferred first; empty where none was preferred.
+        choice_of_blocks: the same block by block, with the reason.
         blocks_set_aside: blocks that failed, with the reason.
         modalities: share of the region's pixels (0-1) that each modality covered.
         model: the model's card, shown as it is.
@@ -80,6 +107,8 @@ class Report:
     outlines: Mapping[int, gpd.GeoDataFrame] = field(default_factory=dict)
     scenes_read: Sequence[str] = ()
     scenes_failed: Sequence[tuple[str, str]] = ()
+    choices: Sequence[SceneRow] = ()
+    choice_of_blocks: Sequence[BlockRow] = ()
     blocks_set_aside: Sequence[tuple[str, str]] = ()
     modalities: Mapping[str, float] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -113,6 +142,7 @@ def render(report: Report) -> str:
     page: str = environment.get_template("report.html").render(
         report=report,
         picture=picture,
+        block_rows=report.choice_of_blocks[:_BLOCKS_SHOWN],
         total_s=total_s,
         mean_iou={name: _mean([one.iou for one in scores]) for name, scores in report.scores.items()},
         outlines=[_outline_table(year, frame) for year, frame in sorted(report.outlines.items())],

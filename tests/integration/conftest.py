@@ -18,6 +18,7 @@ from cryoscale.ledger import Marker
 from cryoscale.pipeline import prepare
 from cryoscale.settings import Settings
 from cryoscale.task import process_block
+from tests.integration.matrix import Matrix
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ class TinyRange:
 
 
 @pytest.fixture(scope="session")
+def matrix(request: pytest.FixtureRequest) -> Matrix:
+    """One for all tests of a session."""
+    made = Matrix()
+    request.config.pluginmanager.register(made, "fault-matrix")
+    return made
+
+
+@pytest.fixture(scope="session")
 def tiny_range(tmp_path_factory: pytest.TempPathFactory) -> TinyRange:
     """Published once a session."""
     from cryoscale.simulate.catalog import publish
@@ -67,7 +76,9 @@ def tiny_range(tmp_path_factory: pytest.TempPathFactory) -> TinyRange:
     return TinyRange(folder, published.bbox_deg, weights)
 
 
-def save_random_network(path: Path, channels: tuple[str, ...] = CHANNELS) -> None:
+def save_random_network(
+    path: Path, channels: tuple[str, ...] = CHANNELS, *, bring_basis: bool = True
+) -> None:
     """A small untrained CryoNet: its map means nothing, and depends on every pixel it sees."""
     import torch
 
@@ -89,7 +100,7 @@ def save_random_network(path: Path, channels: tuple[str, ...] = CHANNELS) -> Non
         channels=channels,
         mean=tuple(scale.get(name, 0.0) for name in channels),
         std=tuple(scale.get(name, 1.0) / 3 for name in channels),
-        pca={"mean": [0.3] * 12, "components": np.eye(3, 12).tolist()},
+        pca={"mean": [0.3] * 12, "components": np.eye(3, 12).tolist()} if bring_basis else None,
         classes=CLASS_NAMES,
     )
     save(network, card, path)

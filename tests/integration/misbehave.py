@@ -56,6 +56,7 @@ class Server:
         plan: gives the fault of a request from its path and how often that path was asked before.
         token_life_s: where set, files want a token of the endpoint ``/sas/token/...``, for so long.
         told_life_s: how long tokens claim to live.
+        marks: headers that tell versions of a file apart, from its content and how many were given before.
     """
 
     root: Path
@@ -63,6 +64,7 @@ class Server:
     plan: Callable[[str, int], Fault | None] = lambda path, number: None
     token_life_s: float | None = None
     told_life_s: float = 3600.0
+    marks: Callable[[bytes, int], dict[str, str]] = lambda data, number: {}
     asked: list[Asked] = field(default_factory=list)
     suffered: list[str] = field(default_factory=list)
     tokens: list[float] = field(default_factory=list)
@@ -156,9 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, {}, b"no such file", None)
         else:
             data = path.read_bytes()
+            marks = self.server_state.marks(data, len(self.server_state.asked))
             wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             if wanted is None or (fault is not None and fault.kind == "whole"):
-                self._send(200, {}, data, fault)
+                self._send(200, marks, data, fault)
                 return
             start, last = int(wanted[1]), min(int(wanted[2]), len(data) - 1)
             if start > last:
@@ -167,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault is not None and fault.kind == "short":
                 last = start + (last - start) // 2
             span = {"Content-Range": f"bytes {start}-{last}/{len(data)}"}
-            self._send(206, span, data[start : last + 1], fault)
+            self._send(206, span | marks, data[start : last + 1], fault)
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None) -> None:
         self._note(status)
@@ -219,10 +222,10 @@ class _Quiet(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def misbehaving(root: Path, **state: Any) -> Iterator[Server]:
-    """The server, listening."""
+def misbehaving(root: Path, port: int = 0, **state: Any) -> Iterator[Server]:
+    """The server, listening; on ``port`` where one went away before that is to come back."""
     served = Server(root, **state)
-    server = _Quiet(("127.0.0.1", 0), type("Bound", (_Handler,), {"server_state": served}))
+    server = _Quiet(("127.0.0.1", port), type("Bound", (_Handler,), {"server_state": served}))
     served.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

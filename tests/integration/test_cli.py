@@ -72,6 +72,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"catalogs": [{"url": "no/such/folder"}]}, "no/such/folder"),
     ({"model": {"weights": "nothing.safetensors"}}, "nothing.safetensors"),
     ({"model": {"name": "magic"}}, "band-ratio"),
+    ({"loader": "rioxarray"}, "'odc-stac' or 'stackstac'"),
 ]
 
 
@@ -155,6 +156,17 @@ def test_another_run_is_not_mixed_into_a_finished_one(
     mended = json.loads(cryoscale("run", config, "--out", tmp_path / "out", "--json").out)
     assert (mended["computed"], mended["skipped"]) == (1, first["computed"] - 1)
     assert cryoscale("verify", tmp_path / "out").code == 0
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "features"])
+def test_a_loader_that_is_not_installed_is_refused_in_one_line(
+    tiny_range: TinyRange, cryoscale: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "stackstac", None)
+    config = write(tmp_path / "config.yaml", tiny_range.config(loader="stackstac"))
+    out = [] if command == "plan" else ["--out", tmp_path / "out.zarr"]
+    refused(cryoscale(command, config, *out), "pip install 'cryoscale[stackstac]'")
+    assert not (tmp_path / "out.zarr").exists()
 
 
 def test_what_can_be_known_before_the_first_block_is_told_before_it(
@@ -257,7 +269,7 @@ def test_features_writes_the_stack_with_names_units_and_basis(
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "plan", "run", "status", "verify", "features", "train", "evaluate"]
+    "command", ["demo", "plan", "run", "status", "verify", "features", "models", "train", "evaluate"]
 )
 def test_every_command_has_help(command: str, cryoscale: Any) -> None:
     told = cryoscale(command, "--help")

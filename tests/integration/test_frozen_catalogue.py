@@ -12,6 +12,7 @@ import yaml
 
 from cryoscale.cli import main
 from cryoscale.config import load_config
+from cryoscale.errors import OutputError
 from cryoscale.infer.actor import ModelActor
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.pipeline import look_again, prepare, refuse_to_mix
@@ -179,3 +180,62 @@ def test_refresh_on_the_command_line_tells_and_starts_nothing(
     ):
         assert line in told
     assert {path: path.stat().st_mtime_ns for path in sorted(out.rglob("*")) if path.is_file()} == before
+
+
+def test_refresh_in_python_tells_and_starts_nothing(provider: Provider, tmp_path: Path) -> None:
+    import cryoscale
+
+    out = tmp_path / "run"
+    assert cryoscale.changes(provider.config, out) is None
+    map_here(provider.settings, out)
+    assert cryoscale.changes(provider.config, out) == snapshot.Changes()
+    finished = cryoscale.run(provider.config, out, refresh=True)
+    assert finished.status().done == finished.status().total
+    gone, changed, new = provider.upset()
+    before = {path: path.stat().st_mtime_ns for path in sorted(out.rglob("*")) if path.is_file()}
+    found = cryoscale.changes(provider.config, str(out))
+    assert found is not None
+    assert [item for _, item in found.new] == [new]
+    assert [item for _, item in found.gone] == [gone]
+    assert [item for _, item, _ in found.changed] == [changed]
+    with pytest.raises(OutputError, match="1 new, 1 gone, 1 changed"):
+        cryoscale.run(provider.config, out, refresh=True)
+    assert {path: path.stat().st_mtime_ns for path in sorted(out.rglob("*")) if path.is_file()} == before
+
+
+def test_status_and_report_say_which_scenes_were_chosen_and_why(
+    provider: Provider, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cryoscale.console import Console
+    from cryoscale.finish import finish
+    from cryoscale.results import Run
+
+    markers = map_here(provider.settings, tmp_path / "run")
+    state = Run(str(tmp_path / "run")).status()
+    by_hand: dict[str, list[float]] = {}
+    for marker in markers:
+        for share in marker.scene_choice:
+            counts = by_hand.setdefault(share.scene, [0, 0, 0, 0.0, 0])
+            counts[0] += share.rank == 1
+            counts[1] += share.scene in marker.scenes_read
+            counts[2] += 1
+            counts[3] += (1 - share.cloud_share) * marker.pixels
+            counts[4] += marker.pixels
+    assert {use.scene: (use.preferred, use.read, use.blocks) for use in state.scenes_used} == {
+        scene: tuple(counts[:3]) for scene, counts in by_hand.items()
+    }
+    for use in state.scenes_used:
+        assert use.clear_share == pytest.approx(by_hand[use.scene][3] / by_hand[use.scene][4], abs=1e-3)
+        assert 0 <= use.snow_share <= 1
+    assert sum(use.preferred for use in state.scenes_used) == len(markers)
+    assert json.loads(json.dumps(state.to_dict()))["scenes_used"][0]["scene"] == state.scenes_used[0].scene
+    capsys.readouterr()
+    Console().status(state)
+    told = capsys.readouterr().out
+    assert all(f"scene {use.scene}: preferred in {use.preferred}" in told for use in state.scenes_used)
+    finish(provider.settings, str(tmp_path / "run"), lambda _: None)
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "Which scenes, and why" in report
+    assert all(f"{use.preferred} of {use.blocks} blocks" in report for use in state.scenes_used)
+    assert all(f"{m.year}/{m.epsg}/{m.block.key}" in report for m in markers)
+    assert report.count("least cloud and fresh snow over the ice of") == len(markers)

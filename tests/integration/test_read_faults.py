@@ -31,6 +31,7 @@ from cryoscale.read.raster import UnreadableError
 from cryoscale.read.remote import HEADER_BYTES
 from cryoscale.simulate.server import serve
 from tests.integration.conftest import TinyRange, map_here
+from tests.integration.matrix import Matrix
 from tests.integration.misbehave import Fault, Server, misbehaving
 from tests.integration.test_read_inputs import WIDER, WINDOW, item, optical, write
 
@@ -54,32 +55,6 @@ STAYING = {
     "stall for ever": Fault("stall"),
     "Retry-After an hour": Fault("status", 429, (("Retry-After", "3600"),)),
 }
-
-
-class Matrix:
-    """What was caused, how often, what came of it; printed after the tests."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, int, str, str]] = []
-
-    def add(self, fault: str, times: int, outcome: str, lost: int | str) -> None:
-        self.lines.append((fault, times, outcome, str(lost)))
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        header = ("fault", "times", "what happened", "pixels lost")
-        rows = [header, *((a, str(b), c, d) for a, b, c, d in self.lines)]
-        widths = [max(len(row[n]) for row in rows) for n in range(4)]
-        terminalreporter.section("fault matrix")
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            terminalreporter.write_line("  ".join(cells).rstrip())
-
-
-@pytest.fixture(scope="module")
-def matrix(request: pytest.FixtureRequest) -> Matrix:
-    made = Matrix()
-    request.config.pluginmanager.register(made, "fault-matrix")
-    return made
 
 
 @pytest.fixture(autouse=True)
@@ -332,6 +307,22 @@ def test_a_scene_out_of_reach_fails_the_block_and_in_the_last_attempt_is_left_ou
     assert name == "bad"
     assert cause.startswith("B02: ")
     assert "HTTP 503" in cause
+
+
+def test_a_scene_that_could_not_be_ranked_is_named_and_does_not_come_in_by_better_luck_later(
+    scenes: Path, matrix: Matrix
+) -> None:
+    def plan(path: str, number: int) -> Fault | None:
+        return Fault("status", 503) if path.endswith("B05.tif") and number < QUICK.attempts else None
+
+    with misbehaving(scenes, plan=plan) as host:
+        items = served_scenes(scenes, host.url)
+        data, report = read_inputs({"optical": items}, WINDOW, leave_unreachable=True)
+    lost = lost_pixels(data, read_inputs({"optical": items[:1]}, WINDOW)[0])
+    matrix.add("503 while scenes are ranked", len(host.suffered), "others used, scene named", lost)
+    assert lost == 0
+    assert [name for name, _ in report.scenes_failed] == ["bad"]
+    assert report.scenes_failed[0][1].startswith("B05: ")
 
 
 def test_under_fail_a_scene_that_is_gone_is_an_error_and_otherwise_it_is_named(

@@ -175,6 +175,16 @@ def test_two_zones_that_overlap_count_their_common_ground_once(tmp_path):
     assert sum(result.parts.values(), start=type(result.scores)(np.zeros((5, 5), np.int64))) == result.scores
 
 
+def test_a_year_is_held_against_its_own_truth_where_there_is_one(run):
+    folder, label, probability, _ = run
+    write_run(folder / "run", INNER, label, probability, year=2019)
+    (folder / "2019").mkdir()
+    write_raster(folder / "2019" / "32645.tif", label, INNER)
+    parts = evaluate(folder / "run", folder).parts
+    assert parts["2018/32645"].accuracy < 1
+    assert parts["2019/32645"].accuracy == 1
+
+
 def test_what_is_not_there_is_said_in_one_line(run):
     folder, *_ = run
     with pytest.raises(SourceError, match="2020"):

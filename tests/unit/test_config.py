@@ -68,7 +68,7 @@ def test_the_documented_configuration_is_understood(tmp_path: Path) -> None:
         ("sources.optical.composite", "prettiest", "least_snow"),
         ("model", {"overlap": 0.5}, "exactly one of weights and name"),
         ("model", {"name": "band-ratio", "overlap": 1.0}, "less than 1"),
-        ("tiling.tile_px", 250, "multiple of 32"),
+        ("tiling.tile_px", 250, "multiple of 16"),
         ("cluster.kind", "slurm", "none of local"),
         ("catalogs", [], "catalogs"),
         ("sources", {"terrain": {"collection": "x"}}, "sources.optical"),

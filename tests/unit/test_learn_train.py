@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from cryoscale.errors import ConfigError, OutputError, SourceError, WeightsError
@@ -19,6 +20,7 @@ from cryoscale.learn.recipe import TrainConfig, load_config
 from cryoscale.learn.train import train, train_from_config
 from cryoscale.models import weights
 from cryoscale.models.predictor import Predictor
+from tests.toy_training import make_patches, recipe
 
 SMALL = {"encoder": "resnet10w16", "decoder_channels": [16, 16, 16, 16, 16]}
 PCA = {"mean": [0.1] * 12, "components": np.eye(3, 12).tolist()}
@@ -273,3 +275,35 @@ def test_one_command_goes_from_seeds_to_weights(tmp_path):
     assert card.metrics["test"]["pixels"] > 10_000
     assert card.training["recipe"]["simulation"]["size"] == "tiny"
     assert weights.read_card(tmp_path / "tiny.safetensors") == card
+
+
+def test_fp16_scales_the_loss_and_a_stopped_training_goes_on_with_its_scale(tmp_path, monkeypatch):
+    """On GPUs only for users; torch has the arithmetic on CPUs too, slowly, and here it is let in."""
+    monkeypatch.setattr(loop, "choose_training_precision", lambda *_: torch.float16)
+    patches = make_patches(tmp_path / "p.zarr")
+    config = recipe(patches, precision="fp16", clip_norm=1.0, epochs=8)
+    straight = train(config, out=tmp_path / "straight.safetensors")
+    state = load_state_of(tmp_path / "straight.training")
+    assert 1 <= state["scaler"]["scale"] < 65_536, "the first steps overflow, are left out, and lower it"
+    assert state["scaler"]["_growth_tracker"] >= 4, "the last steps did not"
+
+    def stop(event):
+        if event["kind"] == "step" and event["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out=tmp_path / "w.safetensors", progress=stop)
+    resumed = train(config, out=tmp_path / "w.safetensors")
+    assert resumed.sha256 == straight.sha256
+    assert load_state_of(tmp_path / "w.training") == state
+    monkeypatch.undo()
+    full = train(recipe(patches, clip_norm=1.0, epochs=8), out=tmp_path / "full.safetensors")
+    assert full.sha256 != straight.sha256, "it did compute in fp16"
+    losses = [row["loss"] for row in json.loads((tmp_path / "w.training/curves.json").read_text())]
+    assert losses[-1] < losses[0]
+
+
+def load_state_of(folder):
+    with safe_open(folder / "state.safetensors", "pt") as file:
+        state = json.loads(file.metadata()["state"])
+    return {key: state[key] for key in ("epoch", "scaler", "best_epoch")}

@@ -121,7 +121,10 @@ def test_bad_catalogues_are_told_in_one_line(tmp_path: Path) -> None:
         "not STAC": tmp_path / "half",
         "no parquet": tmp_path / "text.parquet",
         "another table": tmp_path / "other.parquet",
+        "no catalogue, beside one": tmp_path / "notes.txt",
     }
+    folder(tmp_path / "good", item("a"))
+    (tmp_path / "notes.txt").write_text("words")
     for name in ("hollow", "broken", "half"):
         (tmp_path / name).mkdir()
     (tmp_path / "broken" / "x.json").write_text("{")

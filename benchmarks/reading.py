@@ -1,0 +1,239 @@
+"""Ways to read the same COGs over loopback HTTP with latency: requests, bytes, seconds, equal pixels.
+
+``python -m benchmarks.reading [--scale tiny|moderate] [--out FILE]`` writes COGs of the kind of a Sentinel-2
+scene (10 m and 20 m bands, 512-pixel tiles, deflate) and reads the same blocks by each way, in turns, each
+repeat with addresses that nobody has seen. Seconds, of the clock and of the reading process's CPU (which
+others at work on the machine disturb less), are ratios to cryoscale's own block reader in the same turn, and
+pixels are compared with that reader's. Each way also reads an elevation model in degrees once as
+one region and once as sixteen small ones, to see whether a part is the part of the whole. Last, blocks are
+read as a run reads them, with their halo, for the bytes that are fetched beyond those under it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio.errors
+from numpy.typing import NDArray
+
+from benchmarks import record
+from benchmarks.ranges import RangeServer, serve
+from benchmarks.readers import BASE, READ_THREADS, blocks_of, direct, ways
+from benchmarks.scenes import FINE, SPECTRAL, items_at, write_scenes
+from cryoscale.features.stack import HALO_PX
+from cryoscale.grid import Window
+from cryoscale.infer.tiles import read_window
+
+LATENCY_S = 0.02
+PACKAGES = (
+    "cryoscale",
+    "odc-stac",
+    "odc-loader",
+    "stackstac",
+    "rasterio",
+    "async-geotiff",
+    "async-tiff",
+    "obstore",
+    "urllib3",
+    "dask",
+    "xarray",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is read: edges of a file, of the region and of a block (pixels), scenes, turns.
+
+    ``run_block_px`` and ``run_tile_px`` are those of the blocks that are read with their halo.
+    """
+
+    file_px: int
+    region_px: int
+    block_px: int
+    scenes: int
+    turns: int
+    run_block_px: int
+    run_tile_px: int
+
+
+SCALES = {
+    "tiny": Scale(1024, 512, 256, scenes=1, turns=1, run_block_px=256, run_tile_px=64),
+    "moderate": Scale(2560, 2048, 1024, scenes=8, turns=3, run_block_px=2048, run_tile_px=256),
+}
+
+
+def measure(scale: Scale, latency_s: float = LATENCY_S) -> dict[str, dict[str, Any]]:
+    """Requests, bytes, seconds and equality of every way; and the bytes of blocks with their halo."""
+    tokens = count()
+    results: dict[str, dict[str, Any]] = {}
+    seconds: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        files, names = write_scenes(Path(folder), scale.file_px, scale.scenes)
+        # off the tiles' borders, as blocks with a halo are
+        start = (scale.file_px - scale.region_px) // 2 - 12
+        region = Window(files.epsg, files.row + start, files.col + start, scale.region_px, scale.region_px)
+        readers = ways()
+        with serve(Path(folder), latency_s) as server:
+            for name, read in readers.items():
+                results[name] = {"part_equals_whole": _exact(read, server, next(tokens), region)}
+            want = None
+            for turn in range(scale.turns):
+                order = list(readers)
+                for name in order[:1] + (order[1:] if turn % 2 == 0 else order[:0:-1]):
+                    items = items_at(f"{server.url}/{next(tokens)}", names, SPECTRAL, region)
+                    server.take()
+                    begun, begun_cpu = time.perf_counter(), time.process_time()
+                    got = readers[name](items, SPECTRAL, region, scale.block_px)
+                    seconds.setdefault(name, []).append(time.perf_counter() - begun)
+                    cpu.setdefault(name, []).append(time.process_time() - begun_cpu)
+                    want = got if want is None else want
+                    results[name] |= {**_asked(server), **_compared(got, want)}
+        for name, row in results.items():
+            for kind, times in (("seconds", seconds), ("cpu_seconds", cpu)):
+                ratios = [own / base for own, base in zip(times[name], times[BASE], strict=True)]
+                row |= {kind: _spread(times[name]), f"{kind}_ratio": _spread(ratios)}
+        under = _bytes_under(Path(folder), names, files, region)
+        for row in results.values():
+            row["bytes_over_region"] = round(row["bytes"] / under, 3)
+    return results
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    found = {"min": min(values), "median": statistics.median(values), "max": max(values)}
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def _asked(server: RangeServer) -> dict[str, int]:
+    seen = server.take()
+    return {
+        "requests": len(seen),
+        "header_requests": sum(request.start == 0 for request in seen),
+        "bytes": sum(request.sent_bytes for request in seen),
+    }
+
+
+def _bytes_under(folder: Path, names: Sequence[str], files: Window, window: Window) -> float:
+    """Bytes of the files as they lie on disk, without overviews' share, by the part of their area."""
+    sizes = [(folder / name / f"{band}.tif").stat().st_size for name in names for band in SPECTRAL]
+    # overviews hold a third as much as the image: 1/4 + 1/16 + ...
+    return sum(sizes) * 0.75 * (window.width * window.height) / (files.width * files.height)
+
+
+def halo(scale: Scale) -> dict[str, Any]:
+    """Bytes that our reader fetches for a run's block with its halo, to those under block and halo.
+
+    Over blocks that lie in four ways to the files' tiles, of which nothing was read before.
+    """
+    tokens = count()
+    with tempfile.TemporaryDirectory() as folder:
+        files, names = write_scenes(Path(folder), 2 * scale.run_block_px, 1)
+        with serve(Path(folder), 0.0) as server:
+            ratios = [
+                _asked_for(server, window, names, next(tokens))
+                / _bytes_under(Path(folder), names, files, window)
+                for window in _run_windows(scale, files)
+            ]
+    edge = next(_run_windows(scale, files)).width
+    return {"edge_px": edge, "bytes_over_window": _spread(ratios), "blocks": len(ratios)}
+
+
+def _run_windows(scale: Scale, files: Window) -> Iterator[Window]:
+    """What a run reads for a block, in four positions to the files' tiles."""
+    size = scale.run_block_px
+    for row in range(2):
+        for col in range(2):
+            first = files.row + (2 + row) * size // 8, files.col + (2 + col) * size // 8
+            block = Window(files.epsg, *first, size, size)
+            yield read_window(block, scale.run_tile_px, 0.5).pad(HALO_PX)
+
+
+def _asked_for(server: RangeServer, window: Window, names: Sequence[str], token: int) -> int:
+    items = items_at(f"{server.url}/{token}", names, SPECTRAL, window)
+    server.take()
+    direct(items, SPECTRAL, window, max(window.shape))
+    return _asked(server)["bytes"]
+
+
+def _exact(read: Any, server: RangeServer, token: int, region: Window) -> bool:
+    """Whether an elevation model in degrees read region by region is bit for bit the one read whole."""
+    items = items_at(f"{server.url}/{token}", ["dem"], ["elevation"], region)
+    edge = min(region.width, 512)
+    whole_region = Window(region.epsg, region.row, region.col, edge, edge)
+    whole = read(items, ["elevation"], whole_region, edge)
+    parts = np.full_like(whole, np.nan)
+    for block in blocks_of(whole_region, edge // 4):
+        rows, columns = block.slices_in(whole_region)
+        parts[..., rows, columns] = read(items, ["elevation"], block, edge // 4)
+    return bool(np.isfinite(whole).all() and np.array_equal(whole, parts))
+
+
+def _compared(got: NDArray[np.float32], want: NDArray[np.float32]) -> dict[str, Any]:
+    fine = len(FINE)
+    return {
+        "equal_at_10_m": bool(np.array_equal(got[:, :fine], want[:, :fine], equal_nan=True)),
+        "equal_at_20_m": bool(np.array_equal(got[:, fine:], want[:, fine:], equal_nan=True)),
+        "largest_difference_at_20_m": float(np.nanmax(np.abs(got[:, fine:] - want[:, fine:]))),
+    }
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The results as lines of text."""
+    heads = f"{'requests':>9}{'headers':>8}{'MB':>7}{'s':>7}{'ratio':>7}{'min':>6}{'max':>6}{'CPU':>6}"
+    lines = [f"{'':32}{heads}  equal: 10 m   20 m   part = whole"]
+    for name, row in results.items():
+        ratio = row["seconds_ratio"]
+        equal = "  ".join(
+            f"{'yes' if row[key] else 'no':>5}"
+            for key in ("equal_at_10_m", "equal_at_20_m", "part_equals_whole")
+        )
+        lines.append(
+            f"{name:32}{row['requests']:9}{row['header_requests']:8}{row['bytes'] / 1e6:7.1f}"
+            f"{row['seconds']['median']:7.2f}{ratio['median']:7.2f}{ratio['min']:6.2f}{ratio['max']:6.2f}"
+            f"{row['cpu_seconds_ratio']['median']:6.2f}"
+            f"        {equal}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and keep the result as a JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--scale", choices=list(SCALES), default="moderate")
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "reading.jsonl")
+    given = parser.parse_args(arguments)
+    scale = SCALES[given.scale]
+    warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # of a library's own warper
+    results, with_halo = measure(scale), halo(scale)
+    print(table(results))
+    over = with_halo["bytes_over_window"]
+    print(
+        f"{BASE}, a run's block with its halo ({with_halo['edge_px']} px): bytes fetched to bytes under it "
+        f"{over['median']:.2f} ({over['min']:.2f} to {over['max']:.2f})"
+    )
+    method = (
+        f"COGs (512 px tiles, deflate) over loopback HTTP/1.1 from a process of its own, every answer "
+        f"{LATENCY_S * 1000:.0f} ms late; bands {', '.join(SPECTRAL)}; {READ_THREADS} threads each; fresh "
+        f"addresses every turn, ways in turns; seconds as min, median and max of {scale.turns}, their ratios "
+        f"to '{BASE}' in the same turn; block and halo without latency, in 4 positions to the tiles"
+    )
+    sizes = {"scale": given.scale, **vars(scale), "latency_s": LATENCY_S}
+    document = record.line(
+        "reading", method=method, sizes=sizes, results={"ways": results, "halo": with_halo}, packages=PACKAGES
+    )
+    record.append(given.out, document)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""A finished run predicted again with something left out, by the very path that made it.
+
+The variant is a run of its own in a work folder: the frozen scenes of the first without those of a modality,
+or the same weights with temperature 1. It reads, computes, predicts, blends and writes as the first run did,
+on the blocks that the first has done, and resumes like any run. A temperature acts on each tile before tiles
+are blended, so that this is the only way to see a map without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import shapely
+
+from cryoscale.cluster import workers
+from cryoscale.drive import Driver, OnProgress, Outcome, Work
+from cryoscale.errors import InputError, OperatorError, SourceError
+from cryoscale.grid import window_of
+from cryoscale.ledger import Ledger
+from cryoscale.pipeline import sound
+from cryoscale.read import snapshot
+from cryoscale.results import Run
+from cryoscale.settings import ClusterSpec, ModelSpec, Season, Settings
+from cryoscale.write import mosaic, quicklook
+
+MODALITIES = ("thermal", "velocity", "insar", "terrain")
+"""What can be left out alone; optical is what the map is made of."""
+
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    **{name: (name,) for name in MODALITIES},
+    "all-but-optical": (*MODALITIES, "radar"),
+    "calibration": (),
+}
+"""What can be left out, and the modalities that go with it; ``calibration`` is the weights' temperature."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A run to be predicted again.
+
+    Attributes:
+        run: the finished one.
+        name: of :data:`VARIANTS`.
+        folder: where to work, a folder or fsspec URL.
+        weights: where the run's weights lie, None for where its configuration says.
+    """
+
+    run: Run
+    name: str
+    folder: str
+    weights: str | None = None
+
+
+def choose_variants(run: Run, asked: str) -> list[str]:
+    """The names of a comma-separated list; ``each`` is all that the run has to leave out.
+
+    Raises:
+        InputError: a name is unknown, or the run has no such thing.
+    """
+    there = [name for name in VARIANTS if _has(run, name)]
+    if asked == "each":
+        return there
+    names = [name.strip() for name in asked.split(",") if name.strip()]
+    for name in names:
+        if name not in there:
+            why = "has none" if name in VARIANTS else "is not known"
+            raise InputError(
+                f"--without {name}, which {'run ' + run.out + ' ' if name in VARIANTS else ''}{why}",
+                f"each, or some of {', '.join(there) or 'nothing: this run is optical alone'}",
+                "correct the list",
+            )
+    return list(dict.fromkeys(names))
+
+
+def _has(run: Run, name: str) -> bool:
+    sources = set(run.manifest["identity"]["sources"])
+    if name == "calibration":
+        return bool(run.manifest["model"].get("temperature", 1.0) != 1.0)
+    return any(modality in sources for modality in VARIANTS[name])
+
+
+def repredict(
+    variants: Sequence[Variant],
+    wanted: Callable[[Work], bool],
+    *,
+    on_progress: OnProgress | None = None,
+    on_stage: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Map the ``wanted`` blocks of a run again, once a variant, or complete what lies in their folders.
+
+    One set of workers serves all variants.
+
+    Raises:
+        InputError: the weights are not those of the run, or a folder holds another run.
+        OperatorError: a block could not be mapped.
+    """
+    to_do = []
+    for variant in variants:
+        settings = settings_of(variant)
+        work = [key for key in sorted(Ledger(variant.run.out).done()) if wanted(key)]
+        identity = _prepare(variant, settings, work)
+        remaining = sorted(set(work) - sound(Ledger(variant.folder), on_stage))
+        if remaining:
+            to_do.append((variant, settings, identity, remaining, len(work)))
+    if not to_do:
+        return
+    on_stage("starting workers to predict again")
+    with workers(to_do[0][1].cluster) as found:
+        for variant, settings, identity, remaining, total in to_do:
+            on_stage(f"mapping {len(remaining)} blocks again without {variant.name}")
+            outcome = Outcome(variant.folder, skipped=total - len(remaining))
+            driver = Driver(settings, variant.folder, identity, found, outcome, on_progress, total)
+            driver.drive(remaining)
+            _refuse_gaps(variant, outcome)
+
+
+def _refuse_gaps(variant: Variant, outcome: Outcome) -> None:
+    if outcome.set_aside:
+        raise OperatorError(
+            f"{len(outcome.set_aside)} blocks could not be mapped without {variant.name} "
+            f"({outcome.set_aside[0].reason}); mend it and run again: what is done is kept"
+        )
+
+
+def settings_of(variant: Variant) -> Settings:
+    """The run's settings from its own record, so that neither its catalogues nor its region file is needed.
+
+    Raises:
+        SourceError: the weights are not there, or not those that the run was made with.
+    """
+    manifest = variant.run.manifest
+    identity, document = manifest["identity"], manifest["config"]
+    model = document["model"]
+    weights = variant.weights or model.get("weights")
+    if model.get("name") is None:
+        _require_weights(weights, manifest["model"]["identity"]["sha256"])
+        if variant.name == "calibration":
+            weights = str(_uncalibrated(Path(weights), variant.folder))
+    return Settings(
+        name=manifest["name"],
+        region=shapely.from_geojson(identity["region"]),
+        years=tuple(identity["years"]),
+        season=Season(*identity["season"]),
+        catalogs=(),
+        sources={},
+        model=ModelSpec(
+            weights=str(Path(weights).resolve()) if model.get("name") is None else None,
+            name=model.get("name"),
+            overlap=identity["overlap"],
+            precision=identity["precision"],
+            **{name: value for name, value in identity["model"].items() if name in ModelSpec.CHOICES},
+        ),
+        tile_px=identity["tile_px"],
+        block_px=identity["block_px"],
+        cluster=ClusterSpec(**document.get("cluster", {})),
+        document=document,
+    )
+
+
+def _require_weights(weights: str | None, sha256: str | None) -> None:
+    from cryoscale.models.weights import read_card
+
+    if weights is None or not Path(weights).is_file():
+        raise SourceError(
+            f"weights {weights}, which the run names and which are not there",
+            "the weights that the run was made with",
+            "say where they lie with --weights",
+        )
+    found = read_card(weights).sha256
+    if found != sha256:
+        raise SourceError(
+            f"weights {weights} with sha256 {str(found)[:12]}...",
+            f"{str(sha256)[:12]}..., with which the run was made",
+            "say where those lie with --weights",
+        )
+
+
+def _uncalibrated(weights: Path, folder: str) -> Path:
+    """A copy of the weights with temperature 1 on its card, beside the work folder, where workers see it."""
+    from cryoscale.models.weights import card_path, read_card
+
+    card = read_card(weights)
+    place = Path(tempfile.gettempdir()) if "://" in folder else Path(folder).parent
+    copy = place / f"temperature-1-{str(card.sha256)[:16]}" / weights.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights, copy)
+    plain = card.model_copy(update={"temperature": 1.0, "calibration": None})
+    card_path(copy).write_text(plain.model_dump_json(indent=1), encoding="utf-8")
+    return copy
+
+
+def _prepare(variant: Variant, settings: Settings, work: Sequence[Work]) -> str:
+    """Manifest, frozen scenes and empty maps of the variant, unless they lie there; its identity's digest."""
+    manifest = variant.run.manifest
+    gone = VARIANTS[variant.name]
+    identity = {**manifest["identity"], "without": variant.name, "of": manifest["identity_sha256"]}
+    sha256 = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    context = {**manifest["context"], "on_missing": "nan", "blocks": len(work)}
+    model = {**manifest["model"]}
+    if variant.name == "calibration":
+        model["temperature"] = 1.0
+    if "velocity" in gone:
+        context["velocity_href"] = None
+    ledger = Ledger(variant.folder)
+    if ledger.manifest() is None:
+        ledger.refuse_foreign()
+        items = snapshot.thaw(f"{variant.run.out}/items.parquet")
+        kept = {key: found for key, found in items.items() if key.split("/")[1] not in gone}
+        with tempfile.TemporaryDirectory() as folder:
+            snapshot.freeze(kept, Path(folder) / "items.parquet")
+            ledger.put_bytes("items.parquet", (Path(folder) / "items.parquet").read_bytes())
+    ledger.open({**manifest, "context": context, "model": model, "identity_sha256": sha256}, identity)
+    for year, epsg in sorted({(year, block.epsg) for year, block in work}):
+        with mosaic.open_mosaic(variant.run.out, year, epsg) as first_map:
+            window = window_of(first_map, epsg)
+        mosaic.create(
+            f"{variant.folder}/mosaic.zarr",
+            year=year,
+            window=window,
+            block_px=settings.block_px,
+            classes=tuple(manifest["model"]["classes"]),
+            attrs={"cryoscale:run": f"{settings.name} without {variant.name}"},
+        )
+        quicklook.create(variant.folder, year=year, window=window, block_px=settings.block_px)
+    return sha256

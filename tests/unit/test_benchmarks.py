@@ -1,0 +1,57 @@
+"""Benchmarks that run and say what they measured; how long anything takes is not asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import reading, record
+from benchmarks.scenes import SPECTRAL
+
+
+def test_the_comparison_of_readers_runs_and_keeps_a_whole_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "results" / "reading.jsonl"
+    reading.main(["--scale", "tiny", "--out", str(kept)])
+    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
+    assert document["machine"]["cores"] >= 1
+    assert document["machine"]["cpu"]
+    assert document["versions"]["rasterio"]
+    assert document["sizes"]["block_px"] == 256
+    assert document["method"]
+    results = document["results"]["ways"]
+    assert results[reading.BASE]["seconds_ratio"]["max"] == 1.0
+    printed = capsys.readouterr().out
+    for name, row in results.items():
+        assert name in printed
+        assert row["requests"] > row["header_requests"] > 0
+        assert row["bytes_over_region"] > 0.5
+        assert row["cpu_seconds"]["min"] > 0
+        assert row["equal_at_10_m"], name
+        if "cryoscale" in name or "our resampling" in name:
+            assert row["equal_at_20_m"], name
+            assert row["part_equals_whole"], name
+    assert results[reading.BASE]["header_requests"] == len(SPECTRAL)
+    assert document["results"]["halo"]["bytes_over_window"]["min"] > 0.8
+    assert document["results"]["halo"]["blocks"] == 4
+
+
+def test_a_record_says_which_packages_are_absent_and_lines_are_added(tmp_path: Path) -> None:
+    assert record.versions(["numpy", "no-such-package"])["no-such-package"] is None
+    kept = tmp_path / "kept.jsonl"
+    for number in range(2):
+        made = record.line("x", method="m", sizes={"n": number}, results={}, packages=["numpy"])
+        record.append(kept, made)
+    assert [json.loads(line)["sizes"]["n"] for line in kept.read_text("utf-8").splitlines()] == [0, 1]
+
+
+def test_every_committed_line_names_machine_versions_sizes_and_method() -> None:
+    kept = sorted(record.RESULTS.glob("*.jsonl"))
+    assert "reading.jsonl" in [path.name for path in kept]
+    for path in kept:
+        for line in path.read_text("utf-8").splitlines():
+            document = json.loads(line)
+            assert all(document[key] for key in ("machine", "versions", "sizes", "method", "results")), path
