@@ -31,6 +31,8 @@ class SimulationConfig(_Strict):
         validation_seeds: ranges that choose the best epoch and set the temperature.
         test_seeds: ranges that are only looked at once, at the end.
         size: size of every range, as the simulator names it.
+        regimes: what kind of place and season the ranges of a split are (names of the simulator), taken in
+            turn; a split that is not named has the demo's.
         composites: the ways of compositing: training ranges take them in turn, the others take the first,
             which should be the one that runs use.
         patch_px: edge of a patch.
@@ -47,6 +49,7 @@ class SimulationConfig(_Strict):
     validation_seeds: tuple[int, ...] = ()
     test_seeds: tuple[int, ...] = ()
     size: str = "small"
+    regimes: dict[Literal["train", "validation", "test"], tuple[str, ...]] = {}
     composites: tuple[str, ...] = Field(default=("least_snow",), min_length=1)
     patch_px: int = Field(default=256, ge=TILE_MULTIPLE, multiple_of=TILE_MULTIPLE)
     stride_px: int = Field(default=128, ge=1)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import xarray as xr
@@ -66,8 +67,13 @@ class _Scene:
     split: str
 
 
-def from_simulation(config: SimulationConfig, out: Path, *, progress: Progress | None = None) -> Patches:
+def from_simulation(
+    config: SimulationConfig, out: Path, *, progress: Progress | None = None, basis: PcaBasis | None = None
+) -> Patches:
     """Makes the patch set of a configuration at ``out``, or opens it where it lies ready.
+
+    ``basis`` is that of weights which the patches are to fine-tune; by default one is fitted to the
+    training ranges.
 
     Raises:
         OutputError: if ``out`` holds the patches of another configuration.
@@ -75,18 +81,21 @@ def from_simulation(config: SimulationConfig, out: Path, *, progress: Progress |
     ready = _ready(config, out)
     if ready is not None:
         return ready
+    splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
     seeds = [
-        (seed, split, config.composites[number % len(config.composites) if split == "train" else 0])
-        for split in ("train", "validation", "test")
-        for number, seed in enumerate(getattr(config, f"{split}_seeds"))
+        (seed, split, config.composites[number % len(config.composites) if split == "train" else 0], regime)
+        for split in splits
+        for number, (seed, regime) in enumerate(
+            zip(getattr(config, f"{split}_seeds"), cycle(config.regimes.get(split, ("himalaya",))))
+        )
     ]
     with tempfile.TemporaryDirectory(prefix="cryoscale-ranges-") as folder:
         scenes: list[_Scene] = []
-        for done, (seed, split, composite) in enumerate(seeds):
+        for done, (seed, split, composite, regime) in enumerate(seeds):
             if progress:
                 progress({"kind": "region", "region": seed, "done": done, "regions": len(seeds)})
-            scenes += _read_range(seed, split, composite, config.size, Path(folder))
-        basis = fit_pca(_clear_pixels([scene for scene in scenes if scene.split == "train"]))
+            scenes += _read_range(seed, split, composite, (config.size, regime), Path(folder))
+        basis = basis or fit_pca(_clear_pixels([scene for scene in scenes if scene.split == "train"]))
         writer = PatchWriter(out, channels=CHANNELS, patch_px=config.patch_px, dtype=config.dtype)
         for done, scene in enumerate(scenes):
             if progress:
@@ -127,15 +136,17 @@ def _seeds(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _read_range(seed: int, split: str, composite: str, size: str, folder: Path) -> list[_Scene]:
-    """Simulates and publishes one range, and reads the inputs of its zones."""
+def _read_range(seed: int, split: str, composite: str, kind: tuple[str, str], folder: Path) -> list[_Scene]:
+    """Simulates and publishes one range of this size and regime, and reads the inputs of its zones."""
     from cryoscale.read.inputs import read_inputs
     from cryoscale.simulate.catalog import publish
+    from cryoscale.simulate.regime import regime_named
     from cryoscale.simulate.terrain import make_range
 
     scenes = []
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        published = publish(make_range(seed, size), place, years=[YEAR])
+        made = make_range(seed, kind[0], regime=regime_named(kind[1]))
+        published = publish(made, place, years=[YEAR])
         items = search_range(Path(place), published.bbox_deg)
         for epsg in published.epsgs:
             window, truth = whole_truth(published.truth(epsg))

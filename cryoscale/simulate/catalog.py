@@ -23,22 +23,20 @@ from cryoscale.simulate import stac
 from cryoscale.simulate.ground import Ground, survey_ground
 from cryoscale.simulate.lattice import Lattice, block_mean, granules, rim, zone_lattice
 from cryoscale.simulate.radar import RadarPair, observe_radar, pair_on
+from cryoscale.simulate.regime import OpticalDate, Season, ThermalDate
 from cryoscale.simulate.sensors import (
     BAND_RESOLUTION_M,
-    OPTICAL_DATES,
-    OpticalDate,
     OpticalScene,
     band_on,
     classify,
     observe,
     to_digital,
 )
+from cryoscale.simulate.strata import STRATA, strata_on
 from cryoscale.simulate.survey import Raster, elevation_tile, velocity_mosaic
 from cryoscale.simulate.thermal import (
     QA_CLOUD,
     QA_FILL,
-    THERMAL_DATES,
-    ThermalDate,
     ThermalScene,
     observe_thermal,
     thermal_on,
@@ -48,21 +46,9 @@ if TYPE_CHECKING:
     from cryoscale.simulate.terrain import MountainRange
 
 VELOCITY_NAME = "ITS_LIVE_velocity_120m.zarr"
-RADAR_END = "10-15"
-"""Month and day of the pair's second image."""
-
 _NO_LABEL = 255
 _Items = list[Future[pystac.Item]]
 _Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Season:
-    """The overpasses of every year."""
-
-    optical: tuple[OpticalDate, ...] = OPTICAL_DATES
-    thermal: tuple[ThermalDate, ...] = THERMAL_DATES
-    radar: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,6 +81,18 @@ class Published:
         if year in (None, self.years[0]):
             return self.folder / "truth" / f"{epsg}.tif"
         return self.folder / "truth" / str(year) / f"{epsg}.tif"
+
+    def strata(self, epsg: int, year: int | None = None) -> dict[str, Path]:
+        """What makes pixels hard or easy to map, on the grid of :meth:`truth`, by name.
+
+        ``debris_thickness_m`` (NaN outside), ``slope_deg`` (NaN outside), and ``shadow`` (u1, 255 outside): 1
+        where terrain takes all direct sun at the year's clearest optical date, which is left out when
+        there is none.
+        """
+        home = self.folder / "strata"
+        home = home if year in (None, self.years[0]) else home / str(year)
+        paths = {name: home / f"{epsg}_{name}.tif" for name in STRATA}
+        return {name: path for name, path in paths.items() if path.exists()}
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,8 @@ def publish(
         mountain_range: one range for all ``years``, or a range for each year (``years`` is then its keys).
         folder: is made; may not hold a catalogue yet.
         years: calendar years of the seasons.
-        season: the overpasses of each year (three of Sentinel-2, two of Landsat, a radar pair).
+        season: the overpasses of each year; those of the range's regime unless given (three of
+            Sentinel-2, two of Landsat, a radar pair).
         threads: writers beside the renderer.
         on_progress: is told what is rendered next, one line each.
 
@@ -194,7 +193,10 @@ def publish(
         coming = [crew.submit(_elevation, first, folder)]
         for year in sorted(ranges):
             ground = survey_ground(ranges[year], year)
-            coming += _season(ground, season or Season(), zones, folder, crew, tell)
+            overpasses = season or ranges[year].regime.season
+            coming += _season(ground, overpasses, zones, folder, crew, tell)
+            home = folder / "strata" if year == min(ranges) else folder / "strata" / str(year)
+            _strata(ground, overpasses, zones, home, crew)
         tell("velocity and truth")
         _velocity([ranges[year] for year in sorted(ranges)], folder, zones[-1].window.epsg)
         _truth(ranges, zones, folder, crew)
@@ -271,7 +273,9 @@ def _radar(ground: Ground, zones: list[_Zone], folder: Path, crew: _Crew) -> _It
 
 
 def _radar_granule(pair: RadarPair, ground: Ground, zone: _Zone, folder: Path) -> pystac.Item:
-    end = datetime.fromisoformat(f"{ground.year}-{RADAR_END}T00:17:00").replace(tzinfo=UTC)
+    end = datetime.fromisoformat(f"{ground.year}-{ground.range.regime.radar_end}T00:17:00").replace(
+        tzinfo=UTC
+    )
     item = stac.radar_item(zone.footprint, end)
     images = pair_on(pair, zone.lattice, ground.key(zone.window.epsg))
     for name, image in zip(("slc1", "slc2"), images, strict=True):
@@ -291,7 +295,7 @@ def _season(
         tell(f"Landsat {ground.year}-{thermal.month_day}")
         items += _thermal(ground, thermal, zones, folder, crew)
     if season.radar:
-        tell(f"Sentinel-1 pair ending {ground.year}-{RADAR_END}")
+        tell(f"Sentinel-1 pair ending {ground.year}-{ground.range.regime.radar_end}")
         items += _radar(ground, zones, folder, crew)
     return items
 
@@ -339,6 +343,13 @@ def _truth(ranges: Mapping[int, MountainRange], zones: list[_Zone], folder: Path
         tables.append(outlines(ranges[year]).assign(year=year))
     (folder / "truth").mkdir(exist_ok=True)
     pd.concat(tables, ignore_index=True).to_parquet(folder / "truth" / "outlines.parquet")
+
+
+def _strata(ground: Ground, season: Season, zones: list[_Zone], folder: Path, crew: _Crew) -> None:
+    for zone in zones:
+        for name, (data, nodata) in strata_on(ground, zone.lattice, season).items():
+            raster = _on_window(data, zone.window, RESOLUTION_M)
+            crew.submit(write_cog, folder / f"{zone.window.epsg}_{name}.tif", raster, nodata)
 
 
 def _save(items: list[pystac.Item], folder: Path) -> None:

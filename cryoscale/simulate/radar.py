@@ -80,6 +80,7 @@ def coherence_model(ground: Ground, shares: F32, key: int) -> F32:
     speed = np.hypot(ground.range.velocity_east_m_yr, ground.range.velocity_north_m_yr)
     # Sliding scree, rockfall and layover spoil steep faces, and patches anywhere change by chance.
     slope = np.hypot(*np.gradient(ground.range.elevation_m, np.float32(RESOLUTION_M)))
+    still = still ** np.float32(ground.range.regime.decorrelation)
     local = 1.0 + 0.09 * standard_noise(ground.shape, 60.0, 5, key) - 0.22 * np.clip(slope - 0.8, 0.0, 1.2)
     # Where ice melts and settles the surface is renewed even when it stands.
     settled = np.where(ground.range.glacier_id > 0, np.float32(0.85), np.float32(1.0))
@@ -101,10 +102,14 @@ def phase_model(ground: Ground, key: int) -> F32:
     return np.asarray(phase + away * np.float32(DAYS / 365.25 * 4.0 * math.pi / WAVELENGTH_M), np.float32)
 
 
-def observe_radar(ground: Ground, snow_line_m: float = 260.0) -> RadarPair:
-    """Render backscatter, coherence and phase; ``snow_line_m`` is relative to the equilibrium line."""
+def observe_radar(ground: Ground, snow_line_m: float | None = None) -> RadarPair:
+    """Render backscatter, coherence and phase.
+
+    ``snow_line_m`` is relative to the equilibrium line; that of the range's regime unless given.
+    """
     key = ground.key(31)
-    shares = ground.mixture(ground.snow(snow_line_m, key))
+    line_m = ground.range.regime.radar_snow_line_m if snow_line_m is None else snow_line_m
+    shares = ground.mixture(ground.snow(line_m, key))
     linear = [np.float32(10.0 ** (BACKSCATTER_DB[name] / 10.0)) for name in MATERIALS]
     level = sum(shares[k] * linear[k] for k in range(len(MATERIALS)))
     echo = level * _slope_brightness(ground.range.elevation_m)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from cryoscale.simulate.ground import AXES, MATERIALS, Ground, standard_noise
 from cryoscale.simulate.illumination import Light, Sun, gain, sun_position, utc_of_solar_time
 from cryoscale.simulate.lattice import Lattice, block_mean
 from cryoscale.simulate.noise import compiled
+from cryoscale.simulate.regime import HIMALAYA, OpticalDate, Regime
 from cryoscale.simulate.spectra import BANDS, CLOUD_MEAN, SPECTRA, shade_ratio
 from cryoscale.simulate.weather import clouds
 
@@ -51,34 +52,12 @@ _WET = np.linspace(0.93, 0.78, len(BANDS))
 2002, https://doi.org/10.2136/sssaj2002.7220)."""
 
 
-@dataclass(frozen=True)
-class OpticalDate:
-    """One overpass: when, how it was processed, and its weather.
+_BROWN = (0.05, 0.07, 0.10, 0.14, 0.17, 0.19, 0.21, 0.24, 0.26, 0.27, 0.32, 0.23)
+"""Reflectance (b,) of dead grass over soil: rising steadily, without the step at 0.7 um that living leaves
+have; a parametrisation in the manner of dry grass in Asner 1998, https://doi.org/10.1016/S0034-4257(98)00014-5."""
 
-    ``snow_line_m`` is relative to the line of equilibrium; ``cloud`` is the share of the range.
-    """
-
-    month_day: str
-    baseline: str
-    cloud: float
-    snow_line_m: float
-
-    @property
-    def offset(self) -> float:
-        """Reflectance at digital number 0: -0.1 from processing baseline 04.00 on."""
-        return -0.1 if self.baseline >= "04.00" else 0.0
-
-    def day(self, year: int) -> date:
-        """The calendar day in ``year``."""
-        return date.fromisoformat(f"{year}-{self.month_day}")
-
-
-OPTICAL_DATES = (
-    OpticalDate("10-05", "02.14", cloud=0.24, snow_line_m=240.0),
-    OpticalDate("10-15", "05.00", cloud=0.07, snow_line_m=140.0),
-    OpticalDate("10-25", "02.14", cloud=0.14, snow_line_m=-420.0),
-)
-"""A season: a cloudy date, a clear one with the offset of baseline 05.00, and one after snowfall."""
+_HAZE = np.array((1.15, 1.0, 0.84, 0.68, 0.63, 0.59, 0.55, 0.51, 0.48, 0.43, 0.21, 0.14))
+"""Colour of haze (b,) relative to 490 nm: the wavelength to the power of -1.3 (Angstrom's law)."""
 
 
 @dataclass(frozen=True)
@@ -93,25 +72,31 @@ class OpticalScene:
     water: F32
 
 
-def _coefficients() -> F32:
+def _coefficients(regime: Regime) -> F32:
     """(m * (1 + axes), b): mean of each material, then its scaled principal axes."""
+    tint = np.linspace(-regime.rock_tint, regime.rock_tint, len(BANDS))
+    rock = regime.rock_brightness * (1.0 + tint)
+    factors = {"rock": rock, "wet_rock": rock * _WET}
     rows = []
     for name in MATERIALS:
         spectrum = SPECTRA["rock" if name == "wet_rock" else name]
-        factor = _WET if name == "wet_rock" else np.ones(len(BANDS))
-        rows.append(np.asarray(spectrum.mean)[None] * factor)
+        factor = factors.get(name, np.ones(len(BANDS)))
+        mean = np.asarray(spectrum.mean)
+        if name == "vegetation":
+            mean = mean + regime.plants_brown * (np.asarray(_BROWN) - mean)
+        rows.append(mean[None] * factor)
         rows.append(spectrum.axes(AXES).T * factor * _SPREAD[name])
     return np.concatenate(rows).astype(np.float32)
 
 
-def blend_spectra(shares: F32, patterns: F32, key: int) -> F32:
+def blend_spectra(shares: F32, patterns: F32, key: int, regime: Regime = HIMALAYA) -> F32:
     """Reflectance (b, y, x) in level light of pixels mixed from MATERIALS by ``shares`` (m, y, x).
 
     The deviation from the class means follows each class's covariance and is correlated in space
     by the ``patterns`` (a, y, x), alike for all classes of a place; pixels add white noise.
     """
     _, rows, cols = shares.shape
-    coefficients = np.ascontiguousarray(_coefficients().T)
+    coefficients = np.ascontiguousarray(_coefficients(regime).T)
     rng = np.random.default_rng([key, 5])
     out: F32 = np.empty((len(BANDS), rows, cols), np.float32)
     terms: F32 = np.empty((len(MATERIALS), 1 + AXES, _STRIP, cols), np.float32)
@@ -134,9 +119,11 @@ def observe(ground: Ground, overpass: OpticalDate) -> OpticalScene:
     key = ground.key(when.timetuple().tm_yday)
     snow = ground.snow(overpass.snow_line_m, key)
     shares = ground.mixture(snow)
-    reflectance = blend_spectra(shares, ground.patterns, key)
+    reflectance = blend_spectra(shares, ground.patterns, key, ground.range.regime)
     sky = clouds(ground.shape, overpass.cloud, sun, key + 1)
     _apply_light(reflectance, ground.light(sun), sky.shadow, ground.range.water)
+    if ground.range.regime.haze > 0.0:
+        reflectance += np.float32(ground.range.regime.haze) * _HAZE.astype(np.float32)[:, None, None]
     billow = 1.0 + 0.07 * standard_noise(ground.shape, 30.0, 4, key + 2)
     covered = sky.opacity > 0.0
     for band, mean in enumerate(CLOUD_MEAN):

@@ -13,7 +13,8 @@ from shapely.geometry import mapping
 from cryoscale.grid import RESOLUTION_M, Window, transformer
 from cryoscale.simulate.illumination import Sun
 from cryoscale.simulate.radar import DAYS, INCIDENCE_DEG
-from cryoscale.simulate.sensors import BAND_RESOLUTION_M, OpticalDate
+from cryoscale.simulate.regime import OpticalDate
+from cryoscale.simulate.sensors import BAND_RESOLUTION_M
 from cryoscale.simulate.survey import ARC_SECOND_DEG, Raster
 from cryoscale.simulate.thermal import OFFSET_K, SCALE_K
 

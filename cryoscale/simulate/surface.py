@@ -11,6 +11,7 @@ from scipy import ndimage
 from cryoscale.simulate.glaciers import Climate, extended_surface
 from cryoscale.simulate.lakes import Ground, Mask
 from cryoscale.simulate.noise import F32, compiled, fractal, refine
+from cryoscale.simulate.regime import HIMALAYA, Regime
 
 DEBRIS_CLASS_M = 0.02
 """Debris thinner than this leaves the ice looking clean."""
@@ -158,7 +159,9 @@ class CoarseIce:
         return refine(field, self.factor)[self.frame]
 
 
-def debris_thickness(ice: CoarseIce, fine_ice: Mask, climate: Climate, seed: int) -> F32:
+def debris_thickness(
+    ice: CoarseIce, fine_ice: Mask, climate: Climate, seed: int, regime: Regime = HIMALAYA
+) -> F32:
     """Debris on the ice in metres (y, x), 0 off the ice.
 
     Rock falls on the ice beside steep walls, is carried along flow lines, melts out below the
@@ -168,7 +171,7 @@ def debris_thickness(ice: CoarseIce, fine_ice: Mask, climate: Climate, seed: int
     """
     rng = np.random.default_rng([seed, 32])
     key = int(rng.integers(1 << 20))
-    share = float(rng.uniform(0.23, 0.31))
+    share = float(rng.uniform(*regime.debris_share))
     shape = (ice.bed.shape[0], ice.bed.shape[1])
     surface = ice.bed + ice.thick
     has_ice = ice.thick > 2.0
@@ -189,9 +192,12 @@ def debris_thickness(ice: CoarseIce, fine_ice: Mask, climate: Climate, seed: int
     patch = fractal(fine_ice.shape, 14.0, 3, key + 5) + 0.7 * fractal(fine_ice.shape, 40.0, 2, key + 6)
     fine *= np.exp(0.9 * patch)
     fine = np.where(fine_ice, fine, 0.0)
-    # The amount is set so that the covered share of the ice is that of Himalayan ranges.
+    # The amount is set so that the covered share of the ice is that of the regime.
     level = float(np.quantile(fine[fine_ice], 1.0 - share)) if fine_ice.any() else 1.0
     fine *= DEBRIS_CLASS_M / max(level, 1e-9)
+    if regime.debris_growth != 1.0:
+        # About the class's least thickness: what changes is how thick debris is, not how much ice it covers.
+        fine = DEBRIS_CLASS_M * (fine / DEBRIS_CLASS_M) ** regime.debris_growth
     return np.where(fine > 0.003, 2.5 * np.tanh(fine / 2.5), 0.0).astype(np.float32)
 
 

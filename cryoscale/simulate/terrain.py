@@ -1,4 +1,4 @@
-"""A seeded, glacierised mountain range across the boundary of UTM zones 44 and 45.
+"""A seeded, glacierised mountain range across the boundary of two UTM zones.
 
 Ground (``landscape``), ice (``glaciers``) and cover (``surface``) are made on a world somewhat
 larger than the range, so that valleys and glaciers run out of its frame as they do in nature.
@@ -20,6 +20,7 @@ from cryoscale.errors import InputError
 from cryoscale.grid import transformer
 from cryoscale.simulate import glaciers, lakes, landscape, surface
 from cryoscale.simulate.noise import F32, coarsen, refine
+from cryoscale.simulate.regime import HIMALAYA, Regime
 
 PIXEL_M = 10.0
 
@@ -31,10 +32,9 @@ SIZES: dict[str, tuple[int, int]] = {
 }
 """Rows and columns of 10 m pixels."""
 
-FRAME = "+proj=tmerc +lat_0=0 +lon_0=84 +k=0.9996 +x_0=500000 +y_0=0 +datum=WGS84 +units=m +no_defs"
-"""Transverse Mercator on the boundary of zones 44 and 45, so that neither zone is favoured."""
+_FRAME = "+proj=tmerc +lat_0=0 +lon_0={} +k=0.9996 +x_0=500000 +y_0=0 +datum=WGS84 +units=m +no_defs"
+"""Transverse Mercator on the boundary of two zones, so that neither is favoured."""
 
-_CENTRE_LAT_DEG = 28.3
 _WORLD = {"tiny": (704, 832), "small": (1344, 1856), "medium": (2368, 3392), "large": (4416, 6464)}
 _ICE_FACTOR = {"tiny": 4, "small": 4, "medium": 8, "large": 8}
 _YEARS = {4: (350.0, 80.0, 12.0), 8: (400.0, 90.0)}
@@ -66,6 +66,7 @@ class MountainRange:
     truth: NDArray[np.uint8]
     ela_m: float
     treeline_m: float
+    regime: Regime = HIMALAYA
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,10 +102,13 @@ class _Stage:
     meridian: int
 
 
-def make_range(seed: int, size: str = "small", *, ela_shift_m: float = 0.0) -> MountainRange:
+def make_range(
+    seed: int, size: str = "small", *, ela_shift_m: float = 0.0, regime: Regime = HIMALAYA
+) -> MountainRange:
     """A mountain range with its glaciers (arrays (y, x) at 10 m), the same for the same arguments.
 
-    ``ela_shift_m`` raises the equilibrium line of the same ground, as in a later, warmer year.
+    ``ela_shift_m`` raises the equilibrium line of the same ground, as in a later, warmer year;
+    ``regime`` says what kind of place it is.
 
     Raises:
         InputError: for an unknown size or a negative seed.
@@ -113,7 +117,7 @@ def make_range(seed: int, size: str = "small", *, ela_shift_m: float = 0.0) -> M
         raise InputError(f"size {size!r}", f"one of {', '.join(SIZES)}", "choose one of these")
     if seed < 0:
         raise InputError(f"seed {seed}", "a whole number from 0", "give another seed")
-    stage = _set_stage(seed, size)
+    stage = _set_stage(seed, size, regime)
     factor = _ICE_FACTOR[size]
     cell_m = PIXEL_M * factor
     climate = glaciers.Climate(stage.ela_m + ela_shift_m)
@@ -122,10 +126,10 @@ def make_range(seed: int, size: str = "small", *, ela_shift_m: float = 0.0) -> M
     east, north = glaciers.surface_velocity(bed, thick, cell_m)
     ice = surface.CoarseIce(bed, thick, east, north, cell_m, factor, stage.frame)
     depth = surface.ice_at_full_resolution(stage.ground, bed, thick, factor, seed)[stage.frame]
-    return _assemble(seed, size, stage, ice, depth, climate)
+    return _assemble((seed, size, regime), stage, ice, depth, climate)
 
 
-def _set_stage(seed: int, size: str) -> _Stage:
+def _set_stage(seed: int, size: str, regime: Regime) -> _Stage:
     """The ground, with the equilibrium line set so that a fair share of the frame comes under ice."""
     rng = np.random.default_rng([seed, 1])
     rows, cols = _WORLD[size]
@@ -139,13 +143,13 @@ def _set_stage(seed: int, size: str) -> _Stage:
         slice((w - s) // (2 * step), (w + s) // (2 * step))
         for w, s in zip(ground.shape, SIZES[size], strict=True)
     )
-    target = float(rng.uniform(0.22, 0.28))
+    target = float(rng.uniform(*regime.ice_share))
     low, high = 4700.0, 5900.0
     for _ in range(6):
         ela = 0.5 * (low + high)
         ice = glaciers.grow(blocky, step * PIXEL_M, glaciers.Climate(ela), seed, years=250.0) > 8.0
         low, high = (ela, high) if ice[inner].mean() > target else (low, ela)
-    lift = np.float32(float(rng.uniform(5310.0, 5450.0)) - ela)
+    lift = np.float32(float(rng.uniform(*regime.ela_m)) - ela)
     ground += lift
     blocky += lift
     shape = SIZES[size][0] // step, SIZES[size][1] // step
@@ -154,8 +158,9 @@ def _set_stage(seed: int, size: str) -> _Stage:
     dry = blocky[top : top + shape[0], left : left + shape[1]]
     dry = dry[~ice[top : top + shape[0], left : left + shape[1]]]
     # A world too small for deep valleys has its tree line where its valleys are.
-    treeline = max(float(np.quantile(dry, 0.12)) + 40.0, 3950.0)
-    treeline = treeline if size == "tiny" else min(treeline, 4250.0)
+    lowest_m, highest_m = regime.treeline_m
+    treeline = max(float(np.quantile(dry, 0.12)) + 40.0, lowest_m)
+    treeline = treeline if size == "tiny" else min(treeline, highest_m)
     top, left = top * step, left * step
     frame = slice(top, top + SIZES[size][0]), slice(left, left + SIZES[size][1])
     return _Stage(ground, ela + float(lift), treeline, frame, meridian * step + step // 2)
@@ -184,16 +189,21 @@ def _place(
 
 
 def _assemble(
-    seed: int, size: str, stage: _Stage, ice: surface.CoarseIce, depth: F32, climate: glaciers.Climate
+    what: tuple[int, str, Regime],
+    stage: _Stage,
+    ice: surface.CoarseIce,
+    depth: F32,
+    climate: glaciers.Climate,
 ) -> MountainRange:
-    """Cover, lakes and truth on the frame."""
+    """Cover, lakes and truth on the frame of a range of this seed, size and regime."""
+    seed, size, regime = what
     mask = lakes.drop_small(depth > 0.0, surface.SMALLEST_GLACIER_PX)
     mask = ~lakes.drop_small(~mask, 12)
     depth = np.where(mask, np.maximum(depth, 2.0), 0.0).astype(np.float32)
     cells = tuple(slice(s.start // ice.factor, s.stop // ice.factor) for s in stage.frame)
     divided = glaciers.divide(ice.bed + ice.thick, ice.thick > 2.0)[cells]
     number = surface.glacier_numbers(divided, mask, ice.factor)
-    debris = surface.debris_thickness(ice, mask, climate, seed)
+    debris = surface.debris_thickness(ice, mask, climate, seed, regime)
     bed = stage.ground[stage.frame].copy()
     ground = lakes.Ground(bed, bed + depth, mask, debris, np.zeros(mask.shape, bool))
     lakes.flood_hollows(ground, seed)
@@ -205,12 +215,13 @@ def _assemble(
     # Ice on the coarse margin may have no coarse velocity: thin ice creeps all the same.
     east, north = (np.where(mask, ice.fine(v), 0.0).astype(np.float32) for v in (ice.east, ice.north))
     x_west = 500_000.0 - stage.meridian * PIXEL_M
-    _, y_centre = transformer("EPSG:4326", FRAME).transform(84.0, _CENTRE_LAT_DEG)
+    crs = _FRAME.format(regime.meridian_deg)
+    _, y_centre = transformer("EPSG:4326", crs).transform(regime.meridian_deg, regime.latitude_deg)
     rows, _ = SIZES[size]
     return MountainRange(
         seed=seed,
         size=size,
-        crs=FRAME,
+        crs=crs,
         west_m=x_west,
         north_m=round(y_centre / PIXEL_M) * PIXEL_M + rows // 2 * PIXEL_M,
         elevation_m=ground.elevation,
@@ -225,6 +236,7 @@ def _assemble(
         truth=surface.classify(ground, plants),
         ela_m=climate.ela_m,
         treeline_m=stage.treeline_m,
+        regime=regime,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from cryoscale.grid import RESOLUTION_M
 from cryoscale.simulate.ground import MATERIALS, Ground, standard_noise
 from cryoscale.simulate.illumination import Sun, sun_position, utc_of_solar_time
 from cryoscale.simulate.lattice import Lattice, block_mean
+from cryoscale.simulate.regime import ThermalDate
 from cryoscale.simulate.weather import clouds
 
 F32 = NDArray[np.float32]
@@ -46,23 +47,6 @@ QA_FILL, QA_CLEAR, QA_WATER, QA_SNOW, QA_DILATED, QA_CLOUD, QA_SHADOW = (
 
 
 @dataclass(frozen=True)
-class ThermalDate:
-    """One Landsat overpass; ``snow_line_m`` is relative to the line of equilibrium."""
-
-    month_day: str
-    cloud: float
-    snow_line_m: float
-
-    def day(self, year: int) -> date:
-        """The calendar day in ``year``."""
-        return date.fromisoformat(f"{year}-{self.month_day}")
-
-
-THERMAL_DATES = (ThermalDate("10-02", 0.12, 260.0), ThermalDate("10-18", 0.05, 150.0))
-"""Two passes of one satellite, 16 days apart."""
-
-
-@dataclass(frozen=True)
 class ThermalScene:
     """What a Landsat overpass sees of the whole range, in the range's own frame."""
 
@@ -78,11 +62,13 @@ class ThermalScene:
 def surface_temperature(ground: Ground, snow: F32, direct: F32) -> F32:
     """Surface temperature (y, x) in K at mid-morning, under ``direct`` sun (1 on level ground).
 
-    Air is at -1 degree on the line of equilibrium. Snow and ice stay at or below freezing, rock
-    warms by 17 K in level sun, debris in between by its thickness, water stays cool.
+    Air on the line of equilibrium is as cold as the regime has it. Snow and ice stay at or below
+    freezing, rock warms by 17 K in level sun, debris in between by its thickness, water stays cool.
     """
     site = ground.range
-    air = np.float32(FREEZING_K - 1.0) - np.float32(LAPSE_K_M) * (site.elevation_m - np.float32(site.ela_m))
+    air = np.float32(FREEZING_K + site.regime.air_k) - np.float32(LAPSE_K_M) * (
+        site.elevation_m - np.float32(site.ela_m)
+    )
     sun = np.clip(direct, 0.0, 1.4)
     rock = air - 1.0 + 17.0 * sun
     ice = np.minimum(FREEZING_K, air - 1.5 + 3.0 * sun)

@@ -24,7 +24,8 @@ import xarray as xr
 from cryoscale.errors import OutputError, SourceError
 from cryoscale.grid import utm_epsg
 from cryoscale.simulate.catalog import Published, Season, publish
-from cryoscale.simulate.sensors import BAND_RESOLUTION_M, OPTICAL_DATES
+from cryoscale.simulate.regime import OPTICAL_DATES
+from cryoscale.simulate.sensors import BAND_RESOLUTION_M
 from cryoscale.simulate.server import serve
 from cryoscale.simulate.terrain import MountainRange, make_range
 

@@ -12,6 +12,7 @@ import rasterio
 from rasterio.transform import from_origin
 
 from cryoscale.features.terrain import slope_aspect
+from cryoscale.simulate.strata import slope_deg as simulated_slope
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +95,8 @@ def test_no_data_and_flat_ground_agree_with_gdal(gdal, tmp_path):
     np.testing.assert_array_equal(np.isnan(slope), np.isnan(gdaldem(gdal, tmp_path, z, "slope")))
     theirs = gdaldem(gdal, tmp_path, z, "aspect", "-zero_for_flat")
     np.testing.assert_array_equal(aspect[27:33, 7:13], theirs[27:33, 7:13])
+
+
+def test_the_simulators_slope_of_its_truth_agrees_with_gdal(gdal, tmp_path):
+    z = rough()
+    np.testing.assert_allclose(simulated_slope(z), gdaldem(gdal, tmp_path, z, "slope"), atol=2e-3)

@@ -21,9 +21,8 @@ from cryoscale.simulate.ground import MATERIALS, Ground, smooth_step, standard_n
 from cryoscale.simulate.illumination import Sun, sun_position, sunlit_share, utc_of_solar_time
 from cryoscale.simulate.lattice import Lattice, block_mean, granules, locate, zone_lattice
 from cryoscale.simulate.radar import COHERENCE, RadarPair, observe_radar, pair_on
+from cryoscale.simulate.regime import HIMALAYA, OPTICAL_DATES, THERMAL_DATES, OpticalDate, Regime
 from cryoscale.simulate.sensors import (
-    OPTICAL_DATES,
-    OpticalDate,
     band_on,
     blend_spectra,
     classify,
@@ -39,7 +38,6 @@ from cryoscale.simulate.thermal import (
     QA_CLOUD,
     QA_FILL,
     SCALE_K,
-    THERMAL_DATES,
     observe_thermal,
     surface_temperature,
     thermal_on,
@@ -50,7 +48,7 @@ FRAME = "+proj=tmerc +lat_0=0 +lon_0=84 +k=0.9996 +x_0=500000 +y_0=0 +datum=WGS8
 MORNING = Sun(47.0, 146.0)
 
 
-def made_up_range(rows: int = 240, cols: int = 360) -> MountainRange:
+def made_up_range(rows: int = 240, cols: int = 360, regime: Regime = HIMALAYA) -> MountainRange:
     """A ridge across the map, a glacier down its north side, stony on its lower half, a lake, a meadow."""
     y, x = np.mgrid[0:rows, 0:cols].astype(np.float32)
     ridge = 1400.0 * np.exp(-(((y - 0.75 * rows) / (0.25 * rows)) ** 2))
@@ -82,6 +80,7 @@ def made_up_range(rows: int = 240, cols: int = 360) -> MountainRange:
         north_m=north,
         ela_m=5200.0,
         treeline_m=4200.0,
+        regime=regime,
         **fields,
     )
 

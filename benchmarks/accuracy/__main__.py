@@ -1,0 +1,88 @@
+"""The command: ``python -m benchmarks.accuracy --scale tiny|cpu|full [--out DIR] [--models …]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.accuracy.jobs import JobError, do, run_all
+from benchmarks.accuracy.plan import plan
+from benchmarks.accuracy.record import append, line, machine
+from benchmarks.accuracy.scales import MODELS, SCALES, Scale, scale_named
+from benchmarks.accuracy.steps import Bench
+from benchmarks.accuracy.tables import page, save
+from cryoscale.errors import CryoscaleError, InputError, OutputError
+
+RESULTS = Path(__file__).parents[1] / "results" / "accuracy.jsonl"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark, or completes the one that lies in the folder; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser.add_argument("--scale", default="tiny", help=f"one of {', '.join(SCALES)}")
+    parser.add_argument("--out", type=Path, help="folder for everything (default: build/accuracy-SCALE)")
+    parser.add_argument("--models", nargs="+", default=None, metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument("--workers", type=int, help="jobs at once, each a process; 0: all in this one")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="JSON lines that the record is added to"
+    )
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    try:
+        return run(given)
+    except (CryoscaleError, JobError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+
+
+def run(given: argparse.Namespace) -> int:
+    """What :func:`main` does once its arguments are read."""
+    scale = scale_named(given.scale)
+    models = chosen(given.models, scale)
+    out = (given.out or Path("build") / f"accuracy-{scale.name}").resolve()
+    claim(out, scale)
+    bench = Bench(scale, out)
+    jobs = plan(bench, models)
+    if given.job:
+        do(next(job for job in jobs if job.name == given.job), out)
+        return 0
+    workers = scale.workers if given.workers is None else given.workers
+    command = ["benchmarks.accuracy", "--scale", scale.name, "--out", str(out), "--models", *models]
+    began = time.perf_counter()
+    run_all(jobs, out, workers=workers, command=command, tell=lambda text: print(text, flush=True))
+    record = line(bench, jobs, time.perf_counter() - began)
+    on = ", ".join(f"{key} {value}" for key, value in machine().items() if value is not None)
+    text = f"Measured at {record['commit']} in {record['wall_s']} s on: {on}."
+    print(page(bench, text))
+    print(f"written to {save(bench, text)}")
+    append(given.results, record)
+    return 0
+
+
+def chosen(models: Sequence[str] | None, scale: Scale) -> list[str]:
+    """The models to compare: by default those that the scale has arguments for, and the band ratio."""
+    wanted = [m for m in MODELS if m in scale.arguments or m == "band-ratio"] if models is None else models
+    unknown = sorted(set(wanted) - set(MODELS))
+    if unknown:
+        raise InputError(f"models {', '.join(unknown)}", f"some of {', '.join(MODELS)}", "correct the names")
+    return list(dict.fromkeys(wanted))
+
+
+def claim(out: Path, scale: Scale) -> None:
+    """Notes in ``out`` what is made there.
+
+    Raises:
+        OutputError: if another benchmark lies there.
+    """
+    note = out / "scale.txt"
+    if note.exists() and note.read_text().strip() != scale.fingerprint:
+        raise OutputError(f"{out}, which holds another benchmark", "an empty folder", "give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    note.write_text(scale.fingerprint + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""The tables of the benchmark, in the form of the study's, from what the jobs have found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.jobs import done_path, outcome
+from benchmarks.accuracy.plan import SUBJECT
+from benchmarks.accuracy.scales import LEARNERS, MODELS, NETWORKS, Place
+from benchmarks.accuracy.steps import Bench, without
+from cryoscale.learn.scores import Scores
+
+ORDER = ("clean_ice", "debris_covered_ice", "water", "vegetation", "background")
+"""Classes in the order of the study's tables."""
+
+_FULL = ("clean ice", "debris", "water", "vegetation", "background", "mean", "accuracy")
+_TITLES = {
+    "cryonet": "CryoNet",
+    "unet": "U-Net",
+    "deeplabv3plus": "DeepLabV3+",
+    "segformer": "SegFormer",
+    "glavitu": "GlaViTU",
+    "random-forest": "random forest",
+    "band-ratio": "band ratio",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its number in the study's manner, what it holds, and rows of text."""
+
+    number: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def markdown(self) -> str:
+        """As a section of a page."""
+        lines = [f"## Table {self.number}", "", self.caption, ""]
+        lines.append("| " + " | ".join(self.columns) + " |")
+        lines.append("|" + "---|" * len(self.columns))
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        return "\n".join(lines) + "\n"
+
+
+def percent(value: float | None) -> str:
+    """A share as per cent with two digits; a dash where there is none."""
+    return "-" if value is None or value != value else f"{100 * value:.2f}"
+
+
+def full_row(scores: Scores) -> tuple[str, ...]:
+    """IoU / recall / precision of each class and their means, and overall accuracy, in per cent."""
+    by_class = {row["class"]: row for row in scores.rows()}
+    cells = [
+        " / ".join(percent(by_class[name][key]) for key in ("iou", "recall", "precision"))
+        for name in (*ORDER, "mean")
+    ]
+    return (*cells, percent(scores.accuracy))
+
+
+def short_row(scores: Scores) -> tuple[str, ...]:
+    """Mean IoU, that of clean ice and of debris, and overall accuracy, in per cent."""
+    by_class = {row["class"]: row for row in scores.rows()}
+    names = ("mean", "clean_ice", "debris_covered_ice")
+    return (*(percent(by_class[name]["iou"]) for name in names), percent(scores.accuracy))
+
+
+def mapped(bench: Bench, places: Sequence[Place], name: str) -> Scores | None:
+    """Scores of all maps of ``places`` by one model together; None where one is not made."""
+    jobs = [f"map-{place.name}-{name}" for place in places]
+    if not jobs or not all(done_path(bench.out, job).exists() for job in jobs):
+        return None
+    found = [Scores.from_dict(outcome(bench.out, job)["scores"]) for job in jobs]
+    return sum(found[1:], found[0])
+
+
+def tables(bench: Bench) -> list[Table]:
+    """The tables whose maps are made."""
+    made = [_comparison(bench), _modalities(bench), _splits(bench), _transfer(bench), _cost(bench)]
+    return [table for table in made if table.rows]
+
+
+def _rows(
+    bench: Bench, places: Sequence[Place], names: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, ...], ...]:
+    found = [(title, mapped(bench, places, name)) for title, name in names]
+    return tuple((title, *full_row(scores)) for title, scores in found if scores is not None)
+
+
+def _comparison(bench: Bench) -> Table:
+    regimes = ", ".join(sorted({place.regime for place in bench.scale.test}))
+    caption = (
+        f"All models on the test ranges ({len(bench.scale.test)}; regimes that none was trained in: "
+        f"{regimes}), "
+        "by blended mosaics: IoU / recall / precision, per cent. Simulated ranges."
+    )
+    names = [(_TITLES[m], m) for m in MODELS]
+    return Table("I", caption, ("model", *_FULL), _rows(bench, bench.scale.test, names))
+
+
+def _modalities(bench: Bench) -> Table:
+    caption = (
+        f"{_TITLES[SUBJECT]} on the test ranges without some modalities: left out of the run of the "
+        f"network that "
+        "has learnt all of them (with random dropping), or left out of training too. IoU / recall / "
+        "precision, "
+        "per cent. Simulated ranges."
+    )
+    names = [("all channels", SUBJECT)]
+    names += [
+        (f"run without {', '.join(m)}", f"{SUBJECT}-dropped-{'-'.join(m)}") for m in bench.scale.dropped
+    ]
+    names += [
+        (f"trained and run without {', '.join(m)}", f"{SUBJECT}-{without(m)}") for m in bench.scale.ablations
+    ]
+    return Table("II", caption, ("inputs", *_FULL), _rows(bench, bench.scale.test, names))
+
+
+def _splits(bench: Bench) -> Table:
+    caption = (
+        f"{_TITLES[SUBJECT]} by the random split of patches (the study's) and by the blocked split (whole "
+        f"ranges "
+        "held back): what each says of itself on the patches that it held back, and what its maps of the "
+        "test "
+        "ranges are worth. Per cent. Simulated ranges."
+    )
+    heads = tuple(f"{where}: {what}" for where in ("held back", "test") for what in _SHORT)
+    rows = []
+    for title, name in (("random", f"{SUBJECT}-random"), ("blocked", SUBJECT)):
+        test = mapped(bench, bench.scale.test, name)
+        if test is not None:
+            held = Scores.from_dict(outcome(bench.out, f"train-{name}")["held_back"])
+            rows.append((title, *short_row(held), *short_row(test)))
+    return Table("III", caption, ("split", *heads), tuple(rows))
+
+
+_SHORT = ("mean IoU", "clean", "debris", "accuracy")
+
+
+def _transfer(bench: Bench) -> Table:
+    regimes = ", ".join(sorted({place.regime for place in bench.scale.transfer}))
+    steps = bench.scale.tuning["iterations"]
+    caption = (
+        f"Transfer to the regime {regimes}, before and after {steps} steps of fine-tuning on "
+        f"{len(bench.scale.tune)} other range(s) of it: mean IoU, IoU of clean ice and of debris, accuracy, "
+        "per cent. Simulated ranges."
+    )
+    heads = tuple(f"{when}: {what}" for when in ("before", "after") for what in _SHORT)
+    rows = []
+    for model in MODELS:
+        before = mapped(bench, bench.scale.transfer, model)
+        after = mapped(bench, bench.scale.transfer, f"{model}-tuned") if model in NETWORKS else None
+        if before is not None:
+            rows.append(
+                (_TITLES[model], *short_row(before), *(short_row(after) if after else ("-",) * len(_SHORT)))
+            )
+    return Table("V", caption, ("model", *heads), tuple(rows))
+
+
+def _cost(bench: Bench) -> Table:
+    caption = (
+        "Size of the models, seconds of training (all else of the job included), seconds of mapping a "
+        "test range, "
+        "and expected calibration error on the test ranges (mean of the ranges, per cent)."
+    )
+    rows = []
+    for model in MODELS:
+        jobs = [f"map-{place.name}-{model}" for place in bench.scale.test]
+        if not all(done_path(bench.out, job).exists() for job in jobs):
+            continue
+        maps = [outcome(bench.out, job) for job in jobs]
+        seconds = sum(found["seconds"] for found in maps) / len(maps)
+        errors = [found["ece"] for found in maps if found["ece"] is not None]
+        ece = percent(sum(errors) / len(errors)) if errors else "-"
+        trained = outcome(bench.out, f"train-{model}") if model in LEARNERS else None
+        size = f"{trained['parameters'] / 1e6:.2f} M" if trained and trained["parameters"] else "-"
+        rows.append(
+            (_TITLES[model], size, f"{trained['seconds']:.0f}" if trained else "-", f"{seconds:.0f}", ece)
+        )
+    columns = ("model", "parameters", "training s", "map s", "ECE")
+    return Table("of costs", caption, columns, tuple(rows))
+
+
+def importance_table(found: dict[str, Any], count: int = 15) -> Table:
+    """The channels whose permutation costs most mean IoU, and what it costs clean ice and debris."""
+    parts = ("overall", "clean ice", "debris-covered ice")
+
+    def drop(row: dict[str, Any], part: str) -> float:
+        return float(row[part]["iou"]["mean"] or 0.0)
+
+    def ranked(rows: dict[str, Any], mark: str, count: int | None) -> list[tuple[str, ...]]:
+        ordered = sorted(rows.items(), key=lambda item: -drop(item[1], "overall"))[:count]
+        return [
+            (f"{mark}{name}{mark}", *(percent(drop(row, part)) for part in parts)) for name, row in ordered
+        ]
+
+    rows = (*ranked(found["channels"], "", count), *ranked(found["groups"], "*", None))
+    caption = (
+        f"Fall of IoU (points of per cent) of {_TITLES[SUBJECT]} when a channel, or a group of channels "
+        f"(slanted), "
+        f"is exchanged between patches: the {count} channels of the largest fall of the mean, then all "
+        f"groups. "
+        "Simulated ranges."
+    )
+    return Table("of importance", caption, ("channel", "mean", "clean ice", "debris"), rows)
+
+
+def page(bench: Bench, machine: str) -> str:
+    """All tables as one page of markdown."""
+    found = tables(bench)
+    if done_path(bench.out, "importance").exists():
+        found.append(importance_table(outcome(bench.out, "importance")))
+    head = (
+        f"# Accuracy benchmark, scale {bench.scale.name}\n\n"
+        "**Everything here is simulated**: the mountains, the scenes of every sensor, the labels. The "
+        "figures compare "
+        "models under one set of conditions; they say nothing about any real glacier.\n\n"
+        f"{machine}\n"
+    )
+    return "\n".join([head, *(table.markdown for table in found)])
+
+
+def save(bench: Bench, machine: str) -> Path:
+    """Writes the page beside the results."""
+    path = bench.out / "tables.md"
+    path.write_text(page(bench, machine), encoding="utf-8")
+    return path

@@ -1,0 +1,206 @@
+"""The accuracy benchmark at its smallest: its steps fit together, and its tables say what was found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from sklearn.metrics import accuracy_score, jaccard_score
+
+from benchmarks.accuracy.__main__ import chosen, claim, main
+from benchmarks.accuracy.jobs import Job, JobError, done_path, outcome, run_all
+from benchmarks.accuracy.plan import plan
+from benchmarks.accuracy.scales import CPU, FULL, MODELS, SCALES, TINY
+from benchmarks.accuracy.steps import Bench, range_job
+from benchmarks.accuracy.tables import full_row, importance_table, percent, tables
+from cryoscale.errors import InputError, OutputError
+from cryoscale.learn.patches import Patches
+from cryoscale.learn.recipe import TrainConfig
+from cryoscale.learn.scores import Scores
+from cryoscale.simulate.regime import REGIMES
+
+CHOSEN = ("cryonet",)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    out = tmp_path_factory.mktemp("benchmark")
+    arguments = ["--scale", "tiny", "--out", str(out / "tiny"), "--models", *CHOSEN]
+    assert main([*arguments, "--results", str(out / "results.jsonl")]) == 0
+    return Bench(TINY, out / "tiny")
+
+
+def test_every_job_is_done_once_and_the_page_and_the_record_say_that_all_is_simulated(made: Bench) -> None:
+    jobs = plan(made, CHOSEN)
+    before = {job.name: done_path(made.out, job.name).stat().st_mtime_ns for job in jobs}
+    results = made.out.parent / "results.jsonl"
+    arguments = ["--scale", "tiny", "--out", str(made.out), "--models", *CHOSEN]
+    assert main([*arguments, "--results", str(results)]) == 0
+    assert before == {job.name: done_path(made.out, job.name).stat().st_mtime_ns for job in jobs}
+    records = [json.loads(row) for row in results.read_text().splitlines()]
+    assert len(records) == 2
+    assert records[0]["tables"] == records[1]["tables"]
+    assert records[0]["simulated"] is True
+    assert set(records[0]["seconds"]) == set(before)
+    assert records[0]["machine"]["torch"]
+    page = (made.out / "tables.md").read_text()
+    assert "Everything here is simulated" in page
+    for heading in ("Table I", "Table II", "Table III", "Table V", "Table of costs", "Table of importance"):
+        assert f"## {heading}\n" in page
+    assert (made.out / "importance" / "importance.png").exists()
+
+
+def test_table_one_holds_what_scikit_learn_finds_in_the_mosaics(made: Bench) -> None:
+    (place,) = made.scale.test
+    truth, labels = [], []
+    for epsg, path in outcome(made.out, range_job(place))["truth"].items():
+        with rasterio.open(made.out / path) as source:
+            known, corner = source.read(1), source.transform
+        run = made.out / "runs" / f"{place.name}-cryonet" / "mosaic.zarr" / "2018" / epsg
+        with xr.open_zarr(run, consolidated=False, mask_and_scale=False) as mosaic:
+            row = round((float(mosaic.y[0]) + 5 - corner.f) / -10)
+            col = round((float(mosaic.x[0]) - 5 - corner.c) / 10)
+            label = mosaic["label"].values
+        lon = 6 * (int(epsg) % 100) - 180
+        y, x = np.mgrid[: known.shape[0], : known.shape[1]]
+        found = np.full(known.shape, 255, np.uint8)
+        part = known[max(row, 0) : row + label.shape[0], max(col, 0) : col + label.shape[1]]
+        cut = label[max(-row, 0) :, max(-col, 0) :][: part.shape[0], : part.shape[1]]
+        found[max(row, 0) : max(row, 0) + cut.shape[0], max(col, 0) : max(col, 0) + cut.shape[1]] = cut
+        to_degrees = rasterio.warp.transform(
+            f"EPSG:{epsg}",
+            "EPSG:4326",
+            (corner.c + 10 * (x + 0.5)).ravel(),
+            (corner.f - 10 * (y + 0.5)).ravel(),
+        )
+        east = np.reshape(to_degrees[0], known.shape)
+        use = (known != 255) & (found != 255) & (east >= lon - 6) & (east < lon)
+        truth.append(known[use])
+        labels.append(found[use])
+    t, p = np.concatenate(truth), np.concatenate(labels)
+    table = next(table for table in tables(made) if table.number == "I")
+    row_of = dict(zip(table.columns, next(r for r in table.rows if r[0] == "CryoNet"), strict=True))
+    assert float(row_of["accuracy"]) == pytest.approx(100 * accuracy_score(t, p), abs=0.006)
+    for name, number in (("clean ice", 1), ("debris", 2), ("background", 0)):
+        iou = 100 * jaccard_score(t, p, labels=[number], average="macro")
+        assert float(row_of[name].split(" / ")[0]) == pytest.approx(iou, abs=0.006)
+
+
+def test_the_random_split_has_the_same_patches_and_the_ablation_the_same_but_for_its_channels(
+    made: Bench,
+) -> None:
+    blocked, mixed = (Patches.open(made.patches(kind)) for kind in ("blocked", "random"))
+    dry = Patches.open(made.patches("without-insar"))
+    assert len(blocked) == len(mixed) == len(dry)
+    np.testing.assert_array_equal(blocked.indices("test"), mixed.indices("test"))
+    assert set(mixed.columns["region"][mixed.indices("validation")]) == {501, 502, 511}
+    assert set(blocked.columns["region"][blocked.indices("validation")]) == {511}
+    lost = [blocked.channels.index(name) for name in ("coherence", "phase")]
+    kept = [k for k in range(30) if k not in lost]
+    for index in (0, len(blocked) - 1):
+        x, y = blocked.read(index)
+        for other in (mixed, dry):
+            np.testing.assert_array_equal(other.read(index)[1], y)
+        np.testing.assert_array_equal(mixed.read(index)[0], x)
+        np.testing.assert_array_equal(dry.read(index)[0][kept], x[kept])
+        assert np.isnan(dry.read(index)[0][lost]).all()
+        assert np.isfinite(x[lost]).any()
+
+
+def test_the_transfer_set_lies_in_another_regime_and_in_the_same_components(made: Bench) -> None:
+    here, there = (Patches.open(made.patches(kind)) for kind in ("blocked", "transfer"))
+    assert here.attrs["pca"] == there.attrs["pca"]
+    assert set(there.columns["epsg"]) == {32631, 32632}
+    assert set(here.columns["epsg"]) == {32644, 32645}
+
+
+def test_a_folder_of_another_scale_and_unknown_names_are_refused(made: Bench, capsys) -> None:
+    with pytest.raises(OutputError, match="another benchmark"):
+        claim(made.out, CPU)
+    with pytest.raises(InputError, match="resunet"):
+        chosen(["resunet"], TINY)
+    assert main(["--scale", "huge"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", list(SCALES))
+def test_a_scale_keeps_its_ranges_apart_and_its_recipe_is_one(name: str, tmp_path: Path) -> None:
+    scale = SCALES[name]
+    apart = (scale.train, scale.validation, scale.test, scale.tune, scale.tune_validation, scale.transfer)
+    seeds = [place.seed for places in apart for place in places]
+    assert len(seeds) == len(set(seeds))
+    trained = {place.regime for place in scale.train}
+    assert not trained & {place.regime for place in (*scale.test, *scale.transfer)}
+    assert {place.regime for places in apart for place in places} <= set(REGIMES)
+    TrainConfig(name="x", patches=tmp_path, model={"name": "cryonet"}, **scale.recipe)
+    assert len(scale.train) * 16 * scale.recipe.get("crops", 1) >= scale.recipe["batch"]
+
+
+@pytest.mark.parametrize("scale", [CPU, FULL], ids=lambda scale: scale.name)
+def test_every_model_has_its_jobs_and_every_job_waits_for_what_it_needs(scale, tmp_path: Path) -> None:
+    jobs = plan(Bench(scale, tmp_path), chosen(None, scale))
+    assert set(chosen(None, scale)) == set(MODELS)
+    names = [job.name for job in jobs]
+    assert len(names) == len(set(names))
+    seen: set[str] = set()
+    for job in jobs:
+        assert set(job.needs) <= seen, f"{job.name} comes before what it needs"
+        seen.add(job.name)
+    for model in MODELS:
+        for place in (*scale.test, *scale.transfer):
+            assert f"map-{place.name}-{model}" in seen
+
+
+def test_jobs_in_processes_wait_for_one_another_and_a_failure_names_its_log(tmp_path: Path) -> None:
+    """The command stands for the benchmark's own: it takes --job NAME and does what the test says."""
+    (tmp_path / "fake_benchmark.py").write_text(
+        "import json, pathlib, sys\n"
+        "name = sys.argv[sys.argv.index('--job') + 1]\n"
+        "done = pathlib.Path(sys.argv[1]) / 'done'\n"
+        "done.mkdir(exist_ok=True)\n"
+        "if name == 'second': json.loads((done / 'first.json').read_text())\n"
+        "if name == 'bad': sys.exit('no such thing')\n"
+        "(done / f'{name}.json').write_text(json.dumps({'seconds': 0}))\n"
+    )
+
+    def unused() -> dict[str, int]:
+        raise AssertionError("done in a process of its own")
+
+    jobs = [Job("second", ("first",), unused), Job("first", (), unused)]
+    command, told = ["fake_benchmark", str(tmp_path)], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        run_all(jobs, tmp_path, workers=2, command=command, tell=told.append)
+        assert [text.split()[-1] for text in told] == ["first", "second"]
+        with pytest.raises(JobError, match=r"bad failed \(no such thing\).*bad\.txt"):
+            run_all([Job("bad", (), unused)], tmp_path, workers=1, command=command, tell=told.append)
+    assert outcome(tmp_path, "second") == {"seconds": 0}
+
+
+def test_a_row_says_iou_recall_and_precision_in_the_order_of_the_study() -> None:
+    confusion = np.zeros((5, 5), int)
+    confusion[1, 1], confusion[1, 0], confusion[0, 1], confusion[0, 0] = 60, 20, 10, 110
+    row = full_row(Scores(confusion))
+    assert row[0] == "66.67 / 75.00 / 85.71"
+    assert row[1] == "- / - / -"
+    assert row[-1] == "85.00"
+    assert percent(None) == "-"
+
+
+def test_the_table_of_importance_ranks_channels_and_marks_groups_of_the_same_name() -> None:
+    def drop(value: float) -> dict:
+        return {part: {"iou": {"mean": value}} for part in ("overall", "clean ice", "debris-covered ice")}
+
+    found = {"channels": {"velocity": drop(0.1), "LST": drop(0.3)}, "groups": {"velocity": drop(0.1)}}
+    assert [row[0] for row in importance_table(found).rows] == ["LST", "velocity", "*velocity*"]
+    assert importance_table(found).rows[0][1] == "30.00"
+
+
+def test_the_workers_of_a_scale_do_not_change_what_it_is() -> None:
+    assert replace(CPU, workers=7).fingerprint == CPU.fingerprint
+    assert replace(CPU, patch_px=128).fingerprint != CPU.fingerprint
