@@ -257,7 +257,7 @@ def test_components_in_another_basis_are_made_anew_from_the_bands(
         ({"splits": ["train", "test"]}, {}, "none in split 'validation'"),
         ({"label": 2}, {}, "with labels 2;.*at least two"),
         ({"label": 255}, {}, "with labels of nothing"),
-        ({"altered": 9}, {}, "with labels 9"),
+        ({"altered": 9}, {}, "label"),
         ({"wrong": 0.0}, {}, "always right"),
         ({}, {"split": "valid"}, "split 'valid'.*train, validation, test, unused"),
         ({}, {"held_out": "best"}, "split 'best'"),
