@@ -81,7 +81,9 @@ def truth_of(truth: Truth, epsg: int, year: int) -> Path:
     else:
         path = truth
     if path is None or not path.is_file():
-        raise SourceError(f"truth {path or truth}", f"a raster of labels for EPSG:{epsg}", "check the path")
+        raise SourceError(
+            f"truth {path or truth} (absent)", f"a raster of labels for EPSG:{epsg}", "check the path"
+        )
     return path
 
 
