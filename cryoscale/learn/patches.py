@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cryoscale.errors import InputError, SourceError
 from cryoscale.features.channels import BANDS, MODALITIES
 from cryoscale.features.inputs import INPUTS_OF_MODALITY
-from cryoscale.learn.labels import BACKGROUND, CLEAN_ICE, DEBRIS, VEGETATION
+from cryoscale.learn.labels import BACKGROUND, CLEAN_ICE, DEBRIS, VEGETATION, WATER
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
 from cryoscale.write import store
 
@@ -35,6 +35,9 @@ SHARD_BYTES = 64_000_000
 """Stacks in a shard, uncompressed: what the writer holds, and at most what one file has."""
 
 SNOW_NDSI, SNOW_FREE_NDSI = 0.4, 0.2
+
+STEEP_FOR_WATER_DEG = 15.0
+"""Steeper ground holds no water; what an index takes for water there is mostly shade and snow."""
 
 _PLACE = {
     "row": "i4",
@@ -161,8 +164,9 @@ def quality_of(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[
     set has; ``modalities`` has the bit of each modality whose inputs at least half of its pixels have;
     ``class_pixels`` counts labels. ``doubtful`` is the share of the labelled pixels whose label and NDSI
     disagree: clean ice below 0.2, or anything but ice and water above 0.4, where snow begins (Hall et al.
-    1995, https://doi.org/10.1016/0034-4257(95)00137-P). That may be seasonal snow outside the outlines, or
-    outlines that are off: worth a look, and no reason by itself to leave a patch out.
+    1995, https://doi.org/10.1016/0034-4257(95)00137-P), and water on slopes. That may be seasonal snow or
+    shade outside the outlines, or outlines that are off: worth a look, and no reason by itself to leave a
+    patch out.
 
     Raises:
         InputError: a label that is neither a class nor 255.
@@ -183,14 +187,19 @@ def quality_of(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[
         "labelled": 1.0 - counts[NO_DATA] / y.size,
         "clear": share(BANDS),
         "modalities": sum(bits),
-        "doubtful": _doubtful(x[channels.index("NDSI")], y) if "NDSI" in channels else 0.0,
+        "doubtful": _doubtful(x, y, channels),
         "class_pixels": counts[: len(CLASS_NAMES)],
     }
 
 
-def _doubtful(ndsi: NDArray[np.float32], y: NDArray[np.uint8]) -> float:
-    ice, free = y == CLEAN_ICE, np.isin(y, (BACKGROUND, DEBRIS, VEGETATION))
-    wrong = (ice & (ndsi < SNOW_FREE_NDSI)) | (free & (ndsi > SNOW_NDSI))
+def _doubtful(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[str]) -> float:
+    wrong = np.zeros(y.shape, bool)
+    if "NDSI" in channels:
+        ndsi = x[channels.index("NDSI")]
+        ice, free = y == CLEAN_ICE, np.isin(y, (BACKGROUND, DEBRIS, VEGETATION))
+        wrong |= (ice & (ndsi < SNOW_FREE_NDSI)) | (free & (ndsi > SNOW_NDSI))
+    if "slope" in channels:
+        wrong |= (y == WATER) & (x[channels.index("slope")] > STEEP_FOR_WATER_DEG)
     return float(wrong.sum() / max((y != NO_DATA).sum(), 1))
 
 
