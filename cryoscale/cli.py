@@ -312,7 +312,7 @@ def evaluate(
 
 
 WeightsArgument = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="The weights (.safetensors).")]
-PatchesOption = Annotated[Path, typer.Option(help="The patch set.")]
+PatchesOption = Annotated[str, typer.Option(help="The patch set, a folder or fsspec URL.")]
 
 
 @app.command()
@@ -376,8 +376,11 @@ def confidence(
 ) -> None:
     """Say which sign of doubt finds a map's errors: softmax, entropy, or tiles that disagree."""
     from cryoscale.console import Console
+    from cryoscale.judge import require_finished
     from cryoscale.learn.confidence import error_prediction
+    from cryoscale.results import Run
 
+    require_finished(Run(_output(run)))
     found = error_prediction(_output(run), truth)
     if out is not None:
         found.save(out)

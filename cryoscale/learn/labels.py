@@ -33,9 +33,10 @@ BACKGROUND, CLEAN_ICE, DEBRIS, WATER, VEGETATION = range(5)
 class LabelRules:
     """The choices in the label rules.
 
-    ``ponds_on_debris`` keeps supraglacial ponds as water. ``max_water_slope_deg`` leaves steeper ground to the
-    other rules, whatever its NDWI: shade and snow reach the threshold too. Pixels within ``rim_px`` of the edge of the ice, or
-    of the debris, get no label: outlines are a pixel or two off, and those pixels are mixed.
+    ``ponds_on_debris`` keeps supraglacial ponds as water. ``max_water_slope_deg`` leaves steeper ground to
+    the other rules, whatever its NDWI: shade and snow reach the threshold too. Pixels within ``rim_px`` of
+    the edge of the ice, or of the debris, get no label: outlines are a pixel or two off, and those pixels
+    are mixed.
     """
 
     ndwi_water: float = 0.17

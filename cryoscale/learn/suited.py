@@ -29,7 +29,7 @@ class SuitedPatches:
         WeightsError: if the weights are for other classes.
     """
 
-    def __init__(self, path: Path, card: Card) -> None:
+    def __init__(self, path: str | Path, card: Card) -> None:
         self.path, self.classes = path, len(card.classes)
         refuse_other_classes(card.classes)
         self.patches = Patches.open(path)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -174,3 +175,31 @@ model: {{weights: {path}}}
     )
     with pytest.raises(InputError, match="class 0 is vegetation"):
         _model_record(load_config(tmp_path / "run.yaml"))
+
+
+def test_a_patch_set_may_be_named_by_its_address_wherever_one_is_asked_for(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A URL went through a path, which takes one of its slashes away."""
+    from cryoscale import cli
+    from cryoscale.learn.recipe import load_config
+
+    remote = fsspec.filesystem("memory")
+    remote.put(str(sound / "patches.zarr"), "/altered/p.zarr", recursive=True)
+    (tmp_path / "r.yaml").write_text(
+        "{name: a, patches: 'memory://altered/p.zarr', model: {name: toy-plain}, epochs: 1, batch: 4}"
+    )
+    config = load_config(tmp_path / "r.yaml")
+    assert config.patches == "memory://altered/p.zarr"
+    here = weights.read_card(sound / "toy.safetensors")
+    there = train(
+        config.model_copy(update={"seed": 3, "learning_rate": 1e-2}), out=tmp_path / "r.safetensors"
+    )
+    assert there.sha256 == here.sha256
+    for command in ("importance", "calibrate"):
+        split = ["--split", "validation"]
+        arguments = [str(sound / "toy.safetensors"), "--patches", "memory://altered/p.zarr", *split]
+        monkeypatch.setattr("sys.argv", ["cryoscale", command, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0

@@ -198,9 +198,8 @@ def test_the_predictor_carries_the_curve_and_the_manifest_its_digest(
         None,
         (card.calibration.confidence, card.calibration.accuracy),
     )
-    assert plain.describe()["calibration"] is None
     assert plain.describe()["sha256"] == new.describe()["sha256"]
-    assert len(new.describe()["calibration"]) == 64
+    assert plain.describe()["card"] != new.describe()["card"]
 
 
 def test_the_card_can_be_replaced_where_it_lies_and_a_failure_leaves_the_old_one(
@@ -252,7 +251,6 @@ def test_components_in_another_basis_are_made_anew_from_the_bands(
         ({"splits": ["train", "test"]}, {}, "none in split 'validation'"),
         ({"label": 2}, {}, "with labels 2;.*at least two"),
         ({"label": 255}, {}, "with labels of nothing"),
-        ({"label": 9}, {}, "with labels 9"),
         ({"wrong": 0.0}, {}, "always right"),
         ({}, {"split": "valid"}, "split 'valid'.*train, validation, test, unused"),
         ({}, {"held_out": "best"}, "split 'best'"),
