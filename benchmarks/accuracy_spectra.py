@@ -30,7 +30,8 @@ from cryoscale.features.spectral import INDEX_BANDS, normalized_difference, proj
 from cryoscale.learn.forest import grow
 from cryoscale.models.bandratio import BandRatio
 from cryoscale.models.forest import RandomForest
-from cryoscale.models.loading import PredictsTiles, load_predictor
+from cryoscale.models.loading import load_predictor
+from cryoscale.models.protocol import PredictsTiles
 
 KINDS = {1: "snow", 2: "shadowed snow", 3: "ice", 4: "rock", 5: "water"}
 SNOW_OR_ICE, ROCK, WATER = (1, 2, 3), 4, 5

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from cryoscale.grid import Window
 from cryoscale.read.assets import BANDS
-from cryoscale.read.cube import asset_spec, open_cube, read_asset
+from cryoscale.read.band import asset_spec, read_asset
+from cryoscale.read.cube import open_cube
 from cryoscale.read.inputs import READ_THREADS
 from cryoscale.read.raster import GDAL_OPTIONS, FileSource
 from cryoscale.read.sample import Lattice, fetch, resample

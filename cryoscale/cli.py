@@ -331,12 +331,16 @@ def importance(
     from cryoscale.console import Console
     from cryoscale.learn.importance import Permuting
     from cryoscale.learn.importance import importance as measure
-    from cryoscale.learn.importance_chart import LEADING
+    from cryoscale.learn.importance_report import LEADING, save
 
     how = Permuting(repeats, seed, by)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be is told before the work
     with Console(quiet=json_) as console:
         progress = console.counting("permutations")
-        found = measure(weights, patches, split=split, limit=limit, how=how, out=out, progress=progress)
+        found = measure(weights, patches, split=split, limit=limit, how=how, progress=progress)
+    if out is not None:
+        save(found, out)
     if json_:
         _print_json(found.to_dict())
     else:
@@ -378,12 +382,13 @@ def confidence(
     from cryoscale.console import Console
     from cryoscale.judge import require_finished
     from cryoscale.learn.confidence import error_prediction
+    from cryoscale.learn.confidence_report import save
     from cryoscale.results import Run
 
     require_finished(Run(_output(run)))
     found = error_prediction(_output(run), truth)
     if out is not None:
-        found.save(out)
+        save(found, out)
     if json_:
         _print_json(found.to_dict())
     else:

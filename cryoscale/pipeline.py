@@ -28,6 +28,7 @@ from cryoscale.featurise import fit_run_basis
 from cryoscale.finish import finish
 from cryoscale.ledger import Ledger
 from cryoscale.models import loading
+from cryoscale.models.protocol import PredictsTiles
 from cryoscale.models.weights import refuse_other_classes
 from cryoscale.plan import (
     Items,
@@ -235,7 +236,7 @@ def _model_record(settings: Settings) -> dict[str, Any]:
     }
 
 
-def confidence_layer(kind: str, predictor: loading.PredictsTiles) -> str:
+def confidence_layer(kind: str, predictor: PredictsTiles) -> str:
     """What the map's layer ``confidence`` holds, in words."""
     if kind == "max":
         return "probability of the most probable class"

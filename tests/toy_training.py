@@ -6,10 +6,12 @@ architectures, so that processes of their own can train them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -80,10 +82,19 @@ class Located(nn.Module):
         return self.head(location)[:, :, None, None].expand(-1, -1, *x.shape[2:])
 
 
-def register() -> None:
-    """Adds the toy networks to those that a recipe can name."""
-    for name, network in (("toy-plain", Plain), ("toy-normed", Normed), ("toy-located", Located)):
-        weights.ARCHITECTURES[name] = f"tests.toy_training:{network.__name__}"
+TOYS = {
+    name: f"tests.toy_training:{network.__name__}"
+    for name, network in (("toy-plain", Plain), ("toy-normed", Normed), ("toy-located", Located))
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy_networks() -> Iterator[None]:
+    """In a module that imports this, a recipe can name the toy networks; elsewhere nobody knows of them."""
+    weights.ARCHITECTURES.update(TOYS)
+    yield
+    for name in TOYS:
+        del weights.ARCHITECTURES[name]
 
 
 def make_patches(
@@ -122,10 +133,9 @@ def recipe(patches: Path, **changes: Any) -> TrainConfig:
     return TrainConfig(**{name: value for name, value in given.items() if value is not None})
 
 
-register()
-
 if __name__ == "__main__":
     from cryoscale.cli import main
 
+    weights.ARCHITECTURES.update(TOYS)
     torch.set_num_threads(1)
     main()

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from benchmarks.accuracy.jobs import JobError, do, run_all
 from benchmarks.accuracy.plan import plan
-from benchmarks.accuracy.record import append, line, machine
+from benchmarks.accuracy.record import line, machine
 from benchmarks.accuracy.scales import MODELS, SCALES, Scale, scale_named
 from benchmarks.accuracy.steps import Bench
 from benchmarks.accuracy.tables import page, save
+from benchmarks.record import RESULTS, append
 from cryoscale.errors import CryoscaleError, InputError, OutputError
-
-RESULTS = Path(__file__).parents[1] / "results" / "accuracy.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", default=None, metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument("--workers", type=int, help="jobs at once, each a process; 0: all in this one")
     parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="JSON lines that the record is added to"
+        "--results",
+        type=Path,
+        default=RESULTS / "accuracy.jsonl",
+        help="JSON lines that the record is added to",
     )
     parser.add_argument("--job", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -54,8 +56,9 @@ def run(given: argparse.Namespace) -> int:
     began = time.perf_counter()
     run_all(jobs, out, workers=workers, command=command, tell=lambda text: print(text, flush=True))
     record = line(bench, jobs, time.perf_counter() - began)
+    results = record["results"]
     on = ", ".join(f"{key} {value}" for key, value in machine().items() if value is not None)
-    text = f"Measured at {record['commit']} in {record['wall_s']} s on: {on}."
+    text = f"Measured at {results['commit']} in {results['wall_s']} s on: {on}."
     print(page(bench, text))
     print(f"written to {save(bench, text)}")
     append(given.results, record)

@@ -179,6 +179,7 @@ class Bench:
     def importance(self, name: str) -> dict[str, Any]:
         """Permutation importance on the test patches, with its chart."""
         from cryoscale.learn.importance import Permuting, importance
+        from cryoscale.learn.importance_report import save
 
         repeats, limit = self.scale.importance
         found = importance(
@@ -186,8 +187,8 @@ class Bench:
             self.patches("blocked"),
             limit=limit,
             how=Permuting(repeats=repeats),
-            out=self.out / "importance",
         )
+        save(found, self.out / "importance")
         return found.to_dict()
 
     # --- maps ---------------------------------------------------------------------------------------

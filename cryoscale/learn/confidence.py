@@ -6,7 +6,6 @@ are counted by their values, and every figure is exact whatever the size of the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from cryoscale.learn.reliability import RELIABILITY_BINS, Reliability
 from cryoscale.learn.scan import groups, parts_of
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
 from cryoscale.learn.truth import Truth, truth_of
-from cryoscale.write.store import put
 
 SIGNALS = ("softmax", "entropy", "layer")
 """The winner's probability, 1 - normalised entropy of the stored probabilities, the layer ``confidence``."""
@@ -150,14 +148,6 @@ class ErrorPrediction:
                 if self.counts[0, :, number].any()
             },
         }
-
-    def save(self, folder: Path) -> None:
-        """Writes ``confidence.json`` and ``confidence.png`` (risk-coverage curves) into a folder."""
-        from cryoscale.learn.confidence_chart import chart
-
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-        put(folder / "confidence.json", text.encode())
-        put(folder / "confidence.png", chart(self))
 
 
 def learnt_ranking(pixels: NDArray[np.int64], errors: NDArray[np.int64]) -> Ranking | None:

@@ -16,7 +16,6 @@ away, and the others stand in for it. The groups show what the single bars hide.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,6 @@ from cryoscale.errors import InputError, SourceError
 from cryoscale.features.channels import BANDS
 from cryoscale.learn.scores import CLASS_NAMES, confusion_matrix
 from cryoscale.learn.suited import SuitedPatches
-from cryoscale.write.store import put
 
 Progress = Callable[[int, int], None]
 Ask = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
@@ -304,7 +302,6 @@ def importance(
     split: str = "test",
     limit: int | None = None,
     how: Permuting = Permuting(),
-    out: Path | None = None,
     progress: Progress | None = None,
 ) -> Importance:
     """Importance of the channels of the weights ``path`` on a split of a patch set.
@@ -315,14 +312,12 @@ def importance(
         split: which of its patches.
         limit: at most so many of them, drawn by the seed.
         how: repeats, seed, what is exchanged, and how much is held in memory.
-        out: folder for ``importance.json`` and ``importance.png``; None writes nothing.
         progress: called with permutations done and their number.
 
     Raises:
         WeightsError: if the weights cannot be used.
         SourceError: if the patches do not fit the weights, or are fewer than two.
     """
-    from cryoscale.learn.importance_chart import chart
     from cryoscale.models import weights
     from cryoscale.models.predictor import Predictor
 
@@ -333,8 +328,6 @@ def importance(
     if len(indices) < 2:
         given = f"{len(indices)} patch of split {split!r} of {patch_set}"
         raise SourceError(given, "two or more to exchange channels between", "take more patches")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
     model, card = weights.load(path)
     predictor = Predictor(model, card, precision="fp32")
     found = permutation_importance(
@@ -345,17 +338,5 @@ def importance(
         how=how,
         progress=progress,
     )
-    found = replace(
-        found,
-        settings={
-            "weights": card.sha256,
-            "architecture": card.architecture,
-            "split": split,
-            **found.settings,
-        },
-    )
-    if out is not None:
-        text = json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n"
-        put(out / "importance.json", text.encode())
-        put(out / "importance.png", chart(found))
-    return found
+    told = {"weights": card.sha256, "architecture": card.architecture, "split": split}
+    return replace(found, settings={**told, **found.settings})

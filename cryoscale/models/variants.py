@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from cryoscale.models.loading import PredictsTiles
+    from cryoscale.models.protocol import PredictsTiles
 
 _WORD = 1 << 32
 

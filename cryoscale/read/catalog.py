@@ -16,7 +16,7 @@ from shapely.geometry import box, shape
 
 from cryoscale.errors import CatalogUnavailableError, RegionError, SourceError
 from cryoscale.read.assets import address, default_sign
-from cryoscale.read.cube import in_order
+from cryoscale.read.band import in_order
 from cryoscale.read.http import Patience
 from cryoscale.read.signing import SIGN_FIELD
 from cryoscale.read.snapshot import digest, freeze, read_items, thaw

@@ -12,9 +12,9 @@ import xarray as xr
 from cryoscale.errors import AssetReadError
 from cryoscale.read import http
 from cryoscale.read.assets import BANDS, QA_HIDDEN_BITS
+from cryoscale.read.band import asset_spec, in_order, named, without_fill
 from cryoscale.read.choice import Choice
 from cryoscale.read.composite import masked_median
-from cryoscale.read.cube import asset_spec, in_order, named, without_fill
 from cryoscale.read.optical import read_optical
 from cryoscale.read.phase import phase_of, phasor_of
 from cryoscale.read.raster import UnreadableError, open_raster, public

@@ -8,9 +8,9 @@ import numpy as np
 
 from cryoscale.errors import CryoscaleError
 from cryoscale.read.assets import S2_BANDS, asset_of
+from cryoscale.read.band import asset_spec, footprint_deg, in_order, read_asset, when
 from cryoscale.read.choice import CHOICE_BANDS, REACH_PX, Choice, choose, sample_codes
 from cryoscale.read.composite import Composer, clear_mask, scene_order
-from cryoscale.read.cube import asset_spec, footprint_deg, in_order, read_asset, when
 from cryoscale.read.raster import UnreadableError
 from cryoscale.read.session import Planes, Session, bounds_deg, cause_of, touches
 

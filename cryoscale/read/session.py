@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cryoscale.errors import AssetReadError, CryoscaleError
 from cryoscale.grid import transformer
-from cryoscale.read.cube import AssetSpec, asset_spec, footprint_deg, load_planes, read_asset
+from cryoscale.read.band import AssetSpec, asset_spec, footprint_deg, read_asset
+from cryoscale.read.cube import load_planes
 from cryoscale.read.raster import UnreadableError
 
 if TYPE_CHECKING:

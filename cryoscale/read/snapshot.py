@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pystac import Item
 
 from cryoscale.errors import IntegrityError, SourceError
-from cryoscale.read.cube import when
+from cryoscale.read.band import when
 from cryoscale.read.geoparquet import columns, features
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ import xarray as xr
 from cryoscale.errors import ConfigError
 from cryoscale.grid import transformer
 from cryoscale.read.assets import Encoding
-from cryoscale.read.cube import AssetSpec, SpecReader, Tally, asset_spec, footprint_deg, is_complex, when
+from cryoscale.read.band import AssetSpec, asset_spec, footprint_deg, when
+from cryoscale.read.odcgraph import SpecReader, Tally, is_complex
 from cryoscale.read.sample import crs_name
 
 if TYPE_CHECKING:

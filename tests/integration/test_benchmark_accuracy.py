@@ -44,10 +44,12 @@ def test_every_job_is_done_once_and_the_page_and_the_record_say_that_all_is_simu
     assert before == {job.name: done_path(made.out, job.name).stat().st_mtime_ns for job in jobs}
     records = [json.loads(row) for row in results.read_text().splitlines()]
     assert len(records) == 2
-    assert records[0]["tables"] == records[1]["tables"]
-    assert records[0]["simulated"] is True
-    assert set(records[0]["seconds"]) == set(before)
-    assert records[0]["machine"]["torch"]
+    first, second = (record["results"] for record in records)
+    assert first["tables"] == second["tables"]
+    assert first["simulated"] is True
+    assert set(first["seconds"]) == set(before)
+    assert records[0]["versions"]["torch"]
+    assert records[0]["sizes"]["name"] == "tiny"
     page = (made.out / "tables.md").read_text()
     assert "Everything here is simulated" in page
     for heading in ("Table I", "Table II", "Table III", "Table V", "Table of costs", "Table of importance"):

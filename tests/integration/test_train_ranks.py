@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from cryoscale.errors import ConfigError
 from cryoscale.learn.train import train
 from cryoscale.models import weights
-from tests.toy_training import make_patches, recipe
+from tests.toy_training import make_patches, recipe, toy_networks  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 

@@ -21,7 +21,7 @@ from cryoscale.learn.train import train
 from cryoscale.models import weights
 from cryoscale.models.bandratio import CLASSES
 from cryoscale.pipeline import _model_record
-from tests.toy_training import make_patches, recipe
+from tests.toy_training import make_patches, recipe, toy_networks  # noqa: F401
 
 
 @pytest.fixture(scope="module")

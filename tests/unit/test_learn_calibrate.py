@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zarr
 from sklearn.isotonic import IsotonicRegression
 
 from cryoscale.errors import SourceError, WeightsError
@@ -146,6 +147,8 @@ def write_patches(path: Path, net: Path, **changes: Any) -> Path:
         writer.add(x[: len(channels)], y, place)
     pca = {"mean": [0.3] * 12, "components": np.eye(3, 12)[changes.get("rotate", [0, 1, 2])].tolist()}
     writer.finish(pca=pca, split="by hand", source={})
+    if "altered" in changes:  # by somebody else: the writer takes no such label
+        zarr.open_array(path / "y", mode="r+")[:] = changes["altered"]
     return path
 
 
@@ -200,6 +203,9 @@ def test_the_predictor_carries_the_curve_and_the_manifest_its_digest(
     )
     assert plain.describe()["sha256"] == new.describe()["sha256"]
     assert plain.describe()["card"] != new.describe()["card"]
+    # words about the weights are no part of what they answer
+    reworded = weights.read_card(net).model_copy(update={"licence": "another", "metrics": {"a": 1}})
+    assert weights.serving_digest(reworded) == plain.describe()["card"]
 
 
 def test_the_card_can_be_replaced_where_it_lies_and_a_failure_leaves_the_old_one(
@@ -251,6 +257,7 @@ def test_components_in_another_basis_are_made_anew_from_the_bands(
         ({"splits": ["train", "test"]}, {}, "none in split 'validation'"),
         ({"label": 2}, {}, "with labels 2;.*at least two"),
         ({"label": 255}, {}, "with labels of nothing"),
+        ({"altered": 9}, {}, "label"),
         ({"wrong": 0.0}, {}, "always right"),
         ({}, {"split": "valid"}, "split 'valid'.*train, validation, test, unused"),
         ({}, {"held_out": "best"}, "split 'best'"),

@@ -16,6 +16,7 @@ from cryoscale.errors import SourceError
 from cryoscale.grid import Block, Window
 from cryoscale.infer.encode import encode
 from cryoscale.learn.confidence import HALF_PX, error_prediction, learnt_ranking
+from cryoscale.learn.confidence_report import save
 from cryoscale.write import mosaic
 
 BLOCK = Block(32645, -1210, 190, 256)
@@ -175,7 +176,7 @@ def test_the_halves_are_a_chequerboard_of_the_world(case) -> None:
 
 
 def test_json_and_picture_are_written(case, tmp_path: Path) -> None:
-    case[2].save(tmp_path / "new")
+    save(case[2], tmp_path / "new")
     written = json.loads((tmp_path / "new" / "confidence.json").read_text())
     assert written == case[2].to_dict()
     assert (tmp_path / "new" / "confidence.png").read_bytes()[:4] == b"\x89PNG"
@@ -186,7 +187,7 @@ def test_a_map_without_errors_has_nothing_to_rank(tmp_path: Path) -> None:
     layers, _ = noisy_map()
     found = error_prediction(*publish(tmp_path, layers, layers["label"]))
     assert "nothing to rank" in found.verdict
-    found.save(tmp_path / "out")
+    save(found, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "confidence.json").read_text())["errors"] == 0
 
 

@@ -14,7 +14,7 @@ from cryoscale.errors import ConfigError, WeightsError
 from cryoscale.learn.recipe import load_config
 from cryoscale.learn.train import train
 from cryoscale.models import weights
-from tests.toy_training import PCA, SMALL, make_patches, recipe
+from tests.toy_training import PCA, SMALL, make_patches, recipe, toy_networks  # noqa: F401
 
 ALLOWED = {"allow_absent": ["water", "vegetation"]}
 CALM = {"flips": False, "drop": {}, "drop_together": 0.0}

@@ -13,7 +13,7 @@ from cryoscale.errors import ConfigError
 from cryoscale.learn.train import train
 from cryoscale.models import weights
 from cryoscale.models.predictor import Predictor
-from tests.toy_training import SMALL, make_patches, recipe
+from tests.toy_training import SMALL, make_patches, recipe, toy_networks  # noqa: F401
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "cryonet": SMALL,

@@ -21,7 +21,7 @@ from cryoscale.learn.progress import line
 from cryoscale.learn.recipe import LossConfig, TrainConfig, load_config
 from cryoscale.learn.scores import CLASS_NAMES
 from cryoscale.learn.train import train
-from tests.toy_training import PCA, make_patches, recipe
+from tests.toy_training import PCA, make_patches, recipe, toy_networks  # noqa: F401
 
 HERE = Path(cryoscale.learn.__file__).parent
 

@@ -20,7 +20,7 @@ from cryoscale.learn.recipe import TrainConfig, load_config
 from cryoscale.learn.train import train, train_from_config
 from cryoscale.models import weights
 from cryoscale.models.predictor import Predictor
-from tests.toy_training import make_patches, recipe
+from tests.toy_training import make_patches, recipe, toy_networks  # noqa: F401
 
 SMALL = {"encoder": "resnet10w16", "decoder_channels": [16, 16, 16, 16, 16]}
 PCA = {"mean": [0.1] * 12, "components": np.eye(3, 12).tolist()}

@@ -1,14 +1,18 @@
-"""The picture of error prediction: risk-coverage curves of every sign of doubt."""
+"""Error prediction on disk: figures, and a picture of the risk-coverage curve of every sign of doubt."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from cryoscale.write.store import put
 
 if TYPE_CHECKING:
     from cryoscale.learn.confidence import ErrorPrediction
@@ -24,6 +28,13 @@ _STYLES = {
     "entropy x agreement": ("#3f9c6b", "--"),
     "softmax + agreement, learnt": ("#c2185b", "-."),
 }
+
+
+def save(found: ErrorPrediction, folder: Path) -> None:
+    """Writes ``confidence.json`` and ``confidence.png`` (risk-coverage curves) into a folder."""
+    text = json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n"
+    put(folder / "confidence.json", text.encode())
+    put(folder / "confidence.png", chart(found))
 
 
 def chart(found: ErrorPrediction) -> bytes:

@@ -1,14 +1,18 @@
-"""The picture of channel importance: the leading channels, overall and of both kinds of ice, and groups."""
+"""Channel importance on disk: figures, and a picture of the leading channels and of groups of them."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from cryoscale.write.store import put
 
 if TYPE_CHECKING:
     from cryoscale.learn.importance import Drop, Importance
@@ -22,6 +26,13 @@ _PARTS = {
     "clean ice": ("Clean ice", "IoU", "recall"),
     "debris-covered ice": ("Debris-covered ice", "IoU", "recall"),
 }
+
+
+def save(found: Importance, folder: Path) -> None:
+    """Writes ``importance.json`` and ``importance.png`` into a folder."""
+    text = json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n"
+    put(folder / "importance.json", text.encode())
+    put(folder / "importance.png", chart(found))
 
 
 def chart(found: Importance) -> bytes:

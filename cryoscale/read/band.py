@@ -1,0 +1,122 @@
+"""One band of one scene, read onto a grid in physical units."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cryoscale.errors import AssetReadError
+from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding
+from cryoscale.read.raster import UnreadableError, open_raster
+from cryoscale.read.sample import ArraySource, fetch, resample
+from cryoscale.read.signing import sign_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+    from odc.geo.geobox import GeoBox
+    from pystac import Item
+
+FOOTPRINT_COLLAR_DEG = 0.1
+"""How far around an item's bbox its pixels are looked for: published footprints are rounded inwards."""
+
+
+@dataclass(frozen=True)
+class AssetSpec:
+    """All that is needed to read one band of one item: address, encoding, signing."""
+
+    item_id: str
+    band: str
+    href: str
+    encoding: Encoding
+    sign: str | None
+
+
+def asset_spec(item: Item, band: str, sign: str | None = None) -> AssetSpec | None:
+    """How to read ``band`` of ``item``, or None where the item does not have it."""
+    asset = asset_of(item, band)
+    if asset is None:
+        return None
+    return AssetSpec(item.id, band, address(asset), encoding(item, band), sign_of(item, sign))
+
+
+def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, int]:
+    """One band on ``geobox``, (y, x) in physical units with NaN for no data, and the bytes read.
+
+    None where the file lies beside the grid.
+
+    Raises:
+        UnreadableError: if the file is absent or broken.
+        AssetReadError: if it is out of reach for now.
+    """
+    with named(spec), open_raster(spec.href, spec.encoding.nodata, spec.sign) as source:
+        part = fetch(source, geobox)
+        size = source.bytes_read
+    if part is None:
+        return None, size
+    values = resample(without_fill(part, spec.band), geobox, BANDS[spec.band].resampling)
+    if values is not None and (spec.encoding.scale, spec.encoding.offset) != (1.0, 0.0):
+        # in float64, so that the rounding to float32 happens once; in place, since several bands are read
+        exact = values.astype(np.float64)
+        exact *= spec.encoding.scale
+        exact += spec.encoding.offset
+        values = exact.astype(np.float32)
+    return values, size
+
+
+def without_fill(part: ArraySource, band: str) -> ArraySource:
+    """``part`` with NaN where it holds what processors of ``band`` fill with."""
+    fill = BANDS[band].fill
+    if fill is None:
+        return part
+    return ArraySource(
+        part.lattice, np.where(part.values == fill, part.values.dtype.type(np.nan), part.values)
+    )
+
+
+@contextmanager
+def named(spec: AssetSpec) -> Iterator[None]:
+    """Errors of reading that say which band, and for those that end a block which item, they are about."""
+    try:
+        yield
+    except UnreadableError as error:
+        raise UnreadableError(f"{spec.band}: {error}") from error
+    except AssetReadError as error:
+        raise type(error)(f"{spec.item_id} {spec.band}: {error}") from error
+
+
+def in_order(items: Iterable[Item]) -> list[Item]:
+    """Items by time, then id: the one order of scenes everywhere, whatever order a catalogue has."""
+    return sorted(items, key=lambda item: (when(item), item.id))
+
+
+def when(item: Item) -> datetime:
+    """The instant of an item, or the start of its interval; the epoch where it gives neither."""
+    moment = item.datetime or item.common_metadata.start_datetime or datetime.fromtimestamp(0, UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def footprint_deg(item: Item) -> tuple[float, float, float, float]:
+    """West, south, east, north of an item with a collar; the globe where it gives none.
+
+    Over the antimeridian longitudes go on beyond 180.
+    """
+    box = item.bbox or []
+    if len(box) == 6:
+        box = [box[0], box[1], box[3], box[4]]
+    if len(box) != 4:
+        return -180.0, -90.0, 180.0, 90.0
+    west, south, east, north = (float(side) for side in box)
+    east = east + 360.0 if west > east else east
+    collar_x = FOOTPRINT_COLLAR_DEG / max(np.cos(np.radians(max(abs(south), abs(north)))), 0.02)
+    return (
+        west - collar_x,
+        max(south - FOOTPRINT_COLLAR_DEG, -90.0),
+        east + collar_x,
+        min(north + FOOTPRINT_COLLAR_DEG, 90.0),
+    )
