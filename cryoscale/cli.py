@@ -192,6 +192,9 @@ def samples(
     stride: Annotated[int, typer.Option(help="Distance between patches, pixels.")] = 128,
     min_labelled: Annotated[float, typer.Option(help="Least share of labelled pixels in a patch.")] = 0.2,
     rim_px: Annotated[float, typer.Option(help="Do not learn this close to outlines, pixels.")] = 0.0,
+    max_water_slope_deg: Annotated[
+        float | None, typer.Option(help="No water on steeper ground, e.g. 15; default: the published rule.")
+    ] = None,
     split: Annotated[
         str, typer.Option(help="blocked, random (the paper's; leaks) or leave-one-out.")
     ] = "blocked",
@@ -227,6 +230,7 @@ def samples(
         "stride_px": stride,
         "min_labelled": min_labelled,
         "rim_px": rim_px,
+        "max_water_slope_deg": max_water_slope_deg,
         "split": split,
         "held_out": held_out or (),
         "fraction": fraction,
@@ -308,7 +312,7 @@ def evaluate(
 
 
 WeightsArgument = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="The weights (.safetensors).")]
-PatchesOption = Annotated[Path, typer.Option(help="The patch set.")]
+PatchesOption = Annotated[str, typer.Option(help="The patch set, a folder or fsspec URL.")]
 
 
 @app.command()
@@ -376,9 +380,12 @@ def confidence(
 ) -> None:
     """Say which sign of doubt finds a map's errors: softmax, entropy, or tiles that disagree."""
     from cryoscale.console import Console
+    from cryoscale.judge import require_finished
     from cryoscale.learn.confidence import error_prediction
     from cryoscale.learn.confidence_report import save
+    from cryoscale.results import Run
 
+    require_finished(Run(_output(run)))
     found = error_prediction(_output(run), truth)
     if out is not None:
         save(found, out)

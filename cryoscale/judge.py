@@ -124,9 +124,9 @@ def judge(
     return judgement
 
 
-def _about(run: Run) -> dict[str, Any]:
-    """What the run is; refuses one that has not come to its end."""
-    manifest, status = run.manifest, run.status()
+def require_finished(run: Run) -> None:
+    """Raises SourceError where blocks of a run are neither done nor set aside."""
+    status = run.status()
     open_blocks = status.total - status.done - len(status.set_aside)
     if open_blocks > 0 or not status.done:
         raise SourceError(
@@ -134,6 +134,12 @@ def _about(run: Run) -> dict[str, Any]:
             "a finished run",
             "complete it first: the same cryoscale run command goes on where it stopped",
         )
+
+
+def _about(run: Run) -> dict[str, Any]:
+    """What the run is; refuses one that has not come to its end."""
+    require_finished(run)
+    manifest, status = run.manifest, run.status()
     return {
         "run": manifest["name"],
         "model": manifest["model"]["name"],

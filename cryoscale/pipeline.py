@@ -29,6 +29,7 @@ from cryoscale.finish import finish
 from cryoscale.ledger import Ledger
 from cryoscale.models import loading
 from cryoscale.models.protocol import PredictsTiles
+from cryoscale.models.weights import refuse_other_classes
 from cryoscale.plan import (
     Items,
     block_aligned,
@@ -218,6 +219,7 @@ def _model_record(settings: Settings) -> dict[str, Any]:
             "channels of the 30-channel stack",
             "take weights made for these channels",
         )
+    refuse_other_classes(predictor.classes)
     described = predictor.describe()
     return {
         **described,

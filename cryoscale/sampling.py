@@ -100,7 +100,8 @@ def _finish(
     writer.reassign(np.arange(len(writer)), splits)
     require_learnable(splits, writer.column("class_pixels"), rule)
     told = config.model_dump(mode="json", include={"patch_px", "stride_px", "min_labelled", "rim_px"})
-    rules = {"ndwi_water": labels.rules.ndwi_water, "ndvi_vegetation": labels.rules.ndvi_vegetation}
+    names = ("ndwi_water", "ndvi_vegetation", "max_water_slope_deg")
+    rules = {name: getattr(labels.rules, name) for name in names}
     return writer.finish(
         pca=basis[0].to_dict(),
         split=rule.describe(config.held_out),

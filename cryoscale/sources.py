@@ -68,6 +68,7 @@ class LabelSource:
                 debris=self.debris.in_zone(epsg),
                 ndwi=stack[CHANNELS.index("NDWI")],
                 ndvi=stack[CHANNELS.index("NDVI")],
+                slope_deg=stack[CHANNELS.index("slope")],
                 corrections=self.corrections.in_zone(epsg) if self.corrections else None,
                 rules=self.rules,
             )
@@ -118,7 +119,7 @@ def label_source(config: SampleConfig, regions: Sequence[MappedRegion]) -> Label
         InputError: outlines or rasters that cannot serve.
     """
     shapes = [region.context.region for region in regions]
-    rules = LabelRules(rim_px=config.rim_px)
+    rules = LabelRules(rim_px=config.rim_px, max_water_slope_deg=config.max_water_slope_deg)
     corrections = None
     if config.corrections:
         corrections = read_outlines(config.corrections, "corrections", shapes, anywhere=True)

@@ -162,7 +162,7 @@ def draw(
 
 def calibrate(
     path: Path,
-    patch_set: Path,
+    patch_set: str | Path,
     *,
     split: str = "validation",
     held_out: str = "test",

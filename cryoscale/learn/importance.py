@@ -297,7 +297,7 @@ def _finite(value: Any) -> float | None:
 
 def importance(
     path: Path,
-    patch_set: Path,
+    patch_set: str | Path,
     *,
     split: str = "test",
     limit: int | None = None,

@@ -33,13 +33,16 @@ BACKGROUND, CLEAN_ICE, DEBRIS, WATER, VEGETATION = range(5)
 class LabelRules:
     """The choices in the label rules.
 
-    ``ponds_on_debris`` keeps supraglacial ponds as water. Pixels within ``rim_px`` of the edge of the ice, or
-    of the debris, get no label: outlines are a pixel or two off, and those pixels are mixed.
+    ``ponds_on_debris`` keeps supraglacial ponds as water. ``max_water_slope_deg`` leaves steeper ground to
+    the other rules, whatever its NDWI: shade and snow reach the threshold too. Pixels within ``rim_px`` of
+    the edge of the ice, or of the debris, get no label: outlines are a pixel or two off, and those pixels
+    are mixed.
     """
 
     ndwi_water: float = 0.17
     ndvi_vegetation: float = 0.3
     ponds_on_debris: bool = True
+    max_water_slope_deg: float | None = None
     rim_px: float = 0.0
 
 
@@ -50,6 +53,7 @@ def label_window(
     debris: GeoDataFrame,
     ndwi: NDArray[np.float32],
     ndvi: NDArray[np.float32],
+    slope_deg: NDArray[np.float32] | None = None,
     corrections: GeoDataFrame | None = None,
     rules: LabelRules | None = None,
 ) -> NDArray[np.uint8]:
@@ -62,6 +66,7 @@ def label_window(
             outside the glacier outlines counts as debris-covered ice too.
         ndwi: (y, x) on the window; NaN = no data.
         ndvi: (y, x) on the window; NaN = no data.
+        slope_deg: (y, x) on the window, where the rules ask for it; NaN = not known, taken for flat.
         corrections: polygons with a column ``class`` (a label, 255 for "not to be learnt", or a class
             name) that win over all rules, later rows over earlier ones.
         rules: other thresholds, and the rim.
@@ -84,10 +89,13 @@ def label_window(
     debris_around = _burn(debris, "debris outlines", outer)
     ice_around = _burn(glaciers, "glacier outlines", outer) | debris_around
     is_debris, is_ice = (mask[window.slices_in(outer)] for mask in (debris_around, ice_around))
+    wet = ndwi > rules.ndwi_water
+    if rules.max_water_slope_deg is not None and slope_deg is not None:
+        wet &= ~(slope_deg > rules.max_water_slope_deg)
     labels = np.full(window.shape, BACKGROUND, np.uint8)
     labels[ndvi > rules.ndvi_vegetation] = VEGETATION
-    labels[ndwi > rules.ndwi_water] = WATER
-    labels[is_debris & ~(rules.ponds_on_debris & (ndwi > rules.ndwi_water))] = DEBRIS
+    labels[wet] = WATER
+    labels[is_debris & ~(rules.ponds_on_debris & wet)] = DEBRIS
     labels[is_ice & ~is_debris] = CLEAN_ICE
     if margin:
         rim = _rim(ice_around, rules.rim_px) | _rim(debris_around, rules.rim_px)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cryoscale.errors import InputError, SourceError
 from cryoscale.features.channels import BANDS, MODALITIES
 from cryoscale.features.inputs import INPUTS_OF_MODALITY
-from cryoscale.learn.labels import BACKGROUND, CLEAN_ICE, DEBRIS, VEGETATION
+from cryoscale.learn.labels import BACKGROUND, CLEAN_ICE, DEBRIS, VEGETATION, WATER
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
 from cryoscale.write import store
 
@@ -35,6 +35,9 @@ SHARD_BYTES = 64_000_000
 """Stacks in a shard, uncompressed: what the writer holds, and at most what one file has."""
 
 SNOW_NDSI, SNOW_FREE_NDSI = 0.4, 0.2
+
+STEEP_FOR_WATER_DEG = 15.0
+"""Steeper ground holds no water; what an index takes for water there is mostly shade and snow."""
 
 _PLACE = {
     "row": "i4",
@@ -161,8 +164,9 @@ def quality_of(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[
     set has; ``modalities`` has the bit of each modality whose inputs at least half of its pixels have;
     ``class_pixels`` counts labels. ``doubtful`` is the share of the labelled pixels whose label and NDSI
     disagree: clean ice below 0.2, or anything but ice and water above 0.4, where snow begins (Hall et al.
-    1995, https://doi.org/10.1016/0034-4257(95)00137-P). That may be seasonal snow outside the outlines, or
-    outlines that are off: worth a look, and no reason by itself to leave a patch out.
+    1995, https://doi.org/10.1016/0034-4257(95)00137-P), and water on slopes. That may be seasonal snow or
+    shade outside the outlines, or outlines that are off: worth a look, and no reason by itself to leave a
+    patch out.
 
     Raises:
         InputError: a label that is neither a class nor 255.
@@ -183,14 +187,19 @@ def quality_of(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[
         "labelled": 1.0 - counts[NO_DATA] / y.size,
         "clear": share(BANDS),
         "modalities": sum(bits),
-        "doubtful": _doubtful(x[channels.index("NDSI")], y) if "NDSI" in channels else 0.0,
+        "doubtful": _doubtful(x, y, channels),
         "class_pixels": counts[: len(CLASS_NAMES)],
     }
 
 
-def _doubtful(ndsi: NDArray[np.float32], y: NDArray[np.uint8]) -> float:
-    ice, free = y == CLEAN_ICE, np.isin(y, (BACKGROUND, DEBRIS, VEGETATION))
-    wrong = (ice & (ndsi < SNOW_FREE_NDSI)) | (free & (ndsi > SNOW_NDSI))
+def _doubtful(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[str]) -> float:
+    wrong = np.zeros(y.shape, bool)
+    if "NDSI" in channels:
+        ndsi = x[channels.index("NDSI")]
+        ice, free = y == CLEAN_ICE, np.isin(y, (BACKGROUND, DEBRIS, VEGETATION))
+        wrong |= (ice & (ndsi < SNOW_FREE_NDSI)) | (free & (ndsi > SNOW_NDSI))
+    if "slope" in channels:
+        wrong |= (y == WATER) & (x[channels.index("slope")] > STEEP_FOR_WATER_DEG)
     return float(wrong.sum() / max((y != NO_DATA).sum(), 1))
 
 
@@ -200,6 +209,7 @@ class Patches:
     def __init__(self, group: zarr.Group) -> None:
         self._x: Any = group["x"]
         self._y: Any = group["y"]
+        self._name = str(group.store_path)
         self._held: dict[int, tuple[NDArray[Any], NDArray[np.uint8]]] = {}
         self._hold_bytes = 0
         self.attrs: dict[str, Any] = json.loads(json.dumps(group.attrs.asdict()))
@@ -226,9 +236,32 @@ class Patches:
         if not complete:
             raise SourceError(f"patches {path}, whose making was interrupted", what, do)
         missing = sorted({"x", "y", *_COLUMNS} - set(group.array_keys()))
+        missing += [f"the attribute {name}" for name in ("channels", "composites") if name not in group.attrs]
         if missing:
             raise SourceError(f"patches {path} without {', '.join(missing)}", what, "make the patches anew")
-        return cls(group)
+        try:
+            patches = cls(group)
+        except (ValueError, TypeError, OSError) as error:
+            raise _damaged(path, " ".join(str(error).split())) from None
+        if fault := patches._fault():
+            raise _damaged(path, fault)
+        return patches
+
+    def _fault(self) -> str | None:
+        """What does not fit together among the arrays, in words; None where all does."""
+        n, c, p = len(self), len(self.channels), self.patch_px
+        shapes = {"x": (self._x.shape, (n, c, p, p)), "y": (self._y.shape, (n, p, p))}
+        for name, column in self.columns.items():
+            shapes[name] = column.shape, (n, len(CLASS_NAMES)) if name == "class_pixels" else (n,)
+        for name, (found, wanted) in shapes.items():
+            if tuple(found) != wanted:
+                return f"{name} of shape {tuple(found)}, not {wanted}"
+        if self._y.dtype != np.uint8:
+            return f"labels of type {self._y.dtype}, not uint8"
+        for name, names in (("split", SPLITS), ("composite", self.attrs["composites"])):
+            if n and not 0 <= self.columns[name].min() <= self.columns[name].max() < len(names):
+                return f"a number in {name} that stands for nothing"
+        return None
 
     def __len__(self) -> int:
         return int(self._x.shape[0])
@@ -260,7 +293,19 @@ class Patches:
         return np.array(x[:, *crop], np.float32), np.array(y[crop])
 
     def _load(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        pair = np.asarray(self._x[index]), np.asarray(self._y[index], np.uint8)
+        """One patch off the disk.
+
+        Raises:
+            SourceError: if it cannot be read, or has other labels than were counted when it was made.
+        """
+        try:
+            pair = np.asarray(self._x[index]), np.asarray(self._y[index], np.uint8)
+        except (ValueError, RuntimeError) as error:  # what codecs raise for broken bytes
+            raise _damaged(self._name, f"patch {index}: {' '.join(str(error).split())}") from error
+        counted = self.columns["class_pixels"][index]
+        found = np.bincount(pair[1].ravel(), minlength=NO_DATA + 1)
+        if not np.array_equal(found[: len(counted)], counted) or found[len(counted) : NO_DATA].any():
+            raise _damaged(self._name, f"patch {index} with other labels than were counted")
         size = sum(array.nbytes for array in pair)
         if size <= self._hold_bytes:
             self._hold_bytes -= size
@@ -280,12 +325,14 @@ class Patches:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation of every channel (c,) over the finite pixels of these patches.
 
-        A channel without any value gets mean 0, and one that never varies gets deviation 1: standardised,
-        both are then 0 everywhere, which is what an absent channel is to the model.
+        Infinite values count as absent, as they do to the model. A channel without any value gets mean 0,
+        and one that never varies gets deviation 1: standardised, both are then 0 everywhere, which is
+        what an absent channel is to the model.
         """
         count, mean, squares = (np.zeros(len(self.channels)) for _ in range(3))
         for index in indices:
             x = self.read(index)[0].astype(np.float64).reshape(len(self.channels), -1)
+            x[np.isinf(x)] = np.nan
             n = np.isfinite(x).sum(axis=1)
             part = np.nansum(x, axis=1) / np.maximum(n, 1)
             delta, total = part - mean, count + n
@@ -294,6 +341,8 @@ class Patches:
             # keeps the digits that a difference of large sums would lose on elevations.
             squares += np.nansum((x - part[:, np.newaxis]) ** 2, axis=1) + delta**2 * count * share
             mean, count = mean + delta * share, total
+        if len(indices) and not count.any():
+            raise _damaged(self._name, f"{len(indices)} patches without a single value")
         std = np.sqrt(squares / np.maximum(count, 1))
         return mean, np.where(std > 0, std, 1.0)
 
@@ -301,3 +350,8 @@ class Patches:
         """Labelled pixels of each class (k,) in these patches."""
         counts: NDArray[np.int64] = self.columns["class_pixels"][np.asarray(indices, np.int64)].sum(axis=0)
         return counts[:classes]
+
+
+def _damaged(path: object, fault: str) -> SourceError:
+    given = f"patches {path}, which are damaged or were altered ({fault})"
+    return SourceError(given, "the set as cryoscale made it", "fetch or make the patches anew")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cryoscale.errors import ConfigError
 from cryoscale.learn.augment import AugmentConfig
@@ -125,7 +125,7 @@ class TrainConfig(_Strict):
         description: of the model, for its card: what it is, and what it is not.
         licence: of the weights.
         simulation: patches made from simulated ranges; or
-        patches: a patch set that lies ready. One of the two.
+        patches: a patch set that lies ready, a folder or fsspec URL. One of the two.
         model: the network; by default the one of ``initial``, or CryoNet with its ResNet-101.
         initial: weights to start from (fine-tuning); channel statistics and PCA basis are kept from
             their card, since the first layers and every batch norm were learnt under them.
@@ -156,7 +156,7 @@ class TrainConfig(_Strict):
     description: str = ""
     licence: str = "not stated"
     simulation: SimulationConfig | None = None
-    patches: Path | None = None
+    patches: str | None = None
     model: ModelConfig | None = None
     initial: Path | None = None
     freeze_encoder: bool = False
@@ -179,6 +179,11 @@ class TrainConfig(_Strict):
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     work: Path | None = None
+
+    @field_validator("patches", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
 
     @model_validator(mode="after")
     def _does_not_contradict_itself(self) -> TrainConfig:
@@ -235,9 +240,9 @@ def load_config(path: Path) -> TrainConfig:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise ConfigError(f"recipe {path}: {where}", first["msg"], "correct the recipe") from None
-    beside = {
-        name: path.parent / value
-        for name in ("patches", "initial")
-        if (value := getattr(config, name)) is not None and (path.parent / value).exists()
-    }
+    beside: dict[str, str | Path] = {}
+    if config.initial is not None and (path.parent / config.initial).exists():
+        beside["initial"] = path.parent / config.initial
+    if config.patches is not None and "://" not in config.patches and (path.parent / config.patches).exists():
+        beside["patches"] = str(path.parent / config.patches)
     return config.model_copy(update=beside)

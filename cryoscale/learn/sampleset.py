@@ -35,6 +35,7 @@ class SampleConfig(BaseModel):
     stride_px: int = Field(default=128, ge=1)
     min_labelled: float = Field(default=0.2, ge=0.0, le=1.0)
     rim_px: float = Field(default=0.0, ge=0.0, le=100.0)
+    max_water_slope_deg: float | None = Field(default=None, ge=0.0, le=90.0)
     dtype: Literal["float16", "float32"] = "float16"
     split: Literal["blocked", "random", "leave-one-out"] = "blocked"
     held_out: tuple[str, ...] = ()

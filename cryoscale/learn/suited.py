@@ -13,7 +13,7 @@ from cryoscale.learn.patches import SPLITS, Patches
 from cryoscale.learn.places import code_of
 from cryoscale.learn.scores import NO_DATA
 from cryoscale.models.predictor import Predictor
-from cryoscale.models.weights import Card
+from cryoscale.models.weights import Card, refuse_other_classes
 
 _COMPONENTS = ("PCA1", "PCA2", "PCA3")
 
@@ -26,10 +26,12 @@ class SuitedPatches:
 
     Raises:
         SourceError: if there is no such set, or it has other channels than the weights.
+        WeightsError: if the weights are for other classes.
     """
 
-    def __init__(self, path: Path, card: Card) -> None:
+    def __init__(self, path: str | Path, card: Card) -> None:
         self.path, self.classes = path, len(card.classes)
+        refuse_other_classes(card.classes)
         self.patches = Patches.open(path)
         have, want = self.patches.channels, card.channels
         if have != want:

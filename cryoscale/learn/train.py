@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cryoscale.errors import ConfigError, ExtraError, InputError, WeightsError
+from cryoscale.errors import ConfigError, ExtraError, InputError, SourceError, WeightsError
 from cryoscale.learn.augment import OPTICAL_ONLY
 from cryoscale.learn.checkpoint import TrainState, told_as
 from cryoscale.learn.curves import draw_curves, save_curves
@@ -88,7 +88,12 @@ def train(
 def _patches(config: TrainConfig, work: Path, ranks: Ranks, progress: Progress | None) -> Patches:
     if config.simulation is None:
         assert config.patches is not None  # the recipe has one of the two
-        return Patches.open(config.patches)
+        patches = Patches.open(config.patches)
+        for name in ("pca", "split", "source"):
+            if name not in patches.attrs:
+                given = f"patches {config.patches} without the attribute {name}"
+                raise SourceError(given, "what the weights' card has to say of them", "make the patches anew")
+        return patches
     work.mkdir(parents=True, exist_ok=True)
     if ranks.first:
         from_simulation(config.simulation, work / "patches.zarr", progress=progress)
@@ -112,6 +117,7 @@ class _Run:
         torch.manual_seed(self.config.seed)
         if self.config.initial is not None:
             self.model, self.initial = weights.load(self.config.initial, channels=self.patches.channels)
+            weights.refuse_other_classes(self.initial.classes)
             self.architecture, self.arguments = self.initial.architecture, self.initial.arguments
             self._refuse_another_model(self.initial)
         else:
@@ -136,7 +142,7 @@ class _Run:
         theirs = initial.pca.model_dump() if initial.pca else None
         if not _same_basis(basis, theirs):
             given = f"patches whose principal components are not those of {path}"
-            do = "make the samples with these weights as the run's model: their basis is then used"
+            do = f"make the patches with cryoscale samples --weights {path}"
             raise WeightsError(given, "the basis in its card, which channels 25-27 were learnt in", do)
 
     def describe(self) -> dict[str, Any]:

@@ -18,12 +18,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cryoscale.errors import CryoscaleError, ExtraError, WeightsError
+from cryoscale.models.bandratio import CLASSES
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +44,7 @@ _PICKLED_NAMES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
 _PICKLED_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 BandRow = Annotated[tuple[float, ...], Field(min_length=12, max_length=12)]
 
 
@@ -59,14 +62,16 @@ class PcaCard(_Strict):
 class Calibration(_Strict):
     """Reliability curve: in bins of rising confidence, the mean confidence and the accuracy observed."""
 
-    confidence: tuple[float, ...]
-    accuracy: tuple[float, ...]
+    confidence: Annotated[tuple[Share, ...], Field(min_length=1)]
+    accuracy: tuple[Share, ...]
     count: tuple[int, ...]
 
     @model_validator(mode="after")
-    def _of_one_length(self) -> Calibration:
+    def _is_a_curve(self) -> Calibration:
         if not len(self.confidence) == len(self.accuracy) == len(self.count):
             raise ValueError("confidence, accuracy and count must be of one length")
+        if any(left > right for left, right in pairwise(self.confidence)):
+            raise ValueError("confidence does not rise from bin to bin")
         return self
 
 
@@ -217,6 +222,21 @@ def _refuse_other_channels(path: Path, given: tuple[str, ...], expected: tuple[s
         raise WeightsError(f"weights {path} for {len(given)} channels", f"{len(expected)} channels", do)
     at = next(i for i, (left, right) in enumerate(zip(given, expected, strict=True)) if left != right)
     raise WeightsError(f"weights {path} whose channel {at + 1} is {given[at]}", expected[at], do)
+
+
+def refuse_other_classes(given: Sequence[str]) -> None:
+    """Raises where a model answers with other classes than all that reads a map by number takes for granted.
+
+    Raises:
+        WeightsError: names the first class that differs.
+    """
+    if tuple(given) == CLASSES:
+        return
+    do = "use weights made for these classes, in their order"
+    if len(given) != len(CLASSES):
+        raise WeightsError(f"weights for {len(given)} classes", f"{len(CLASSES)}: {', '.join(CLASSES)}", do)
+    at = next(i for i, (left, right) in enumerate(zip(given, CLASSES, strict=True)) if left != right)
+    raise WeightsError(f"weights whose class {at} is {given[at]}", CLASSES[at], do)
 
 
 # --- tensors ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_each_is_all_that_a_run_has_to_leave_out(finished: tuple[TinyRange, Path
 
 
 def test_a_run_that_is_not_finished_or_whose_weights_are_gone_is_told(
-    finished: tuple[TinyRange, Path, Path], tmp_path: Path
+    finished: tuple[TinyRange, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny, run, weights = finished
     truth = tiny.folder / "truth"
@@ -142,6 +143,10 @@ def test_a_run_that_is_not_finished_or_whose_weights_are_gone_is_told(
     marker.unlink()
     with pytest.raises(SourceError, match="a finished run"):
         judge(str(copy), truth)
+    monkeypatch.setattr(sys, "argv", ["cryoscale", "confidence", str(copy), "--truth", str(truth)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2, "half a map says nothing about doubt either"
     with pytest.raises(SourceError, match="holds no run"):
         judge(str(tmp_path / "nothing"), truth)
 

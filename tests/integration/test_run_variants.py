@@ -196,7 +196,7 @@ def test_importance_and_calibrate_from_outside(
         ("importance {net} --patches {set} --by rows", "by 'rows'"),
         ("calibrate {net} --patches {set} --split nosuch", "split 'nosuch'"),
         ("calibrate {net} --patches {set} --out {none}.pt", "ends in .safetensors"),
-        ("confidence {none} --truth {set}", "finished run"),
+        ("confidence {none} --truth {set}", "holds no run"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

@@ -132,5 +132,5 @@ def test_paths_in_a_recipe_are_looked_up_beside_it(home, abroad, tmp_path):
     path = abroad.with_name("r.yaml")
     path.write_text("name: x\npatches: p.zarr\ninitial: elsewhere.safetensors\n")
     config = load_config(path)
-    assert config.patches == abroad
+    assert config.patches == str(abroad)
     assert str(config.initial) == "elsewhere.safetensors"

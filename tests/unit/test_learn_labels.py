@@ -63,6 +63,21 @@ def test_wet_bare_ice_stays_ice_but_a_pond_on_debris_is_water_unless_told_otherw
     assert (label(ndwi=wet, rules=LabelRules(ponds_on_debris=False))[0, 20:30] == DEBRIS).all()
 
 
+def test_steep_ground_holds_no_water_where_the_rules_say_so_and_is_left_to_the_other_rules():
+    wet, green, slope = index(0.4), index(0.1), index(0.0)
+    green[5:] = 0.5
+    slope[:, 40:] = 15.1
+    slope[:, 50:] = np.nan
+    row, lower = label(ndwi=wet, ndvi=green, slope_deg=slope, rules=LabelRules(max_water_slope_deg=15.0))[
+        [0, 5]
+    ]
+    assert (row[30:40] == WATER).all()
+    assert (row[40:50] == 0).all()
+    assert (lower[40:50] == VEGETATION).all()
+    assert (row[50:] == WATER).all(), "a slope that is not known says nothing"
+    assert (label(ndwi=wet, slope_deg=slope)[0, 30:] == WATER).all(), "the published rule has no slope"
+
+
 def test_plants_on_debris_do_not_make_it_vegetation():
     assert (label(ndvi=index(0.6))[0, 20:30] == DEBRIS).all()
 

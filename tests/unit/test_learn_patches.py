@@ -165,6 +165,14 @@ def test_the_columns_tell_the_quality_of_a_patch():
     assert found["modalities"] == sum(MODALITIES[name] for name in expected)
 
 
+def test_water_on_a_slope_is_in_doubt():
+    x = np.zeros((30, 4, 4), np.float32)
+    x[ALL_CHANNELS.index("slope"), :2] = 16
+    y = np.full((4, 4), 3, np.uint8)
+    y[0] = 0
+    assert quality_of(x, y, ALL_CHANNELS)["doubtful"] == 4 / 16
+
+
 def test_a_label_that_is_no_class_is_refused(tmp_path):
     writer = PatchWriter(tmp_path / "l.zarr", channels=CHANNELS, patch_px=32)
     with pytest.raises(InputError, match="label 7"):
