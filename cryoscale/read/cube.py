@@ -11,7 +11,8 @@ import numpy as np
 import xarray as xr
 
 from cryoscale.errors import AssetReadError
-from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding
+from cryoscale.grid import transformer
+from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding, number
 from cryoscale.read.raster import UnreadableError, open_raster
 from cryoscale.read.sample import ArraySource, crs_name, fetch, resample
 from cryoscale.read.signing import sign_of
@@ -30,6 +31,9 @@ DEFAULT_CHUNK_PX = 2048
 
 FOOTPRINT_COLLAR_DEG = 0.1
 """How far around an item's bbox its pixels are looked for: published footprints are rounded inwards."""
+
+WIDE_DEG = 20.0
+"""A footprint wider than this is not projected onto a grid, where the globe is a sliver: the file decides."""
 
 _FIELD = "cryoscale:asset"
 
@@ -112,6 +116,11 @@ def when(item: Item) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def cloud_pct(item: Item) -> float:
+    """Cloud cover of the whole scene in per cent; NaN where the item does not say, or says no number."""
+    return number(item.properties.get("eo:cloud_cover"))
+
+
 def open_cube(
     items: Iterable[Item],
     *,
@@ -156,11 +165,10 @@ def open_cube(
     edges = {"x": DEFAULT_CHUNK_PX, "y": DEFAULT_CHUNK_PX, **(chunks or {})}
     cube = _drawn(loader, scenes, geobox, wanted, edges, sign)
     times = np.array([when(item).replace(tzinfo=None) for item in scenes], "datetime64[ns]")
-    clouds = [item.properties.get("eo:cloud_cover") for item in scenes]
     return cube.assign_coords(
         time=("time", times),
         scene=("time", np.array([item.id for item in scenes], dtype=object)),
-        cloud_cover=("time", np.array([np.nan if c is None else float(c) for c in clouds])),
+        cloud_cover=("time", np.array([cloud_pct(item) for item in scenes])),
     ).assign_attrs(crs=crs_name(geobox))
 
 
@@ -215,7 +223,7 @@ def _drawn(
     from odc.stac import load  # imported late: it takes most of a second
 
     cube: xr.Dataset = load(
-        [_stand_in(item, number, bands, sign) for number, item in enumerate(scenes)],
+        [_stand_in(item, number, bands, geobox, sign) for number, item in enumerate(scenes)],
         bands=bands,
         geobox=geobox,
         chunks={name: edges[name] for name in ("y", "x")},
@@ -226,7 +234,7 @@ def _drawn(
     return cube
 
 
-def _stand_in(item: Item, number: int, bands: Sequence[str], sign: str | None) -> Item:
+def _stand_in(item: Item, number: int, bands: Sequence[str], geobox: GeoBox, sign: str | None) -> Item:
     """The item as odc-stac shall see it: our band names, and a footprint with a collar.
 
     Ids are numbers in order, since odc-stac sorts by time and id.
@@ -234,8 +242,8 @@ def _stand_in(item: Item, number: int, bands: Sequence[str], sign: str | None) -
     from pystac import Asset, Item
 
     west, south, east, north = footprint_deg(item)
-    if west < -180.0 or east > 180.0:
-        west, east = -180.0, 180.0  # over the antimeridian: let the file decide
+    if west < -180.0 or east > 180.0 or east - west > WIDE_DEG:
+        west, south, east, north = _around(geobox)  # let the file decide
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     stand_in = Item(
         id=f"{number:06d}",
@@ -250,6 +258,16 @@ def _stand_in(item: Item, number: int, bands: Sequence[str], sign: str | None) -
         if spec is not None:
             stand_in.assets[band] = Asset(spec.href, roles=["data"], extra_fields={_FIELD: spec})
     return stand_in
+
+
+def _around(geobox: GeoBox) -> tuple[float, float, float, float]:
+    """West, south, east, north of more than a grid; over the antimeridian longitudes go on beyond 180."""
+    box = geobox.extent.boundingbox
+    west, south, east, north = (
+        float(side) for side in transformer(crs_name(geobox), "EPSG:4326").transform_bounds(*box)
+    )
+    east = east + 360.0 if west > east else east
+    return west - 0.1, max(south - 0.1, -90.0), east + 0.1, min(north + 0.1, 90.0)
 
 
 def footprint_deg(item: Item) -> tuple[float, float, float, float]:

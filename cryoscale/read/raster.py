@@ -157,11 +157,14 @@ def _told_apart(href: str, remote: remotes.RemoteFile | None = None) -> Iterator
     try:
         yield
     except (RasterioError, OSError) as error:
+        cause = _cause(error)
+        # GDAL's own errors do not come back from a pickle, so that a scheduler would be told of a nameless
+        # Exception in the place of ours, and would try again what is hopeless
+        error.__cause__ = error.__context__ = None
         if remote is not None:
             headers.KEPT.drop(href)
             if remote.error is not None:
                 raise of_http(href, remote.error) from error
-        cause = _cause(error)
         if remote is None and _REMOTE.match(href) and not _GONE.search(cause):
             raise AssetReadError(f"{public(href)}: {cause}") from error
         raise UnreadableError(f"{public(href)}: {cause}") from error
