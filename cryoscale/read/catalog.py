@@ -20,6 +20,7 @@ from cryoscale.errors import CatalogUnavailableError, RegionError, SourceError
 from cryoscale.read.assets import address, default_sign
 from cryoscale.read.cube import cloud_pct, in_order
 from cryoscale.read.http import Patience
+from cryoscale.read.raster import public
 from cryoscale.read.signing import SIGN_FIELD
 from cryoscale.read.snapshot import digest, freeze, read_items, thaw
 from cryoscale.read.static import folder_items
@@ -54,7 +55,7 @@ class CatalogAnswer:
     """What one catalogue said to one search.
 
     Attributes:
-        url: which catalogue.
+        url: which catalogue, without the query of its address.
         collection: what was looked for.
         outcome: ``taken`` where the items came from here, ``empty``, or ``failed``.
         items: how many fitted.
@@ -108,14 +109,15 @@ def search(
     tell = on_answer or _log
     for catalog in catalogs:
         url, sign = _entry(catalog)
+        named = public(url)  # what is told ends up in reports, where a key has no place
         try:
             if re.match(r"https?://", url):
                 found = _api_items(url, collection, boxes, intersects, datetime, max_cloud_pct)
             else:
                 found = _local_items(url)
         except (CatalogUnavailableError, OSError) as error:
-            tell(CatalogAnswer(url, collection, "failed", reason=str(error)))
-            failures.append(f"{url} ({error})")
+            tell(CatalogAnswer(named, collection, "failed", reason=str(error)))
+            failures.append(f"{named} ({error})")
             continue
         answered = True
         kept = [
@@ -129,9 +131,9 @@ def search(
         ]
         if kept:
             items = _finished(kept, sign)
-            tell(CatalogAnswer(url, collection, "taken", len(items)))
+            tell(CatalogAnswer(named, collection, "taken", len(items)))
             return items
-        tell(CatalogAnswer(url, collection, "empty", reason=_why_empty(url, collection, found)))
+        tell(CatalogAnswer(named, collection, "empty", reason=_why_empty(url, collection, found)))
     if failures and not answered:
         raise CatalogUnavailableError(
             f"given {'; '.join(failures)}; expected a catalogue that answers for {collection}; "

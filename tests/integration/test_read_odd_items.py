@@ -20,6 +20,7 @@ from rasterio.transform import from_origin
 
 from cryoscale.errors import CatalogUnavailableError
 from cryoscale.grid import transformer, window_over_bounds
+from cryoscale.plan import unmasked
 from cryoscale.read import catalog, http
 from cryoscale.read.catalog import CatalogAnswer, freeze, search, thaw
 from cryoscale.read.cube import Loader, open_cube
@@ -251,3 +252,27 @@ def test_what_is_wrong_with_a_file_keeps_its_kind_on_the_way_to_the_scheduler(
     arrived = loads(error_message(caught.value)["exception"].data)
     assert isinstance(arrived, UnreadableError)
     assert str(arrived) == str(caught.value)
+
+
+def test_scenes_without_a_mask_are_told_before_a_run_takes_their_clouds_for_ground() -> None:
+    masked = Item.from_dict(scene("masked", assets={"SCL": {"href": "SCL.tif"}}))
+    bare = [Item.from_dict(scene(f"bare{number}")) for number in range(4)]
+    lines = unmasked({"2018/optical": [masked, *bare], "2018/thermal": bare[:1], "all/terrain": bare})
+    assert lines == [
+        "4 of 5 optical scenes have no SCL, "
+        "so that their clouds are not masked: bare0, bare1, bare2 and 1 more",
+        "1 of 1 thermal scenes have no QA_PIXEL, so that their clouds are not masked: bare0",
+    ]
+
+
+def test_the_key_in_a_catalogue_s_address_is_never_told() -> None:
+    told: list[CatalogAnswer] = []
+    with pytest.raises(CatalogUnavailableError) as caught:
+        search(
+            [{"url": "http://127.0.0.1:9/stac?key=secret"}],
+            collection="sentinel-2-l2a",
+            bbox=BBOX,
+            on_answer=told.append,
+        )
+    assert "secret" not in f"{caught.value} {told}"
+    assert told[0].url == "http://127.0.0.1:9/stac"
