@@ -24,6 +24,8 @@ from cryoscale.plan import unmasked
 from cryoscale.read import catalog, http
 from cryoscale.read.catalog import CatalogAnswer, freeze, search, thaw
 from cryoscale.read.cube import Loader, open_cube
+from cryoscale.read.raster import UnreadableError, open_raster
+from tests.integration.misbehave import misbehaving
 
 BBOX = (83.9, 27.9, 84.2, 28.2)
 RING = [[84.0, 28.0], [84.1, 28.0], [84.1, 28.1], [84.0, 28.1], [84.0, 28.0]]
@@ -240,8 +242,6 @@ def test_what_is_wrong_with_a_file_keeps_its_kind_on_the_way_to_the_scheduler(
     from distributed.core import error_message
     from distributed.protocol.pickle import loads
 
-    from cryoscale.read.raster import UnreadableError, open_raster
-
     path = tmp_path / "B03.tif"
     profile = {"width": 512, "height": 512, "count": 1, "dtype": "uint16", "crs": "EPSG:32637", "tiled": True}
     with rasterio.open(path, "w", driver="GTiff", transform=from_origin(0, 0, 10, 10), **profile) as file:
@@ -276,3 +276,17 @@ def test_the_key_in_a_catalogue_s_address_is_never_told() -> None:
         )
     assert "secret" not in f"{caught.value} {told}"
     assert told[0].url == "http://127.0.0.1:9/stac"
+
+
+def test_one_broken_file_has_one_cause_in_all_blocks_and_its_log_in_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "B02.tif").write_text("<html>please log in</html>")
+    with misbehaving(tmp_path) as host:
+        href = f"{host.url}/files/x/s/B02.tif".replace("://", "://user:secret@")
+        told = set()
+        for _ in range(2):
+            with pytest.raises(UnreadableError) as caught, open_raster(href):
+                pass
+            told.add(str(caught.value))
+    assert len(told) == 1
+    assert "secret" not in told.pop()
