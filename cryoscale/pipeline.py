@@ -38,6 +38,7 @@ from cryoscale.plan import (
     fail_overs,
     find_items,
     search_items,
+    unmasked,
     zone_regions,
 )
 from cryoscale.read import snapshot
@@ -153,7 +154,7 @@ def prepare(settings: Settings, out: str, stage: OnStage | None = None) -> tuple
     answers: list[CatalogAnswer] = []
     items = find_items(settings, answers) if present is None else snapshot.thaw(frozen)
     catalogs = catalog_record(answers)
-    for line in fail_overs(catalogs):
+    for line in [*fail_overs(catalogs), *unmasked(items)]:
         (stage or log.warning)(line)
     _require_modalities(settings, items)
     if (

@@ -17,8 +17,10 @@ from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import RESOLUTION_M, Block, Window
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.read import catalog
+from cryoscale.read.assets import asset_of
 from cryoscale.read.catalog import CatalogAnswer
 from cryoscale.read.choice import REACH_PX, search_limit_pct
+from cryoscale.read.raster import public
 from cryoscale.read.velocity import open_velocity
 from cryoscale.region import ZoneRegion, grown_bbox, zones_of
 from cryoscale.settings import Settings
@@ -145,7 +147,7 @@ def search_items(settings: Settings, answers: list[CatalogAnswer] | None = None)
             )
         _require_collection(source.collection, said)
     if answers is None:
-        for line in fail_overs(catalog_record(said)):
+        for line in [*fail_overs(catalog_record(said)), *unmasked(found)]:
             log.warning(line)
     return found
 
@@ -192,6 +194,21 @@ def fail_overs(record: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def unmasked(items: Items) -> list[str]:
+    """Lines for people on scenes that carry no mask, whose clouds are taken for ground."""
+    lines = []
+    for modality, band in (("optical", "SCL"), ("thermal", "QA_PIXEL")):
+        found = {i.id: i for key, some in items.items() if key.endswith(f"/{modality}") for i in some}
+        bare = sorted(name for name, item in found.items() if asset_of(item, band) is None)
+        if bare:
+            more = f" and {len(bare) - 3} more" if len(bare) > 3 else ""
+            lines.append(
+                f"{len(bare)} of {len(found)} {modality} scenes have no {band}, so that their clouds are not "
+                f"masked: {', '.join(bare[:3])}{more}"
+            )
+    return lines
+
+
 def _check_href(href: str) -> None:
     """Open what lies there, so that a wrong address is told before it sets every block aside."""
     if "://" not in href and not Path(href).exists():
@@ -206,7 +223,7 @@ def _check_href(href: str) -> None:
 
 def _raise_no_scenes(settings: Settings, year: int, bbox: Sequence[float]) -> None:
     optical = settings.sources["optical"]
-    where = ", ".join(c.url for c in settings.catalogs)
+    where = ", ".join(public(c.url) for c in settings.catalogs)
     raise NoScenesError(
         f"no item of {optical.collection} in {where} for {settings.season.interval(year)} within "
         f"{'/'.join(f'{v:.3f}' for v in bbox)} under {search_limit_pct(optical.max_cloud_pct):g} % cloud",

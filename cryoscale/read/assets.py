@@ -238,13 +238,13 @@ def encoding(item: Item, band: str) -> Encoding:
     given = _raster_fields(asset)
     if rule.is_code:
         return Encoding(1.0, 0.0, None)
-    scale = _number(given.get("scale"), rule.scale)
+    scale = number(given.get("scale"), rule.scale)
     fallback = _sentinel2_offset(item) if rule.is_reflectance else rule.offset
-    offset = _number(given.get("offset"), fallback)
+    offset = number(given.get("offset"), fallback)
     if rule.is_reflectance and offset_is_applied(item):
         offset = 0.0
     nodata = given.get("nodata")
-    value = rule.nodata if nodata is None else _number(nodata, math.nan)
+    value = rule.nodata if nodata is None else number(nodata, math.nan)
     return Encoding(scale or 1.0, offset or 0.0, value, given.get("unit"))
 
 
@@ -290,7 +290,7 @@ def _raster_fields(asset: Asset) -> dict[str, Any]:
     return found
 
 
-def _number(value: Any, fallback: float) -> float:
+def number(value: Any, fallback: float = math.nan) -> float:
     """A JSON number, or the strings ``nan`` and ``inf`` that the raster extension allows."""
     try:
         return float(value)

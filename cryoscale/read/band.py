@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cryoscale.errors import AssetReadError
-from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding
+from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding, number
 from cryoscale.read.raster import UnreadableError, open_raster
 from cryoscale.read.sample import ArraySource, fetch, resample
 from cryoscale.read.signing import sign_of
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 FOOTPRINT_COLLAR_DEG = 0.1
 """How far around an item's bbox its pixels are looked for: published footprints are rounded inwards."""
+
+WIDE_DEG = 20.0
+"""A footprint wider than this is not projected onto a grid, where the globe is a sliver: the file decides."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,11 @@ def when(item: Item) -> datetime:
     """The instant of an item, or the start of its interval; the epoch where it gives neither."""
     moment = item.datetime or item.common_metadata.start_datetime or datetime.fromtimestamp(0, UTC)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def cloud_pct(item: Item) -> float:
+    """Cloud cover of the whole scene in per cent; NaN where the item does not say, or says no number."""
+    return number(item.properties.get("eo:cloud_cover"))
 
 
 def footprint_deg(item: Item) -> tuple[float, float, float, float]:

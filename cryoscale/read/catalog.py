@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import unquote, urlparse
 
+from shapely import union_all
 from shapely.affinity import translate
-from shapely.geometry import box, shape
+from shapely.errors import ShapelyError
+from shapely.geometry import box, mapping, shape
 
 from cryoscale.errors import CatalogUnavailableError, RegionError, SourceError
 from cryoscale.read.assets import address, default_sign
-from cryoscale.read.band import in_order
+from cryoscale.read.band import cloud_pct, in_order
 from cryoscale.read.http import Patience
+from cryoscale.read.raster import public
 from cryoscale.read.signing import SIGN_FIELD
 from cryoscale.read.snapshot import digest, freeze, read_items, thaw
 from cryoscale.read.static import folder_items
@@ -52,7 +55,7 @@ class CatalogAnswer:
     """What one catalogue said to one search.
 
     Attributes:
-        url: which catalogue.
+        url: which catalogue, without the query of its address.
         collection: what was looked for.
         outcome: ``taken`` where the items came from here, ``empty``, or ``failed``.
         items: how many fitted.
@@ -106,29 +109,31 @@ def search(
     tell = on_answer or _log
     for catalog in catalogs:
         url, sign = _entry(catalog)
+        named = public(url)  # what is told ends up in reports, where a key has no place
         try:
             if re.match(r"https?://", url):
                 found = _api_items(url, collection, boxes, intersects, datetime, max_cloud_pct)
             else:
                 found = _local_items(url)
         except (CatalogUnavailableError, OSError) as error:
-            tell(CatalogAnswer(url, collection, "failed", reason=str(error)))
-            failures.append(f"{url} ({error})")
+            tell(CatalogAnswer(named, collection, "failed", reason=str(error)))
+            failures.append(f"{named} ({error})")
             continue
         answered = True
         kept = [
             item
             for item in found
             if item.collection_id == collection
+            and _placed(item)
             and _over(item, area)
             and _within(item, span)
             and _clear_enough(item, max_cloud_pct)
         ]
         if kept:
             items = _finished(kept, sign)
-            tell(CatalogAnswer(url, collection, "taken", len(items)))
+            tell(CatalogAnswer(named, collection, "taken", len(items)))
             return items
-        tell(CatalogAnswer(url, collection, "empty", reason=_why_empty(url, collection, found)))
+        tell(CatalogAnswer(named, collection, "empty", reason=_why_empty(url, collection, found)))
     if failures and not answered:
         raise CatalogUnavailableError(
             f"given {'; '.join(failures)}; expected a catalogue that answers for {collection}; "
@@ -267,17 +272,35 @@ def _area(boxes: list[Bbox] | None, intersects: Geometry | None) -> list[BaseGeo
     return [box(*part) for part in boxes or []]
 
 
+def _placed(item: Item) -> bool:
+    """Whether an item says where it lies. One whose outline is absent or broken gets that of its bbox."""
+    try:
+        if item.geometry is not None and not shape(item.geometry).is_empty:
+            return True
+    except (ShapelyError, ValueError, TypeError, LookupError, AttributeError) as error:
+        log.warning("the geometry of item %s cannot be used (%s); its bbox is taken", item.id, error)
+    try:
+        halves = split_bbox(_flat(item.bbox or []))
+    except (RegionError, ValueError, TypeError):
+        log.warning("item %s says neither by geometry nor by bbox where it lies; it is left out", item.id)
+        return False
+    item.geometry = mapping(union_all([box(*half) for half in halves]))
+    return True
+
+
+def _flat(bbox: Sequence[float]) -> Sequence[float]:
+    """A bbox less its heights."""
+    return [bbox[side] for side in (0, 1, 3, 4)] if len(bbox) == 6 else bbox
+
+
 def _over(item: Item, area: list[BaseGeometry]) -> bool:
     if not area:
         return True
     if item.bbox and item.bbox[0] > item.bbox[-3 if len(item.bbox) == 6 else 2]:
         # its polygon runs the wrong way round the globe; the two halves of its box do not
-        flat = item.bbox if len(item.bbox) == 4 else [item.bbox[i] for i in (0, 1, 3, 4)]
-        places = [box(*half) for half in split_bbox(flat)]
-    elif item.geometry is not None:
-        places = [shape(item.geometry)]
+        places = [box(*half) for half in split_bbox(_flat(item.bbox))]
     else:
-        return False
+        places = [shape(item.geometry)]
     # some providers let longitudes go on beyond 180, in the place of a cut at the antimeridian
     turns = (-360.0, 0.0, 360.0) if any(max(map(abs, p.bounds[::2])) > 180 for p in places) else (0.0,)
     return any(part.intersects(translate(p, turn)) for part in area for p in places for turn in turns)
@@ -298,8 +321,7 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _clear_enough(item: Item, max_cloud_pct: float | None) -> bool:
-    cloud = item.properties.get("eo:cloud_cover")
-    return max_cloud_pct is None or cloud is None or float(cloud) <= max_cloud_pct
+    return max_cloud_pct is None or not cloud_pct(item) > max_cloud_pct
 
 
 def _finished(items: list[Item], sign: str | None) -> list[Item]:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from cryoscale.read.assets import BANDS, asset_of
-from cryoscale.read.band import in_order, when
+from cryoscale.read.band import cloud_pct, in_order, when
 from cryoscale.read.odcgraph import Tally, draw_scenes
 from cryoscale.read.sample import crs_name
 
@@ -71,11 +71,10 @@ def open_cube(
     edges = {"x": DEFAULT_CHUNK_PX, "y": DEFAULT_CHUNK_PX, **(chunks or {})}
     cube = _drawn(loader, scenes, geobox, wanted, edges, sign)
     times = np.array([when(item).replace(tzinfo=None) for item in scenes], "datetime64[ns]")
-    clouds = [item.properties.get("eo:cloud_cover") for item in scenes]
     return cube.assign_coords(
         time=("time", times),
         scene=("time", np.array([item.id for item in scenes], dtype=object)),
-        cloud_cover=("time", np.array([np.nan if c is None else float(c) for c in clouds])),
+        cloud_cover=("time", np.array([cloud_pct(item) for item in scenes])),
     ).assign_attrs(crs=crs_name(geobox))
 
 

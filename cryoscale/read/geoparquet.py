@@ -19,7 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
-from shapely.geometry import mapping
+from shapely.geometry import mapping, shape
+
+from cryoscale.read.assets import number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,10 +40,11 @@ def columns(items: Sequence[Mapping[str, Any]]) -> pa.Table:
     Where items disagree on the type of a member, so that no column can hold it, all are cut down to what
     STAC itself defines.
     """
+    flat = [{**item, "bbox": _flat_bbox(item)} for item in items]
     try:
-        return _table([_without_outline(item, items) for item in items])
+        return _table([_without_outline(item, flat) for item in flat])
     except (pa.ArrowException, ValueError, TypeError, KeyError, AttributeError):
-        return _table([_core(item) for item in items])
+        return _table([_core(item) for item in flat])
 
 
 def _table(items: Sequence[dict[str, Any]]) -> pa.Table:
@@ -56,6 +59,14 @@ def _table(items: Sequence[dict[str, Any]]) -> pa.Table:
         return pq.read_table(path)
 
 
+def _flat_bbox(item: Mapping[str, Any]) -> list[float]:
+    """West, south, east, north: the layout takes no heights beside boxes without them, and no gaps."""
+    sides = item.get("bbox") or []
+    if len(sides) == 6:
+        sides = [sides[side] for side in (0, 1, 3, 4)]
+    return [float(side) for side in (sides if len(sides) == 4 else shape(item["geometry"]).bounds)]
+
+
 def _without_outline(item: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """``item`` less its projected outline where others lack theirs: stac-geoparquet cannot read the gaps."""
     properties = dict(item["properties"])
@@ -66,9 +77,8 @@ def _without_outline(item: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
 
 def _core(item: Mapping[str, Any]) -> dict[str, Any]:
     properties = {name: item["properties"][name] for name in _CORE if name in item["properties"]}
-    cloud = properties.get("eo:cloud_cover")
-    if cloud is not None:
-        properties["eo:cloud_cover"] = float(cloud)
+    if "eo:cloud_cover" in properties:
+        properties["eo:cloud_cover"] = number(properties["eo:cloud_cover"])
     assets = {
         key: {name: asset[name] for name in _CORE_OF_ASSET if name in asset}
         for key, asset in item["assets"].items()

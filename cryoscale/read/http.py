@@ -262,7 +262,7 @@ def reason_of(error: Exception) -> str:
 
 def _retry_after_s(value: str) -> float | None:
     """Seconds that the server asks to wait, from either form of Retry-After (RFC 9110, 10.2.3)."""
-    if value.isdigit():
+    if value.isascii() and value.isdigit():  # "²" is a digit too, but no number
         return float(value)
     try:
         return max((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds(), 0.0)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cryoscale.read.band import AssetSpec, asset_spec, footprint_deg, read_asset, when
+from cryoscale.grid import transformer
+from cryoscale.read.band import WIDE_DEG, AssetSpec, asset_spec, footprint_deg, read_asset, when
 from cryoscale.read.raster import UnreadableError
+from cryoscale.read.sample import crs_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +41,7 @@ def draw_scenes(
     from odc.stac import load  # imported late: it takes most of a second
 
     cube: xr.Dataset = load(
-        [_stand_in(item, number, bands, sign) for number, item in enumerate(scenes)],
+        [_stand_in(item, number, bands, geobox, sign) for number, item in enumerate(scenes)],
         bands=list(bands),
         geobox=geobox,
         chunks={"y": chunks[0], "x": chunks[1]},
@@ -153,7 +155,7 @@ def is_complex(band: str) -> bool:
     return band in ("slc1", "slc2")
 
 
-def _stand_in(item: Item, number: int, bands: Sequence[str], sign: str | None) -> Item:
+def _stand_in(item: Item, number: int, bands: Sequence[str], geobox: GeoBox, sign: str | None) -> Item:
     """The item as odc-stac shall see it: our band names, and a footprint with a collar.
 
     Ids are numbers in order, since odc-stac sorts by time and id.
@@ -161,8 +163,8 @@ def _stand_in(item: Item, number: int, bands: Sequence[str], sign: str | None) -
     from pystac import Asset, Item
 
     west, south, east, north = footprint_deg(item)
-    if west < -180.0 or east > 180.0:
-        west, east = -180.0, 180.0  # over the antimeridian: let the file decide
+    if west < -180.0 or east > 180.0 or east - west > WIDE_DEG:
+        west, south, east, north = _around(geobox)  # let the file decide
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     stand_in = Item(
         id=f"{number:06d}",
@@ -177,3 +179,13 @@ def _stand_in(item: Item, number: int, bands: Sequence[str], sign: str | None) -
         if spec is not None:
             stand_in.assets[band] = Asset(spec.href, roles=["data"], extra_fields={_FIELD: spec})
     return stand_in
+
+
+def _around(geobox: GeoBox) -> tuple[float, float, float, float]:
+    """West, south, east, north of more than a grid; over the antimeridian longitudes go on beyond 180."""
+    box = geobox.extent.boundingbox
+    west, south, east, north = (
+        float(side) for side in transformer(crs_name(geobox), "EPSG:4326").transform_bounds(*box)
+    )
+    east = east + 360.0 if west > east else east
+    return west - 0.1, max(south - 0.1, -90.0), east + 0.1, min(north + 0.1, 90.0)

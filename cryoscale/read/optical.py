@@ -8,7 +8,7 @@ import numpy as np
 
 from cryoscale.errors import CryoscaleError
 from cryoscale.read.assets import S2_BANDS, asset_of
-from cryoscale.read.band import asset_spec, footprint_deg, in_order, read_asset, when
+from cryoscale.read.band import asset_spec, cloud_pct, footprint_deg, in_order, read_asset, when
 from cryoscale.read.choice import CHOICE_BANDS, REACH_PX, Choice, choose, sample_codes
 from cryoscale.read.composite import Composer, clear_mask, scene_order
 from cryoscale.read.raster import UnreadableError
@@ -31,7 +31,7 @@ def read_optical(
     ice, no more than that is hidden.
     """
     ranked = _ranked(items)
-    cloudy = {item.id for item in items if max_cloud_pct is not None and _cloud_pct(item) > max_cloud_pct}
+    cloudy = {item.id for item in items if max_cloud_pct is not None and cloud_pct(item) > max_cloud_pct}
     choice, lost = None, dict[str, CryoscaleError]()
     if rank_locally and (method != "median" or cloudy):
         ranked = in_order(items)
@@ -119,14 +119,8 @@ def _codes(session: Session, item: Item, grid: GeoBox, *, likely_hidden: bool) -
     return sample_codes(shown, np.ones(grid.shape, bool) if seen is None else clear_mask(seen))
 
 
-def _cloud_pct(item: Item) -> float:
-    """Of the whole scene; nothing where it does not say."""
-    share = item.properties.get("eo:cloud_cover")
-    return 0.0 if share is None else float(share)
-
-
 def _ranked(items: Sequence[Item]) -> list[Item]:
-    shares = [item.properties.get("eo:cloud_cover") for item in items]
-    clouds = [np.nan if share is None else float(share) for share in shares]
-    order = scene_order(clouds, [when(item) for item in items], [item.id for item in items])
+    order = scene_order(
+        [cloud_pct(item) for item in items], [when(item) for item in items], [item.id for item in items]
+    )
     return [items[index] for index in order]

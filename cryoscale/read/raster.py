@@ -51,6 +51,9 @@ _LOGINS = ("GDAL_HTTP_COOKIEFILE", "GDAL_HTTP_HEADERS", "GDAL_HTTP_HEADER_FILE",
 _GONE = re.compile(r"HTTP response code:? (?:404|410)|No such file|does not exist", re.IGNORECASE)
 
 
+_OPENER = re.compile(r"/vsiriopener_\w+/")
+
+
 class UnreadableError(OperatorError):
     """A file that no repeat makes readable: absent or broken. Named in the result by whoever reads on."""
 
@@ -157,11 +160,14 @@ def _told_apart(href: str, remote: remotes.RemoteFile | None = None) -> Iterator
     try:
         yield
     except (RasterioError, OSError) as error:
+        cause = _cause(error)
+        # GDAL's own errors do not come back from a pickle, so that a scheduler would be told of a nameless
+        # Exception in the place of ours, and would try again what is hopeless
+        error.__cause__ = error.__context__ = None
         if remote is not None:
             headers.KEPT.drop(href)
             if remote.error is not None:
                 raise of_http(href, remote.error) from error
-        cause = _cause(error)
         if remote is None and _REMOTE.match(href) and not _GONE.search(cause):
             raise AssetReadError(f"{public(href)}: {cause}") from error
         raise UnreadableError(f"{public(href)}: {cause}") from error
@@ -174,9 +180,10 @@ def _cause(error: BaseException) -> str:
     """What is behind an error, in one line: rasterio's own text for a failed read only points there."""
     while error.__cause__ is not None and "previous exception" in str(error):
         error = error.__cause__
-    return " ".join(str(error).split()) or type(error).__name__
+    # the folder that rasterio makes up for an opener is another one each time: equal causes would differ
+    return _OPENER.sub("", " ".join(str(error).split())) or type(error).__name__
 
 
 def public(href: str) -> str:
-    """The address without its query, which may hold a token."""
-    return href.split("?", 1)[0]
+    """The address without its query, which may hold a token, and without a log-in before its host."""
+    return re.sub(r"(?<=://)[^/@]*@", "", href.split("?", 1)[0])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -175,9 +176,13 @@ def read_items(path: str | PathLike[str]) -> list[Item]:
     if missing:
         raise SourceError(f"{path} without {', '.join(missing)}", "a stac-geoparquet file", "check the path")
     try:
-        return [Item.from_dict(feature) for feature in features(table)]
+        items = [Item.from_dict(feature) for feature in features(table)]
     except Exception as error:  # pystac raises many kinds for rows that are not STAC
         raise SourceError(f"{path} ({error})", "a stac-geoparquet file", "check the file") from error
+    for item in items:
+        if item.get_self_href() is None:
+            item.set_self_href(str(Path(path).resolve()))  # relative addresses lie beside the file
+    return items
 
 
 def _rows(items_by_source: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str, str]]:

@@ -7,9 +7,9 @@ import logging
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 
-from pystac import Item, STACError, STACTypeError
+from pystac import Item, Link, STACError, STACTypeError
 from pystac_client import Client
 from pystac_client.errors import ClientTypeError
 from pystac_client.exceptions import APIError
@@ -19,13 +19,16 @@ from cryoscale.errors import CatalogUnavailableError
 from cryoscale.read import http
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 PAGE_SIZE = 100
 """Items asked for in one answer."""
 
 SEARCH_DEADLINE_S = 1800.0
 """How long a search may take over all its pages."""
+
+PAGES_WITHOUT_NEW = 10
+"""How many pages in a row may bring nothing that was not there before."""
 
 _REFUSALS = (400, 422, 501)
 """Answers of a server that does not take a filter although it says so."""
@@ -65,6 +68,40 @@ class PatientIO(StacApiIO):
             asked = http.Request(f"{href}{'&' if '?' in href else '?'}{urlencode(plain)}", headers=told)
         return http.fetch(asked, self.patience, self.ends_s).data.decode("utf-8")
 
+    def get_pages(
+        self, url: str, method: str | None = None, parameters: dict[str, Any] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The pages of an answer, as far as they lead.
+
+        pystac-client stops at the first empty page, though what a server filters after it has paged may go
+        on behind one, and follows for ever a server whose pages lead back.
+
+        Raises:
+            ValueError: the pages do not come to an end, so that nobody knows what is missing.
+        """
+        page, place = self.read_json(url, method=method, parameters=parameters), url
+        ids: set[str] = set()
+        followed: set[str] = set()
+        stale = 0
+        while True:
+            features = page.get("features") or page.get("collections") or []
+            if features:
+                yield page
+            found = {str(one.get("id")) for one in features if isinstance(one, Mapping)}
+            stale = 0 if found - ids else stale + 1
+            ids |= found
+            step = next((link for link in page.get("links") or [] if link.get("rel") == "next"), None)
+            if step is None:
+                return
+            known = json.dumps(step, sort_keys=True)
+            if known in followed or stale >= PAGES_WITHOUT_NEW:
+                if not features:
+                    return  # numbered pages go on behind the last item
+                raise ValueError(f"its pages do not end, after {len(ids)} items they repeat themselves")
+            followed.add(known)
+            place = urljoin(place, str(step.get("href") or ""))
+            page = self.read_json(Link.from_dict({**step, "href": place}), parameters=parameters)
+
 
 def _flat(value: Any) -> Any:
     """A parameter as an address carries it."""
@@ -88,22 +125,37 @@ def api_items(
     wanted = {**options, "limit": PAGE_SIZE}
     try:
         client = Client.open(url, stac_io=PatientIO(patience))
-        limit = (
-            _cloud_filter(max_cloud_pct) if max_cloud_pct is not None and client.conforms_to("FILTER") else {}
-        )
+        methods = {link.extra_fields.get("method") or "GET" for link in client.get_links("search")}
+        posts = not methods or "POST" in methods  # which servers need not take
+        wanted["method"] = "POST" if posts else "GET"
+        filters = posts and max_cloud_pct is not None and client.conforms_to("FILTER")
+        limit = _cloud_filter(max_cloud_pct) if filters and max_cloud_pct is not None else {}
         try:
-            return [i for area in areas or [{}] for i in client.search(**wanted, **limit, **area).items()]
+            return _found(client, areas, {**wanted, **limit})
         except http.HttpError as error:
             if not limit or error.status not in _REFUSALS:
                 raise
             log.warning("catalogue %s does not take the filter by cloud: %s", url, one_line(error))
-            return [item for area in areas or [{}] for item in client.search(**wanted, **area).items()]
+            return _found(client, areas, wanted)
     except (APIError, OSError, NotImplementedError) as error:
         raise CatalogUnavailableError(one_line(error)) from error
     except json.JSONDecodeError as error:
         raise CatalogUnavailableError("its answer is not STAC but something other than JSON") from error
     except _NOT_STAC as error:
         raise CatalogUnavailableError(f"its answer is not STAC: {one_line(error)}") from error
+
+
+def _found(client: Client, areas: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]) -> list[Item]:
+    pages = (client.search(**wanted, **area).items_as_dicts() for area in areas or [{}])
+    return [_item(feature) for page in pages for feature in page]
+
+
+def _item(feature: Any) -> Item:
+    try:
+        return Item.from_dict(feature)
+    except _NOT_STAC as error:
+        name = feature.get("id") if isinstance(feature, Mapping) else feature
+        raise ValueError(f"item {name}: {one_line(error)}") from error
 
 
 def _cloud_filter(max_cloud_pct: float) -> dict[str, Any]:

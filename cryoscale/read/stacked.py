@@ -19,7 +19,7 @@ import xarray as xr
 from cryoscale.errors import ConfigError
 from cryoscale.grid import transformer
 from cryoscale.read.assets import Encoding
-from cryoscale.read.band import AssetSpec, asset_spec, footprint_deg, when
+from cryoscale.read.band import WIDE_DEG, AssetSpec, asset_spec, footprint_deg, when
 from cryoscale.read.odcgraph import SpecReader, Tally, is_complex
 from cryoscale.read.sample import crs_name
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
     from pystac import Item
     from rasterio.windows import Window as FileWindow
-
-_WIDE_DEG = 20.0
-"""A footprint wider than this is not projected onto the grid: the file decides whether it lies there."""
 
 
 def stack_scenes(
@@ -143,7 +140,7 @@ def _stand_in(
 
 def _bounds_on(geobox: GeoBox, footprint: tuple[float, float, float, float]) -> list[float] | None:
     """A footprint in the coordinates of the grid; None where projecting it cannot be trusted."""
-    if footprint[2] - footprint[0] > _WIDE_DEG:
+    if footprint[2] - footprint[0] > WIDE_DEG:
         return None
     projected = transformer("EPSG:4326", crs_name(geobox)).transform_bounds(*footprint)
     return [float(side) for side in projected] if np.isfinite(projected).all() else None
