@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 CPU, GPU = "CPU", "GPU"
 
+FROZEN_S = 180
+"""A worker that has not told that it lives for this long is replaced, after twice as long at the latest.
+
+A lock within a library can freeze a whole process, its heartbeat included (seen once, on a machine with
+more work than cores); Dask's own 5 minutes would let such a worker hold its blocks for 10.
+"""
+
 CONNECT_TIMEOUT_S = 60.0
 
 ACTOR_THREADS = 1
@@ -82,6 +89,7 @@ def workers(spec: ClusterSpec, *, actors: bool = True) -> Iterator[Workers]:
 
 @contextmanager
 def _local(spec: ClusterSpec, with_actors: bool) -> Iterator[Workers]:
+    import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
     cores = os.cpu_count() or 1
@@ -99,6 +107,7 @@ def _local(spec: ClusterSpec, with_actors: bool) -> Iterator[Workers]:
         "options": {"dashboard": False, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"},
     }
     with (
+        dask.config.set({"distributed.scheduler.worker-ttl": f"{FROZEN_S} s"}),
         SpecCluster(workers=layout, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
         Client(cluster, timeout=CONNECT_TIMEOUT_S) as client,
     ):

@@ -34,8 +34,8 @@ def undisturbed(
     return checksums(out)
 
 
-def kill_workers(kind: str) -> int:
-    """SIGKILL the processes of all workers whose name begins with ``kind``; how many there were."""
+def kill_workers(kind: str, by: signal.Signals = signal.SIGKILL) -> int:
+    """Signals the processes of all workers whose name begins with ``kind``; how many there were."""
     from distributed import default_client
 
     client: Any = default_client()
@@ -45,7 +45,7 @@ def kill_workers(kind: str) -> int:
     }
     doomed = [pid for address, pid in pids.items() if str(names.get(address, "")).startswith(kind)]
     for pid in doomed:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, by)
     return len(doomed)
 
 
@@ -62,6 +62,28 @@ def test_a_run_outlives_the_death_of_its_workers(
     outcome = run_pipeline(tiny_range.settings(), str(tmp_path / "run"), on_progress=strike)
     assert killed
     assert killed[0] >= 1
+    assert outcome.exit_code == 0
+    assert checksums(tmp_path / "run") == undisturbed
+
+
+def test_a_run_outlives_a_worker_that_freezes(
+    tiny_range: TinyRange,
+    tmp_path: Path,
+    undisturbed: dict[tuple[int, Block], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cryoscale import cluster
+
+    monkeypatch.setattr(cluster, "FROZEN_S", 8)
+    frozen: list[int] = []
+
+    def strike(_: Progress) -> None:
+        if not frozen:
+            frozen.append(kill_workers("cpu", signal.SIGSTOP))
+
+    outcome = run_pipeline(tiny_range.settings(), str(tmp_path / "run"), on_progress=strike)
+    assert frozen
+    assert frozen[0] >= 1
     assert outcome.exit_code == 0
     assert checksums(tmp_path / "run") == undisturbed
 
