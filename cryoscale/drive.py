@@ -1,43 +1,60 @@
-"""The drive: blocks kept in flight, failures repeated, lost actors replaced, hopeless blocks set aside.
+"""The drive: blocks kept in flight, failures repeated, hopeless blocks set aside.
 
 Dask holds no state of the run: a block counts as done when its marker lies in the ledger, and what
-the driver knows beside that dies with it and is not missed.
+the driver knows beside that dies with it and is not missed. Nothing here grows with the region but the
+queue of blocks to do.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from cryoscale.cluster import ACTOR_THREADS, CPU, GPU, Workers
-from cryoscale.errors import ActorLostError, BlockFailedError, CryoscaleError, OperatorError
-from cryoscale.grid import Block, Window
-from cryoscale.infer.actor import ActorRef, ModelActor, call_actor
-from cryoscale.ledger import Ledger, Marker, SetAside
+from cryoscale.cluster import CPU, Workers
+from cryoscale.errors import (
+    ActorLostError,
+    BlockFailedError,
+    ClusterLostError,
+    CryoscaleError,
+    NoRoomError,
+    StoppedError,
+)
+from cryoscale.fleet import Fleet, Seat
+from cryoscale.infer.actor import ActorRef, predict_on
+from cryoscale.ledger import Ledger, Marker, SetAside, Work
 from cryoscale.settings import Settings
-from cryoscale.task import ATTEMPTS, process_block
+from cryoscale.task import ATTEMPTS, process_block, run_context
 from cryoscale.waiting import Waiting, put_off_s
 
 log = logging.getLogger("cryoscale")
 
 LOSSES = 10
-"""How many actors may die under a block before it is set aside: one that is preempted is not to blame
-on the block, one that dies each time is."""
+"""How many workers or actors may die under a block before it is set aside: one that is preempted is not to
+blame on the block, one that dies each time is."""
 
 ACTOR_DEADLINE_S = 1800.0
 """How long a block may take on its actor before the actor counts as hung."""
 
-ACTOR_START_S = 600.0
-"""How long an actor may take to load its model."""
-
 STALL_S = 2 * ACTOR_DEADLINE_S
 """How long no block at all may come back before the run gives up."""
 
-Work = tuple[int, Block]
+AHEAD = 2
+"""Blocks handed out for each task that can run at once, so that no worker waits for the driver."""
+
+PATIENCE_S = 1.0
+"""How long the driver waits for a block before it looks around: for a signal, for new workers."""
+
+TRACEBACK_LINES = 30
+
+OnEvent = Callable[[str, Mapping[str, Any]], None]
+"""Told what happens: a name and the facts."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +81,12 @@ class Outcome:
     """What a session of a run did."""
 
     out: str
-    computed: list[Marker] = field(default_factory=list)
+    computed: int = 0
     skipped: int = 0
+    pixels: int = 0
+    repeated: int = 0
+    """Attempts that failed, or were lost with their worker, and were made again."""
+    scenes_failed: set[tuple[str, str]] = field(default_factory=set)
     set_aside: list[SetAside] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -76,13 +97,13 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        failed = sorted({tuple(scene) for marker in self.computed for scene in marker.scenes_failed})
         return {
             "out": self.out,
-            "computed": len(self.computed),
+            "computed": self.computed,
             "skipped": self.skipped,
+            "repeated": self.repeated,
             "set_aside": [record.model_dump(mode="json") for record in self.set_aside],
-            "scenes_failed": [list(scene) for scene in failed],
+            "scenes_failed": [list(scene) for scene in sorted(self.scenes_failed)],
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
         }
 
@@ -90,17 +111,43 @@ class Outcome:
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who is told of a run, and who may end it.
+
+    Attributes:
+        on_progress: called after every block.
+        on_event: called for everything that happens.
+        stop: set to have the run finish its blocks in work and end.
+        check: called between blocks; raises to end the run.
+    """
+
+    on_progress: OnProgress | None = None
+    on_event: OnEvent = lambda name, facts: None
+    stop: threading.Event = field(default_factory=threading.Event)
+    check: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A block under way: on which actor, for which attempt, and since when."""
+
+    work: Work
+    seat: Seat
+    ref: ActorRef
+    attempt: int
+
+
 def block_task(
-    out: str, identity: str, year: int, block: Block, actor: ActorRef, attempt: int, deadline_s: float
+    out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float
 ) -> dict[str, Any]:
     """What a CPU worker runs: the block, with the actor asked for its probabilities."""
     from distributed import get_worker
 
-    def predict(array: Any, window: Window, wanted: Block) -> Mapping[str, Any]:
-        place = (window.row, window.col, wanted)
-        answer: Mapping[str, Any] = call_actor(actor, "predict", array, *place, deadline_s=deadline_s)
-        return answer
+    def predict(array: Any, window: Any, wanted: Any) -> Mapping[str, Any]:
+        return predict_on(actor, array, window, wanted, deadline_s=deadline_s)
 
+    year, block = work
     marker = process_block(
         out, identity, year, block, predict, attempt=attempt, worker=str(get_worker().name)
     )
@@ -110,147 +157,243 @@ def block_task(
 class Driver:
     """Keeps workers busy with blocks until none is left that could still succeed."""
 
+    task: Callable[..., dict[str, Any]] = staticmethod(block_task)
+
     def __init__(
-        self,
-        settings: Settings,
-        out: str,
-        identity: str,
-        found: Workers,
-        outcome: Outcome,
-        on_progress: OnProgress | None,
-        total: int,
+        self, settings: Settings, out: str, identity: str, found: Workers, outcome: Outcome, watch: Watch
     ) -> None:
-        self.settings, self.out, self.identity = settings, out, identity
-        self.workers, self.outcome = found, outcome
-        self.on_progress, self.total = on_progress, total
+        self.out, self.identity, self.client = out, identity, found.client
+        self.fleet = Fleet(found.client, settings)
+        self.outcome, self.watch = outcome, watch
         self.ledger = Ledger(out)
         self.queue: Waiting[Work] = Waiting()
         self.failures: dict[Work, int] = {}
         self.losses: dict[Work, int] = {}
-        self.flying: dict[Any, tuple[Work, int, int]] = {}
-        self.actors: list[Any] = [None] * found.actors
-        self.refs: dict[int, ActorRef] = {}
-        self.generation = [0] * found.actors
+        self.flying: dict[Any, _Flight] = {}
+        self.landed: SimpleQueue[Any] = SimpleQueue()
+        self.total = 0
         self.started = time.perf_counter()
 
     def drive(self, work: Sequence[Work]) -> None:
-        """Run all of ``work``; returns when each block is done or set aside."""
-        from distributed import wait
+        """Run all of ``work``; returns when each block is done or set aside.
 
+        Raises:
+            StoppedError: it was told to stop; what was in work is done.
+            NoRoomError: the output takes no more.
+            ClusterLostError: the scheduler or all workers of a kind are gone.
+        """
         self.queue = Waiting(work)
-        for number in range(len(self.actors)):
-            self._start_actor(number)
-        limit = 2 * self.workers.tasks
-        self.started = time.perf_counter()  # the models are loaded: from here on blocks are done
+        before = self.outcome.skipped + self.outcome.computed + len(self.outcome.set_aside)
+        self.total = before + len(work)
         heard = time.monotonic()
-        while self.queue or self.flying:
-            while len(self.flying) < limit and (block := self.queue.take()) is not None:
-                self._submit(block)
-            if not self.flying:
-                time.sleep(min(self.queue.next_s(), 1.0))  # all are put off
-                heard = time.monotonic()
-                continue
-            try:
-                patience_s = min(60.0, self.queue.next_s() + 0.1) if len(self.flying) < limit else 60.0
-                finished = wait(list(self.flying), timeout=patience_s, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
-                if time.monotonic() - heard > STALL_S:
-                    raise OperatorError(
-                        f"no block came back for {STALL_S:.0f} s; look for lost workers and run again"
-                    ) from None
-                continue
-            heard = time.monotonic()
-            for future in finished:
-                self._collect(future)
-        for future in self.actors:
-            future.release()
+        try:
+            while self.queue or self.flying:
+                self.watch.check()
+                if self.watch.stop.is_set():
+                    self._drain()
+                    raise StoppedError(f"stopped with {self._told()}; the same command goes on")
+                self.fleet.look()
+                self._fill()
+                if self._gather() or not self.flying:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > STALL_S:
+                    raise ClusterLostError(
+                        f"no block came back for {STALL_S:.0f} s; look for lost workers, and start the same "
+                        "command again"
+                    )
+        finally:
+            self.fleet.close()
 
-    def _start_actor(self, number: int) -> None:
-        """Place actor ``number`` on a worker that offers a GPU; its weights are loaded there once."""
-        model = self.settings.model
-        future: Any = self.workers.client.submit(
-            ModelActor,
-            model.keywords,
-            tile_px=self.settings.tile_px,
-            overlap=model.overlap,
-            threads=ACTOR_THREADS,
-            confidence=model.confidence,
-            actor=True,
-            pure=False,
-            resources={GPU: 1},
+    def progress(self) -> Progress:
+        """How far it is."""
+        return Progress(
+            done=self.outcome.skipped + self.outcome.computed,
+            skipped=self.outcome.skipped,
+            set_aside=len(self.outcome.set_aside),
+            total=self.total,
+            pixels=self.outcome.pixels,
+            elapsed_s=time.perf_counter() - self.started,
         )
-        self.refs[number] = ActorRef.of(future.result(timeout=ACTOR_START_S))
-        self.actors[number] = future
 
-    def _submit(self, work: Work) -> None:
-        year, block = work
-        number = min(range(len(self.actors)), key=lambda n: sum(1 for f in self.flying.values() if f[1] == n))
-        future = self.workers.client.submit(
-            block_task,
+    def facts(self) -> dict[str, Any]:
+        """What the run is doing, for whoever looks from another terminal."""
+        state = self.progress()
+        return {
+            "done": state.done,
+            "total": state.total,
+            "set_aside": state.set_aside,
+            "in_flight": len(self.flying),
+            "repeated": self.outcome.repeated,
+            "elapsed_s": round(state.elapsed_s, 1),
+            "computed": self.outcome.computed,
+            "pixels": state.pixels,
+            "actors": self.fleet.stats(),
+            "actors_lost": self.fleet.lost,
+        }
+
+    # --- blocks out, blocks in ------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        while len(self.flying) < AHEAD * self.fleet.tasks:
+            seat = self.fleet.choose()
+            if seat is None:
+                return
+            work = self.queue.take()
+            if work is None:
+                return
+            self._submit(work, seat)
+
+    def _submit(self, work: Work, seat: Seat) -> None:
+        assert seat.ref is not None
+        if not self.flying and not self.outcome.computed:
+            self.started = time.perf_counter()  # a model is loaded: from here on blocks are done
+        attempt = self.failures.get(work, 0) + 1
+        future = self.client.submit(
+            type(self).task,
             self.out,
             self.identity,
-            year,
-            block,
-            self.refs[number],
-            self.failures.get(work, 0) + 1,
+            work,
+            seat.ref,
+            attempt,
             ACTOR_DEADLINE_S,
             pure=False,
             resources={CPU: 1},
         )
-        self.flying[future] = (work, number, self.generation[number])
+        seat.load += 1
+        self.flying[future] = _Flight(work, seat, seat.ref, attempt)
+        future.add_done_callback(self.landed.put)
+
+    def _gather(self) -> bool:
+        """Take in what has come back, waiting a little for the first; whether there was any."""
+        patience_s = PATIENCE_S if self.flying else min(self.queue.next_s(), PATIENCE_S)
+        found = False
+        try:
+            future = self.landed.get(timeout=max(patience_s, 0.01))
+            while True:
+                found = True
+                self._collect(future)
+                future = self.landed.get_nowait()
+        except Empty:
+            return found
 
     def _collect(self, future: Any) -> None:
         """Take a finished task in; a block that has to be done again is lined up."""
-        work, number, generation = self.flying.pop(future)
-        error = None if future.status == "finished" else (future.exception() or ActorLostError("cancelled"))
-        if error is None:
-            self.outcome.computed.append(Marker.model_validate(future.result()))
-        elif isinstance(error, ActorLostError) and generation == self.generation[number]:
-            log.warning("actor %d was lost and is replaced: %s", number, error)
-            self.generation[number] += 1
-            self._start_actor(number)
-        future.release()
-        if error is not None:
-            self._failed(work, error)
+        flight = self.flying.pop(future, None)
+        if flight is None:
+            return
+        flight.seat.load -= 1
+        if future.status == "finished":
+            self._done(Marker.model_validate(future.result()))
         else:
-            self._tell()
+            error = self._error_of(future)
+            lines = self._traceback_of(future)
+            future.release()
+            if isinstance(error, ActorLostError):
+                self.fleet.report(flight.ref, error)
+            self._failed(flight, error, lines)
+        future.release()
 
-    def _failed(self, work: Work, error: BaseException) -> None:
-        lost = isinstance(error, ActorLostError)
+    def _done(self, marker: Marker) -> None:
+        self.outcome.computed += 1
+        self.outcome.pixels += marker.pixels
+        self.outcome.scenes_failed.update(marker.scenes_failed)
+        for counts in (self.failures, self.losses):
+            counts.pop(marker.key, None)
+        self.watch.on_event("block", marker.model_dump(mode="json", exclude={"scene_choice", "shards"}))
+        self._tell()
+
+    def _error_of(self, future: Any) -> BaseException:
+        if self.client.status != "running":
+            raise ClusterLostError("the scheduler is gone; what is done is kept, start the same command again")
+        error: BaseException | None = future.exception() if future.status == "error" else None
+        return error or ActorLostError("its task was lost with its worker")
+
+    def _traceback_of(self, future: Any) -> list[str]:
+        if future.status != "error":
+            return []
+        try:
+            lines = traceback.format_tb(future.traceback())
+        except Exception:  # a traceback that does not travel is no reason to lose the block's own error
+            return []
+        return [line.rstrip() for line in lines][-TRACEBACK_LINES:]
+
+    # --- what goes wrong ------------------------------------------------------------------------
+
+    def _failed(self, flight: _Flight, error: BaseException, lines: list[str]) -> None:
+        if isinstance(error, NoRoomError):
+            self._drain()
+            raise error
+        work, lost = flight.work, isinstance(error, ActorLostError) or _killed(error)
         counts, most = (self.losses, LOSSES) if lost else (self.failures, ATTEMPTS)
         counts[work] = counts.get(work, 0) + 1
+        year, block = work
+        facts = {
+            "year": year,
+            "epsg": block.epsg,
+            "row": block.row,
+            "col": block.col,
+            "attempt": counts[work],
+            "error": type(error).__name__,
+            "reason": " ".join(str(error).split())[:500],
+        }
         hopeless = isinstance(error, CryoscaleError) and not error.retry
         if counts[work] < most and not hopeless:
+            self.outcome.repeated += 1
+            self.watch.on_event("lost" if lost else "failed", facts)
             self.queue.put(work, put_off_s(error))
             return
-        year, block = work
         record = SetAside(
             year=year,
             epsg=block.epsg,
             row=block.row,
             col=block.col,
             size_px=block.size_px,
-            error=type(error).__name__,
-            reason=" ".join(str(error).split())[:500],
+            error=facts["error"],
+            reason=facts["reason"] if not _killed(error) else f"its worker died {most} times under it",
             attempts=counts[work],
             when=datetime.now(UTC).isoformat(timespec="seconds"),
+            traceback=lines,
+            scenes=run_context(self.out, self.identity).scenes_over(year, block.window),
         )
         self.ledger.set_aside(record)
         self.outcome.set_aside.append(record)
         log.warning("%s", BlockFailedError(f"block {block.key} of {year} is set aside: {record.reason}"))
+        self.watch.on_event("set_aside", record.model_dump(mode="json"))
         self._tell()
 
+    def _drain(self) -> None:
+        """Let the blocks that are being computed come to their end, and call the others back."""
+        at_work = {key for keys in self.client.run(_executing).values() for key in keys}
+        for future in [future for future in self.flying if future.key not in at_work]:
+            self.flying.pop(future).seat.load -= 1
+            future.cancel()
+        deadline = time.monotonic() + ACTOR_DEADLINE_S
+        while self.flying and time.monotonic() < deadline:
+            try:
+                future = self.landed.get(timeout=PATIENCE_S)
+            except Empty:
+                continue
+            if future in self.flying and future.status == "finished":
+                self._collect(future)
+            else:
+                self.flying.pop(future, None)
+
+    def _told(self) -> str:
+        state = self.progress()
+        return f"{state.done} of {state.total} blocks done"
+
     def _tell(self) -> None:
-        if self.on_progress is None:
-            return
-        computed = self.outcome.computed
-        self.on_progress(
-            Progress(
-                done=self.outcome.skipped + len(computed),
-                skipped=self.outcome.skipped,
-                set_aside=len(self.outcome.set_aside),
-                total=self.total,
-                pixels=sum(marker.pixels for marker in computed),
-                elapsed_s=time.perf_counter() - self.started,
-            )
-        )
+        if self.watch.on_progress is not None:
+            self.watch.on_progress(self.progress())
+
+
+def _executing(dask_worker: Any) -> list[str]:
+    """The keys of the tasks that a worker is running, as opposed to those that wait there for a thread."""
+    return [str(key) for key, task in dask_worker.state.tasks.items() if task.state == "executing"]
+
+
+def _killed(error: BaseException) -> bool:
+    """Whether the block's own worker died under it, as opposed to its actor's."""
+    from distributed.scheduler import KilledWorker
+
+    return isinstance(error, KilledWorker)

@@ -2,6 +2,7 @@
 
 * :class:`InputError`: the caller fixes what was given and starts again (exit code 2).
 * :class:`TransientError`: trying again may help; the pipeline does so by itself.
+* :class:`UnfinishedError`, of the former: the whole command is to be started again (exit code 75).
 * :class:`OperatorError`: neither helps; somebody has to look (exit code 1).
 
 Every class has a builtin as its second base, so that code which knows nothing of cryoscale can
@@ -101,6 +102,31 @@ class ActorLostError(TransientError, ConnectionError):
     """The actor that held a block died or fell silent before it answered."""
 
 
+class ActorSilentError(ActorLostError, TimeoutError):
+    """The actor's process is there and does not answer: it has to be ended before another takes its place."""
+
+
+class UnfinishedError(TransientError):
+    """A run stopped before its end for no fault of its input; the same command goes on (exit code 75).
+
+    75 is EX_TEMPFAIL of sysexits.h: whoever started the command is invited to start it again.
+    """
+
+    exit_code: ClassVar[int] = 75
+
+
+class StoppedError(UnfinishedError, InterruptedError):
+    """The run was told to stop (SIGTERM); its blocks in work were finished first."""
+
+
+class ClusterLostError(UnfinishedError, ConnectionError):
+    """The scheduler, or every worker of a kind, is gone and did not come back."""
+
+
+class LeaseLostError(UnfinishedError, BlockingIOError):
+    """Another driver has taken the run over."""
+
+
 # --- an operator looks --------------------------------------------------------------------------
 
 
@@ -114,6 +140,10 @@ class BlockFailedError(OperatorError):
 
 class TrainingError(OperatorError):
     """A training cannot go on: its loss left the numbers, or its state cannot be written."""
+
+
+class NoRoomError(OperatorError):
+    """The output takes no more: its disk is full, over quota or read-only; no block is to blame for it."""
 
 
 class IntegrityError(OperatorError):

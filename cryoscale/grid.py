@@ -113,6 +113,12 @@ class Block:
         """A name that is a valid file name and unique within a zone, e.g. ``r-303_c48``."""
         return f"r{self.row}_c{self.col}"
 
+    @classmethod
+    def from_key(cls, epsg: int, key: str, size_px: int) -> Block:
+        """The block of a zone that :attr:`key` names."""
+        row, _, col = key.removeprefix("r").partition("_c")
+        return cls(epsg, int(row), int(col), size_px)
+
 
 def utm_epsg(lon_deg: float, lat_deg: float) -> int:
     """EPSG code of the WGS 84 / UTM zone by the six-degree rule (no Norway or Svalbard exceptions).

@@ -1,97 +1,69 @@
 """The ledger of a run: what was asked, what is done, what was set aside. It lives outside Dask.
 
-``OUT/run.json`` is the manifest, ``OUT/ledger/done/<year>/<epsg>/<block>.json`` one marker a block,
-written after the block's shard, ``OUT/ledger/set-aside/...`` the blocks that failed too often, with
-their reason. Each file is put in one step, so that a reader sees all of it or nothing, and a killed
-run resumes from exactly the blocks whose markers are there.
+Under ``OUT``, a local folder or any fsspec URL:
+
+* ``run.json``, the manifest, written last of what begins a run;
+* ``ledger/blocks.json``, the blocks that were planned;
+* ``ledger/done/<year>/<epsg>/<block>.json``, one marker a block, put after the block's shard;
+* ``ledger/set-aside/…``, blocks that failed too often, with their reason;
+* ``ledger/damaged/…``, blocks that ``verify`` found damaged, until they are done again;
+* ``ledger/rolled/…``, copies of many markers in one object, where a request a marker would take minutes.
+
+Each is put in one step, so that a reader sees all of it or nothing, and a killed run resumes from
+exactly the blocks whose markers are there.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
-import os
+import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import fsspec
-from pydantic import BaseModel, ConfigDict, ValidationError
+from functools import cached_property
+from typing import Any, TypeVar
 
 from cryoscale.errors import IntegrityError, OutputError
 from cryoscale.grid import Block
+from cryoscale.records import Marker, SceneShare, SetAside, Record
+from cryoscale.write.objects import Entry, Objects
+
+__all__ = ["Ledger", "Marker", "SceneShare", "SetAside", "Work"]
 
 MANIFEST = "run.json"
-_FORMAT = 1
-_BEFORE_MANIFEST = frozenset({"items.parquet", "simulated"})
+ITEMS = "items.parquet"
+BLOCKS = "ledger/blocks.json"
+CLEARING = "ledger/clearing.json"
+DONE, ASIDE, DAMAGED, ROLLED = "ledger/done", "ledger/set-aside", "ledger/damaged", "ledger/rolled"
 
+_FORMAT = 2
+_BEFORE_MANIFEST = frozenset({ITEMS, "simulated", "ledger"})
 
-class SceneShare(BaseModel):
-    """How a scene did over the glacierised part of a block; see :class:`cryoscale.read.choice.Share`."""
+MADE = (
+    "mosaic.zarr",
+    "quicklook.zarr",
+    "inventory",
+    "evaluation",
+    "stac",
+    "catalog.json",
+    "report.html",
+)
+"""What a run makes beside its ledger."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+_MAP = re.compile(r"map(-\d+)?\.png")
 
-    scene: str
-    cloud_share: float
-    snow_share: float
-    rank: int
+_BATCH = 500
+"""Records read at a time: enough to hide a store's latency, few enough for any memory."""
 
+ROLL_AT = 1000
+"""So many markers without a copy are copied together."""
 
-class Marker(BaseModel):
-    """One finished block: what was written, from what, by whom and how long each stage took."""
+Work = tuple[int, Block]
+"""A block of a year."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    year: int
-    epsg: int
-    row: int
-    col: int
-    size_px: int
-    checksum: str
-    """Over the block's stored shards, as :func:`cryoscale.write.mosaic.block_checksum` gives it."""
-    written_bytes: int
-    pixels: int
-    """Pixels of the region in the block."""
-    valid_pixels: int
-    """Pixels that got a class."""
-    class_pixels: list[int] = []
-    seconds: dict[str, float] = {}
-    scenes_read: list[str] = []
-    scenes_failed: list[tuple[str, str]] = []
-    modality_pixels: dict[str, int] = {}
-    """Pixels of the region where all inputs of a modality were there."""
-    scene_choice: list[SceneShare] = []
-    """Why which optical scene was preferred, the best first; empty for a median, which prefers none."""
-    worker: str = ""
-    attempt: int = 1
-    finished: str = ""
-
-    @property
-    def block(self) -> Block:
-        """The block that the marker stands for."""
-        return Block(self.epsg, self.row, self.col, self.size_px)
-
-
-class SetAside(BaseModel):
-    """One block that failed as often as it may."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    year: int
-    epsg: int
-    row: int
-    col: int
-    size_px: int
-    error: str
-    """Class of the last error."""
-    reason: str
-    attempts: int
-    when: str
-
-    @property
-    def block(self) -> Block:
-        """The block that was set aside."""
-        return Block(self.epsg, self.row, self.col, self.size_px)
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -100,39 +72,21 @@ class Ledger:
 
     out: str
 
-    @property
-    def _fs(self) -> tuple[Any, str]:
-        fs, path = fsspec.core.url_to_fs(self.out)
-        return fs, path.rstrip("/")
+    @cached_property
+    def objects(self) -> Objects:
+        """What lies under ``out``."""
+        return Objects(self.out)
 
     # --- single files ---------------------------------------------------------------------------
 
     def put(self, name: str, document: Mapping[str, Any]) -> None:
         """Write ``name`` under the run as JSON in one step."""
-        self.put_bytes(
-            name, (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-        )
+        text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
+        self.put_bytes(name, f"{text}\n".encode())
 
     def put_bytes(self, name: str, data: bytes) -> None:
         """Write ``name`` under the run in one step: a reader sees what was there before, or all of it."""
-        fs, root = self._fs
-        target = f"{root}/{name}"
-        parent = target.rsplit("/", 1)[0]
-        fs.makedirs(parent, exist_ok=True)
-        if isinstance(fs, fsspec.implementations.local.LocalFileSystem):
-            # Object stores put whole objects; a local disk needs the rename to be as kind.
-            part = f"{target}.{uuid.uuid4().hex}.part"
-            try:
-                with open(part, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(part, target)
-            finally:
-                if os.path.exists(part):
-                    os.unlink(part)
-        else:
-            fs.pipe_file(target, data)
+        self.objects.put(name, data)
 
     def get(self, name: str) -> dict[str, Any] | None:
         """The JSON document ``name`` under the run, or None where there is none.
@@ -140,11 +94,11 @@ class Ledger:
         Raises:
             IntegrityError: it is there but is no JSON object.
         """
-        fs, root = self._fs
-        try:
-            document = json.loads(fs.cat_file(f"{root}/{name}"))
-        except FileNotFoundError:
+        content = self.objects.get(name)
+        if content is None:
             return None
+        try:
+            document = json.loads(content)
         except (ValueError, UnicodeDecodeError) as error:
             raise IntegrityError(f"{self.out}/{name} is not readable as JSON ({error})") from error
         if not isinstance(document, dict):
@@ -157,109 +111,200 @@ class Ledger:
         """``run.json``, or None where there is no run."""
         return self.get(MANIFEST)
 
-    def open(self, manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-        """Begin the run, or resume it; True where it was there already.
-
-        Args:
-            manifest: what ``run.json`` is to hold.
-            identity: the part of it that decides the pixels; a run with another one is refused.
-
-        Raises:
-            OutputError: the folder holds another run, or files that are none of a run's.
-        """
-        present = self.manifest()
-        if present is None:
-            self.put(MANIFEST, {**manifest, "identity": dict(identity), "format": _FORMAT})
-            return False
-        difference = sorted(
-            key
-            for key in set(identity) | set(present.get("identity", {}))
-            if present.get("identity", {}).get(key) != json.loads(json.dumps(identity.get(key)))
-        )
-        if difference:
-            raise OutputError(
-                f"output {self.out}, which holds run {present.get('name')!r} with another "
-                f"{', '.join(difference)}",
-                "the run that was begun there, or an empty folder",
-                "give another --out, or the configuration it was begun with",
-            )
-        return True
+    def begin(self, manifest: Mapping[str, Any]) -> None:
+        """Put the manifest: from here on there is a run."""
+        self.put(MANIFEST, {**manifest, "format": _FORMAT})
 
     def is_empty(self) -> bool:
         """Whether nothing at all lies under ``out``."""
-        fs, root = self._fs
-        try:
-            return not fs.ls(root, detail=False)
-        except FileNotFoundError:
-            return True
+        return next(iter(self.objects.list("")), None) is None
 
     def refuse_foreign(self) -> None:
         """Refuse a folder that holds anything but what a run puts there before its manifest.
 
         Raises:
-            OutputError: other files lie there, or it cannot be listed.
+            OutputError: other files lie there, or markers of a run whose manifest is gone.
         """
-        fs, root = self._fs
-        try:
-            names = {path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)}
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise OutputError(
-                f"output {self.out} ({error.strerror})", "a folder", "give another --out"
-            ) from error
-        foreign = sorted(n for n in names if n not in _BEFORE_MANIFEST and not n.endswith(".part"))
+        foreign = [name for name in self.objects.names() if name not in _BEFORE_MANIFEST]
+        if next(iter(self.objects.list(DONE)), None) is not None:
+            foreign.append(DONE)
         if foreign:
             raise OutputError(
-                f"output {self.out}, which holds {', '.join(foreign[:3])} but no run.json",
+                f"output {self.out}, which holds {', '.join(sorted(foreign)[:3])} but no {MANIFEST}",
                 "a new or an empty folder",
                 "give another --out",
             )
 
+    # --- beginning anew -------------------------------------------------------------------------
+
+    def is_clearing(self) -> bool:
+        """Whether a run that was to be cleared away has not been to the end."""
+        return self.objects.get(CLEARING) is not None
+
+    def clear(self) -> None:
+        """Delete the run and all that it made, and nothing else; begun, it is not to be stopped half way.
+
+        A note is put first and goes last: whoever is killed in between leaves it, and the next run
+        clears on, in place of taking what is left for its own.
+        """
+        self.put(CLEARING, {})
+        for name in self.objects.names():
+            if name in MADE or _MAP.fullmatch(name):
+                self.objects.delete_all(name)
+                self.objects.delete(name)
+        for folder in (DONE, ASIDE, DAMAGED, ROLLED):
+            self.objects.delete_all(folder)
+        for name in (BLOCKS, ITEMS, MANIFEST, CLEARING):
+            self.objects.delete(name)
+
+    # --- what was planned -----------------------------------------------------------------------
+
+    def plan_blocks(self, blocks: Sequence[Block]) -> str:
+        """Note the blocks of every year; returns the digest that goes into the manifest."""
+        zones: dict[str, list[tuple[int, int]]] = {}
+        for block in sorted(blocks):
+            zones.setdefault(str(block.epsg), []).append((block.row, block.col))
+        size_px = blocks[0].size_px if blocks else 0
+        content = json.dumps({"size_px": size_px, "zones": zones}, sort_keys=True).encode()
+        self.put_bytes(BLOCKS, content)
+        return hashlib.sha256(content).hexdigest()
+
+    def planned(self, manifest: Mapping[str, Any]) -> list[Block] | None:
+        """The blocks of every year as they were planned; None for runs begun before these were noted.
+
+        Raises:
+            IntegrityError: they are not what the manifest says.
+        """
+        wanted = manifest.get("blocks_sha256")
+        if wanted is None:
+            return None
+        content = self.objects.get(BLOCKS)
+        if content is None or hashlib.sha256(content).hexdigest() != wanted:
+            raise IntegrityError(f"{self.out}/{BLOCKS} is not what the run was begun with")
+        document = json.loads(content)
+        size_px = int(document["size_px"])
+        return [
+            Block(int(epsg), row, col, size_px)
+            for epsg, places in document["zones"].items()
+            for row, col in places
+        ]
+
     # --- blocks ---------------------------------------------------------------------------------
 
     def mark(self, marker: Marker) -> None:
-        """Note a finished block; a reason why it was set aside before goes."""
-        self.put(_done_name(marker.year, marker.block), marker.model_dump(mode="json"))
-        self._remove(_aside_name(marker.year, marker.block))
+        """Note a finished block; why it was set aside or found damaged before goes."""
+        self.objects.put(name_of(DONE, marker.key), marker.to_bytes())
+        for folder in (ASIDE, DAMAGED):
+            self.objects.delete(name_of(folder, marker.key))
 
     def set_aside(self, record: SetAside) -> None:
         """Note a block that failed as often as it may."""
-        self.put(_aside_name(record.year, record.block), record.model_dump(mode="json"))
+        self.objects.put(name_of(ASIDE, record.key), record.to_bytes())
+
+    def take_back(self, work: Work) -> None:
+        """Forget that a block was set aside."""
+        self.objects.delete(name_of(ASIDE, work))
 
     def unmark(self, year: int, block: Block) -> None:
         """Forget that a block was done, so that the next run computes it again."""
-        self._remove(_done_name(year, block))
+        self.objects.delete(name_of(DONE, (year, block)))
 
-    def done(self) -> dict[tuple[int, Block], Marker]:
-        """All markers by (year, block); one that cannot be read counts as not done."""
-        return {(m.year, m.block): m for m in self._read("ledger/done", Marker)}
+    def note_damage(self, work: Work, reason: str) -> None:
+        """Note that a finished block is not what its marker says: the next run does it again."""
+        self.put(name_of(DAMAGED, work), {"reason": reason})
 
-    def set_asides(self) -> dict[tuple[int, Block], SetAside]:
+    def damaged(self) -> set[str]:
+        """Names ``<year>/<epsg>/<block>`` of the blocks that were found damaged and not done since."""
+        return {_short(entry.key, DAMAGED) for entry in self.objects.list(DAMAGED)}
+
+    def done_works(self, size_px: int) -> set[Work]:
+        """Blocks of edge ``size_px`` that have a marker, by a listing alone."""
+        found = set()
+        for entry in self.objects.list(DONE):
+            year, epsg, name = _short(entry.key, DONE).split("/")
+            found.add((int(year), Block.from_key(int(epsg), name, size_px)))
+        return found
+
+    def done(self) -> dict[Work, Marker]:
+        """All markers by (year, block), in memory; :meth:`markers` streams them."""
+        return {marker.key: marker for marker in self.markers()}
+
+    def markers(self) -> Iterator[Marker]:
+        """All markers in no order, a few at a time; one whose seal is broken counts as not there."""
+        for _, marker in self.scan():
+            if marker is not None:
+                yield marker
+
+    def scan(self) -> Iterator[tuple[str, Marker | None]]:
+        """Every marker file by its short name, and the marker, or None where it is torn."""
+        stale: dict[str, Entry] = {entry.key: entry for entry in self.objects.list(DONE)}
+        for entry, content in self._rolled(stale):
+            del stale[entry.key]
+            yield _short(entry.key, DONE), Marker.from_bytes(content)
+        for key, content in self._contents(list(stale)):
+            yield _short(key, DONE), Marker.from_bytes(content)
+
+    def set_asides(self) -> dict[Work, SetAside]:
         """The blocks that are set aside, by (year, block)."""
-        return {(s.year, s.block): s for s in self._read("ledger/set-aside", SetAside)}
+        names = [entry.key for entry in self.objects.list(ASIDE)]
+        found = (SetAside.from_bytes(content) for _, content in self._contents(names))
+        return {record.key: record for record in found if record is not None}
 
-    def _read(self, folder: str, kind: type[Any]) -> Iterator[Any]:
-        fs, root = self._fs
-        try:
-            names = [path for path in fs.find(f"{root}/{folder}") if path.endswith(".json")]
-        except FileNotFoundError:
+    # --- many markers in one object -------------------------------------------------------------
+
+    def roll(self) -> int:
+        """Copy markers that have no copy yet into one object; how many there were.
+
+        On an object store each marker costs a request to read: 100,000 of them some minutes, 100 rolls
+        some seconds. A copy counts only while its marker has the stamp that it was copied with, so that
+        the markers stay what decides. On a local disk markers are read as fast, and there is nothing to do.
+        """
+        if self.objects.is_local:
+            return 0
+        stale = {entry.key: entry for entry in self.objects.list(DONE)}
+        for entry, _ in self._rolled(stale):
+            del stale[entry.key]
+        if len(stale) < ROLL_AT:
+            return 0
+        lines = (
+            json.dumps([*stale[key], content.decode("utf-8", "replace")])
+            for key, content in self._contents(list(stale))
+        )
+        content = gzip.compress("\n".join(lines).encode(), compresslevel=3)
+        self.objects.put(f"{ROLLED}/{uuid.uuid4().hex}.jsonl.gz", content)
+        return len(stale)
+
+    def _rolled(self, wanted: Mapping[str, Entry]) -> Iterator[tuple[Entry, bytes]]:
+        """Copies of the markers ``wanted``, where the copy is of what lies there now."""
+        if self.objects.is_local or not wanted:
             return
-        for content in fs.cat(sorted(names), on_error="omit").values() if names else ():
-            try:
-                yield kind.model_validate_json(content)
-            except ValidationError:
-                continue  # a marker that is torn is no marker: its block is done again
+        seen: set[str] = set()
+        for name in [entry.key for entry in self.objects.list(ROLLED)]:
+            for line in _lines(self.objects.get(name) or b""):
+                *entry, text = json.loads(line)
+                key = entry[0]
+                if key not in seen and wanted.get(key) == Entry(*entry):
+                    seen.add(key)
+                    yield Entry(*entry), text.encode()
 
-    def _remove(self, name: str) -> None:
-        fs, root = self._fs
-        if fs.exists(f"{root}/{name}"):
-            fs.rm_file(f"{root}/{name}")
+    def _contents(self, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        for start in range(0, len(names), _BATCH):
+            found = self.objects.get_many(names[start : start + _BATCH])
+            yield from ((key, content) for key, content in found.items() if content is not None)
 
 
-def _done_name(year: int, block: Block) -> str:
-    return f"ledger/done/{year}/{block.epsg}/{block.key}.json"
+def _lines(content: bytes) -> Iterable[str]:
+    try:
+        return gzip.decompress(content).decode().splitlines() if content else []
+    except (OSError, EOFError, UnicodeDecodeError):
+        return []  # a damaged copy is no loss: the markers themselves are read
 
 
-def _aside_name(year: int, block: Block) -> str:
-    return f"ledger/set-aside/{year}/{block.epsg}/{block.key}.json"
+def name_of(folder: str, work: Work) -> str:
+    """Where the record of a block lies."""
+    year, block = work
+    return f"{folder}/{year}/{block.epsg}/{block.key}.json"
+
+
+def _short(key: str, folder: str) -> str:
+    return key.removeprefix(f"{folder}/").removesuffix(".json")

@@ -5,31 +5,26 @@ Killed at any moment, it leaves a folder that the same command completes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import shapely
+from shapely.geometry.base import BaseGeometry
 
-import cryoscale
+from cryoscale import lease
 from cryoscale.cluster import require_reachable, workers
-from cryoscale.drive import Driver, OnProgress, Outcome, Work
-from cryoscale.errors import InputError, OutputError, WeightsError
-from cryoscale.features.stack import CHANNELS, MODALITIES
+from cryoscale.drive import Driver, OnEvent, OnProgress, Outcome, Watch
+from cryoscale.errors import ClusterLostError, InputError, OutputError, StoppedError
 from cryoscale.featurise import fit_run_basis
 from cryoscale.finish import finish
-from cryoscale.ledger import Ledger
-from cryoscale.models import loading
-from cryoscale.models.protocol import PredictsTiles
-from cryoscale.models.weights import refuse_other_classes
+from cryoscale.grid import Block
+from cryoscale.ledger import ITEMS, Ledger, Work
+from cryoscale.manifest import compose, model_record, refuse_another, require_modalities
 from cryoscale.plan import (
     Items,
     block_aligned,
@@ -43,71 +38,158 @@ from cryoscale.plan import (
 )
 from cryoscale.read import snapshot
 from cryoscale.read.catalog import CatalogAnswer
-from cryoscale.settings import Settings, SourceSpec
+from cryoscale.region import ZoneRegion
+from cryoscale.resume import forget, sound
+from cryoscale.room import room
+from cryoscale.settings import Settings
 from cryoscale.write import mosaic, quicklook
-from cryoscale.write.mosaic import read_block_checksum
+from cryoscale.write.objects import require_usable
 
 log = logging.getLogger("cryoscale")
 
+RECONNECT_S = 300.0
+"""How long a run waits for a scheduler that is gone to come back at its address, before it gives up."""
+
 OnStage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Again:
+    """How to meet a run that lies there already.
+
+    Attributes:
+        new_run: begin anew in its place; all that it made is deleted.
+        redo: do the blocks again that this region (degrees) meets.
+        retry_set_aside: try the blocks again that were set aside.
+    """
+
+    new_run: bool = False
+    redo: BaseGeometry | None = None
+    retry_set_aside: bool = False
 
 
 def run(
     settings: Settings,
     out: str,
     *,
+    again: Again = Again(),
     on_progress: OnProgress | None = None,
     on_stage: OnStage | None = None,
+    on_event: OnEvent = lambda name, facts: None,
+    stop: threading.Event | None = None,
 ) -> Outcome:
     """Map the region of ``settings`` into ``out``, or complete the run that lies there.
 
     Raises:
         InputError: anything the caller has to correct; nothing is written in that case.
+        UnfinishedError: it was stopped, or its cluster is gone; the same call goes on.
+        NoRoomError: the output takes no more.
     """
-    stage = on_stage or (lambda text: log.info(text))
-    outcome = Outcome(out)
-    started = time.perf_counter()
+    stop = stop or threading.Event()
+    tell = on_stage or (lambda text: log.info(text))
+
+    def stage(text: str) -> None:
+        if stop.is_set():
+            raise StoppedError(f"stopped before {text}; the same command goes on")
+        tell(text)
+
+    outcome, started = Outcome(out), time.perf_counter()
+    require_usable(out)
+    lease.refuse_driven(out)
     require_reachable(settings.cluster, out)
     stage("searching the catalogues")
-    identity, work = prepare(settings, out, stage)
-    outcome.seconds["prepare"] = time.perf_counter() - started
-    ledger = Ledger(out)
-    done = sound(ledger, stage)
-    remaining = [item for item in work if item not in done]
-    outcome.skipped = len(work) - len(remaining)
-    if remaining:
-        stage(f"starting workers for {len(remaining)} blocks")
-        with workers(settings.cluster) as found:
-            outcome.seconds["workers"] = time.perf_counter() - started - outcome.seconds["prepare"]
-            stage(f"mapping on {found.tasks} tasks and {found.actors} actors")
-            start = time.perf_counter()
-            driver = Driver(settings, out, identity, found, outcome, on_progress, len(work))
-            driver.drive(remaining)
-            outcome.seconds["blocks"] = time.perf_counter() - start
-    outcome.set_aside = list(ledger.set_asides().values())
-    start = time.perf_counter()
-    finish(settings, out, stage)
-    outcome.seconds["finish"] = time.perf_counter() - start
+    draft = draft_run(settings, out, stage, anew=again.new_run)
+    driving: list[Driver] = []
+    with room(out), lease.held(out, lambda: driving[-1].facts() if driving else {}) as held:
+        identity, work = begin(draft, out)
+        ledger = Ledger(out)
+        if again.redo is not None:
+            _redo(ledger, again.redo, work, stage)
+        done = sound(ledger, stage)
+        outcome.skipped = sum(item in done for item in work)
+        remaining = _remaining(ledger, [item for item in work if item not in done], again)
+        outcome.seconds["prepare"] = time.perf_counter() - started
+        watch = Watch(on_progress, on_event, stop, held.require)
+        start = time.perf_counter()
+        while remaining:
+            stage(f"starting workers for {len(remaining)} blocks")
+            try:
+                with workers(settings.cluster) as found:
+                    stage(f"mapping on {found.tasks} tasks and {found.actors} actors")
+                    driving.append(Driver(settings, out, identity, found, outcome, watch))
+                    driving[-1].drive(remaining)
+                break
+            except ClusterLostError as error:
+                if settings.cluster.kind == "local":
+                    raise
+                stage(f"waiting for the cluster: {error}")
+                _await_cluster(settings, out, stop)
+                over = ledger.done_works(settings.block_px) | {record.key for record in outcome.set_aside}
+                remaining = [item for item in remaining if item not in over]
+        outcome.seconds["blocks"] = time.perf_counter() - start
+        outcome.set_aside = list(ledger.set_asides().values())
+        start = time.perf_counter()
+        finish(settings, out, stage)
+        outcome.seconds["finish"] = time.perf_counter() - start
     return outcome
 
 
-def sound(ledger: Ledger, stage: OnStage) -> set[Work]:
-    """The blocks that are done and lie in the store as their markers say; the marker of another goes."""
-    done = ledger.done()
-    if not done:
-        return set()
-    stage(f"reading back {len(done)} blocks that are done")
-    with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda key: read_block_checksum(f"{ledger.out}/mosaic.zarr", *key).checksum, done)
-        damaged = {
-            key
-            for (key, marker), checksum in zip(done.items(), found, strict=True)
-            if checksum != marker.checksum
-        }
-    for year, block in damaged:
-        log.warning("block %s of %d is damaged on disk and is done again", block.key, year)
-        ledger.unmark(year, block)
-    return set(done) - damaged
+def prepare(settings: Settings, out: str, stage: OnStage | None = None) -> tuple[str, list[Work]]:
+    """Check everything, then write manifest, frozen catalogue and empty mosaics; or find them there.
+
+    Returns the digest of the run's identity, and all its blocks.
+    """
+    return begin(draft_run(settings, out, stage), out)
+
+
+# --- what is done again -----------------------------------------------------------------------------
+
+
+def _remaining(ledger: Ledger, undone: Sequence[Work], again: Again) -> list[Work]:
+    """What is left to do: all that is not done, less what is set aside, unless that is to be tried again."""
+    aside = ledger.set_asides()
+    if again.retry_set_aside:
+        for item in aside:
+            ledger.take_back(item)
+        return list(undone)
+    return [item for item in undone if item not in aside]
+
+
+def _redo(ledger: Ledger, region: BaseGeometry, work: Sequence[Work], stage: OnStage) -> None:
+    """Forget the blocks that a region meets.
+
+    Raises:
+        InputError: it meets none.
+    """
+    met: set[Block] = set()
+    for epsg, size_px in {(block.epsg, block.size_px) for _, block in work}:
+        met.update(ZoneRegion(epsg, region).blocks(size_px))
+    chosen = [item for item in work if item[1] in met]
+    if not chosen:
+        bounds = "/".join(f"{v:.4f}" for v in region.bounds)
+        raise InputError(f"--redo {bounds}, where the run has no block", "a part of its region", "correct it")
+    stage(f"doing {forget(ledger, chosen)} blocks again")
+
+
+def _await_cluster(settings: Settings, out: str, stop: threading.Event) -> None:
+    """Return once a scheduler answers again at its address, with workers of both kinds.
+
+    Raises:
+        ClusterLostError: it does not for :data:`RECONNECT_S`.
+        StoppedError: the run was told to stop meanwhile.
+    """
+    deadline = time.monotonic() + RECONNECT_S
+    while True:
+        try:
+            return require_reachable(settings.cluster, out)
+        except InputError as error:
+            if time.monotonic() > deadline:
+                raise ClusterLostError(
+                    f"no scheduler for {RECONNECT_S:.0f} s ({error.given}); what is done is kept, start the "
+                    "same command again"
+                ) from error
+        if stop.wait(2.0):
+            raise StoppedError("stopped while the cluster was away; the same command goes on")
 
 
 def look_again(settings: Settings, out: str) -> snapshot.Changes | None:
@@ -119,7 +201,7 @@ def look_again(settings: Settings, out: str) -> snapshot.Changes | None:
     """
     if Ledger(out).manifest() is None:
         return None
-    return snapshot.compare(snapshot.thaw(f"{out}/items.parquet"), search_items(settings))
+    return snapshot.compare(snapshot.thaw(f"{out}/{ITEMS}"), search_items(settings))
 
 
 def refuse_to_mix(changes: snapshot.Changes | None, out: str) -> None:
@@ -139,24 +221,39 @@ def refuse_to_mix(changes: snapshot.Changes | None, out: str) -> None:
 # --- preparation ------------------------------------------------------------------------------------
 
 
-def prepare(settings: Settings, out: str, stage: OnStage | None = None) -> tuple[str, list[Work]]:
-    """Check everything, then write manifest, frozen catalogue and empty mosaics; or find them there.
+@dataclass(frozen=True)
+class Draft:
+    """A run that is fully checked, and of which nothing is written yet, or which lies there already."""
 
-    Returns the digest of the run's identity, and all its blocks.
+    settings: Settings
+    manifest: Mapping[str, Any]
+    items: Items
+    zones: Sequence[tuple[ZoneRegion, Collection[Block]]]
+    resumes: bool
+    anew: bool
+
+
+def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, anew: bool = False) -> Draft:
+    """Check everything that a run needs, and write nothing.
+
+    Raises:
+        InputError: anything the caller has to correct, another run in ``out`` among it.
+        CatalogUnavailableError: no catalogue answers.
     """
-    ledger = Ledger(out)
-    model = _model_record(settings)
-    zones = [(zone, blocks_of(settings, zone)) for zone in zone_regions(settings)]
-    if not any(blocks for _, blocks in zones):
-        raise InputError("region and candidates with nothing in common", "a block to map", "check both")
-    present = ledger.manifest()
-    frozen = f"{out}/items.parquet"
+    ledger, tell = Ledger(out), stage or log.warning
+    model = model_record(settings)
+    anew = anew or ledger.is_clearing()
+    present = None if anew else ledger.manifest()
+    if present is None and not anew:
+        ledger.refuse_foreign()
     answers: list[CatalogAnswer] = []
-    items = find_items(settings, answers) if present is None else snapshot.thaw(frozen)
+    items = find_items(settings, answers) if present is None else snapshot.thaw(f"{out}/{ITEMS}")
     catalogs = catalog_record(answers)
     for line in [*fail_overs(catalogs), *unmasked(items)]:
-        (stage or log.warning)(line)
-    _require_modalities(settings, items)
+        tell(line)
+    require_modalities(settings, items)
+    planned = ledger.planned(present) if present is not None else None
+    zones = _zones(settings, planned)
     if (
         present is None
         and model["pca"] is None
@@ -165,174 +262,67 @@ def prepare(settings: Settings, out: str, stage: OnStage | None = None) -> tuple
         fitted = fit_run_basis(settings, items)
         model["pca"], model["pca_sample"] = fitted.basis.to_dict(), fitted.record()
         for line in fitted.lines():
-            (stage or log.warning)(line)
-    identity = _identity(settings, model, snapshot.digest(items))
-    work = [(year, block) for year in settings.years for _, blocks in zones for block in blocks]
-    sha256 = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    manifest = {
-        "name": settings.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": dict(settings.document),
-        "versions": versions(),
-        "commit": commit(),
-        "model": model,
-        "catalogs": catalogs,
-        "identity_sha256": sha256,
-        "context": {**_context(settings, model), "blocks": len(work)},
-    }
-    if present is None:
-        ledger.refuse_foreign()
-        with tempfile.TemporaryDirectory() as folder:
-            snapshot.freeze(items, Path(folder) / "items.parquet")
-            ledger.put_bytes("items.parquet", (Path(folder) / "items.parquet").read_bytes())
-    ledger.open(manifest, identity)
-    for zone, blocks in zones:
-        for year in settings.years if blocks else ():
-            window = block_aligned(zone.window(), settings.block_px)
-            mosaic.create(
-                f"{out}/mosaic.zarr",
-                year=year,
-                window=window,
-                block_px=settings.block_px,
-                classes=tuple(model["classes"]),
-                attrs={"cryoscale:run": settings.name, "cryoscale:confidence": model["confidence"]},
-            )
-            quicklook.create(out, year=year, window=window, block_px=settings.block_px)
-    return sha256, work
+            tell(line)
+    manifest = compose(settings, model, snapshot.digest(items), catalogs)
+    if present is not None:
+        refuse_another(present, manifest, out)
+    return Draft(settings, present or manifest, items, zones, present is not None, anew)
 
 
-def _model_record(settings: Settings) -> dict[str, Any]:
-    """Load the model once in the driver, so that weights that cannot be used are refused at once."""
-    spec = settings.model
-    predictor = loading.load_predictor(
-        **{**spec.keywords, "device": "cpu", "precision": "fp32" if spec.name is None else "auto"}
-    )
-    if predictor.needs_halo and settings.tile_px % predictor.tile_multiple:
-        raise InputError(
-            f"tile_px {settings.tile_px}",
-            f"a multiple of {predictor.tile_multiple}, as the model needs",
-            "correct tiling.tile_px",
+def _zones(
+    settings: Settings, planned: Sequence[Block] | None
+) -> list[tuple[ZoneRegion, Collection[Block]]]:
+    """The zones of the region with their blocks: those that were planned, where a run was begun."""
+    zones: list[tuple[ZoneRegion, Collection[Block]]] = []
+    for zone in zone_regions(settings):
+        blocks = (
+            blocks_of(settings, zone) if planned is None else [b for b in planned if b.epsg == zone.epsg]
         )
-    unknown = sorted(set(predictor.channels) - set(CHANNELS))
-    if unknown:
-        raise WeightsError(
-            f"weights for the channels {', '.join(unknown)}",
-            "channels of the 30-channel stack",
-            "take weights made for these channels",
-        )
-    refuse_other_classes(predictor.classes)
-    described = predictor.describe()
-    return {
-        **described,
-        "identity": {
-            # The tensors' sha256 does not cover the card: temperature, statistics, basis, curve.
-            **{key: described.get(key) for key in ("name", "sha256", "card")},
-            **spec.choices,
-        },
-        "confidence": confidence_layer(settings.model.confidence, predictor),
-        "channels": list(predictor.channels),
-        "classes": list(predictor.classes),
-        "needs_halo": predictor.needs_halo,
-        "pca": predictor.pca,
-    }
+        zones.append((zone, blocks))
+    if not any(blocks for _, blocks in zones):
+        raise InputError("region and candidates with nothing in common", "a block to map", "check both")
+    return zones
 
 
-def confidence_layer(kind: str, predictor: PredictsTiles) -> str:
-    """What the map's layer ``confidence`` holds, in words."""
-    if kind == "max":
-        return "probability of the most probable class"
-    calibrated = getattr(predictor, "calibration", None) is not None
-    return "one minus normalised entropy" + (", read as observed accuracy" if calibrated else "")
+def begin(draft: Draft, out: str) -> tuple[str, list[Work]]:
+    """Write what begins a run, its manifest last, or what is not there of it yet.
 
-
-def _require_modalities(settings: Settings, items: Items) -> None:
-    if settings.on_missing != "fail":
-        return
-    left_out = sorted(set(MODALITIES) - set(settings.sources))
-    if left_out:
-        raise InputError(
-            f"sources without {', '.join(left_out)} under on_missing: fail",
-            "every modality",
-            "name a source for each, or leave on_missing out",
-        )
-    for key, found in items.items():
-        if not found:
-            raise InputError(
-                f"no item for {key} under on_missing: fail",
-                "every modality of sources",
-                "widen the season, or leave the source out",
-            )
-
-
-def _identity(settings: Settings, model: Mapping[str, Any], catalogue: str) -> dict[str, Any]:
-    """Everything that decides a pixel, and nothing else.
-
-    The loader is left out: whichever is chosen, the same reader is called, for equal bits.
+    Returns the digest of the run's identity, and all its blocks.
     """
-    return {
-        "region": shapely.to_geojson(settings.region),
-        "years": list(settings.years),
-        "catalogue": catalogue,
-        "model": model["identity"],
-        "season": [settings.season.start, settings.season.end],
-        "sources": {
-            name: [s.collection, s.href, s.composite, s.max_cloud_pct, *_limit(s)]
-            for name, s in sorted(settings.sources.items())
-        },
-        "candidates": shapely.to_geojson(settings.candidates) if settings.candidates else None,
-        "overlap": settings.model.overlap,
-        "precision": settings.model.precision,
-        "tile_px": settings.tile_px,
-        "block_px": settings.block_px,
-        "on_missing": settings.on_missing,
-    }
+    ledger, settings = Ledger(out), draft.settings
+    blocks = [block for _, of_zone in draft.zones for block in of_zone]
+    work = [(year, block) for year in settings.years for block in blocks]
+    manifest = draft.manifest
+    if draft.anew:
+        ledger.clear()
+    if not draft.resumes:
+        ledger.refuse_foreign()
+        if ledger.manifest() is not None:
+            raise OutputError(
+                f"output {out}, where another command began a run in this moment",
+                "one command at a time",
+                "start this one again",
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            snapshot.freeze(draft.items, Path(folder) / ITEMS)
+            ledger.put_bytes(ITEMS, (Path(folder) / ITEMS).read_bytes())
+        context = {**manifest["context"], "blocks": len(work)}
+        manifest = {**manifest, "context": context, "blocks_sha256": ledger.plan_blocks(blocks)}
+        ledger.begin(manifest)
+    for zone, of_zone in draft.zones:
+        for year in settings.years if of_zone else ():
+            _create_map(settings, out, year, zone, manifest["model"])
+    return str(manifest["identity_sha256"]), work
 
 
-def _limit(source: SourceSpec) -> list[float]:
-    """The limit of uncertainty where there is one; runs begun without the choice keep their identity."""
-    return [] if source.max_uncertainty_k is None else [source.max_uncertainty_k]
-
-
-def _context(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
-    velocity, thermal = settings.sources.get("velocity"), settings.sources.get("thermal")
-    return {
-        "region": shapely.to_geojson(settings.region),
-        "tile_px": settings.tile_px,
-        "overlap": settings.model.overlap,
-        "on_missing": settings.on_missing,
-        "on_unreadable": settings.on_unreadable,
-        "composite": settings.sources["optical"].composite or "least_snow",
-        "max_cloud_pct": settings.sources["optical"].max_cloud_pct,
-        "velocity_href": velocity.href if velocity else None,
-        "max_lst_uncertainty_k": thermal.max_uncertainty_k if thermal else None,
-        "loader": settings.loader,
-        "channels": model["channels"],
-        "needs_halo": model["needs_halo"],
-        "pca": model["pca"],
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of cryoscale and of what decides its pixels."""
-    from importlib.metadata import version
-
-    names = ("numpy", "torch", "xarray", "dask", "zarr", "odc-stac", "rasterio", "numba")
-    return {"cryoscale": cryoscale.__version__, **{name: version(name) for name in names}}
-
-
-def commit() -> str | None:
-    """The commit of the checkout that this package runs from, with a + where it was changed since."""
-    checkout = Path(cryoscale.__file__).parents[1]
-    if not (checkout / ".git").exists():
-        return None
-    git = ["git", "-C", str(checkout)]
-    try:
-        found = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        )
-        state = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() + ("+" if state.stdout.strip() else "")
+def _create_map(settings: Settings, out: str, year: int, zone: ZoneRegion, model: Mapping[str, Any]) -> None:
+    window = block_aligned(zone.window(), settings.block_px)
+    mosaic.create(
+        f"{out}/mosaic.zarr",
+        year=year,
+        window=window,
+        block_px=settings.block_px,
+        classes=tuple(model["classes"]),
+        attrs={"cryoscale:run": settings.name, "cryoscale:confidence": model["confidence"]},
+    )
+    quicklook.create(out, year=year, window=window, block_px=settings.block_px)

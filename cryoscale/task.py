@@ -23,12 +23,14 @@ from pystac import Item
 from cryoscale.errors import IntegrityError
 from cryoscale.features import stack as features
 from cryoscale.features.stack import PcaBasis
-from cryoscale.grid import Block, Window
+from cryoscale.grid import Block, Window, transformer
 from cryoscale.infer import tiles
 from cryoscale.ledger import Ledger, Marker, SceneShare
 from cryoscale.read import snapshot
+from cryoscale.read.catalog import lies_over, split_bbox
 from cryoscale.read.inputs import ReadReport, read_inputs
 from cryoscale.region import ZoneRegion
+from cryoscale.room import room
 from cryoscale.settings import Composite, Loader, OnMissing, OnUnreadable
 from cryoscale.write import mosaic, quicklook
 
@@ -57,6 +59,13 @@ class RunContext:
     max_lst_uncertainty_k: float | None = None
     max_cloud_pct: float | None = None
     loader: Loader = "direct"
+
+    def scenes_over(self, year: int, window: Window) -> list[str]:
+        """Ids of the frozen items of a year that meet ``window``: what a block there is made from."""
+        bounds = transformer(f"EPSG:{window.epsg}", "EPSG:4326").transform_bounds(*window.bounds_m)
+        area = [shapely.box(*half) for half in split_bbox(bounds)]
+        found = (item for items in self.items_of(year).values() for item in items)
+        return sorted({item.id for item in found if lies_over(item, area)})
 
     def items_of(self, year: int) -> dict[str, list[Item]]:
         """The frozen items of a year by modality."""
@@ -178,7 +187,7 @@ def process_block(
     layers["modalities"] = np.where(inside, present.values[rows, cols], 0).astype(np.uint8)
     for name in ("probability", "label", "confidence", "disagreement"):
         layers[name] = np.where(inside, layers[name], np.uint8(NO_DATA))
-    with watch.stage("write"):
+    with watch.stage("write"), room(out):
         record = mosaic.write_block(f"{out}/mosaic.zarr", year, block, layers)
         seen = {
             name: np.where(inside, inputs[name].values[rows, cols], np.float32(np.nan))
@@ -196,6 +205,7 @@ def process_block(
         col=block.col,
         size_px=block.size_px,
         checksum=record.checksum,
+        shards=mosaic.stamps(f"{out}/mosaic.zarr", year, block),
         written_bytes=record.stored_bytes,
         pixels=int(inside.sum()),
         valid_pixels=int(counts.sum()),
@@ -212,5 +222,6 @@ def process_block(
         attempt=attempt,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    Ledger(out).mark(marker)
+    with room(out):
+        Ledger(out).mark(marker)
     return marker

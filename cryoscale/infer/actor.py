@@ -8,6 +8,7 @@ call it through :func:`call_actor`, which never waits beyond its deadline.
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import sys
 import time
@@ -15,8 +16,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cryoscale.errors import ActorLostError, ConfigError, OperatorError
+from cryoscale.errors import ActorLostError, ActorSilentError, ConfigError, OperatorError
 from cryoscale.infer.encode import Confidence, encode
+from cryoscale.infer.gate import Gate
 from cryoscale.infer.predict import (
     Predict,
     Prediction,
@@ -38,6 +40,13 @@ if TYPE_CHECKING:
 
 CONNECT_S = 5.0
 """How long a caller tries to reach the actor's worker before it counts as gone."""
+
+PROBE_S = 30.0
+"""How often a caller that waits for a block asks the actor's process whether it is still there."""
+
+SILENT_S = 60.0
+"""How long that process may take to say so; the answer comes from beside the actor's work, so that only
+one that stands still as a whole stays silent."""
 
 GPU_BATCH = 32
 """Tiles that a GPU sees at once unless told otherwise."""
@@ -101,6 +110,7 @@ class ModelActor:
         on_gpu = str(getattr(self._predictor, "device", "cpu")).startswith("cuda")
         self._tiling = Tiling(tile_px, overlap, batch or (GPU_BATCH if on_gpu else 1))
         self._refuse_tile()
+        self._gate = Gate()
         self._work = Work(load_s=time.perf_counter() - start)
         self._ready_at = time.perf_counter()
 
@@ -111,6 +121,7 @@ class ModelActor:
         col: int,
         block: Block | Window,
         channels: tuple[str, ...] | None = None,
+        ticket: int | None = None,
     ) -> dict[str, NDArray[np.uint8]]:
         """``probability`` (k, y, x), ``label``, ``confidence``, ``disagreement`` (y, x) of ``block``, u1.
 
@@ -120,18 +131,23 @@ class ModelActor:
             col: world column of its first column.
             block: the pixels to map, in the zone of the features.
             channels: names of the features' channels; by default they are the model's.
+            ticket: from :meth:`admit`, given back at the end.
 
         Raises:
             WeightsError: if the model wants channels that are not there.
             OperatorError: if memory does not suffice for one tile, or the model's answer is misfit.
         """
         start = time.perf_counter()
+        if ticket is not None:
+            self._gate.arrive(ticket)
         self._pin_threads()
         try:
             result = self._predict(features, (row, col), window_of_block(block), channels)
             bands = encode(result.probability, result.disagreement, self._confidence)
         finally:
             self._work.busy_s += time.perf_counter() - start
+            if ticket is not None:
+                self._gate.leave(ticket)
         self._work.blocks += 1
         self._work.tiles += result.tiles
         self._work.tiles_skipped += result.tiles_skipped
@@ -159,6 +175,14 @@ class ModelActor:
     async def probe(self) -> bool:
         """True. Answers between blocks and during one: coroutines run beside the actor's thread."""
         return True
+
+    async def admit(self) -> int:
+        """A ticket for :meth:`predict`, once the process has room for one more block."""
+        return await self._gate.enter()
+
+    async def progress(self) -> dict[str, float]:
+        """As :meth:`stats`, and the most blocks that were in this process at once; during a block too."""
+        return {**self.stats(), "most_blocks": float(self._gate.most)}
 
     def _predict(
         self,
@@ -247,7 +271,8 @@ def call_actor(actor: ActorRef, method: str, *args: Any, deadline_s: float) -> A
         deadline_s: how long to wait, the calls queued before this one included.
 
     Raises:
-        ActorLostError: if the actor's worker is gone, or silent beyond the deadline.
+        ActorLostError: if the actor's worker is gone.
+        ActorSilentError: if it is there, and silent beyond the deadline, or not even answers a probe.
         Exception: whatever the method itself raises.
     """
     from distributed.protocol.serialize import to_serialize
@@ -255,21 +280,61 @@ def call_actor(actor: ActorRef, method: str, *args: Any, deadline_s: float) -> A
 
     loop, send = _sender(actor.address)
     wrap: Callable[[Any], Any] = to_serialize
-    message = {
-        "op": "actor_execute",
-        "actor": actor.key,
-        "function": method,
-        "args": [wrap(arg) for arg in args],
-    }
+
+    def message(function: str, *arguments: Any) -> dict[str, Any]:
+        wrapped = [wrap(argument) for argument in arguments]
+        return {"op": "actor_execute", "actor": actor.key, "function": function, "args": wrapped}
+
+    async def watched() -> Any:
+        """The answer; a process that stands still is noticed long before the deadline of a large block."""
+        answer = asyncio.ensure_future(send(message(method, *args)))
+        try:
+            while not (await asyncio.wait({answer}, timeout=PROBE_S))[0]:
+                try:
+                    await asyncio.wait_for(send(message("probe")), SILENT_S)
+                except TimeoutError as error:
+                    if not answer.done():
+                        raise ActorSilentError(
+                            f"the process of {actor.key} does not answer at all"
+                        ) from error
+            return answer.result()
+        finally:
+            answer.cancel()
+
     try:
-        reply = sync(loop, send, message, callback_timeout=deadline_s)
+        reply = sync(loop, watched, callback_timeout=deadline_s)
+    except ActorSilentError:
+        raise
     except TimeoutError as error:
-        raise ActorLostError(f"{actor.key} did not answer {method} in {deadline_s:g} s") from error
+        raise ActorSilentError(f"{actor.key} did not answer {method} in {deadline_s:g} s") from error
     except OSError as error:
         raise ActorLostError(f"{actor.key} is lost: {error}") from error
     if reply["status"] != "OK":
         raise reply["exception"]
     return reply["result"]
+
+
+def predict_on(
+    actor: ActorRef, features: NDArray[np.float32], window: Window, block: Block, *, deadline_s: float
+) -> Mapping[str, NDArray[np.uint8]]:
+    """The bands of ``block`` by ``actor``, sent there once its process has room for it.
+
+    Args:
+        actor: the actor.
+        features: (c, h, w) float32 on ``window``, physical units.
+        window: the pixels that ``features`` lie on.
+        block: the pixels to map.
+        deadline_s: how long to wait for the room, and then for the answer.
+
+    Raises:
+        ActorLostError: as :func:`call_actor`.
+    """
+    ticket = call_actor(actor, "admit", deadline_s=deadline_s)
+    place = (window.row, window.col, block, None, ticket)
+    bands: Mapping[str, NDArray[np.uint8]] = call_actor(
+        actor, "predict", features, *place, deadline_s=deadline_s
+    )
+    return bands
 
 
 def _sender(address: str) -> tuple[IOLoop, Callable[[dict[str, Any]], Awaitable[Any]]]:

@@ -125,7 +125,7 @@ def search(
             for item in found
             if item.collection_id == collection
             and _placed(item)
-            and _over(item, area)
+            and lies_over(item, area)
             and _within(item, span)
             and _clear_enough(item, max_cloud_pct)
         ]
@@ -293,7 +293,8 @@ def _flat(bbox: Sequence[float]) -> Sequence[float]:
     return [bbox[side] for side in (0, 1, 3, 4)] if len(bbox) == 6 else bbox
 
 
-def _over(item: Item, area: list[BaseGeometry]) -> bool:
+def lies_over(item: Item, area: Sequence[BaseGeometry]) -> bool:
+    """Whether an item meets any part of an area in degrees; an empty area is everywhere."""
     if not area:
         return True
     if item.bbox and item.bbox[0] > item.bbox[-3 if len(item.bbox) == 6 else 2]:

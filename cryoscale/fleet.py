@@ -1,0 +1,192 @@
+"""The actors of a run: one on every worker that offers a GPU, whoever starts or ends these workers.
+
+Workers come and go: preempted, restarted under another address, added by an autoscaler. The fleet asks the
+scheduler who is there, gives each new GPU worker its actor, by name, since Dask would happily put two on one
+device, and forgets those whose worker is gone. Models load while blocks go on elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cryoscale.cluster import ACTOR_THREADS, CPU, GPU
+from cryoscale.errors import ActorLostError, ActorSilentError, ClusterLostError, CryoscaleError, OperatorError
+from cryoscale.infer.actor import ActorRef, ModelActor, call_actor
+from cryoscale.settings import Settings
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+log = logging.getLogger("cryoscale")
+
+LOOK_S = 2.0
+"""How often the scheduler is asked who is there."""
+
+START_S = 600.0
+"""How long a run does without any actor, while models load or workers come back, before it gives up."""
+
+REFUSALS = 3
+"""How often a worker may fail to start its actor before no more is asked of it."""
+
+ASK_S = 5.0
+"""How long an actor may take to say what it has done; a coroutine beside its work answers."""
+
+
+@dataclass
+class Seat:
+    """A GPU worker and its actor; ``ref`` is None while the model loads."""
+
+    address: str
+    name: str
+    future: Any
+    ref: ActorRef | None = None
+    load: int = 0
+    """Blocks whose tasks are under way for this actor."""
+
+
+@dataclass
+class Fleet:
+    """The actors of a run on the workers of one scheduler."""
+
+    client: Client
+    settings: Settings
+    seats: dict[str, Seat] = field(default_factory=dict)
+    tasks: int = 0
+    """Block tasks that the CPU workers which are there run at once."""
+    started: int = 0
+    lost: int = 0
+    _refusals: dict[str, int] = field(default_factory=dict)
+    _looked: float = float("-inf")
+    _without_since: float | None = None
+    _last_error: BaseException | None = None
+
+    def look(self) -> None:
+        """See who is there; start actors on new GPU workers, and forget those that are gone.
+
+        Raises:
+            ClusterLostError: the scheduler is gone, or no actor could be had for :data:`START_S`.
+            CryoscaleError: no worker can load the model; the error of the last that tried.
+        """
+        if time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked = time.monotonic()
+        workers = self._workers()
+        self.tasks = int(sum(info["resources"].get(CPU, 0) for info in workers.values()))
+        offers = {a: str(info["name"]) for a, info in workers.items() if info["resources"].get(GPU, 0) >= 1}
+        for address in self.seats.keys() - offers.keys():
+            self._forget(self.seats[address])
+        for address, name in offers.items():
+            if address not in self.seats and self._refusals.get(address, 0) < REFUSALS:
+                self._seat(address, name)
+        for seat in [seat for seat in self.seats.values() if seat.ref is None]:
+            self._settle(seat)
+        self._require_some(offers)
+
+    def choose(self) -> Seat | None:
+        """The ready actor with least to do, or None."""
+        ready = [seat for seat in self.seats.values() if seat.ref is not None]
+        return min(ready, key=lambda seat: seat.load) if ready else None
+
+    @property
+    def ready(self) -> int:
+        """Actors that have loaded their model."""
+        return sum(seat.ref is not None for seat in self.seats.values())
+
+    def report(self, ref: ActorRef, error: ActorLostError) -> None:
+        """Take note that a task lost its actor; a silent one's process is ended."""
+        seat = next((seat for seat in self.seats.values() if seat.ref == ref), None)
+        if seat is None:
+            return
+        log.warning("actor on %s was lost and is replaced: %s", seat.name, error)
+        self._forget(seat)
+        if isinstance(error, ActorSilentError):
+            self._end(seat)
+        self._looked = float("-inf")
+
+    def stats(self) -> dict[str, dict[str, float]]:
+        """What each ready actor has done, by its worker's name; those that do not answer are left out."""
+        found: dict[str, dict[str, float]] = {}
+        for seat in list(self.seats.values()):
+            if seat.ref is None:
+                continue
+            try:
+                found[seat.name] = dict(call_actor(seat.ref, "progress", deadline_s=ASK_S))
+            except (ActorLostError, OSError) as error:
+                log.debug("actor on %s does not say how it does: %s", seat.name, error)
+        return found
+
+    def close(self) -> None:
+        """Let the actors go."""
+        for seat in self.seats.values():
+            seat.future.release()
+        self.seats.clear()
+
+    def _workers(self) -> Mapping[str, Any]:
+        if self.client.status != "running":
+            raise ClusterLostError("the scheduler is gone; what is done is kept, start the same command again")
+        workers: Mapping[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+        return workers
+
+    def _seat(self, address: str, name: str) -> None:
+        model = self.settings.model
+        future: Any = self.client.submit(
+            ModelActor,
+            model.keywords,
+            tile_px=self.settings.tile_px,
+            overlap=model.overlap,
+            threads=ACTOR_THREADS,
+            confidence=model.confidence,
+            actor=True,
+            pure=False,
+            resources={GPU: 1},
+            workers=[address],
+            allow_other_workers=False,
+        )
+        self.seats[address] = Seat(address, name, future)
+
+    def _settle(self, seat: Seat) -> None:
+        """See whether a model has loaded by now."""
+        if seat.future.status == "finished":
+            seat.ref = ActorRef.of(seat.future.result(timeout=ASK_S))
+            self.started += 1
+        elif seat.future.status in ("error", "cancelled", "lost"):
+            error = seat.future.exception() if seat.future.status == "error" else None
+            self._last_error = error or ActorLostError("the worker went away")
+            self._refusals[seat.address] = self._refusals.get(seat.address, 0) + 1
+            log.warning("no actor on %s: %s", seat.name, self._last_error)
+            self._forget(seat)
+
+    def _forget(self, seat: Seat) -> None:
+        seat.future.release()
+        self.seats.pop(seat.address, None)
+        self.lost += seat.ref is not None
+
+    def _end(self, seat: Seat) -> None:
+        """End the process of an actor that hangs, which its nanny starts anew; leave it where it has none."""
+        try:
+            self.client.restart_workers([seat.address], timeout=60, raise_for_error=False)
+        except Exception as error:  # a worker without a nanny is a ValueError, one that is gone another
+            log.warning("%s could not be restarted and is left alone: %s", seat.name, error)
+            self._refusals[seat.address] = REFUSALS
+
+    def _require_some(self, offers: Mapping[str, str]) -> None:
+        if self.ready:
+            self._without_since = None
+            return
+        now = time.monotonic()
+        self._without_since = self._without_since or now
+        error = self._last_error
+        refused = bool(offers) and all(self._refusals.get(address, 0) >= REFUSALS for address in offers)
+        if refused and isinstance(error, CryoscaleError) and not error.retry:
+            raise error
+        if refused and error is not None and not isinstance(error, CryoscaleError):
+            raise OperatorError(f"no GPU worker can start the model: {error}") from error
+        if now - self._without_since > START_S:
+            raise ClusterLostError(
+                f"no GPU worker had its model ready for {START_S:.0f} s"
+                f"{f' ({error})' if error else ''}; what is done is kept, start the same command again"
+            )

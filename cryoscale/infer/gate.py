@@ -1,0 +1,74 @@
+"""A gate before an actor: at most so many blocks are on their way into its process or in it.
+
+Every CPU task of a run may have a block ready at the same moment, some hundred MB each. Sent at once, all
+would lie in the memory of the one process that holds the GPU, so that each asks for a place first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+
+PLACES = 2
+"""Blocks in an actor's process: one that is predicted, and one that is ready when it is done."""
+
+ARRIVAL_S = 60.0
+"""How long a place is kept for a block that does not arrive, since its sender may be dead."""
+
+
+class Gate:
+    """Places, given in the order in which they were asked for; all of it lives on one event loop."""
+
+    def __init__(self, places: int = PLACES) -> None:
+        self._places = places
+        self._inside: dict[int, asyncio.TimerHandle | None] = {}
+        self._waiting: deque[asyncio.Future[int]] = deque()
+        self._tickets = count()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.most = 0
+        """The most blocks that were inside at once."""
+
+    async def enter(self) -> int:
+        """A ticket, once there is a place."""
+        self._loop = asyncio.get_running_loop()
+        if len(self._inside) < self._places:
+            return self._admit()
+        waiter: asyncio.Future[int] = self._loop.create_future()
+        self._waiting.append(waiter)
+        return await waiter
+
+    def arrive(self, ticket: int) -> None:
+        """The block is here: its place is kept until it leaves. From any thread."""
+        self._from_thread(self._arrived, ticket)
+
+    def leave(self, ticket: int) -> None:
+        """The block is done, and another may come. From any thread."""
+        self._from_thread(self._left, ticket)
+
+    def _from_thread(self, what: Callable[[int], None], ticket: int) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(what, ticket)
+
+    def _admit(self) -> int:
+        assert self._loop is not None
+        ticket = next(self._tickets)
+        self._inside[ticket] = self._loop.call_later(ARRIVAL_S, self._left, ticket)
+        self.most = max(self.most, len(self._inside))
+        return ticket
+
+    def _arrived(self, ticket: int) -> None:
+        timer = self._inside.get(ticket)
+        if timer is not None:
+            timer.cancel()
+            self._inside[ticket] = None
+
+    def _left(self, ticket: int) -> None:
+        timer = self._inside.pop(ticket, None)
+        if timer is not None:
+            timer.cancel()
+        while self._waiting and len(self._inside) < self._places:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(self._admit())

@@ -1,0 +1,238 @@
+"""One driver at a time: who drives a run says so in the run's own folder, over and over.
+
+A lease is a file ``OUT/ledger/lease/<generation>.json``, created by exactly one driver and put anew every
+:data:`BEAT_S` seconds with a count. Whoever finds one watches it by a clock of its own: if the count stands
+still for :data:`SILENCE_S` seconds, the holder is dead, and the watcher creates the next generation. No
+clock of two machines is ever compared, and none is asked for the time of day, so that clocks may
+jump. On the holder's own machine its process is looked at, which takes no waiting.
+
+A driver that was frozen, and not dead, finds the next generation at its next beat and stops. What its
+workers still write until then is what the other's write: a block has one content.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryoscale.errors import LeaseLostError, OutputError
+from cryoscale.write.objects import Objects
+
+log = logging.getLogger("cryoscale")
+
+FOLDER = "ledger/lease"
+
+BEAT_S = 5.0
+"""How often the holder says that it lives."""
+
+SILENCE_S = 30.0
+"""How long a holder must be silent to count as dead; six beats, so that a slow store is no death."""
+
+POLL_S = 0.5
+
+Facts = Callable[[], Mapping[str, Any]]
+
+
+@dataclass
+class Lease:
+    """A held lease; ``lost`` is set once another driver has taken over."""
+
+    objects: Objects
+    generation: int
+    holder: Mapping[str, Any]
+    facts: Facts = field(default=lambda: {})
+    lost: threading.Event = field(default_factory=threading.Event)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _beats: int = 0
+
+    def require(self) -> None:
+        """Go on only while the lease is ours.
+
+        Raises:
+            LeaseLostError: another driver has taken over.
+        """
+        if self.lost.is_set():
+            raise LeaseLostError(
+                f"another driver has taken over {self.objects.root} while this one stood still; "
+                "it goes on from what is done"
+            )
+
+    def beat(self) -> None:
+        """Say once that this driver lives, and what it is doing; notice a successor."""
+        last = newest(self.objects)
+        if last is not None and last[0] > self.generation:
+            self.lost.set()
+            return
+        self._beats += 1
+        self._put({"beat": self._beats, "live": dict(self.facts())})
+
+    def release(self) -> None:
+        """Let the run go, so that the next driver need not wait."""
+        if self.lost.is_set():
+            return
+        try:
+            self._put({"beat": self._beats, "live": dict(self.facts()), "released": True})
+        except OSError as error:  # the next driver finds this process dead, or silent
+            log.debug("the lease could not be released: %s", error)
+
+    def _put(self, more: Mapping[str, Any]) -> None:
+        self.objects.put(_name(self.generation), _encode({**self.holder, **more}))
+
+    def _keep(self) -> None:
+        while not self._over.wait(BEAT_S) and not self.lost.is_set():
+            try:
+                self.beat()
+            except Exception as error:
+                # A store that is away or full must not end the run: its blocks will tell, if it stays so.
+                log.debug("the lease could not be renewed: %s", error)
+
+
+def refuse_driven(out: str) -> None:
+    """Refuse, before any work, a run whose driver is known to live; one that is merely silent passes.
+
+    Raises:
+        OutputError: the line names the driver.
+    """
+    objects = Objects(out)
+    last = newest(objects)
+    if last is not None and is_alive(last[1]):
+        _refuse(objects, last[1])
+
+
+@contextmanager
+def held(out: str, facts: Facts = lambda: {}) -> Iterator[Lease]:
+    """Drive the run at ``out`` alone, for the body's duration.
+
+    Args:
+        out: the run's folder or URL.
+        facts: what to tell of the run with every beat, for ``cryoscale status``.
+
+    Raises:
+        OutputError: another driver drives it; the line names it.
+        LeaseLostError: another one was quicker to follow a dead one.
+    """
+    objects = Objects(out)
+    last = newest(objects)
+    if last is not None:
+        _outwait(objects, *last)
+    generation = last[0] + 1 if last else 1
+    holder = _me()
+    if not objects.create(_name(generation), _encode({**holder, "beat": 0, "live": {}})):
+        raise LeaseLostError(f"another driver took {out} in this moment; look with cryoscale status")
+    lease = Lease(objects, generation, holder, facts)
+    thread = threading.Thread(target=lease._keep, name="cryoscale-lease", daemon=True)
+    thread.start()
+    try:
+        if last is not None:  # one file is enough: the newest
+            objects.delete(_name(last[0]))
+        yield lease
+    finally:
+        lease._over.set()
+        thread.join(timeout=BEAT_S)
+        lease.release()
+
+
+def newest(objects: Objects) -> tuple[int, dict[str, Any]] | None:
+    """Generation and content of the newest lease; an unreadable one counts as held by nobody known."""
+    names = sorted(entry.key for entry in objects.list(FOLDER) if entry.key.endswith(".json"))
+    if not names:
+        return None
+    content = objects.get(names[-1])
+    try:
+        document = json.loads(content or b"{}")
+    except ValueError:
+        document = {}
+    generation = int(names[-1].rsplit("/", 1)[-1].removesuffix(".json"))
+    return generation, document if isinstance(document, dict) else {}
+
+
+def is_alive(document: Mapping[str, Any]) -> bool | None:
+    """Whether a lease's holder lives; None where that cannot be seen from this process."""
+    if document.get("released"):
+        return False
+    if document.get("place") != _place() or document.get("process_started") is None:
+        return None
+    return _started(int(document.get("pid", -1))) == document.get("process_started")
+
+
+def _outwait(objects: Objects, generation: int, document: Mapping[str, Any]) -> None:
+    """Return once the holder is known to be dead; raise as soon as it is known to live."""
+    alive = is_alive(document)
+    since = time.monotonic()
+    while alive is None:
+        if time.monotonic() - since > SILENCE_S:
+            log.warning("the driver %s fell silent; this one takes over", _who(document))
+            return
+        time.sleep(POLL_S)
+        found = newest(objects)
+        alive = True if found is not None and found != (generation, document) else None
+        if found is not None and found[1].get("released"):
+            return
+    if alive:
+        _refuse(objects, document)
+
+
+def _refuse(objects: Objects, document: Mapping[str, Any]) -> None:
+    raise OutputError(
+        f"output {objects.root}, which {_who(document)} is driving",
+        "a run that nobody drives",
+        "wait for it, look with cryoscale status, or give another --out",
+    )
+
+
+def _me() -> dict[str, Any]:
+    return {
+        "session": uuid.uuid4().hex[:12],
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "place": _place(),
+        "process_started": _started(os.getpid()),
+    }
+
+
+def _place() -> str:
+    """Host, boot and process namespace: where the same pid is the same process."""
+    parts = [socket.gethostname()]
+    for read in (
+        lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        lambda: os.readlink("/proc/self/ns/pid"),
+    ):
+        try:
+            parts.append(read())
+        except OSError:
+            parts.append("")
+    return " ".join(parts)
+
+
+def _started(pid: int) -> str | None:
+    """When a process was started, in ticks since boot, which no later process of that pid shares."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rsplit(")", 1)[1].split()
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _who(document: Mapping[str, Any]) -> str:
+    if "pid" not in document:
+        return "a driver whose lease cannot be read"
+    return f"process {document['pid']} on {document['host']} (session {document['session']})"
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _name(generation: int) -> str:
+    return f"{FOLDER}/{generation:08d}.json"

@@ -1,0 +1,113 @@
+"""What the ledger holds of a block: that it is done and how, or why it was set aside.
+
+Every record carries a seal, a digest of its own content, since a flipped digit would otherwise still be
+valid JSON: a record whose seal is broken is no record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cryoscale.grid import Block
+
+SEAL = "seal"
+
+
+class Record(BaseModel):
+    """A JSON document of one block."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    year: int
+    epsg: int
+    row: int
+    col: int
+    size_px: int
+
+    @property
+    def block(self) -> Block:
+        """The block that the record is about."""
+        return Block(self.epsg, self.row, self.col, self.size_px)
+
+    @property
+    def key(self) -> tuple[int, Block]:
+        """Year and block."""
+        return self.year, self.block
+
+    def to_bytes(self) -> bytes:
+        """The record as it lies on disk, sealed."""
+        document = self.model_dump(mode="json")
+        return (json.dumps({**document, SEAL: _seal(document)}, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self | None:
+        """The record that was stored, or None where its bytes are not what was stored."""
+        try:
+            document = json.loads(content)
+            seal = document.pop(SEAL, None)
+            # records of the first format carry none
+            if seal is not None and seal != _seal(document):
+                return None
+            return cls.model_validate(document)
+        except (ValueError, AttributeError, UnicodeDecodeError, ValidationError):
+            return None
+
+
+def _seal(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class SceneShare(BaseModel):
+    """How a scene did over the glacierised part of a block; see :class:`cryoscale.read.choice.Share`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scene: str
+    cloud_share: float
+    snow_share: float
+    rank: int
+
+
+class Marker(Record):
+    """One finished block: what was written, from what, by whom and how long each stage took."""
+
+    checksum: str
+    """Over the block's stored shards, as :func:`cryoscale.write.mosaic.block_checksum` gives it."""
+    shards: dict[str, tuple[int, str]] = {}
+    """Length and stamp (see :class:`cryoscale.write.objects.Entry`) of each stored shard by its array, by
+    which a resumed run knows without reading that nobody has touched them since."""
+    written_bytes: int
+    pixels: int
+    """Pixels of the region in the block."""
+    valid_pixels: int
+    """Pixels that got a class."""
+    class_pixels: list[int] = []
+    seconds: dict[str, float] = {}
+    """By stage, of the wall clock."""
+    scenes_read: list[str] = []
+    scenes_failed: list[tuple[str, str]] = []
+    modality_pixels: dict[str, int] = {}
+    """Pixels of the region where all inputs of a modality were there."""
+    scene_choice: list[SceneShare] = []
+    """Why which optical scene was preferred, the best first; empty for a median, which prefers none."""
+    worker: str = ""
+    attempt: int = 1
+    finished: str = ""
+
+
+class SetAside(Record):
+    """One block that failed as often as it may, with its last error and what it was made from."""
+
+    error: str
+    """Class of the last error."""
+    reason: str
+    attempts: int
+    when: str
+    traceback: list[str] = []
+    """The last error as Python tells it, its innermost lines."""
+    scenes: list[str] = []
+    """Ids of the scenes whose footprint meets the block: its inputs."""
