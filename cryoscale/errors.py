@@ -98,6 +98,10 @@ class HostDownError(AssetReadError):
     """An asset was not asked for, since its host has answered nobody for a while; ask again later."""
 
 
+class StoreUnavailableError(TransientError, ConnectionError):
+    """The store of the run and its map did not answer, or only with a server's errors, for long."""
+
+
 class ActorLostError(TransientError, ConnectionError):
     """The actor that held a block died or fell silent before it answered."""
 

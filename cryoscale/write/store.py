@@ -8,12 +8,9 @@ remote filesystem needs beyond the URL (endpoint, key) comes from fsspec's own c
 from __future__ import annotations
 
 import os
-import uuid
 import warnings
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -23,8 +20,9 @@ from zarr.codecs import ZstdCodec
 from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore, LocalStore
 
-from cryoscale.errors import OutputError
+from cryoscale.errors import OutputError, StoreUnavailableError
 from cryoscale.grid import RESOLUTION_M, Window
+from cryoscale.write.objects import Objects
 
 CHUNK_PX = 256
 """Longest edge of the chunks inside a shard."""
@@ -65,54 +63,23 @@ def open_store(store_url: str | os.PathLike[str], *, read_only: bool = False) ->
     return LocalStore(url, read_only=read_only)
 
 
-def read_objects(store_url: str | os.PathLike[str], keys: list[str]) -> dict[str, bytes | None]:
-    """The stored bytes under each key, or None where nothing is stored.
-
-    Goes around zarr on purpose: a checksum must see the bytes as they lie there.
-    """
-    filesystem, root = fsspec.core.url_to_fs(os.fspath(store_url))
-    found: dict[str, bytes | None] = {}
-    paths = {f"{root}/{key}": key for key in keys}
-    # cat answers a plain value rather than a dict to a list of one
-    answers = filesystem.cat([*paths, f"{root}/zarr.json"], on_error="return")
-    for path, key in paths.items():
-        answer = answers.get(path, FileNotFoundError(path))
-        if isinstance(answer, FileNotFoundError):
-            found[key] = None
-        elif isinstance(answer, Exception):
-            raise answer
-        else:
-            found[key] = answer
-    return found
-
-
 def put(url: str | os.PathLike[str], content: bytes) -> None:
     """Writes one file, local or remote, whole or not at all; replaces what was there.
 
     Raises:
         OutputError: if it cannot be written.
+        StoreUnavailableError: if a remote store does not answer for long.
     """
     target = os.fspath(url)
+    root, _, key = target.rpartition("/")
     try:
-        if "://" in target:
-            filesystem, path = fsspec.core.url_to_fs(target)
-            filesystem.pipe_file(path, content)
-        else:
-            _replace_file(Path(target), content)
+        Objects(root or ("/" if target.startswith("/") else ".")).put(key, content)
+    except StoreUnavailableError:
+        raise
     except OSError as error:
         raise OutputError(
             f"{target}", "a path that can be written", f"make room or choose another: {error}"
         ) from error
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def geo_attributes(window: Window, factor: int = 1) -> dict[str, Any]:

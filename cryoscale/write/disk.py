@@ -1,0 +1,119 @@
+"""Files on a local disk, put whole and durably, listed fast."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import uuid
+from collections.abc import Iterator
+
+_PARTIAL = re.compile(r"(^|\.)[0-9a-f]{32}\.partial$")
+"""Names of files being written, by us or by zarr's local store."""
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
+
+
+def write(path: str, content: bytes, *, replace: bool) -> bool:
+    """Puts a file in place in one step, durably; False if one is there that must not be replaced."""
+    folder = os.path.dirname(path)
+    temporary = f"{folder}/.{uuid.uuid4().hex}.partial"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        descriptor = os.open(temporary, flags, 0o666)
+    except FileNotFoundError:
+        make_folder(folder)
+        descriptor = os.open(temporary, flags, 0o666)
+    try:
+        _fill(descriptor, content)
+        if replace:
+            os.replace(temporary, path)
+        elif not _link(temporary, path, content):
+            return False
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    _sync_folder(folder)
+    return True
+
+
+def _link(temporary: str, path: str, content: bytes) -> bool:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            return False
+        try:
+            _fill(descriptor, content)
+        except BaseException:
+            os.unlink(path)
+            raise
+    return True
+
+
+def _fill(descriptor: int, content: bytes) -> None:
+    with open(descriptor, "wb", buffering=0) as file:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(descriptor)
+
+
+def make_folder(folder: str) -> list[str]:
+    """Makes a folder and those above it, durably; says which it made, the outermost first."""
+    missing: list[str] = []
+    while folder and not os.path.lexists(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    made = []
+    for one in reversed(missing):
+        # another may make it at the same time
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(one)
+            made.append(one)
+            _sync_folder(os.path.dirname(one) or ".")
+    return made
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # some network filesystems cannot, and need not
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def read(path: str) -> bytes | None:
+    """The content of a file, None where there is none."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def scan(folder: str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Every file below a folder with its state, by ``prefix`` and its path there; none if it is absent."""
+    below = [(folder, prefix)]
+    while below:
+        folder, prefix = below.pop()
+        try:
+            with os.scandir(folder) as found:
+                for one in found:
+                    if one.is_dir(follow_symlinks=False):
+                        below.append((one.path, f"{prefix}{one.name}/"))
+                    elif not (one.name.endswith(".partial") and _PARTIAL.search(one.name)):
+                        with contextlib.suppress(FileNotFoundError):
+                            yield prefix + one.name, one.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
