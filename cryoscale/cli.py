@@ -76,18 +76,31 @@ def run(
             "map is made from one catalogue.",
         ),
     ] = False,
+    new_run: Annotated[
+        bool,
+        typer.Option("--new-run", help="Begin anew: what another or the same run made in --out is deleted."),
+    ] = False,
+    redo: Annotated[
+        str, typer.Option(help="Do the blocks again that meet W,S,E,N (degrees) or the polygons of a file.")
+    ] = "",
+    retry_set_aside: Annotated[
+        bool, typer.Option("--retry-set-aside", help="Try the blocks again that were set aside.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Map a region; run again to complete what was interrupted, from the scenes that were found first."""
     from cryoscale.config import load_config
     from cryoscale.console import Console
-    from cryoscale.pipeline import look_again, refuse_to_mix
+    from cryoscale.pipeline import Again, look_again, refuse_to_mix
     from cryoscale.pipeline import run as run_pipeline
+    from cryoscale.region import parse_region
+    from cryoscale.signals import stopping
 
     console = Console(quiet=json_)
     found: dict[str, Any] = {}
-    with console:
+    with console, stopping() as stop:
         settings = load_config(config)
+        again = Again(new_run, parse_region(redo) if redo else None, retry_set_aside)
         if refresh:
             changes = look_again(settings, _output(out))
             found = {"refresh": changes.to_dict() if changes is not None else None}
@@ -95,7 +108,14 @@ def run(
             if changes and json_:
                 _print_json({"out": _output(out), **found})
             refuse_to_mix(changes, _output(out))
-        outcome = run_pipeline(settings, _output(out), on_progress=console.progress, on_stage=console.stage)
+        outcome = run_pipeline(
+            settings,
+            _output(out),
+            again=again,
+            on_progress=console.progress,
+            on_stage=console.stage,
+            stop=stop,
+        )
     _report(outcome, console, json_, found)
 
 
@@ -123,7 +143,7 @@ def status(out: OutArgument, json_: JsonOption = False) -> None:
 
 @app.command()
 def verify(out: OutArgument, json_: JsonOption = False) -> None:
-    """Read back every block and hold it against the checksum in its marker."""
+    """Prove a run: every planned block is there and is what was written, and outlines and STAC agree."""
     from cryoscale.console import Console
     from cryoscale.results import Run
 

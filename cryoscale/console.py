@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from cryoscale.models.weights import Card
     from cryoscale.plan import Plan
     from cryoscale.read.snapshot import Changes
-    from cryoscale.results import Status, Verification
+    from cryoscale.results import Status
     from cryoscale.scenes import SceneUse
+    from cryoscale.verify import Verification
 
 _EVERY_S = 5.0
 _SCENES_SHOWN = 12
+_FAULTS_SHOWN = 50
 
 
 class Console:
@@ -140,13 +142,10 @@ class Console:
             self.say(
                 f"set aside: block {record.block.key} of {record.year}, EPSG:{record.epsg}: {record.reason}"
             )
-        failed = sorted(
-            {(scene, cause) for marker in outcome.computed for scene, cause in marker.scenes_failed}
-        )
-        for scene, cause in failed:
+        for scene, cause in sorted(outcome.scenes_failed):
             self.say(f"scene not read: {scene}: {cause}")
         self.say(
-            f"{len(outcome.computed)} blocks computed, {outcome.skipped} were done already, "
+            f"{outcome.computed} blocks computed, {outcome.skipped} were done already, "
             f"{len(outcome.set_aside)} set aside"
         )
         self.say(f"in {outcome.out}: mosaic.zarr, inventory/, map.png, report.html")
@@ -306,9 +305,24 @@ class Console:
 
     def verification(self, found: Verification) -> None:
         """What ``cryoscale verify`` prints."""
-        for name in found.damaged:
-            self.say(f"damaged: {name}")
-        self.say(f"{found.checked} blocks read back, {len(found.damaged)} damaged")
+        for fault in found.faults[:_FAULTS_SHOWN]:
+            self.say(f"{fault.kind} {fault.where}: {fault.reason}")
+        if len(found.faults) > _FAULTS_SHOWN:
+            self.say(f"and {len(found.faults) - _FAULTS_SHOWN} more: see --json")
+        for place in found.set_aside[:_FAULTS_SHOWN]:
+            self.say(f"set aside: {place}")
+        pace = found.seconds_per_1000_blocks
+        self.say(
+            f"{found.checked} of {found.planned} planned blocks read back in {found.seconds:.1f} s"
+            f"{f' ({pace:.0f} s a thousand)' if pace else ''}: {len(found.faults)} faults, "
+            f"{len(found.set_aside)} blocks set aside"
+        )
+        if found.sound:
+            self.say("the run is finished, and all of it is what was written")
+        elif all(fault.repair for fault in found.faults):
+            self.say("the command that made the run mends this: start it again")
+        else:
+            self.say("what cannot be mended by running again: give a new --out, or --new-run")
 
     def _table(self, header: Sequence[str], rows: Sequence[Sequence[Any]] | Sequence[Any]) -> None:
         table = Table(box=None, pad_edge=False)

@@ -304,7 +304,9 @@ class Driver:
 
     def _error_of(self, future: Any) -> BaseException:
         if self.client.status != "running":
-            raise ClusterLostError("the scheduler is gone; what is done is kept, start the same command again")
+            raise ClusterLostError(
+                "the scheduler is gone; what is done is kept, start the same command again"
+            )
         error: BaseException | None = future.exception() if future.status == "error" else None
         return error or ActorLostError("its task was lost with its worker")
 
@@ -327,7 +329,7 @@ class Driver:
         counts, most = (self.losses, LOSSES) if lost else (self.failures, ATTEMPTS)
         counts[work] = counts.get(work, 0) + 1
         year, block = work
-        facts = {
+        facts: dict[str, Any] = {
             "year": year,
             "epsg": block.epsg,
             "row": block.row,

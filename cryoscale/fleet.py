@@ -127,7 +127,9 @@ class Fleet:
 
     def _workers(self) -> Mapping[str, Any]:
         if self.client.status != "running":
-            raise ClusterLostError("the scheduler is gone; what is done is kept, start the same command again")
+            raise ClusterLostError(
+                "the scheduler is gone; what is done is kept, start the same command again"
+            )
         workers: Mapping[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
         return workers
 
@@ -190,3 +192,8 @@ class Fleet:
                 f"no GPU worker had its model ready for {START_S:.0f} s"
                 f"{f' ({error})' if error else ''}; what is done is kept, start the same command again"
             )
+
+
+def scheduler_gone() -> ClusterLostError:
+    """What to raise when nothing can be asked of the scheduler any more."""
+    return ClusterLostError("the scheduler is gone; what is done is kept, start the same command again")

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pystac import Item
 from scipy.ndimage import map_coordinates
 
-from cryoscale.drive import OnProgress, Work
+from cryoscale.drive import OnProgress
+from cryoscale.ledger import Work
 from cryoscale.errors import AssetReadError, SourceError
 from cryoscale.features.terrain import slope_aspect
 from cryoscale.finish import is_simulated

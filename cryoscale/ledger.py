@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from cryoscale.errors import IntegrityError, OutputError
 from cryoscale.grid import Block
-from cryoscale.records import Marker, SceneShare, SetAside, Record
+from cryoscale.records import Marker, Record, SceneShare, SetAside
 from cryoscale.write.objects import Entry, Objects
 
 __all__ = ["Ledger", "Marker", "SceneShare", "SetAside", "Work"]

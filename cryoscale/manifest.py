@@ -113,7 +113,7 @@ def _short(key: str, value: Any) -> str:
 
 
 def _asked(settings: Settings) -> dict[str, Any]:
-    """What is not the identity's and holds from the start all the same: where it would be ignored, it is told.
+    """What is not the identity's and holds from the start all the same: a change is told, not ignored.
 
     The cluster is left out: with it a run may go on elsewhere.
     """
@@ -127,7 +127,7 @@ def _asked(settings: Settings) -> dict[str, Any]:
 
 
 def model_record(settings: Settings) -> dict[str, Any]:
-    """What the model says of itself: loaded once in the driver, weights that cannot be used are refused there.
+    """What the model says of itself; loaded once in the driver, so that unfit weights are refused at once.
 
     Raises:
         InputError: the tile does not fit the network.

@@ -42,6 +42,7 @@ from cryoscale.region import ZoneRegion
 from cryoscale.resume import forget, sound
 from cryoscale.room import room
 from cryoscale.settings import Settings
+from cryoscale.verify import seal
 from cryoscale.write import mosaic, quicklook
 from cryoscale.write.objects import require_usable
 
@@ -130,6 +131,7 @@ def run(
         outcome.set_aside = list(ledger.set_asides().values())
         start = time.perf_counter()
         finish(settings, out, stage)
+        seal(out)
         outcome.seconds["finish"] = time.perf_counter() - start
     return outcome
 
@@ -269,15 +271,11 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
     return Draft(settings, present or manifest, items, zones, present is not None, anew)
 
 
-def _zones(
-    settings: Settings, planned: Sequence[Block] | None
-) -> list[tuple[ZoneRegion, Collection[Block]]]:
+def _zones(settings: Settings, planned: Sequence[Block] | None) -> list[tuple[ZoneRegion, Collection[Block]]]:
     """The zones of the region with their blocks: those that were planned, where a run was begun."""
     zones: list[tuple[ZoneRegion, Collection[Block]]] = []
     for zone in zone_regions(settings):
-        blocks = (
-            blocks_of(settings, zone) if planned is None else [b for b in planned if b.epsg == zone.epsg]
-        )
+        blocks = blocks_of(settings, zone) if planned is None else [b for b in planned if b.epsg == zone.epsg]
         zones.append((zone, blocks))
     if not any(blocks for _, blocks in zones):
         raise InputError("region and candidates with nothing in common", "a block to map", "check both")

@@ -69,6 +69,24 @@ def read_region(spec: RegionSpec) -> Polygon | MultiPolygon:
     return geometry
 
 
+def parse_region(text: str) -> Polygon | MultiPolygon:
+    """The region that a person writes in a command: west,south,east,north in degrees, or a file of polygons.
+
+    Raises:
+        RegionError: as :func:`read_region`.
+    """
+    parts = text.split(",")
+    if len(parts) != 4:
+        return read_region(RegionSpec(file=text))
+    try:
+        west, south, east, north = (float(part) for part in parts)
+    except ValueError:
+        raise RegionError(
+            f"region {text!r}", "west,south,east,north in degrees, or a file of polygons", "correct it"
+        ) from None
+    return read_region(RegionSpec(bbox=(west, south, east, north)))
+
+
 def _read(spec: RegionSpec) -> Polygon | MultiPolygon:
     bbox, path = spec.bbox, Path(spec.file or spec.rgi or "")
     geometry = _from_bbox(bbox) if bbox is not None else _from_file(path)

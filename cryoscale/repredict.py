@@ -8,8 +8,6 @@ are blended, so that this is the only way to see a map without it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +18,14 @@ from typing import Any
 import shapely
 
 from cryoscale.cluster import workers
-from cryoscale.drive import Driver, OnProgress, Outcome, Work
+from cryoscale.drive import Driver, OnProgress, Outcome, Watch
 from cryoscale.errors import InputError, OperatorError, SourceError
 from cryoscale.grid import window_of
-from cryoscale.ledger import Ledger
-from cryoscale.pipeline import sound
+from cryoscale.ledger import ITEMS, Ledger, Work
+from cryoscale.manifest import digest, refuse_another
 from cryoscale.read import snapshot
 from cryoscale.results import Run
+from cryoscale.resume import sound
 from cryoscale.settings import ClusterSpec, ModelSpec, Season, Settings
 from cryoscale.write import mosaic, quicklook
 
@@ -116,7 +115,7 @@ def repredict(
         for variant, settings, identity, remaining, total in to_do:
             on_stage(f"mapping {len(remaining)} blocks again without {variant.name}")
             outcome = Outcome(variant.folder, skipped=total - len(remaining))
-            driver = Driver(settings, variant.folder, identity, found, outcome, on_progress, total)
+            driver = Driver(settings, variant.folder, identity, found, outcome, Watch(on_progress))
             driver.drive(remaining)
             _refuse_gaps(variant, outcome)
 
@@ -203,22 +202,26 @@ def _prepare(variant: Variant, settings: Settings, work: Sequence[Work]) -> str:
     manifest = variant.run.manifest
     gone = VARIANTS[variant.name]
     identity = {**manifest["identity"], "without": variant.name, "of": manifest["identity_sha256"]}
-    sha256 = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    context = {**manifest["context"], "on_missing": "nan", "blocks": len(work)}
     model = {**manifest["model"]}
+    context = {**manifest["context"], "on_missing": "nan", "blocks": len(work)}
     if variant.name == "calibration":
         model["temperature"] = 1.0
     if "velocity" in gone:
         context["velocity_href"] = None
+    changed = {"context": context, "model": model, "identity": identity, "identity_sha256": digest(identity)}
+    wanted = {**manifest, **changed, "blocks_sha256": None}
     ledger = Ledger(variant.folder)
-    if ledger.manifest() is None:
+    present = ledger.manifest()
+    if present is None:
         ledger.refuse_foreign()
-        items = snapshot.thaw(f"{variant.run.out}/items.parquet")
+        items = snapshot.thaw(f"{variant.run.out}/{ITEMS}")
         kept = {key: found for key, found in items.items() if key.split("/")[1] not in gone}
         with tempfile.TemporaryDirectory() as folder:
-            snapshot.freeze(kept, Path(folder) / "items.parquet")
-            ledger.put_bytes("items.parquet", (Path(folder) / "items.parquet").read_bytes())
-    ledger.open({**manifest, "context": context, "model": model, "identity_sha256": sha256}, identity)
+            snapshot.freeze(kept, Path(folder) / ITEMS)
+            ledger.put_bytes(ITEMS, (Path(folder) / ITEMS).read_bytes())
+        ledger.begin(wanted)
+    else:
+        refuse_another(present, wanted, variant.folder)
     for year, epsg in sorted({(year, block.epsg) for year, block in work}):
         with mosaic.open_mosaic(variant.run.out, year, epsg) as first_map:
             window = window_of(first_map, epsg)
@@ -231,4 +234,4 @@ def _prepare(variant: Variant, settings: Settings, work: Sequence[Work]) -> str:
             attrs={"cryoscale:run": f"{settings.name} without {variant.name}"},
         )
         quicklook.create(variant.folder, year=year, window=window, block_px=settings.block_px)
-    return sha256
+    return str(wanted["identity_sha256"])

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cryoscale.errors import SourceError
 from cryoscale.grid import RESOLUTION_M
-from cryoscale.ledger import Ledger, SetAside
+from cryoscale.ledger import Ledger, Marker, SetAside
 from cryoscale.scenes import SceneUse, sample_gaps, scene_uses
 
 if TYPE_CHECKING:
     import geopandas
     import xarray as xr
+
+    from cryoscale.verify import Verification
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,24 @@ class Status:
         return {**asdict(self), "set_aside": aside, "complete": self.done == self.total}
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What reading back a run's blocks showed."""
+@dataclass
+class _Sums:
+    """What is counted while markers pass by, so that no more than one is ever in memory."""
 
-    checked: int
-    damaged: tuple[str, ...]
+    done: int = 0
+    valid_pixels: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: set[tuple[str, str]] = field(default_factory=set)
 
-    @property
-    def sound(self) -> bool:
-        """Whether every block is what its marker says."""
-        return not self.damaged
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {**asdict(self), "sound": self.sound}
+    def passing(self, markers: Iterable[Marker]) -> Iterator[Marker]:
+        """The markers, counted."""
+        for marker in markers:
+            self.done += 1
+            self.valid_pixels += marker.valid_pixels
+            self.failed.update(marker.scenes_failed)
+            for stage, value in marker.seconds.items():
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + value
+            yield marker
 
 
 @dataclass(frozen=True)
@@ -117,42 +123,28 @@ class Run:
 
     def status(self) -> Status:
         """How far the run is, from the ledger alone."""
-        manifest = self.manifest
-        ledger = Ledger(self.out)
-        done = ledger.done()
-        seconds: dict[str, float] = {}
-        failed: set[tuple[str, str]] = set()
-        for marker in done.values():
-            failed.update(marker.scenes_failed)
-            for stage, value in marker.seconds.items():
-                seconds[stage] = seconds.get(stage, 0.0) + value
-        area = sum(marker.valid_pixels for marker in done.values()) * (RESOLUTION_M / 1000.0) ** 2
-        asides = tuple(record for key, record in sorted(ledger.set_asides().items()) if key not in done)
-        total = manifest["context"]["blocks"]
+        manifest, ledger = self.manifest, Ledger(self.out)
+        sums = _Sums()
+        uses = scene_uses(sums.passing(ledger.markers()))
+        asides = tuple(record for key, record in sorted(ledger.set_asides().items()))
         return Status(
             manifest["name"],
-            total,
-            len(done),
+            manifest["context"]["blocks"],
+            sums.done,
             asides,
-            area,
-            seconds,
-            tuple(sorted(failed)),
-            scene_uses(done.values()),
+            sums.valid_pixels * (RESOLUTION_M / 1000.0) ** 2,
+            sums.seconds,
+            tuple(sorted(sums.failed)),
+            uses,
             sample_gaps(manifest),
         )
 
     def verify(self) -> Verification:
-        """Read back every finished block and hold it against its marker's checksum."""
-        from cryoscale.write.mosaic import read_block_checksum
+        """Prove the run from its first block to its last file; see :func:`cryoscale.verify.verify`."""
+        from cryoscale.verify import verify
 
         _ = self.manifest
-        done = Ledger(self.out).done()
-        damaged = []
-        for (year, block), marker in sorted(done.items()):
-            found = read_block_checksum(f"{self.out}/mosaic.zarr", year, block)
-            if found.checksum != marker.checksum:
-                damaged.append(f"{year}/{block.epsg}/{block.key}")
-        return Verification(len(done), tuple(damaged))
+        return verify(self.out)
 
     def _repr_html_(self) -> str:
         state = self.status()

@@ -65,6 +65,11 @@ def _fill(descriptor: int, content: bytes) -> None:
         os.fsync(descriptor)
 
 
+def is_partial(name: str) -> bool:
+    """Whether a file of this name is only being written."""
+    return _PARTIAL.search(name) is not None
+
+
 def make_folder(folder: str) -> list[str]:
     """Makes a folder and those above it, durably; says which it made, the outermost first."""
     missing: list[str] = []
@@ -112,7 +117,7 @@ def scan(folder: str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
                 for one in found:
                     if one.is_dir(follow_symlinks=False):
                         below.append((one.path, f"{prefix}{one.name}/"))
-                    elif not (one.name.endswith(".partial") and _PARTIAL.search(one.name)):
+                    elif not (one.name.endswith(".partial") and is_partial(one.name)):
                         with contextlib.suppress(FileNotFoundError):
                             yield prefix + one.name, one.stat()
         except (FileNotFoundError, NotADirectoryError):

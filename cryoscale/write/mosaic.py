@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,9 @@ __all__ = [
     "open_mosaic",
     "open_overview",
     "read_block_checksum",
+    "stamps",
     "write_block",
+    "zone_entries",
     "zones",
 ]
 
@@ -212,10 +214,7 @@ def read_block_checksum(store_url: str | os.PathLike[str], year: int, block: Blo
     One flipped bit, a truncated shard or a shard that vanished gives another checksum.
     """
     row, col = _shard_of(_group(store_url, year, block.epsg), block)
-    path = _path(year, block.epsg)
-    keys = {
-        name: f"{path}/{name}/c/{'0/' if spec.by_class else ''}{row}/{col}" for name, spec in ARRAYS.items()
-    }
+    keys = _keys(year, block.epsg, row, col)
     # around zarr on purpose: a checksum must see the bytes as they lie there
     objects = Objects(os.fspath(store_url)).get_many(list(keys.values()))
     digest, total = hashlib.sha256(), 0
@@ -374,3 +373,44 @@ def _checked(name: str, values: NDArray[Any], shape: tuple[int, ...], spec: _Spe
     if values.dtype != spec.dtype and (values.min() < limits.min or values.max() > limits.max):
         raise ValueError(f"{name} holds {values.min()} to {values.max()}, outside {spec.dtype}")
     return values.astype(spec.dtype, copy=False)
+
+
+def stamps(store_url: str | os.PathLike[str], year: int, block: Block) -> dict[str, tuple[int, str]]:
+    """Length in bytes and stamp of each shard of a block that is stored, by its array; reads no content."""
+    row, col = _shard_of(_group(store_url, year, block.epsg), block)
+    objects, found = Objects(os.fspath(store_url)), {}
+    for name, key in _keys(year, block.epsg, row, col).items():
+        entry = objects.stat(key)
+        if entry is not None:
+            found[name] = (entry.size_bytes, entry.stamp)
+    return found
+
+
+def zone_entries(
+    store_url: str | os.PathLike[str], year: int, epsg: int
+) -> Iterator[tuple[Block, str, int, str]]:
+    """Every stored shard of a year and zone by one listing: block, array, length in bytes and stamp."""
+    group = _group(store_url, year, epsg)
+    attributes: dict[str, Any] = group.attrs.asdict()
+    row_px, col_px, _, _ = attributes["cryoscale:window"]
+    size_px = int(attributes["cryoscale:block_px"])
+    objects = Objects(os.fspath(store_url))
+    for name in ARRAYS:
+        for entry in objects.list(f"{_path(year, epsg)}/{name}/c"):
+            row, col = (int(part) for part in entry.key.rsplit("/", 2)[-2:])
+            block = Block(epsg, row_px // size_px + row, col_px // size_px + col, size_px)
+            yield block, name, entry.size_bytes, entry.stamp
+
+
+def _keys(year: int, epsg: int, row: int, col: int) -> dict[str, str]:
+    """The stored object of each array for the shard at ``row``, ``col``."""
+    path = _path(year, epsg)
+    return {
+        name: f"{path}/{name}/c/{'0/' if spec.by_class else ''}{row}/{col}" for name, spec in ARRAYS.items()
+    }
+
+
+def window_of_map(store_url: str | os.PathLike[str], year: int, epsg: int) -> Window:
+    """The pixels of a year and zone that a store holds."""
+    attributes: dict[str, Any] = _group(store_url, year, epsg).attrs.asdict()
+    return Window(epsg, *(int(value) for value in attributes["cryoscale:window"]))

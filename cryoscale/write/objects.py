@@ -183,6 +183,33 @@ class Objects:
             if name != path and not name.endswith("/") and told["type"] != "directory":
                 yield _remote_entry(key, told)
 
+    def names(self) -> tuple[str, ...]:
+        """Names of the files and folders at the top, sorted; none where the root is absent."""
+        folder = local_path(self.root)
+        if folder is not None:
+            try:
+                return tuple(sorted(name for name in os.listdir(folder) if not disk.is_partial(name)))
+            except FileNotFoundError:
+                return ()
+        fs, root = self._at("")
+
+        def ask() -> set[str]:
+            fs.invalidate_cache()
+            return {str(path) for path in fs.ls(root.rstrip("/"), detail=False)}
+
+        try:
+            paths = self._patiently(ask)
+        except OSError as error:
+            if _is_absent(error):
+                return ()
+            raise
+        return tuple(sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in paths}))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder on this machine, where reading an object takes no round trip."""
+        return local_path(self.root) is not None
+
     def delete(self, key: str) -> None:
         """Removes an object; one that is absent is fine."""
         folder = local_path(self.root)

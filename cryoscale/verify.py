@@ -1,0 +1,375 @@
+"""Proof of a finished run: every planned block is there, is what was written, and what follows agrees.
+
+Nothing is believed that can be looked at: shards are read back against their markers' checksums, outlines
+are laid over the labels again, the STAC items are held against the arrays that they describe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import geopandas
+import numpy as np
+import pystac
+import shapely
+from numpy.typing import NDArray
+from rasterio.features import rasterize
+from scipy import ndimage
+
+from cryoscale.errors import CryoscaleError, IntegrityError
+from cryoscale.grid import RESOLUTION_M, Block, transformer
+from cryoscale.ledger import DONE, ITEMS, Ledger, Marker, Work, name_of
+from cryoscale.manifest import digest
+from cryoscale.read import snapshot
+from cryoscale.write import mosaic
+from cryoscale.write.zonal import CLEAN_ICE, DEBRIS
+
+READERS = 8
+"""Blocks that are read back side by side."""
+
+SEAL = "ledger/finished.json"
+"""What a run's end was made from, and the digests of what it made."""
+
+_PIXEL_KM2 = (RESOLUTION_M / 1000.0) ** 2
+
+RIM_PX = 1
+"""How far an outline may stray from the labels: its vertices are pixel corners, carried to degrees and back."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is not as it should be.
+
+    Attributes:
+        kind: "marker", "shard", "outline", "file", "plan" or "catalogue".
+        where: the block ``<year>/<epsg>/<block>``, or the file.
+        reason: what is wrong with it, in a line.
+        repair: whether ``cryoscale run`` mends it.
+    """
+
+    kind: str
+    where: str
+    reason: str
+    repair: bool = True
+
+
+@dataclass
+class Verification:
+    """What looking at a run from its first block to its last file showed."""
+
+    planned: int = 0
+    checked: int = 0
+    """Blocks that were read back."""
+    set_aside: tuple[str, ...] = ()
+    faults: list[Fault] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def sound(self) -> bool:
+        """Whether the run is finished and every part of it is right."""
+        return not self.faults and not self.set_aside
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Blocks whose shards are not what was written."""
+        return tuple(fault.where for fault in self.faults if fault.kind == "shard")
+
+    @property
+    def seconds_per_1000_blocks(self) -> float | None:
+        """How long a thousand blocks take to verify."""
+        return round(1000 * self.seconds / self.checked, 2) if self.checked else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            **asdict(self),
+            "damaged": list(self.damaged),
+            "sound": self.sound,
+            "seconds": round(self.seconds, 2),
+            "seconds_per_1000_blocks": self.seconds_per_1000_blocks,
+        }
+
+
+def verify(out: str) -> Verification:
+    """Look at everything that the run at ``out`` says of itself.
+
+    Blocks that are found damaged are noted in the ledger, where that can be written, so that the next
+    ``cryoscale run`` does them again.
+    """
+    start, ledger = time.perf_counter(), Ledger(out)
+    found = Verification()
+    manifest = ledger.manifest() or {}
+    works = _planned(ledger, manifest, found)
+    found.planned = len(works)
+    aside = {_place(work) for work in ledger.set_asides()}
+    markers = _markers(ledger, works, aside, found)
+    found.set_aside = tuple(sorted(aside & {_place(work) for work in works} - markers.keys()))
+    shards = list(_shards(ledger, markers))
+    found.checked = len(markers)
+    found.faults += shards
+    complete = len(markers) == found.planned and not shards
+    if complete:  # what follows from the blocks can only agree where all of them are right
+        found.faults += _files(ledger, markers)
+        for year in manifest["identity"]["years"]:
+            found.faults += _outlines(ledger, manifest, year, markers)
+        found.faults += _catalogue(ledger, manifest)
+    _note(ledger, shards, markers)
+    found.seconds = time.perf_counter() - start
+    return found
+
+
+def seal(out: str) -> None:
+    """Put down what a run's end was made from and what it made, once all of it is there."""
+    ledger = Ledger(out)
+    checksums = {_place(marker.key): marker.checksum for marker in ledger.markers()}
+    ledger.put(SEAL, {"blocks": _digest_of(checksums), "files": dict(_made(ledger))})
+
+
+# --- what was planned, and what is there ------------------------------------------------------------
+
+
+def _planned(ledger: Ledger, manifest: Mapping[str, Any], found: Verification) -> list[Work]:
+    """The blocks of the plan; what was frozen with it is held against the manifest."""
+    if digest(manifest.get("identity", {})) != manifest.get("identity_sha256"):
+        found.faults.append(Fault("plan", "run.json", "its identity is not the one it was sealed with", False))
+    try:
+        items = snapshot.thaw(f"{ledger.out}/{ITEMS}")
+        if snapshot.digest(items) != manifest["identity"]["catalogue"]:
+            found.faults.append(Fault("plan", ITEMS, "is not the catalogue of the run", False))
+    except (CryoscaleError, OSError, ValueError) as error:
+        found.faults.append(Fault("plan", ITEMS, f"cannot be read: {error}", False))
+    try:
+        blocks = ledger.planned(manifest)
+    except IntegrityError as error:
+        found.faults.append(Fault("plan", "ledger/blocks.json", str(error), False))
+        blocks = None
+    if blocks is None:  # a run begun before plans were kept is held against its own markers
+        return sorted(marker.key for marker in ledger.markers())
+    return [(year, block) for year in manifest["identity"]["years"] for block in blocks]
+
+
+def _markers(
+    ledger: Ledger, works: Iterable[Work], aside: set[str], found: Verification
+) -> dict[str, tuple[Work, str]]:
+    """Work and checksum of every planned block that has a whole marker, by its place."""
+    wanted = {_place(work): work for work in works}
+    there: dict[str, tuple[Work, str]] = {}
+    torn: set[str] = set()
+    for place, marker in ledger.scan():
+        if marker is None or place != _place(marker.key):
+            torn.add(place)
+        elif place in wanted:
+            there[place] = (wanted[place], marker.checksum)
+        else:
+            found.faults.append(Fault("marker", place, "was never planned", False))
+    for place in sorted(wanted.keys() - there.keys() - (aside - torn)):
+        reason = "its marker is damaged" if place in torn else "has no marker: it is not done"
+        found.faults.append(Fault("marker", place, reason))
+    return there
+
+
+def _shards(ledger: Ledger, markers: Mapping[str, tuple[Work, str]]) -> Iterator[Fault]:
+    """Blocks whose stored bytes have another checksum than was written down."""
+    store = f"{ledger.out}/mosaic.zarr"
+
+    def look(place: str) -> Fault | None:
+        work, checksum = markers[place]
+        try:
+            if mosaic.read_block_checksum(store, *work).checksum == checksum:
+                return None
+        except (CryoscaleError, ValueError) as error:
+            return Fault("shard", place, str(error))
+        return Fault("shard", place, _what_changed(ledger, store, work))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from (fault for fault in pool.map(look, sorted(markers)) if fault is not None)
+
+
+def _what_changed(ledger: Ledger, store: str, work: Work) -> str:
+    """The arrays whose length or stamp is not what it was, for whoever looks for the cause."""
+    content = ledger.objects.get(name_of(DONE, work))
+    marker = Marker.from_bytes(content) if content is not None else None
+    now = mosaic.stamps(store, *work)
+    then = marker.shards if marker is not None else {}
+    told = []
+    for name in sorted({*then, *now}):
+        if name not in now:
+            told.append(f"{name} is gone")
+        elif name in then and now[name][0] != then[name][0]:
+            told.append(f"{name} has {now[name][0]} bytes, not {then[name][0]}")
+        elif name in then and now[name] != then[name]:
+            told.append(f"{name} was written to since")
+    return "its checksum is not the one that was written" + (f": {', '.join(told)}" if told else "")
+
+
+def _note(ledger: Ledger, shards: Iterable[Fault], markers: Mapping[str, tuple[Work, str]]) -> None:
+    for fault in shards:
+        try:
+            ledger.note_damage(markers[fault.where][0], fault.reason)
+        except OSError:
+            return  # a run that can only be read is verified all the same
+
+
+# --- what follows from the blocks -------------------------------------------------------------------
+
+
+def _files(ledger: Ledger, markers: Mapping[str, tuple[Work, str]]) -> Iterator[Fault]:
+    """Files of the run's end that are not what was made, or were made from other blocks."""
+    try:
+        sealed = ledger.get(SEAL)
+    except IntegrityError as error:
+        yield Fault("file", SEAL, str(error))
+        return
+    if sealed is None:
+        yield Fault("file", SEAL, "is not there: the run has not come to its end")
+        return
+    blocks = {place: checksum for place, (_, checksum) in markers.items()}
+    if sealed.get("blocks") != _digest_of(blocks):
+        yield Fault("file", "inventory", "was made from other blocks than lie there now")
+    now, then = dict(_made(ledger)), dict(sealed.get("files", {}))
+    for name in sorted({*now, *then}):
+        if now.get(name) != then.get(name):
+            what = "is gone" if name not in now else "is not what was written"
+            yield Fault("file", name, what)
+
+
+def _made(ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Digests of what a run's end makes; what belongs to one year and zone of the map in one."""
+    for prefix in ("inventory", "stac"):
+        for entry in ledger.objects.list(prefix):
+            yield entry.key, hashlib.sha256(ledger.objects.get(entry.key) or b"").hexdigest()
+    content = ledger.objects.get("catalog.json")
+    if content is not None:
+        yield "catalog.json", hashlib.sha256(content).hexdigest()
+    groups: dict[str, list[str]] = {}
+    for entry in ledger.objects.list("mosaic.zarr"):
+        if not _is_shard(entry.key):
+            groups.setdefault("/".join(entry.key.split("/")[:3]), []).append(entry.key)
+    for group, keys in sorted(groups.items()):
+        total = hashlib.sha256()
+        for key in sorted(keys):
+            total.update(f"{key}:{hashlib.sha256(ledger.objects.get(key) or b'').hexdigest()};".encode())
+        yield f"{group}: metadata and coarser levels", total.hexdigest()
+
+
+def _is_shard(key: str) -> bool:
+    """Whether an object of the map is a block's shard, which its marker answers for."""
+    parts = key.split("/")
+    return len(parts) > 4 and parts[3] in mosaic.ARRAYS and parts[4] == "c"
+
+
+def _outlines(
+    ledger: Ledger, manifest: Mapping[str, Any], year: int, markers: Mapping[str, tuple[Work, str]]
+) -> Iterator[Fault]:
+    """Where the inventory of a year and its map do not agree, block by block."""
+    name = f"inventory/{year}.parquet"
+    content = ledger.objects.get(name)
+    if content is None:
+        yield Fault("file", name, "is not there")
+        return
+    try:
+        glaciers = geopandas.read_parquet(io.BytesIO(content))
+    except Exception as error:  # whatever a damaged file makes of its reader
+        yield Fault("file", name, f"cannot be read: {' '.join(str(error).split())[:200]}")
+        return
+    broken = int((~shapely.is_valid(glaciers.geometry.to_numpy())).sum())
+    if broken:
+        yield Fault("outline", name, f"{broken} of its outlines are not valid")
+    least_px = float(manifest.get("asked", {}).get("min_area_km2", 0.01)) / _PIXEL_KM2
+    by_zone: dict[int, list[tuple[str, Block]]] = {}
+    for place, ((of_year, block), _) in markers.items():
+        if of_year == year:
+            by_zone.setdefault(block.epsg, []).append((place, block))
+    for epsg, blocks in by_zone.items():
+        project = transformer("EPSG:4326", f"EPSG:{epsg}")
+        shapes = shapely.transform(
+            glaciers.geometry.to_numpy(), lambda xy, p=project: np.column_stack(p.transform(*xy.T))
+        )
+        tree = shapely.STRtree(shapes)
+        labels = mosaic.open_mosaic(ledger.out, year, epsg)["label"]
+        window = mosaic.window_of_map(f"{ledger.out}/mosaic.zarr", year, epsg)
+        for place, block in blocks:
+            rows, cols = block.window.slices_in(window)
+            label = np.asarray(labels[rows, cols].values)
+            near = shapes[tree.query(shapely.box(*block.window.bounds_m))]
+            reason = _disagreement(label, near, block, least_px)
+            if reason:
+                yield Fault("outline", place, reason)
+
+
+def _disagreement(label: NDArray[Any], near: NDArray[Any], block: Block, least_px: float) -> str:
+    """What outlines and labels of a block say differently; empty where nothing."""
+    ice = np.isin(label, (CLEAN_ICE, DEBRIS))
+    inside = np.zeros(label.shape, bool)
+    if len(near):
+        affine = block.window.geobox.affine
+        inside = rasterize(list(near), label.shape, transform=affine, dtype="uint8").astype(bool)
+    known = np.isfinite(label) & (label != mosaic.NODATA)
+    rim = ndimage.binary_dilation(ice, iterations=RIM_PX)
+    stray = int(np.count_nonzero(inside & ~rim & known))
+    if stray:
+        return f"{stray} pixels inside outlines are no ice on the map"
+    missed, count = ndimage.label(ice & ~inside)
+    sizes = np.bincount(missed.ravel())[1:]
+    on_rim = np.unique(np.concatenate([missed[0], missed[-1], missed[:, 0], missed[:, -1]]))
+    own = np.setdiff1d(np.arange(1, count + 1), on_rim)  # what goes on beyond the block is judged by none
+    large = own[sizes[own - 1] > 1.02 * least_px]
+    if len(large):
+        return f"{len(large)} pieces of ice on the map are in no outline"
+    return ""
+
+
+def _catalogue(ledger: Ledger, manifest: Mapping[str, Any]) -> Iterator[Fault]:
+    """Where the STAC description of the run does not fit what it describes."""
+    out = ledger.out
+    content = ledger.objects.get("catalog.json")
+    if content is None:
+        yield Fault("catalogue", "catalog.json", "is not there")
+        return
+    try:
+        links = [link["href"] for link in json.loads(content)["links"] if link["rel"] == "item"]
+        items = [_item(ledger, href) for href in links]
+    except (ValueError, KeyError, TypeError, pystac.STACError) as error:
+        yield Fault("catalogue", "catalog.json", f"cannot be read: {error}")
+        return
+    maps = {item.assets["mosaic"].href.split("mosaic.zarr/")[-1]: item for item in items if "mosaic" in item.assets}
+    for year in manifest["identity"]["years"]:
+        for epsg in mosaic.zones(out, year):
+            item = maps.get(f"{year}/{epsg}")
+            if item is None:
+                yield Fault("catalogue", f"{year}/{epsg}", "has no STAC item")
+                continue
+            window = mosaic.window_of_map(f"{out}/mosaic.zarr", year, epsg)
+            if list(item.properties.get("proj:shape", ())) != [window.height, window.width]:
+                yield Fault("catalogue", item.id, "its shape is not that of the map")
+            if not item.get_links("derived_from"):
+                yield Fault("catalogue", item.id, "does not say what it was derived from")
+
+
+def _item(ledger: Ledger, href: str) -> pystac.Item:
+    content = ledger.objects.get(href.removeprefix("./"))
+    if content is None:
+        raise ValueError(f"{href} is not there")
+    return pystac.Item.from_dict(json.loads(content))
+
+
+# --- names ------------------------------------------------------------------------------------------
+
+
+def _place(work: Work) -> str:
+    year, block = work
+    return f"{year}/{block.epsg}/{block.key}"
+
+
+def _digest_of(checksums: Mapping[str, str]) -> str:
+    total = hashlib.sha256()
+    for place in sorted(checksums):
+        total.update(f"{place} {checksums[place]}\n".encode())
+    return total.hexdigest()
