@@ -40,9 +40,10 @@ def sound(ledger: Ledger, stage: Callable[[str], None]) -> set[Work]:
     found = dict.fromkeys(expected, 0)
     store = f"{ledger.out}/mosaic.zarr"
     for year, epsg in sorted(zones):
-        for block, name, size_bytes, stamp in mosaic.zone_entries(store, year, epsg):
+        for block, name, entry in mosaic.zone_entries(store, year, epsg):
             if (year, block) in found:
-                found[year, block] = (found[year, block] + _number(name, size_bytes, stamp)) % _ROUND
+                number = _number(name, entry.size_bytes, entry.stamp)
+                found[year, block] = (found[year, block] + number) % _ROUND
     reported = ledger.damaged()
     touched = [work for work, total in expected.items() if found[work] != total or _name(work) in reported]
     if touched:

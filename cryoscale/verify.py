@@ -40,7 +40,7 @@ SEAL = "ledger/finished.json"
 _PIXEL_KM2 = (RESOLUTION_M / 1000.0) ** 2
 
 RIM_PX = 1
-"""How far an outline may stray from the labels: its vertices are pixel corners, carried to degrees and back."""
+"""How far an outline may stray: its vertices are pixel corners, carried to degrees and back."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,9 @@ def seal(out: str) -> None:
 def _planned(ledger: Ledger, manifest: Mapping[str, Any], found: Verification) -> list[Work]:
     """The blocks of the plan; what was frozen with it is held against the manifest."""
     if digest(manifest.get("identity", {})) != manifest.get("identity_sha256"):
-        found.faults.append(Fault("plan", "run.json", "its identity is not the one it was sealed with", False))
+        found.faults.append(
+            Fault("plan", "run.json", "its identity is not the one it was sealed with", False)
+        )
     try:
         items = snapshot.thaw(f"{ledger.out}/{ITEMS}")
         if snapshot.digest(items) != manifest["identity"]["catalogue"]:
@@ -339,7 +341,11 @@ def _catalogue(ledger: Ledger, manifest: Mapping[str, Any]) -> Iterator[Fault]:
     except (ValueError, KeyError, TypeError, pystac.STACError) as error:
         yield Fault("catalogue", "catalog.json", f"cannot be read: {error}")
         return
-    maps = {item.assets["mosaic"].href.split("mosaic.zarr/")[-1]: item for item in items if "mosaic" in item.assets}
+    maps = {
+        item.assets["mosaic"].href.split("mosaic.zarr/")[-1]: item
+        for item in items
+        if "mosaic" in item.assets
+    }
     for year in manifest["identity"]["years"]:
         for epsg in mosaic.zones(out, year):
             item = maps.get(f"{year}/{epsg}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,9 @@ from zarr.errors import GroupNotFoundError
 
 from cryoscale.errors import OutputError
 from cryoscale.grid import Block, Window
+from cryoscale.write.arrays import ARRAYS, NODATA, Spec
 from cryoscale.write.levels import build_levels
-from cryoscale.write.objects import Objects
+from cryoscale.write.objects import Entry, Objects
 from cryoscale.write.store import (
     COMPRESSOR,
     consolidate,
@@ -38,77 +40,19 @@ from cryoscale.write.store import (
 )
 
 __all__ = [
+    "ARRAYS",
     "NODATA",
     "BlockRecord",
+    "block_entries",
     "build_levels",
     "create",
     "open_mosaic",
     "open_overview",
     "read_block_checksum",
-    "stamps",
     "write_block",
     "zone_entries",
     "zones",
 ]
-
-NODATA = 255
-"""What stands for no data in the u1 arrays."""
-
-
-@dataclass(frozen=True)
-class _Spec:
-    """How one array is stored."""
-
-    dtype: str
-    fill: int
-    by_class: bool
-    attributes: Mapping[str, Any]
-
-
-ARRAYS: Mapping[str, _Spec] = {
-    "probability": _Spec(
-        "uint8", NODATA, True, {"long_name": "class probability times 250", "valid_range": [0, 250]}
-    ),
-    "label": _Spec("uint8", NODATA, False, {"long_name": "most probable class"}),
-    "confidence": _Spec(
-        "uint8",
-        NODATA,
-        False,
-        {
-            "long_name": "confidence times 250; the group's cryoscale:confidence says in what",
-            "valid_range": [0, 250],
-        },
-    ),
-    "disagreement": _Spec(
-        "uint8",
-        NODATA,
-        False,
-        {"long_name": "standard deviation between overlapping tiles, times 250", "valid_range": [0, 250]},
-    ),
-    "source_date": _Spec(
-        "int32",
-        0,
-        False,
-        {
-            "long_name": "date of the image under the pixel",
-            "units": "days since 1970-01-01",
-            "calendar": "proleptic_gregorian",
-            "_FillValue": 0,
-        },
-    ),
-    "n_clear": _Spec("uint16", 0, False, {"long_name": "clear images of the season", "units": "1"}),
-    "modalities": _Spec(
-        "uint8",
-        0,
-        False,
-        {
-            "long_name": "modalities that were present",
-            "flag_masks": [1, 2, 4, 8, 16],
-            "flag_meanings": "optical thermal terrain velocity insar",
-        },
-    ),
-}
-"""The arrays of a zone's group, by name."""
 
 
 @dataclass(frozen=True)
@@ -193,17 +137,8 @@ def write_block(
     row, col = _shard_of(group, block)
     y = slice(row * block.size_px, (row + 1) * block.size_px)
     x = slice(col * block.size_px, (col + 1) * block.size_px)
-    unknown = {str(name) for name in arrays} - set(ARRAYS) - {"class", "y", "x", "spatial_ref"}
-    if unknown:
-        raise ValueError(f"a mosaic has no array {sorted(unknown)}; it has {sorted(ARRAYS)}")
-    for name, spec in ARRAYS.items():
-        target = group[name]
-        assert isinstance(target, zarr.Array)
-        shape = (*target.shape[:-2], block.size_px, block.size_px)
-        if name in arrays:
-            values = _checked(name, np.asarray(arrays[name]), shape, spec)
-        else:
-            values = np.full(shape, spec.fill, spec.dtype)
+    # all of them before the first is written: a block that is refused leaves its shards as they were
+    for target, values in _encoded(group, block, arrays):
         target[..., y, x] = values
     return read_block_checksum(store_url, year, block)
 
@@ -213,8 +148,7 @@ def read_block_checksum(store_url: str | os.PathLike[str], year: int, block: Blo
 
     One flipped bit, a truncated shard or a shard that vanished gives another checksum.
     """
-    row, col = _shard_of(_group(store_url, year, block.epsg), block)
-    keys = _keys(year, block.epsg, row, col)
+    keys = _shard_keys(store_url, year, block)
     # around zarr on purpose: a checksum must see the bytes as they lie there
     objects = Objects(os.fspath(store_url)).get_many(list(keys.values()))
     digest, total = hashlib.sha256(), 0
@@ -225,6 +159,44 @@ def read_block_checksum(store_url: str | os.PathLike[str], year: int, block: Blo
         digest.update(stored or b"")
         total += max(length, 0)
     return BlockRecord(f"sha256:{digest.hexdigest()}", total)
+
+
+def block_entries(store_url: str | os.PathLike[str], year: int, block: Block) -> dict[str, Entry | None]:
+    """Size and stamp of one block's shards by the array's name, None where nothing is stored.
+
+    No content is read. For many blocks :func:`zone_entries` asks an object store far less often.
+    """
+    store, keys = Objects(os.fspath(store_url)), _shard_keys(store_url, year, block)
+    with ThreadPoolExecutor(len(keys)) as pool:
+        return dict(zip(keys, pool.map(store.stat, keys.values()), strict=True))
+
+
+def stamps(store_url: str | os.PathLike[str], year: int, block: Block) -> dict[str, tuple[int, str]]:
+    """Length in bytes and stamp of each shard of a block that is stored, by its array: what a marker keeps."""
+    found = block_entries(store_url, year, block)
+    return {name: (entry.size_bytes, entry.stamp) for name, entry in found.items() if entry is not None}
+
+
+def zone_entries(
+    store_url: str | os.PathLike[str], year: int, epsg: int
+) -> Iterator[tuple[Block, str, Entry]]:
+    """Every stored shard of a zone with its block and array, in no order, by listings alone.
+
+    A stream, since a region has hundreds of thousands of them.
+    """
+    window = window_of_map(store_url, year, epsg)
+    size_px = int(_group(store_url, year, epsg).attrs["cryoscale:block_px"])  # type: ignore[arg-type]
+    store = Objects(os.fspath(store_url))
+    for name in ARRAYS:
+        for entry in store.list(f"{_path(year, epsg)}/{name}/c"):
+            row, col = (int(part) for part in entry.key.split("/")[-2:])
+            yield Block(epsg, row + window.row // size_px, col + window.col // size_px, size_px), name, entry
+
+
+def window_of_map(store_url: str | os.PathLike[str], year: int, epsg: int) -> Window:
+    """The pixels of a year and zone that a store holds."""
+    attributes: dict[str, Any] = _group(store_url, year, epsg).attrs.asdict()
+    return Window(epsg, *(int(value) for value in attributes["cryoscale:window"]))
 
 
 def open_mosaic(out: str | os.PathLike[str], year: int, epsg: int, *, factor: int = 1) -> xr.Dataset:
@@ -315,7 +287,7 @@ def _refuse_another(group: zarr.Group, identity: Mapping[str, Any], where: str) 
 def _create_array(
     group: zarr.Group,
     name: str,
-    spec: _Spec,
+    spec: Spec,
     shape: tuple[int, int, int],
     block_px: int,
     classes: list[str],
@@ -349,6 +321,15 @@ def _create_coordinates(group: zarr.Group, window: Window, classes: Sequence[str
     names[:] = np.array(list(classes))
 
 
+def _shard_keys(store_url: str | os.PathLike[str], year: int, block: Block) -> dict[str, str]:
+    """The key of one block's shard of each array, by the array's name."""
+    row, col = _shard_of(_group(store_url, year, block.epsg), block)
+    path = _path(year, block.epsg)
+    return {
+        name: f"{path}/{name}/c/{'0/' if spec.by_class else ''}{row}/{col}" for name, spec in ARRAYS.items()
+    }
+
+
 def _shard_of(group: zarr.Group, block: Block) -> tuple[int, int]:
     attributes: dict[str, Any] = group.attrs.asdict()
     row_px, col_px, height, width = attributes["cryoscale:window"]
@@ -364,7 +345,27 @@ def _shard_of(group: zarr.Group, block: Block) -> tuple[int, int]:
     return row, col
 
 
-def _checked(name: str, values: NDArray[Any], shape: tuple[int, ...], spec: _Spec) -> NDArray[Any]:
+def _encoded(
+    group: zarr.Group, block: Block, arrays: Mapping[str, NDArray[Any]] | xr.Dataset
+) -> list[tuple[Any, NDArray[Any]]]:
+    """Every array of the store with what a block puts there; no data where the block brings nothing."""
+    unknown = {str(name) for name in arrays} - set(ARRAYS) - {"class", "y", "x", "spatial_ref"}
+    if unknown:
+        raise ValueError(f"a mosaic has no array {sorted(unknown)}; it has {sorted(ARRAYS)}")
+    found = []
+    for name, spec in ARRAYS.items():
+        target = group[name]
+        assert isinstance(target, zarr.Array)
+        shape = (*target.shape[:-2], block.size_px, block.size_px)
+        if name in arrays:
+            values = _checked(name, np.asarray(arrays[name]), shape, spec)
+        else:
+            values = np.full(shape, spec.fill, spec.dtype)
+        found.append((target, values))
+    return found
+
+
+def _checked(name: str, values: NDArray[Any], shape: tuple[int, ...], spec: Spec) -> NDArray[Any]:
     if values.shape != shape:
         raise ValueError(f"{name} of a block has shape {values.shape}, expected {shape}")
     if values.dtype.kind not in "iu":
@@ -373,44 +374,3 @@ def _checked(name: str, values: NDArray[Any], shape: tuple[int, ...], spec: _Spe
     if values.dtype != spec.dtype and (values.min() < limits.min or values.max() > limits.max):
         raise ValueError(f"{name} holds {values.min()} to {values.max()}, outside {spec.dtype}")
     return values.astype(spec.dtype, copy=False)
-
-
-def stamps(store_url: str | os.PathLike[str], year: int, block: Block) -> dict[str, tuple[int, str]]:
-    """Length in bytes and stamp of each shard of a block that is stored, by its array; reads no content."""
-    row, col = _shard_of(_group(store_url, year, block.epsg), block)
-    objects, found = Objects(os.fspath(store_url)), {}
-    for name, key in _keys(year, block.epsg, row, col).items():
-        entry = objects.stat(key)
-        if entry is not None:
-            found[name] = (entry.size_bytes, entry.stamp)
-    return found
-
-
-def zone_entries(
-    store_url: str | os.PathLike[str], year: int, epsg: int
-) -> Iterator[tuple[Block, str, int, str]]:
-    """Every stored shard of a year and zone by one listing: block, array, length in bytes and stamp."""
-    group = _group(store_url, year, epsg)
-    attributes: dict[str, Any] = group.attrs.asdict()
-    row_px, col_px, _, _ = attributes["cryoscale:window"]
-    size_px = int(attributes["cryoscale:block_px"])
-    objects = Objects(os.fspath(store_url))
-    for name in ARRAYS:
-        for entry in objects.list(f"{_path(year, epsg)}/{name}/c"):
-            row, col = (int(part) for part in entry.key.rsplit("/", 2)[-2:])
-            block = Block(epsg, row_px // size_px + row, col_px // size_px + col, size_px)
-            yield block, name, entry.size_bytes, entry.stamp
-
-
-def _keys(year: int, epsg: int, row: int, col: int) -> dict[str, str]:
-    """The stored object of each array for the shard at ``row``, ``col``."""
-    path = _path(year, epsg)
-    return {
-        name: f"{path}/{name}/c/{'0/' if spec.by_class else ''}{row}/{col}" for name, spec in ARRAYS.items()
-    }
-
-
-def window_of_map(store_url: str | os.PathLike[str], year: int, epsg: int) -> Window:
-    """The pixels of a year and zone that a store holds."""
-    attributes: dict[str, Any] = _group(store_url, year, epsg).attrs.asdict()
-    return Window(epsg, *(int(value) for value in attributes["cryoscale:window"]))

@@ -7,22 +7,27 @@ remote filesystem needs beyond the URL (endpoint, key) comes from fsspec's own c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from pyproj import CRS
-from zarr.abc.store import Store
+from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import ZstdCodec
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore, LocalStore
 
 from cryoscale.errors import OutputError, StoreUnavailableError
 from cryoscale.grid import RESOLUTION_M, Window
-from cryoscale.write.objects import Objects
+from cryoscale.write.objects import Objects, filesystem, local_path
+from cryoscale.write.patience import patiently_awaited
 
 CHUNK_PX = 256
 """Longest edge of the chunks inside a shard."""
@@ -55,12 +60,67 @@ _CONVENTIONS = {
 }
 
 
+class _PatientStore(FsspecStore):
+    """A remote store of which every request is repeated while the server is away.
+
+    Per object and not per region of an array: an object is put whole, so that a repeat is harmless,
+    and what xarray reads lazily long after :func:`open_store` is repeated as well.
+    """
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Any:
+        return await self._patiently(partial(super().get, key, prototype, byte_range))
+
+    async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
+        await self._patiently(partial(super().set, key, value, byte_range))
+
+    async def delete(self, key: str) -> None:
+        self._check_writable()
+        path = f"{self.path}/{key}"
+        # not zarr's: s3fs's _rm does not look at what the server could not delete
+        with contextlib.suppress(FileNotFoundError):
+            await self._patiently(partial(self.fs._rm_file, path))
+
+    async def delete_dir(self, prefix: str) -> None:
+        await self._patiently(partial(super().delete_dir, prefix))
+
+    async def exists(self, key: str) -> bool:
+        return bool(await self._patiently(partial(super().exists, key)))
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> Any:
+        return await self._patiently(partial(super().get_partial_values, prototype, list(key_ranges)))
+
+    async def list(self) -> AsyncIterator[str]:
+        for key in await self._patiently(partial(_gathered, super().list)):
+            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        for key in await self._patiently(partial(_gathered, super().list_dir, prefix)):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        for key in await self._patiently(partial(_gathered, super().list_prefix, prefix)):
+            yield key
+
+    async def getsize(self, key: str) -> int:
+        return int(await self._patiently(partial(super().getsize, key)))
+
+    async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        return await patiently_awaited(self.fs.unstrip_protocol(self.path), call)
+
+
+async def _gathered(listing: Callable[..., AsyncIterator[str]], *arguments: str) -> Sequence[str]:
+    return [key async for key in listing(*arguments)]
+
+
 def open_store(store_url: str | os.PathLike[str], *, read_only: bool = False) -> Store:
-    """The zarr store at a local path or an fsspec URL."""
-    url = os.fspath(store_url)
-    if "://" in url:
-        return FsspecStore.from_url(url, read_only=read_only)
-    return LocalStore(url, read_only=read_only)
+    """The zarr store at a local path or an fsspec URL; a remote one bears with a server that is away."""
+    path = local_path(store_url)
+    if path is not None:
+        return LocalStore(path, read_only=read_only)
+    fs, path = filesystem(os.fspath(store_url), asynchronous=True)
+    return _PatientStore(fs, read_only=read_only, path=path)
 
 
 def put(url: str | os.PathLike[str], content: bytes) -> None:
