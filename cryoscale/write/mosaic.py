@@ -49,6 +49,8 @@ __all__ = [
     "open_mosaic",
     "open_overview",
     "read_block_checksum",
+    "stamps",
+    "window_of_map",
     "write_block",
     "zone_entries",
     "zones",
@@ -172,7 +174,7 @@ def block_entries(store_url: str | os.PathLike[str], year: int, block: Block) ->
 
 
 def stamps(store_url: str | os.PathLike[str], year: int, block: Block) -> dict[str, tuple[int, str]]:
-    """Length in bytes and stamp of each shard of a block that is stored, by its array: what a marker keeps."""
+    """Length in bytes and stamp of each stored shard of a block by its array: what a marker keeps."""
     found = block_entries(store_url, year, block)
     return {name: (entry.size_bytes, entry.stamp) for name, entry in found.items() if entry is not None}
 
