@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from stat import S_ISDIR
+from textwrap import shorten
 from typing import Any, NamedTuple, TypeVar
 
 import fsspec
@@ -259,8 +260,7 @@ class Objects:
 
     def _writer(self, key: str) -> str | None:
         fs, path = self._at(key)
-        told = self._patiently(lambda: fs.metadata(path, refresh=True))
-        return dict(told).get(_WRITER.replace("-", "_"))
+        return dict(self._patiently(lambda: fs.metadata(path))).get(_WRITER)
 
 
 # --- filesystems ------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def require_usable(url: str | os.PathLike[str]) -> None:
             _try_folder(os.path.abspath(folder))
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"output {text} ({getattr(error, 'strerror', None) or error})",
+            f"output {text} ({shorten(getattr(error, 'strerror', None) or str(error), 200)})",
             "a folder, or a bucket and a path in it, in which files can be made and removed",
             _remedy(error),
         ) from error

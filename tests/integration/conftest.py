@@ -19,6 +19,9 @@ from cryoscale.pipeline import prepare
 from cryoscale.settings import Settings
 from cryoscale.task import process_block
 from tests.integration.matrix import Matrix
+from tests.integration.s3 import s3, s3_process
+
+__all__ = ["s3", "s3_process"]
 
 
 @dataclass(frozen=True)
