@@ -107,6 +107,12 @@ def until(condition: Callable[[], bool], command: Command | None = None) -> bool
     raise AssertionError("waited in vain")
 
 
+def wait_or_end(command: Command, seconds: float) -> None:
+    """So many seconds, or until the command ends."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        command.process.wait(seconds)
+
+
 def done(out: str | Path) -> int:
     """Blocks with a marker."""
     return sum(1 for _ in Objects(str(out)).list("ledger/done"))

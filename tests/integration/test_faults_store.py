@@ -1,4 +1,4 @@
-"""What befalls the place that a run writes to: it fills, it is read-only, it goes away, bytes in it change."""
+"""What befalls the place that a run writes to: it fills, is read-only, goes away, bytes in it change."""
 
 from __future__ import annotations
 
@@ -150,6 +150,10 @@ def _cut(path: Path) -> None:
 
 def _shard(out: Path) -> Path:
     return max((out / "mosaic.zarr").glob("2018/*/probability/c/0/*/*"), key=lambda p: p.stat().st_size)
+
+
+def _of_map(out: Path, pattern: str) -> Path:
+    return sorted((out / "mosaic.zarr").glob(pattern))[0]
 
 
 def _marker(out: Path) -> Path:
