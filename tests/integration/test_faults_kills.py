@@ -39,9 +39,7 @@ def test_a_driver_killed_at_twenty_random_moments_loses_nothing(
             before = done(out)
             command = Command.start("run", calm.config, "--out", out)
             # from the first import to the last file: a whole run takes some 12 s here
-            until(
-                lambda c=command, t=time.monotonic() + draw.uniform(0.5, 12.0): time.monotonic() > t, command
-            )
+            wait_or_end(command, draw.uniform(0.5, 12.0))
             killed += command.process.poll() is None
             command.kill()
             command.end()
