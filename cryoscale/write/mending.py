@@ -1,7 +1,7 @@
 """What describes a map, put back where it is no longer as it was made: metadata and coordinates.
 
-All of it is a function of the run's manifest, so that nothing is lost with it: it is made once more in memory,
-and what differs is written. The blocks' shards are no part of it; the ledger answers for them.
+All of it is a function of the run's manifest, so that nothing is lost with it: it is made once more in
+memory, and what differs is written. The blocks' shards are no part of it; the ledger answers for them.
 """
 
 from __future__ import annotations

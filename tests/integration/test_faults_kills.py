@@ -21,6 +21,7 @@ from tests.integration.faults import (
     few_blocks,
     run_to_end,
     until,
+    wait_or_end,
     write_config,
 )
 
