@@ -214,7 +214,7 @@ def open_overview(out: str | os.PathLike[str], year: int, epsg: int, *, longest_
 
     Where no level is small enough, the coarsest that was built.
     """
-    attributes: dict[str, Any] = _group(store_url_of(out), year, epsg).attrs.asdict()
+    attributes: dict[str, Any] = _group(open_store(store_url_of(out)), year, epsg).attrs.asdict()
     longest = max(attributes["spatial:shape"])
     layout = attributes.get("multiscales", {}).get("layout", [])
     factors = [int(entry["asset"].removeprefix("x")) for entry in layout if entry["asset"] != "."]
