@@ -147,9 +147,11 @@ def put(url: str | os.PathLike[str], content: bytes) -> None:
         StoreUnavailableError: if a remote store does not answer for long.
     """
     target = os.fspath(url)
-    root, _, key = target.rpartition("/")
+    root, slash, key = target.rpartition("/")
+    if root.endswith(":/"):
+        root += "/"
     try:
-        Objects(root or ("/" if target.startswith("/") else ".")).put(key, content)
+        Objects(root or slash or ".").put(key, content)
     except StoreUnavailableError:
         raise
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from cryoscale.errors import OutputError
 from cryoscale.grid import Block, Window, blocks_over
 from cryoscale.write import mosaic, quicklook
+from tests.integration.disks import cramped
 from tests.integration.s3 import S3, Asked
 
 CLASSES = ("background", "clean_ice", "debris_covered_ice", "water", "vegetation")
@@ -172,3 +174,31 @@ def test_entries_tell_sizes_and_change_with_every_writing(
 def test_a_missing_bucket_is_no_map(s3: S3) -> None:
     with pytest.raises(OutputError, match="run the map first"):
         mosaic.write_block("s3://no-such-bucket/mosaic.zarr", 2018, BLOCKS[0], {})
+
+
+def test_a_forked_process_writes_blocks_after_its_parent_has(s3: S3, tmp_path: Path) -> None:
+    store = made(s3.url("run"))
+    mosaic.write_block(store, 2018, BLOCKS[0], arrays(0))
+    write = multiprocessing.get_context("fork").Process(
+        target=mosaic.write_block, args=(store, 2018, BLOCKS[1], arrays(1))
+    )
+    write.start()
+    write.join(60)
+    assert write.exitcode == 0
+    here = made(str(tmp_path))
+    assert mosaic.read_block_checksum(store, 2018, BLOCKS[1]) == mosaic.write_block(
+        here, 2018, BLOCKS[1], arrays(1)
+    )
+
+
+@pytest.mark.parametrize("how", ["tmpfs", "limit"])
+def test_a_full_disk_ends_the_writing_of_a_block_and_leaves_no_half_shard(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "small"
+    with cramped(folder, how):
+        store = made(str(folder))
+        before = on_disk(folder)
+        with pytest.raises(OSError, match="No space left|File too large"):
+            mosaic.write_block(store, 2018, BLOCKS[0], arrays(0))
+        assert on_disk(folder) == before
+        record = mosaic.write_block(store, 2018, BLOCKS[0], {"modalities": arrays(0)["modalities"] * 0 + 1})
+        assert mosaic.read_block_checksum(store, 2018, BLOCKS[0]) == record
