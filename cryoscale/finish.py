@@ -37,6 +37,7 @@ _NOT_SHOWN = ("pca", "pca_sample", "identity", "channels")
 def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
     """Make everything that a finished run holds beside its blocks."""
     manifest = Ledger(out).manifest() or {}
+    stage("making coarser levels of the map")
     for year in settings.years:
         for epsg in mosaic.zones(out, year):
             mosaic.build_levels(f"{out}/mosaic.zarr", year, epsg)
@@ -44,10 +45,12 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
         for year in settings.years:
             stage(f"drawing the outlines of {year}")
             glaciers = write_inventory(settings, out, folder, year, manifest)
+            stage(f"drawing the map of {year}")
             name = "map.png" if year == settings.years[-1] else f"map-{year}.png"
             draw(settings, out, folder / name, year, glaciers, manifest)
-    stage("writing report and catalogue")  # they read what now lies at its place
+    stage("writing the report")  # it reads what now lies at its place
     write_report(settings, out)
+    stage("writing the catalogue")
     write_catalog(settings, out, manifest)
 
 
