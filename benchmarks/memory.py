@@ -9,6 +9,7 @@ nunataks over the whole region, whose one outline has to grow with it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import shutil
@@ -38,8 +39,8 @@ from cryoscale.write import mosaic, quicklook
 EPSG, YEAR = 32645, 2018
 CLASSES = ("background", "clean_ice", "debris_covered_ice", "water", "vegetation")
 METHOD = (
-    "one made-up block repeated over a square region, ledger and frozen catalogue beside it; finish() of each "
-    "region in a fresh process; peak is VmHWM, reset between steps through /proc/self/clear_refs"
+    "one made-up block repeated over a square region, ledger and frozen catalogue beside it; finish() of "
+    "each region in a fresh process; peak is VmHWM, reset between steps through /proc/self/clear_refs"
 )
 _SCENE_KM2, _SCENES_A_SEASON = 12_056.0, 12
 """Of Sentinel-2: what one tile of its grid covers, and how often a season sees it."""
@@ -116,11 +117,16 @@ def lay_out(region: Region, out: Path) -> None:
     """The run as it lies there after its last block."""
     arrays, first = ground(region.ground, region.block_px), region.blocks[0]
     mosaic.create(
-        f"{out}/mosaic.zarr", year=YEAR, window=region.window, block_px=region.block_px, classes=CLASSES, attrs={}
+        f"{out}/mosaic.zarr",
+        year=YEAR,
+        window=region.window,
+        block_px=region.block_px,
+        classes=CLASSES,
+        attrs={},
     )
     stored = mosaic.write_block(f"{out}/mosaic.zarr", YEAR, first, arrays)
     quicklook.create(str(out), year=YEAR, window=region.window, block_px=region.block_px)
-    bright = (arrays["confidence"] / np.float32(500)).astype(np.float32)
+    bright = np.asarray(arrays["confidence"], np.float32) / 500
     layers = {name: bright for name in ("B04", "B03", "B02")} | {"elevation": 8000 * bright}
     quicklook.write_block(str(out), YEAR, first, layers)
     for store in ("mosaic.zarr", "quicklook.zarr"):
@@ -148,10 +154,16 @@ def _freeze_scenes(region: Region, out: Path) -> list[str]:
     for number in range(tiles * _SCENES_A_SEASON):
         name = f"S2B_MSIL2A_20181015T045819_N0209_R119_T45RVL_{number:08d}"
         item = pystac.Item(
-            name, mapping(box(*bounds)), list(bounds), datetime(2018, 10, 15, tzinfo=UTC), {"eo:cloud_cover": 5.0}
+            name,
+            mapping(box(*bounds)),
+            list(bounds),
+            datetime(2018, 10, 15, tzinfo=UTC),
+            {"eo:cloud_cover": 5.0},
         )
         for band in ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12", "SCL"):
-            item.add_asset(band, pystac.Asset(f"https://scenes.example/{name}/{band}.tif", media_type="image/tiff"))
+            item.add_asset(
+                band, pystac.Asset(f"https://scenes.example/{name}/{band}.tif", media_type="image/tiff")
+            )
         items.append(item)
     snapshot.freeze({f"{YEAR}/optical": items}, out / "items.parquet")
     return [item.id for item in items]
@@ -163,7 +175,9 @@ def _write_ledger(region: Region, out: Path, names: list[str], stored: mosaic.Bl
     ledger.put("run.json", _manifest(region))
     for number, block in enumerate(blocks):
         near = [names[(number * len(names) // len(blocks) + k) % len(names)] for k in range(_SCENES_A_SEASON)]
-        shares = [SceneShare(scene=s, cloud_share=0.02 * k, snow_share=0.01, rank=k + 1) for k, s in enumerate(near)]
+        shares = [
+            SceneShare(scene=s, cloud_share=0.02 * k, snow_share=0.01, rank=k + 1) for k, s in enumerate(near)
+        ]
         ledger.mark(
             Marker(
                 year=YEAR,
@@ -228,10 +242,8 @@ def _take_peak_mib() -> float:
     """The peak since the last call; since the start of the process where it cannot be reset."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     kib = next(int(row.split()[1]) for row in status.splitlines() if row.startswith("VmHWM"))
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        pass
     return round(kib / 1024.0, 1)
 
 
@@ -274,7 +286,8 @@ def compare(kind: str, sides: Sequence[int], block_px: int) -> Iterator[dict[str
 
 def _table(pair: dict[str, Any]) -> str:
     small, large = pair["small"], pair["large"]
-    rows = [f"{pair['ground']}, peak MiB by step{'':14}{small['blocks']:>8} blocks {large['blocks']:>8} blocks   ratio"]
+    title = f"{pair['ground']}, peak MiB by step"
+    rows = [f"{title:42}{small['blocks']:>8} blocks {large['blocks']:>8} blocks   ratio"]
     for step, peak in large["peaks_mib"].items():
         before = small["peaks_mib"][step]
         rows.append(f"  {step:40}{before:>15.1f} {peak:>15.1f} {peak / before:>7.3f}")
@@ -298,7 +311,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(finish_and_measure(region, given.finish[1])))
         return
     sides, block_px = {"tiny": ((1, 2), 128), "small": ((8, 16), 512), "large": ((16, 32), 512)}[given.scale]
-    pairs = [pair for kind in given.ground or ("glaciers", "complex") for pair in compare(kind, sides, block_px)]
+    pairs = [
+        pair for kind in given.ground or ("glaciers", "complex") for pair in compare(kind, sides, block_px)
+    ]
     print("\n\n".join(map(_table, pairs)))
     packages = ("numpy", "xarray", "dask", "zarr", "shapely", "geopandas", "pyarrow", "pyogrio", "matplotlib")
     sizes = {"scale": given.scale, "block_px": block_px, "sides": list(sides)}

@@ -9,7 +9,7 @@ away, where there are no borders, and the spread of those is the standard error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,11 @@ _BESIDE_PX = (2, 4, 6, 8)
 
 _MOST_LINES = 48
 """Lines of a map that are compared in either direction, evenly spread where there are more."""
+
+_STRETCH_PX = 4096
+_MOST_STRETCHES = 96
+"""Lines are read in stretches. Where a map's lines have more than so many in either direction, each is
+compared along some only, the same of every line: drawn at random, yet for a map always the same."""
 
 _FEWEST_LINES = 20
 
@@ -94,11 +99,12 @@ def seam_score_of_maps(mosaics: Mapping[int, xr.Dataset], period_px: int) -> Sea
     }
     for epsg, dataset in mosaics.items():
         window = window_of(dataset, epsg)
-        layers = [layer.load() if layer.size <= _HELD_PX else layer for layer in dataset["probability"]]
+        layers = dataset["probability"]
+        if layers[0].size <= _HELD_PX:
+            layers = layers.load()
         for shift, lines in compared.items():
             offset = (window.row + shift, window.col + shift)
-            # Summed over the classes, line by line: where one class jumps another does too.
-            lines.append(np.sum([_compare(layer, period_px, offset, False) for layer in layers], axis=0))
+            lines.append(_compare(layers, period_px, offset, False))
     return _score([np.concatenate(lines) for lines in compared.values()])
 
 
@@ -127,17 +133,32 @@ def _score(compared: Sequence[NDArray[np.float64]]) -> SeamScore:
 def _compare(
     values: xr.DataArray | NDArray[np.uint8], period_px: int, offset_px: tuple[int, int], categorical: bool
 ) -> NDArray[np.float64]:
-    """Per border line: sum and number of the jumps across it, sum and number of those beside it."""
+    """Per border line: sum and number of the jumps across it, sum and number of those beside it.
+
+    Classes are summed, since where one jumps another does too.
+    """
     if period_px < 2 * max(_BESIDE_PX) + 2:
         raise ValueError(f"borders every {period_px} pixels leave no interior to compare with")
     array = values if isinstance(values, xr.DataArray) else xr.DataArray(values, dims=("y", "x"))
-    height, width = array.shape
-    sums = []
-    for line in _lines(height, offset_px[0], period_px):
-        sums.append(_across(lambda part: array[part, :].values, line, categorical))
-    for line in _lines(width, offset_px[1], period_px):
-        sums.append(_across(lambda part: array[:, part].values.T, line, categorical))
+    height, width = array.shape[-2:]
+    reach, sums = max(_BESIDE_PX) + 1, []
+    rows, cols = _lines(height, offset_px[0], period_px), _lines(width, offset_px[1], period_px)
+    for line in rows:
+        bands = (array[..., line - reach : line + reach, part] for part in _stretches(width, len(rows)))
+        sums.append(np.sum([_across(band.values, categorical) for band in bands], axis=0))
+    for line in cols:
+        bands = (array[..., part, line - reach : line + reach] for part in _stretches(height, len(cols)))
+        sums.append(np.sum([_across(band.values.swapaxes(-1, -2), categorical) for band in bands], axis=0))
     return np.array([found for found in sums if found[1] > 0], float).reshape(-1, 4)
+
+
+def _stretches(size: int, lines: int) -> list[slice]:
+    """The stretches along which each of some lines of ``size`` pixels is compared."""
+    starts = np.arange(0, size, _STRETCH_PX)
+    most = max(_MOST_STRETCHES // lines, 1)
+    if starts.size > most:
+        starts = np.sort(np.random.default_rng(0).choice(starts, most, replace=False))
+    return [slice(start, min(start + _STRETCH_PX, size)) for start in starts.tolist()]
 
 
 def _lines(size: int, offset: int, period: int) -> range:
@@ -150,18 +171,19 @@ def _lines(size: int, offset: int, period: int) -> range:
     return lines[:: -(-len(lines) // _MOST_LINES)] if len(lines) > _MOST_LINES else lines
 
 
-def _across(
-    read: Callable[[slice], NDArray[np.uint8]], line: int, categorical: bool
-) -> tuple[float, int, float, int]:
-    """Sum and number of jumps across a border, and of those beside it, where all pixels are valid."""
+def _across(band: NDArray[np.uint8], categorical: bool) -> tuple[float, int, float, int]:
+    """Sum and number of jumps across a border, and of those beside it, where all pixels are valid.
+
+    The border runs along the middle of the band ``(…, pixels across, pixels along)``.
+    """
     reach = max(_BESIDE_PX) + 1
-    band = np.asarray(read(slice(line - reach, line + reach)))
-    valid = (band != _NODATA).all(axis=0)
-    steps = np.diff(band[:, valid].astype(np.int32), axis=0)
+    valid = (band != _NODATA).all(axis=-2, keepdims=True)
+    steps = np.diff(band.astype(np.int32), axis=-2) * valid
     jumps = (steps != 0) if categorical else np.abs(steps)
     beside = [reach - 1 + side * distance for distance in _BESIDE_PX for side in (-1, 1)]
-    at_border, near = jumps[reach - 1], jumps[beside]
-    return float(at_border.sum()), at_border.size, float(near.sum()), near.size
+    count = int(valid.sum())
+    at_border, near = jumps[..., reach - 1, :], jumps[..., beside, :]
+    return float(at_border.sum()), count, float(near.sum()), count * len(beside)
 
 
 def _ratio(compared: NDArray[np.float64]) -> float:
