@@ -126,7 +126,7 @@ def lay_out(region: Region, out: Path) -> None:
     )
     stored = mosaic.write_block(f"{out}/mosaic.zarr", YEAR, first, arrays)
     quicklook.create(str(out), year=YEAR, window=region.window, block_px=region.block_px)
-    bright = np.asarray(arrays["confidence"], np.float32) / 500
+    bright = (np.asarray(arrays["confidence"], np.float32) / 500).astype(np.float32)
     layers = {name: bright for name in ("B04", "B03", "B02")} | {"elevation": 8000 * bright}
     quicklook.write_block(str(out), YEAR, first, layers)
     for store in ("mosaic.zarr", "quicklook.zarr"):

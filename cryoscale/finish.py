@@ -33,6 +33,8 @@ from cryoscale.write import mosaic, outlines, quicklook, report, stac
 from cryoscale.write.inventory import read_parts
 from cryoscale.write.seams import seam_score_of_maps
 
+_SCENES_LINKED = 1000
+"""Scenes of a year that a map's STAC item names; it says how many more the frozen catalogue has."""
 _NOT_SHOWN = ("pca", "pca_sample", "identity", "channels")
 """Of the model's record: numbers, and what the report tells elsewhere."""
 
@@ -108,8 +110,8 @@ def _local(out: str) -> Iterator[Path]:
 
 def is_simulated(out: str) -> bool:
     """Whether any scene of the run says of itself that it is simulated."""
-    items = snapshot.thaw(f"{out}/items.parquet")
-    return any(item.properties.get("cryoscale:simulated") for found in items.values() for item in found)
+    items = snapshot.scan(f"{out}/items.parquet")
+    return any(item["properties"].get("cryoscale:simulated") for _, item in items)
 
 
 def write_report(
@@ -243,24 +245,36 @@ def _citation(settings: Settings, manifest: dict[str, Any]) -> str:
     )
 
 
+def _scenes(out: str, year: int) -> tuple[list[str], int]:
+    """The first scenes of a year by source, time and name, and how many there are."""
+    count = itertools.count()
+    frozen = (
+        (source, _moment(item["properties"]), item["id"], next(count))
+        for source, item in snapshot.scan(f"{out}/items.parquet")
+        if source.startswith((f"{year}/", "all/"))
+    )
+    return [name for _, _, name, _ in heapq.nsmallest(_SCENES_LINKED, frozen)], next(count)
+
+
+def _moment(properties: dict[str, Any]) -> str:
+    return str(properties.get("datetime") or properties.get("start_datetime") or "")
+
+
 def write_catalog(settings: Settings, out: str, manifest: dict[str, Any]) -> None:
     """``OUT/catalog.json`` and its items."""
-    items = snapshot.thaw(f"{out}/items.parquet")
-    scenes = {}
-    season = {}
+    season, scenes, further = {}, {}, {}
     for year in settings.years:
-        used = [
-            item for key, found in items.items() if key.startswith((f"{year}/", "all/")) for item in found
-        ]
-        scenes[year] = [(item.id, item.get_self_href()) for item in used]
         start, end = settings.season.interval(year).split("/")
         season[year] = (datetime.fromisoformat(start), datetime.fromisoformat(end))
+        first, count = _scenes(out, year)
+        scenes[year], further[year] = [(name, None) for name in first], count - len(first)
     model = manifest["model"]
     record = stac.RunRecord(
         name=settings.name.replace(" ", "-"),
         description=f"Glacier classes and outlines of {settings.name}, mapped with {model['name']}.",
         season=season,
         scenes=scenes,
+        further=further,
         model=stac.ModelRecord(
             name=str(model["name"]),
             architecture=str(model.get("architecture", model["name"])),

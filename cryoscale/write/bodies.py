@@ -114,6 +114,9 @@ def bodies_of(
         left, below = np.zeros(y.stop - y.start, np.int64), np.zeros(width, np.int64)
         for x in _steps(width, step_px):
             block = _look(dataset, Place(y, x, (height, width)), least_px, keeps)
+            if not block.tally.n:
+                left = np.zeros(y.stop - y.start, np.int64)
+                continue
             yield block.whole()
             numbers = block.open(meetings)
             meetings.meet(above[x], numbers[0])
@@ -173,9 +176,10 @@ class _Block:
 
 def _look(dataset: xr.Dataset, place: Place, least_px: float, keeps: Callable[[Place], bool]) -> _Block:
     """Read a block; whole bodies that are too small are not even counted."""
-    part, kept = dataset.isel(y=place.y, x=place.x), keeps(place)
+    part = dataset.isel(y=place.y, x=place.x)
     label = np.asarray(part["label"].values)
     bodies, count = ndimage.label(np.isin(label, (CLEAN_ICE, DEBRIS)))
+    kept = count > 0 and keeps(place)
     wanted = (np.bincount(bodies.ravel(), minlength=count + 1) > least_px) | kept
     wanted[place.numbers_on_border(bodies)] = True
     wanted[0] = False

@@ -48,6 +48,8 @@ _DPI = 200
 _WIDTH_IN = 10.0
 _LONGEST_PX = 2400
 """No side of the warped picture is longer; more would not be seen at this size of page."""
+_STRIP_PX = 256
+"""Rows of the picture that are read at once: dask keeps an account of every chunk that it is asked for."""
 _MOST_VERTICES = 500_000
 """Of outlines in a picture: by then it is black with them, and matplotlib holds a kilobyte a ring."""
 
@@ -146,9 +148,13 @@ def _frame(mosaics: Mapping[int, xr.Dataset]) -> Frame:
 
 
 def _thin(data: xr.DataArray) -> xr.DataArray:
-    """Every n-th pixel, so that no side is longer than the picture can show."""
+    """Every n-th pixel, so that no side is longer than the picture can show; read a strip at a time."""
     step = max(1, max(data.shape) // _LONGEST_PX)
-    return data[::step, ::step]
+    strips = [
+        data[top : top + _STRIP_PX * step : step, ::step].load()
+        for top in range(0, data.shape[0], _STRIP_PX * step)
+    ]
+    return xr.concat(strips, "y") if len(strips) > 1 else strips[0]
 
 
 def _warp(

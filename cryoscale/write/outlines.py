@@ -175,8 +175,9 @@ class _Zone:
         crosses = zones.straddles(polygons, self.cut)
         area = zones.area_km2(polygons)
         keep = ~crosses & zones.lies_in(polygons, self.cut) & (area >= self.min_area_km2)
-        at_cut.ice.append(polygons[crosses])
-        at_cut.debris.append(self.to_degrees(found.debris[crosses[found.owner]]))
+        if crosses.any():
+            at_cut.ice.append(polygons[crosses])
+            at_cut.debris.append(self.to_degrees(found.debris[crosses[found.owner]]))
         kept = np.flatnonzero(keep)
         mine = keep[found.owner]
         owner = np.searchsorted(kept, found.owner[mine])

@@ -9,14 +9,16 @@ away, where there are no borders, and the spread of those is the standard error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from cryoscale.grid import window_of
+from cryoscale.grid import Window, window_of
 
 _NODATA = 255
 _BESIDE_PX = (2, 4, 6, 8)
@@ -26,15 +28,13 @@ _BESIDE_PX = (2, 4, 6, 8)
 _MOST_LINES = 48
 """Lines of a map that are compared in either direction, evenly spread where there are more."""
 
-_STRETCH_PX = 4096
-_MOST_STRETCHES = 96
-"""Lines are read in stretches. Where a map's lines have more than so many in either direction, each is
-compared along some only, the same of every line: drawn at random, yet for a map always the same."""
-
 _FEWEST_LINES = 20
 
-_HELD_PX = 1 << 25
-"""Pixels of a class up to which it is read once and held."""
+_HELD_PX = 1 << 24
+"""Pixels of a class up to which a map is read once and held; of a larger one parts of this size are drawn."""
+
+_MOST_PARTS = 16
+"""Parts with data that are compared of a larger map: drawn at random, yet for a map always the same."""
 
 _CONTROLS = 8
 """Sets of lines without borders that the spread is taken from."""
@@ -91,21 +91,39 @@ def seam_score(
 def seam_score_of_maps(mosaics: Mapping[int, xr.Dataset], period_px: int) -> SeamScore:
     """Seam score over the probabilities of all classes in the maps of all zones (by EPSG code).
 
-    The place of the borders follows from the maps' coordinates; probabilities are read along the
-    borders, and along the lines that they are compared with, only.
+    The place of the borders follows from the maps' coordinates. Of a map that is too large to hold,
+    parts are drawn, and a line counts once in each.
     """
     compared: dict[int, list[NDArray[np.float64]]] = {
         shift: [np.empty((0, 4))] for shift in _shifts(period_px)
     }
     for epsg, dataset in mosaics.items():
         window = window_of(dataset, epsg)
-        layers = dataset["probability"]
-        if layers[0].size <= _HELD_PX:
-            layers = layers.load()
-        for shift, lines in compared.items():
-            offset = (window.row + shift, window.col + shift)
-            lines.append(_compare(layers, period_px, offset, False))
+        for row, col, part in _parts(dataset["probability"], window):
+            for shift, lines in compared.items():
+                lines.append(_compare(part, period_px, (row + shift, col + shift), False))
     return _score([np.concatenate(lines) for lines in compared.values()])
+
+
+def _parts(layers: xr.DataArray, window: Window) -> Iterator[tuple[int, int, xr.DataArray]]:
+    """What is compared of a map ``(class, y, x)``, read, with the world row and column of its first pixel."""
+    if layers[0].size <= _HELD_PX:
+        yield window.row, window.col, layers.load()
+        return
+    edge = math.isqrt(_HELD_PX)
+    # half an edge off the lattice, or borders of blocks would lie between parts
+    rows = range(-((window.row - edge // 2) % edge), window.height, edge)
+    cols = range(-((window.col - edge // 2) % edge), window.width, edge)
+    places, taken = list(product(rows, cols)), 0
+    for index in np.random.default_rng(0).permutation(len(places)).tolist():
+        row, col = places[index]
+        top, left = max(row, 0), max(col, 0)
+        part = layers[:, top : row + edge, left : col + edge].load()
+        if (part.values != _NODATA).any():
+            yield window.row + top, window.col + left, part
+            taken += 1
+        if taken == _MOST_PARTS:
+            return
 
 
 def _shifts(period_px: int) -> list[int]:
@@ -142,23 +160,12 @@ def _compare(
     array = values if isinstance(values, xr.DataArray) else xr.DataArray(values, dims=("y", "x"))
     height, width = array.shape[-2:]
     reach, sums = max(_BESIDE_PX) + 1, []
-    rows, cols = _lines(height, offset_px[0], period_px), _lines(width, offset_px[1], period_px)
-    for line in rows:
-        bands = (array[..., line - reach : line + reach, part] for part in _stretches(width, len(rows)))
-        sums.append(np.sum([_across(band.values, categorical) for band in bands], axis=0))
-    for line in cols:
-        bands = (array[..., part, line - reach : line + reach] for part in _stretches(height, len(cols)))
-        sums.append(np.sum([_across(band.values.swapaxes(-1, -2), categorical) for band in bands], axis=0))
+    for line in _lines(height, offset_px[0], period_px):
+        sums.append(_across(array[..., line - reach : line + reach, :].values, categorical))
+    for line in _lines(width, offset_px[1], period_px):
+        band = array[..., line - reach : line + reach].values
+        sums.append(_across(band.swapaxes(-1, -2), categorical))
     return np.array([found for found in sums if found[1] > 0], float).reshape(-1, 4)
-
-
-def _stretches(size: int, lines: int) -> list[slice]:
-    """The stretches along which each of some lines of ``size`` pixels is compared."""
-    starts = np.arange(0, size, _STRETCH_PX)
-    most = max(_MOST_STRETCHES // lines, 1)
-    if starts.size > most:
-        starts = np.sort(np.random.default_rng(0).choice(starts, most, replace=False))
-    return [slice(start, min(start + _STRETCH_PX, size)) for start in starts.tolist()]
 
 
 def _lines(size: int, offset: int, period: int) -> range:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import re
 from datetime import date
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import rioxarray  # noqa: F401  # registers .rio
 import shapely
@@ -18,7 +21,8 @@ from rasterio.features import rasterize
 
 from cryoscale.errors import OutputError, SourceError
 from cryoscale.grid import ZONE_COLLAR_M, Window, transformer, window_over_bounds
-from cryoscale.write import outlines, zones
+from cryoscale.write import inventory, outlines, zones
+from cryoscale.write.bodies import bodies_of
 from cryoscale.write.inventory import identifier
 from cryoscale.write.zonal import affine_of
 
@@ -92,8 +96,8 @@ def test_a_glacier_over_a_zone_border_is_one_valid_polygon_of_the_right_area(lat
     assert glaciers["area_km2"].iloc[0] == pytest.approx(expected, rel=1e-3)
 
 
-def debris_of(maps: outlines.Maps) -> gpd.GeoDataFrame:
-    with outlines.survey(maps) as found:
+def debris_of(maps: outlines.Maps, min_area_km2: float = 0.01) -> gpd.GeoDataFrame:
+    with outlines.survey(maps, min_area_km2=min_area_km2) as found:
         (debris,) = found.debris()
     return debris
 
@@ -272,3 +276,49 @@ def test_long_edges_follow_the_projection_and_not_a_straight_line_in_degrees() -
     (polygon,) = outlines.polygonise(one_map(label, window)).geometry
     back = gpd.GeoSeries([polygon], crs=4326).to_crs(32633).iloc[0]
     assert shapely.hausdorff_distance(back, shapely.box(*window.bounds_m), densify=0.001) < 0.1
+
+
+def rows_of_blobs(tiles: int) -> xr.Dataset:
+    """In each tile two bodies, one of them with debris and one reaching up into the tile before."""
+    tile = np.zeros((20, 20), np.uint8)
+    tile[2:9, 2:9] = tile[4:14, 12:18] = 1
+    tile[5, 5], tile[6:9, 14:16] = 0, 2
+    tile[16:, 8:10] = tile[:2, 8:10] = 1
+    label = np.tile(tile, (tiles, 2))
+    data = one_map(label, Window(32645, -310_000, 45_000, *label.shape))
+    return data.assign_attrs({"cryoscale:block_px": 20})
+
+
+def test_bodies_are_let_go_once_they_are_complete_however_many_rows_a_map_has() -> None:
+    def most_at_once(tiles: int) -> tuple[int, int]:
+        held, given = 0, 0
+        for found in bodies_of(rows_of_blobs(tiles), step_px=20, least_px=0, keeps=lambda _: False):
+            held = max(held, sum(type(thing).__name__ == "_Open" for thing in gc.get_objects()))
+            given = max(given, found.polygons.size)
+        return held, given
+
+    held, given = most_at_once(5)
+    assert 0 < held < 8  # of two blocks a row those over the upper border and those over the lower
+    assert most_at_once(12) == (held, given)
+
+
+def test_many_outlines_are_written_in_parts_that_make_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = rows_of_blobs(20)
+    whole, debris = outlines.polygonise(maps, min_area_km2=0.0), debris_of(maps, 0.0)
+    assert (len(whole), len(debris)) == (20 * 4 + 2, 40)
+    monkeypatch.setattr(inventory, "_PART_ROWS", 50)
+    with outlines.survey(maps, min_area_km2=0.0) as found:
+        assert [len(part) for part in found.glaciers()] == [50, 32]
+        found.write(tmp_path / "a.parquet", tmp_path / "a.gpkg")
+    assert gpd.read_parquet(tmp_path / "a.parquet").equals(whole)
+    for layer, frame in (("glaciers", whole), ("debris", debris)):
+        read = gpd.read_file(tmp_path / "a.gpkg", layer=layer)
+        assert read["glac_id"].tolist() == frame["glac_id"].tolist()
+        assert read.geometry.geom_equals_exact(frame.geometry, 1e-12).all()
+    with pq.ParquetFile(tmp_path / "a.parquet") as file:
+        assert file.num_row_groups == 2
+        geo = json.loads(file.schema_arrow.metadata[b"geo"])["columns"]["geometry"]
+    assert geo["bbox"] == whole.total_bounds.tolist()
+    assert geo["covering"]["bbox"]["xmin"] == ["bbox", "xmin"]
