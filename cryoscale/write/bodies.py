@@ -124,8 +124,9 @@ def bodies_of(
             left, below[x] = numbers[:, -1], numbers[-1]
         above, closed = meetings.close(below)
         yield _gathered(body for body in closed if body.kept or _pixels(body) > least_px)
-    last = meetings.close(np.zeros(width, np.int64))[1]
-    yield _gathered(body for body in last if body.kept or _pixels(body) > least_px)
+        del closed  # or they would be held through the next row
+    closed = meetings.close(np.zeros(width, np.int64))[1]
+    yield _gathered(body for body in closed if body.kept or _pixels(body) > least_px)
 
 
 @dataclass(frozen=True)
