@@ -313,12 +313,13 @@ def _disagreement(label: NDArray[Any], near: NDArray[Any], block: Block, least_p
     if len(near):
         affine = block.window.geobox.affine
         inside = rasterize(list(near), label.shape, transform=affine, dtype="uint8").astype(bool)
-    known = np.isfinite(label) & (label != mosaic.NODATA)
+    # at the rim of the zone, outlines of the next one reach a pixel into it, on a grid that is turned
+    known = ndimage.binary_erosion(label != mosaic.NODATA, iterations=RIM_PX + 1, border_value=1)
     rim = ndimage.binary_dilation(ice, iterations=RIM_PX)
     stray = int(np.count_nonzero(inside & ~rim & known))
     if stray:
         return f"{stray} pixels inside outlines are no ice on the map"
-    missed, count = ndimage.label(ice & ~inside)
+    missed, count = ndimage.label(ice & ~inside & known)
     sizes = np.bincount(missed.ravel())[1:]
     on_rim = np.unique(np.concatenate([missed[0], missed[-1], missed[:, 0], missed[:, -1]]))
     own = np.setdiff1d(np.arange(1, count + 1), on_rim)  # what goes on beyond the block is judged by none
