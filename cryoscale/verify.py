@@ -28,7 +28,7 @@ from cryoscale.grid import RESOLUTION_M, Block, transformer
 from cryoscale.ledger import DONE, ITEMS, Ledger, Marker, Work, name_of
 from cryoscale.manifest import digest
 from cryoscale.read import snapshot
-from cryoscale.write import mosaic
+from cryoscale.write import mosaic, zones
 from cryoscale.write.zonal import CLEAN_ICE, DEBRIS
 
 READERS = 8
@@ -289,6 +289,7 @@ def _outlines(
     for place, ((of_year, block), _) in markers.items():
         if of_year == year:
             by_zone.setdefault(block.epsg, []).append((place, block))
+    where = zones.cuts(sorted(by_zone))
     for epsg, blocks in by_zone.items():
         project = transformer("EPSG:4326", f"EPSG:{epsg}")
         shapes = shapely.transform(
@@ -301,25 +302,48 @@ def _outlines(
             rows, cols = block.window.slices_in(window)
             label = np.asarray(labels[rows, cols].values)
             near = shapes[tree.query(shapely.box(*block.window.bounds_m))]
-            reason = _disagreement(label, near, block, least_px)
+            reason = _disagreement(label, _own(block, where[epsg]), near, block, least_px)
             if reason:
                 yield Fault("outline", place, reason)
 
 
-def _disagreement(label: NDArray[Any], near: NDArray[Any], block: Block, least_px: float) -> str:
+def _own(block: Block, cut: zones.Cut) -> NDArray[np.bool_]:
+    """The pixels (y, x) of a block on its zone's own side of the meridians at which zones are cut."""
+    shape = block.window.shape
+    west, south, east, north = transformer(f"EPSG:{block.epsg}", "EPSG:4326").transform_bounds(
+        *block.window.bounds_m
+    )
+    around = shapely.box(west - 0.01, south - 0.01, east + 0.01, north + 0.01)
+    side = shapely.box(*cut.box_deg)
+    if side.contains(around) or west > east:
+        return np.ones(shape, bool)
+    project = transformer("EPSG:4326", f"EPSG:{block.epsg}")
+    kept = shapely.transform(
+        shapely.segmentize(side.intersection(around), 0.005),
+        lambda xy: np.column_stack(project.transform(*xy.T)),
+    )
+    if kept.is_empty:
+        return np.zeros(shape, bool)
+    found = rasterize([kept], shape, transform=block.window.geobox.affine, dtype="uint8")
+    return np.asarray(found, bool)
+
+
+def _disagreement(
+    label: NDArray[Any], own: NDArray[np.bool_], near: NDArray[Any], block: Block, least_px: float
+) -> str:
     """What outlines and labels of a block say differently; empty where nothing."""
     ice = np.isin(label, (CLEAN_ICE, DEBRIS))
     inside = np.zeros(label.shape, bool)
     if len(near):
         affine = block.window.geobox.affine
         inside = rasterize(list(near), label.shape, transform=affine, dtype="uint8").astype(bool)
-    # at the rim of the zone, outlines of the next one reach a pixel into it, on a grid that is turned
-    known = ndimage.binary_erosion(label != mosaic.NODATA, iterations=RIM_PX + 1, border_value=1)
+    # beyond the meridian where the zone is cut, outlines follow the next zone's map
+    known = ndimage.binary_erosion(own & (label != mosaic.NODATA), iterations=RIM_PX + 1, border_value=1)
     rim = ndimage.binary_dilation(ice, iterations=RIM_PX)
     stray = int(np.count_nonzero(inside & ~rim & known))
     if stray:
         return f"{stray} pixels inside outlines are no ice on the map"
-    missed, count = ndimage.label(ice & ~inside & known)
+    missed, count = ndimage.label(ice & ~inside & own)
     sizes = np.bincount(missed.ravel())[1:]
     on_rim = np.unique(np.concatenate([missed[0], missed[-1], missed[:, 0], missed[:, -1]]))
     own = np.setdiff1d(np.arange(1, count + 1), on_rim)  # what goes on beyond the block is judged by none
