@@ -33,10 +33,10 @@ own 5 minutes would let such a worker hold its blocks for 10.
 UNWATCHED = {"distributed.worker.profile.enabled": False}
 """Dask's profiler, which nobody looks at here, can freeze a worker for ever under Python 3.11.
 
-While tasks run it calls ``sys._current_frames`` every 10 ms. That holds the interpreter's lock on its list of
+While tasks run it calls ``sys._current_frames`` every 10 ms. That holds the lock on the interpreter's list of
 threads and allocates, hence may collect garbage, hence run Python (Dask's own callback, a finaliser) and give
-up the GIL; whoever then starts or ends a thread, as each block's reading does, waits for that lock with the GIL
-held. Mended in 3.12 alone: python/cpython#106883, dask/distributed#8616.
+up the GIL; whoever then starts or ends a thread, as the reading of each block does, waits for that lock with
+the GIL held. Mended in 3.12 alone: python/cpython#106883, dask/distributed#8616.
 """
 
 CONNECT_TIMEOUT_S = 60.0

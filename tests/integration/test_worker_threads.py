@@ -19,22 +19,23 @@ DEADLINE_S = 30.0
 
 
 class Litter:
-    """Taken away by the garbage collector alone, and gives up the GIL then, as closing a file does."""
+    """Gives up the GIL when the garbage collector takes it away, as closing a file does, and is back at once."""
 
     def __init__(self) -> None:
         self.itself = self
 
     def __del__(self) -> None:
-        time.sleep(0.002)
+        Litter()
+        time.sleep(0)
 
 
 def read_damaged(path: str) -> int:
-    """Damaged files met, by threads that are started and ended for it as a block's are, while the
-    garbage collector is as busy as in a process of many more allocations."""
-    gc.set_threshold(5, 10, 1000)
+    """Damaged files met by threads that are started and ended for it, as a block's are, while the garbage
+    collector runs more often than it would, and always has something to do."""
+    gc.set_threshold(50, 1000, 1000)
+    Litter()
 
     def read(_: int) -> int:
-        Litter()
         try:
             with open_raster(path):
                 return 0
