@@ -19,7 +19,7 @@ DEADLINE_S = 30.0
 
 
 class Litter:
-    """Gives up the GIL when the garbage collector takes it away, as closing a file does, and is back at once."""
+    """Gives up the GIL when the garbage collector takes it, as closing a file does, and is back at once."""
 
     def __init__(self) -> None:
         self.itself = self
