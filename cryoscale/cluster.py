@@ -26,8 +26,17 @@ CPU, GPU = "CPU", "GPU"
 FROZEN_S = 180
 """A worker that has not told that it lives for this long is replaced, after twice as long at the latest.
 
-A lock within a library can freeze a whole process, its heartbeat included (seen once, on a machine with
-more work than cores); Dask's own 5 minutes would let such a worker hold its blocks for 10.
+A lock within a library can freeze a whole process, its heartbeat included (see :data:`UNWATCHED`); Dask's
+own 5 minutes would let such a worker hold its blocks for 10.
+"""
+
+UNWATCHED = {"distributed.worker.profile.enabled": False}
+"""Dask's profiler, which nobody looks at here, can freeze a worker for ever under Python 3.11.
+
+While tasks run it calls ``sys._current_frames`` every 10 ms. That holds the lock on the interpreter's list of
+threads and allocates, hence may collect garbage, hence run Python (Dask's own callback, a finaliser) and give
+up the GIL; whoever then starts or ends a thread, as the reading of each block does, waits for that lock with
+the GIL held. Mended in 3.12 alone: python/cpython#106883, dask/distributed#8616.
 """
 
 CONNECT_TIMEOUT_S = 60.0
@@ -112,6 +121,7 @@ def _local(spec: ClusterSpec, with_actors: bool) -> Iterator[Workers]:
                 "distributed.scheduler.worker-ttl": f"{FROZEN_S} s",
                 # who is to blame for a dead worker is ours to count, block by block
                 "distributed.scheduler.allowed-failures": 0,
+                **UNWATCHED,
             }
         ),
         SpecCluster(workers=layout, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
