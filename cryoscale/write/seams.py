@@ -9,7 +9,6 @@ away, where there are no borders, and the spread of those is the standard error.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -31,10 +30,10 @@ _MOST_LINES = 48
 _FEWEST_LINES = 20
 
 _HELD_PX = 1 << 24
-"""Pixels of a class up to which a map is read once and held; of a larger one parts of this size are drawn."""
+"""Pixels of a class up to which a map is read once and held; of a larger one parts are drawn."""
 
-_MOST_PARTS = 16
-"""Parts with data that are compared of a larger map: drawn at random, yet for a map always the same."""
+_PART_PX, _MOST_PARTS = 2048, 32
+"""Edge of those, and how many with data are compared: drawn at random, yet for a map always the same."""
 
 _CONTROLS = 8
 """Sets of lines without borders that the spread is taken from."""
@@ -110,7 +109,7 @@ def _parts(layers: xr.DataArray, window: Window) -> Iterator[tuple[int, int, xr.
     if layers[0].size <= _HELD_PX:
         yield window.row, window.col, layers.load()
         return
-    edge = math.isqrt(_HELD_PX)
+    edge = _PART_PX
     # half an edge off the lattice, or borders of blocks would lie between parts
     rows = range(-((window.row - edge // 2) % edge), window.height, edge)
     cols = range(-((window.col - edge // 2) % edge), window.width, edge)

@@ -87,6 +87,7 @@ def test_of_a_map_too_large_to_hold_parts_tell_the_same_and_always_the_same(
         whole = seam_score_of_maps({32645: data}, 64)
         with monkeypatch.context() as smaller:
             smaller.setattr(seams, "_HELD_PX", 128 * 128)
+            smaller.setattr(seams, "_PART_PX", 128)
             found = seam_score_of_maps({32645: data}, 64)
             assert found == seam_score_of_maps({32645: data}, 64)
         assert found.telling
