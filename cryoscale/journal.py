@@ -66,6 +66,7 @@ class FileLines:
         """Open the file now; otherwise the first line does."""
         if self._file is None:
             os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
+            self._torn = _is_torn(self.path)
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, line: bytes) -> None:
@@ -281,6 +282,15 @@ def clean(value: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         return [clean(one) for one in value]
     return value if value is None or isinstance(value, (bool, int, float)) else clean(str(value))
+
+
+def _is_torn(path: str) -> bool:
+    """Whether a file ends within a line, as whoever was killed while writing one leaves it."""
+    try:
+        with open(path, "rb") as file:
+            return file.seek(0, os.SEEK_END) > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read() != b"\n"
+    except FileNotFoundError:
+        return False
 
 
 def _encode(name: str, facts: Mapping[str, Any]) -> bytes:

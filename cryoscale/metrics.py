@@ -41,7 +41,7 @@ class RunMetrics:
         self.seconds = Histogram(
             "cryoscale_block_seconds", "Seconds that a block took.", buckets=SECONDS, registry=own
         )
-        self.in_flight = Gauge("cryoscale_in_flight_blocks", "Blocks handed to workers.", registry=own)
+        self.in_flight = Gauge("cryoscale_in_flight", "Blocks handed to workers.", registry=own)
         self.actors = Gauge("cryoscale_actors", "Actors by state.", ["state"], registry=own)
         self.busy = Gauge(
             "cryoscale_actor_busy_ratio",

@@ -139,7 +139,9 @@ class Watcher:
 def _who(live: Live) -> str:
     if live.state == "none":
         return "nobody has driven it yet"
-    who = f"process {live.who['pid']} on {live.who['host']}, session {live.who['session']}"
+    who = "a driver whose lease cannot be read"
+    if live.who.get("pid") is not None:
+        who = f"process {live.who['pid']} on {live.who['host']}, session {live.who['session']}"
     since = f", since {live.facts['since']}" if live.facts.get("since") else ""
     ended = live.facts.get("ended") or {}
     return {
