@@ -6,7 +6,7 @@ import errno
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -179,23 +179,24 @@ def status(
     from cryoscale.watch import Watcher
 
     console, seen = Console(), Watcher(Run(_output(out)))
-    frame = seen.frame()
-    if not json_:
-        console.say("\n".join(frame.lines()))
     if not watch:
+        frame = seen.frame()
+        if not json_:
+            console.say("\n".join(frame.lines()))
         state = seen.run.status()
         if json_:
             _print_json({**state.to_dict(), "causes": frame.caused(), "driver": frame.live.to_dict()})
         else:
             console.totals(state, frame.scenes_failed)
         raise typer.Exit(1 if state.set_aside else 0)
-    seen.status = seen.run.status()
-    if json_:
-        for frame in seen.frames():
-            sys.stdout.write(json.dumps(frame.to_dict()) + "\n")
-            sys.stdout.flush()
-    else:
-        console.watching(seen.frames())
+    with suppress(KeyboardInterrupt):  # how one stops to watch; the run goes on
+        if json_:
+            seen.read()
+            for frame in seen.frames():
+                sys.stdout.write(json.dumps(frame.to_dict()) + "\n")
+                sys.stdout.flush()
+        else:
+            console.watching(seen.frames())
     raise typer.Exit(1 if seen.frame().set_aside else 0)
 
 

@@ -8,7 +8,6 @@ the CPU in a process of its own.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from collections.abc import Iterator
@@ -59,8 +58,11 @@ def require_dashboard() -> None:
     Raises:
         ExtraError: it is not installed.
     """
-    if importlib.util.find_spec("bokeh") is None:
-        raise ExtraError("--dashboard", "the extra dashboard", "pip install 'cryoscale[dashboard]'")
+    try:
+        import distributed.dashboard.scheduler  # noqa: F401 - which looks at the library's version too
+    except ImportError as error:
+        do = "pip install 'cryoscale[dashboard]'"
+        raise ExtraError("--dashboard", "the extra dashboard", do) from error
 
 
 def require_reachable(spec: ClusterSpec, out: str) -> None:
@@ -129,8 +131,7 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
         Client(cluster, timeout=CONNECT_TIMEOUT_S) as client,
     ):
         client.wait_for_workers(spec.cpu_workers + actors, timeout=CONNECT_TIMEOUT_S)
-        link = str(client.dashboard_link) if dashboard else None
-        yield Workers(client, 2 * spec.cpu_workers, actors, link)
+        yield Workers(client, 2 * spec.cpu_workers, actors, _dashboard(client) if dashboard else None)
 
 
 def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) -> dict[str, Any]:

@@ -109,6 +109,10 @@ class Watcher:
             self._scenes(live),
         )
 
+    def read(self) -> None:
+        """Read the markers, if that has not been done: seconds at 100,000 blocks."""
+        self.status = self.status or self.run.status()
+
     def frames(self) -> Iterator[Frame]:
         """A frame every :data:`EVERY_S` seconds, the last one of a run that nobody drives."""
         while True:
@@ -116,6 +120,7 @@ class Watcher:
             yield frame
             if frame.live.state in OVER:
                 return
+            self.read()
             time.sleep(EVERY_S)
 
     def _done(self, live: Live) -> int:
@@ -195,12 +200,12 @@ def _actors(live: Live) -> list[str]:
         share = told.get("busy_share")
         busy = f"{100 * share:.0f} % busy" if share is not None else "busy share not known yet"
         retries = int(told.get("memory_retries", 0))
-        less = f", batch halved {retries} times since memory ran out" if retries else ""
+        less = f", out of memory and batch halved: {retries}" if retries else ""
         lines.append(
-            f"  actor {name}: {busy} over the last minute, {int(told.get('blocks', 0))} blocks{less}"
+            f"  actor {name}: {busy} over the last minute, {int(told.get('blocks', 0))} blocks done{less}"
         )
     lost = int(live.number("actors_lost") or 0)
-    return [*lines, f"  {lost} actors were lost"] if lost else lines
+    return [*lines, f"  actors lost: {lost}"] if lost else lines
 
 
 def _places(live: Live) -> list[str]:

@@ -131,6 +131,6 @@ def test_a_run_is_seen_by_another_process_its_log_and_prometheus(
 
 
 def test_a_dashboard_without_its_library_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bokeh", None)
+    monkeypatch.setitem(sys.modules, "distributed.dashboard.scheduler", None)
     with pytest.raises(ExtraError, match=r"cryoscale\[dashboard\]"):
         require_dashboard()
