@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from cryoscale.drive import Outcome
+    from cryoscale.session import OnEvent
 
 app = typer.Typer(
     name="cryoscale",
@@ -86,6 +89,17 @@ def run(
     retry_set_aside: Annotated[
         bool, typer.Option("--retry-set-aside", help="Try the blocks again that were set aside.")
     ] = False,
+    log: Annotated[
+        str, typer.Option(help="Append what happens to this file as JSON lines; - for stderr.")
+    ] = "",
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Serve metrics for Prometheus on this port; 0 for any."),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="On which interface.")] = "127.0.0.1",
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Serve Dask's dashboard of a local cluster, on loopback.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Map a region; run again to complete what was interrupted, from the scenes that were found first."""
@@ -94,11 +108,12 @@ def run(
     from cryoscale.pipeline import Again, look_again, refuse_to_mix
     from cryoscale.pipeline import run as run_pipeline
     from cryoscale.region import parse_region
+    from cryoscale.session import View
     from cryoscale.signals import stopping
 
     console = Console(quiet=json_)
     found: dict[str, Any] = {}
-    with console, stopping() as stop:
+    with console, stopping() as stop, _listening(log, metrics_host, metrics_port) as (on_event, metrics):
         settings = load_config(config)
         again = Again(new_run, parse_region(redo) if redo else None, retry_set_aside)
         if refresh:
@@ -114,9 +129,32 @@ def run(
             again=again,
             on_progress=console.progress,
             on_stage=console.stage,
+            on_event=on_event,
             stop=stop,
+            view=View(dashboard, metrics),
         )
     _report(outcome, console, json_, found)
+
+
+@contextmanager
+def _listening(log: str, host: str, port: int | None) -> Iterator[tuple[OnEvent, str]]:
+    """A listener for a run's events that feeds what was asked for, and the address of its metrics."""
+    from cryoscale import journal, metrics
+
+    listeners: list[OnEvent] = []
+    address = ""
+    with ExitStack() as stack:
+        if log:
+            listeners.append(stack.enter_context(journal.kept(log)).event)
+        if port is not None:
+            served, address = stack.enter_context(metrics.served(host, port))
+            listeners.append(served.event)
+
+        def tell(name: str, facts: Mapping[str, Any]) -> None:
+            for listener in listeners:
+                listener(name, facts)
+
+        yield tell, address
 
 
 def _report(outcome: Outcome, console: Any, as_json: bool, more: dict[str, Any]) -> None:
@@ -128,17 +166,38 @@ def _report(outcome: Outcome, console: Any, as_json: bool, more: dict[str, Any])
 
 
 @app.command()
-def status(out: OutArgument, json_: JsonOption = False) -> None:
-    """Say how far a run is, and what was set aside and why."""
+def status(
+    out: OutArgument,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again every 2 seconds until nobody drives the run.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Say who drives a run, how far and how quick it is, and what was set aside and why."""
     from cryoscale.console import Console
     from cryoscale.results import Run
+    from cryoscale.watch import Watcher
 
-    state = Run(_output(out)).status()
-    if json_:
-        _print_json(state.to_dict())
-    else:
-        Console().status(state)
-    raise typer.Exit(1 if state.set_aside else 0)
+    console, seen = Console(), Watcher(Run(_output(out)))
+    if not watch:
+        frame = seen.frame()
+        if not json_:
+            console.say("\n".join(frame.lines()))
+        state = seen.run.status()
+        if json_:
+            _print_json({**state.to_dict(), "causes": frame.caused(), "driver": frame.live.to_dict()})
+        else:
+            console.totals(state, frame.scenes_failed)
+        raise typer.Exit(1 if state.set_aside else 0)
+    with suppress(KeyboardInterrupt):  # how one stops to watch; the run goes on
+        if json_:
+            seen.read()
+            for frame in seen.frames():
+                sys.stdout.write(json.dumps(frame.to_dict()) + "\n")
+                sys.stdout.flush()
+        else:
+            console.watching(seen.frames())
+    raise typer.Exit(1 if seen.frame().set_aside else 0)
 
 
 @app.command()

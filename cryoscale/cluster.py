@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cryoscale.errors import InputError
+from cryoscale.errors import ExtraError, InputError
 from cryoscale.settings import ClusterSpec
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ the GIL held. Mended in 3.12 alone: python/cpython#106883, dask/distributed#8616
 
 CONNECT_TIMEOUT_S = 60.0
 
+DASHBOARD_S = 2.0
+"""How long a scheduler's dashboard may take to show that it is there."""
+
 ACTOR_THREADS = 1
 """CPU threads of one actor. Fixed, since convolutions on two threads differ from those on one in the
 last bits: with one thread everywhere, a map does not tell on how many cores it was made. A machine
@@ -54,6 +57,21 @@ class Workers:
     client: Client
     tasks: int
     actors: int
+    dashboard: str | None = None
+    """Where Dask's own dashboard is."""
+
+
+def require_dashboard() -> None:
+    """Refuse, before anything is written, to serve a dashboard without the library that draws it.
+
+    Raises:
+        ExtraError: it is not installed.
+    """
+    try:
+        import distributed.dashboard.scheduler  # noqa: F401 - which looks at the library's version too
+    except ImportError as error:
+        do = "pip install 'cryoscale[dashboard]'"
+        raise ExtraError("--dashboard", "the extra dashboard", do) from error
 
 
 def require_reachable(spec: ClusterSpec, out: str) -> None:
@@ -80,16 +98,17 @@ def require_reachable(spec: ClusterSpec, out: str) -> None:
 
 
 @contextmanager
-def workers(spec: ClusterSpec, *, actors: bool = True) -> Iterator[Workers]:
+def workers(spec: ClusterSpec, *, actors: bool = True, dashboard: bool = False) -> Iterator[Workers]:
     """Connect to the workers that ``spec`` names, and let them go at the end.
 
-    Without ``actors`` only workers for block tasks are started or asked for.
+    Without ``actors`` only workers for block tasks are started or asked for. With ``dashboard`` those that
+    are started here have Dask's; whether workers that are joined have one is for whoever started them.
 
     Raises:
         InputError: the scheduler does not answer, or none of its workers offers a needed resource.
     """
     if spec.kind == "local":
-        with _local(spec, actors) as found:
+        with _local(spec, actors, dashboard) as found:
             yield found
     else:
         with _joined(spec.kind, actors) as found:
@@ -97,7 +116,7 @@ def workers(spec: ClusterSpec, *, actors: bool = True) -> Iterator[Workers]:
 
 
 @contextmanager
-def _local(spec: ClusterSpec, with_actors: bool) -> Iterator[Workers]:
+def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Workers]:
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
@@ -113,7 +132,7 @@ def _local(spec: ClusterSpec, with_actors: bool) -> Iterator[Workers]:
         layout[f"actor-{number}"] = {"cls": Nanny, "options": _worker(1, {GPU: 1}, device)}
     scheduler = {
         "cls": Scheduler,
-        "options": {"dashboard": False, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"},
+        "options": {"dashboard": dashboard, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"},
     }
     with (
         dask.config.set(
@@ -128,7 +147,7 @@ def _local(spec: ClusterSpec, with_actors: bool) -> Iterator[Workers]:
         Client(cluster, timeout=CONNECT_TIMEOUT_S) as client,
     ):
         client.wait_for_workers(spec.cpu_workers + actors, timeout=CONNECT_TIMEOUT_S)
-        yield Workers(client, 2 * spec.cpu_workers, actors)
+        yield Workers(client, 2 * spec.cpu_workers, actors, _dashboard(client) if dashboard else None)
 
 
 def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) -> dict[str, Any]:
@@ -179,4 +198,25 @@ def _joined(address: str, with_actors: bool) -> Iterator[Workers]:
                     "workers of both kinds",
                     f'start one: dask worker ADDRESS --resources "{name}=1"',
                 )
-        yield Workers(client, tasks, actors)
+        yield Workers(client, tasks, actors, _dashboard(client))
+
+
+def _dashboard(client: Client) -> str | None:
+    """The dashboard's address; None where something else answers there, as without bokeh or switched off.
+
+    An address that this process does not reach, behind a gateway perhaps, is told nonetheless.
+    """
+    import urllib3
+
+    try:
+        link = client.dashboard_link
+    except KeyError:  # a scheduler without any HTTP server
+        return None
+    if not link:
+        return None
+    try:
+        pool = urllib3.PoolManager(retries=False, timeout=DASHBOARD_S)
+        answer = pool.request("GET", link)
+    except urllib3.exceptions.HTTPError:
+        return str(link)
+    return str(link) if answer.status == 200 and b"Dask needs" not in answer.data else None

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import rich.console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from cryoscale.learn.scores import Scores
+from cryoscale.watch import duration
 
 if TYPE_CHECKING:
     from cryoscale.demo import DemoResult
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from cryoscale.results import Status
     from cryoscale.scenes import SceneUse
     from cryoscale.verify import Verification
+    from cryoscale.watch import Frame
 
 _EVERY_S = 5.0
 _SCENES_SHOWN = 12
@@ -64,7 +68,7 @@ class Console:
         rate = state.pixels_per_s
         # Blocks that an earlier session did took none of this one's time.
         left_s = (state.total - finished) * state.elapsed_s / max(finished - state.skipped, 1)
-        text = f"{rate / 1e3:,.0f} kpixel/s, {_duration(left_s)} left"
+        text = f"{rate / 1e3:,.0f} kpixel/s, {duration(left_s)} left"
         if state.set_aside:
             text += f", {state.set_aside} set aside"
         if self._out.is_terminal:
@@ -275,19 +279,25 @@ class Console:
         stem = summary["out"].removesuffix(".zarr")
         self.say(f"wrote {summary['out']}, {stem}.json, and {stem}.png: look at it before you train")
 
-    def status(self, status: Status) -> None:
-        """What ``cryoscale status`` prints."""
-        self.say(
-            f"{status.name}: {status.done} of {status.total} blocks done, {len(status.set_aside)} set aside, "
-            f"{status.area_km2:,.1f} km2 mapped"
-        )
+    def watching(self, frames: Iterable[Frame]) -> None:
+        """What ``cryoscale status --watch`` shows: one picture that changes, or a line a frame in a pipe."""
+        if not self._out.is_terminal:
+            for frame in frames:
+                self.say(frame.line())
+            return
+        with Live(console=self._out, auto_refresh=False) as shown:
+            for frame in frames:
+                shown.update(Text("\n".join(frame.lines())), refresh=True)
+
+    def totals(self, status: Status, told: Sequence[tuple[str, str]]) -> None:
+        """What ``cryoscale status`` adds from the markers of the blocks; of these scenes was told already."""
+        self.say(f"{status.area_km2:,.1f} km2 mapped")
         if status.seconds:
             self._table(("stage", "seconds"), [(k, f"{v:.1f}") for k, v in status.seconds.items()])
         self._scenes(status.scenes_used)
-        for reason, blocks in status.causes().items():
-            self.say(f"set aside, {len(blocks)} blocks: {reason}: {', '.join(blocks[:5])}")
         for scene, cause in status.scenes_failed:
-            self.say(f"scene not read: {scene}: {cause}")
+            if (scene, cause) not in told:
+                self.say(f"scene not read: {scene}: {cause}")
         for name, cause in status.sample_failed:
             self.say(f"principal components fitted without {name}: {cause}")
 
@@ -354,11 +364,3 @@ def _bytes(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:,.1f} TB"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-    )

@@ -29,6 +29,8 @@ from cryoscale.errors import (
 from cryoscale.fleet import Fleet, Seat
 from cryoscale.infer.actor import ActorRef, predict_on
 from cryoscale.ledger import Ledger, Marker, SetAside, Work
+from cryoscale.pace import Pace, Sample
+from cryoscale.session import OnEvent
 from cryoscale.settings import Settings
 from cryoscale.task import ATTEMPTS, process_block, run_context
 from cryoscale.waiting import Waiting, put_off_s
@@ -53,8 +55,8 @@ PATIENCE_S = 1.0
 
 TRACEBACK_LINES = 30
 
-OnEvent = Callable[[str, Mapping[str, Any]], None]
-"""Told what happens: a name and the facts."""
+SCENES_TOLD = 50
+"""So many of the scenes that could not be read are named with every beat."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,18 @@ class Outcome:
     def exit_code(self) -> int:
         """0 all done, 1 where blocks are set aside."""
         return 1 if self.set_aside else 0
+
+    def totals(self) -> dict[str, Any]:
+        """What was done, in numbers."""
+        return {
+            "computed": self.computed,
+            "skipped": self.skipped,
+            "repeated": self.repeated,
+            "set_aside": len(self.set_aside),
+            "pixels": self.pixels,
+            "scenes_failed": len(self.scenes_failed),
+            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -163,7 +177,8 @@ class Driver:
         self, settings: Settings, out: str, identity: str, found: Workers, outcome: Outcome, watch: Watch
     ) -> None:
         self.out, self.identity, self.client = out, identity, found.client
-        self.fleet = Fleet(found.client, settings)
+        self.fleet = Fleet(found.client, settings, watch.on_event)
+        self.pace = Pace()
         self.outcome, self.watch = outcome, watch
         self.ledger = Ledger(out)
         self.queue: Waiting[Work] = Waiting()
@@ -173,6 +188,7 @@ class Driver:
         self.landed: SimpleQueue[Any] = SimpleQueue()
         self.total = 0
         self.started = time.perf_counter()
+        self.ended: float | None = None
 
     def drive(self, work: Sequence[Work]) -> None:
         """Run all of ``work``; returns when each block is done or set aside.
@@ -202,6 +218,7 @@ class Driver:
                         "command again"
                     )
         finally:
+            self.ended = time.perf_counter()
             self.fleet.close()
 
     def progress(self) -> Progress:
@@ -212,14 +229,23 @@ class Driver:
             set_aside=len(self.outcome.set_aside),
             total=self.total,
             pixels=self.outcome.pixels,
-            elapsed_s=time.perf_counter() - self.started,
+            elapsed_s=(self.ended or time.perf_counter()) - self.started,
         )
 
     def facts(self) -> dict[str, Any]:
         """What the run is doing, for whoever looks from another terminal."""
-        state = self.progress()
+        state, actors = self.progress(), self.fleet.stats()
+        busy_s = {name: stats["busy_s"] for name, stats in actors.items()}
+        self.pace.note(Sample(time.monotonic(), self.outcome.computed, state.pixels, busy_s))
+        told: dict[str, dict[str, Any]] = {name: dict(stats) for name, stats in actors.items()}
+        for name, share in self.pace.busy_shares().items():
+            told[name]["busy_share"] = share
+        for name, address in self.fleet.metrics().items():
+            told.setdefault(name, {})["metrics"] = address
+        failed = list(self.outcome.scenes_failed)
         return {
             "done": state.done,
+            "skipped": state.skipped,
             "total": state.total,
             "set_aside": state.set_aside,
             "in_flight": len(self.flying),
@@ -227,8 +253,12 @@ class Driver:
             "elapsed_s": round(state.elapsed_s, 1),
             "computed": self.outcome.computed,
             "pixels": state.pixels,
-            "actors": self.fleet.stats(),
+            "recent": self.pace.rates(),
+            "actors": told,
+            "actors_by_state": self.fleet.counts(),
             "actors_lost": self.fleet.lost,
+            "scenes_failed": [list(scene) for scene in sorted(failed)[:SCENES_TOLD]],
+            "scenes_failed_count": len(failed),
         }
 
     # --- blocks out, blocks in ------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,8 @@ class Seat:
     ref: ActorRef | None = None
     load: int = 0
     """Blocks whose tasks are under way for this actor."""
+    metrics: str | None = None
+    """Where its worker shows metrics for Prometheus, if that library is there."""
 
 
 @dataclass
@@ -54,6 +56,8 @@ class Fleet:
 
     client: Client
     settings: Settings
+    on_event: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
+    """Told of actors that start, are refused and are lost."""
     seats: dict[str, Seat] = field(default_factory=dict)
     tasks: int = 0
     """Block tasks that the CPU workers which are there run at once."""
@@ -81,7 +85,7 @@ class Fleet:
             self._forget(self.seats[address])
         for address, name in offers.items():
             if address not in self.seats and self._refusals.get(address, 0) < REFUSALS:
-                self._seat(address, name)
+                self._seat(address, name, _metrics(address, workers[address]))
         for seat in [seat for seat in self.seats.values() if seat.ref is None]:
             self._settle(seat)
         self._require_some(offers)
@@ -102,10 +106,20 @@ class Fleet:
         if seat is None:
             return
         log.warning("actor on %s was lost and is replaced: %s", seat.name, error)
-        self._forget(seat)
+        self._forget(seat, str(error))
         if isinstance(error, ActorSilentError):
             self._end(seat)
         self._looked = float("-inf")
+
+    def counts(self) -> dict[str, int]:
+        """How many actors are ready and how many are loading their model."""
+        seats = list(self.seats.values())
+        ready = sum(seat.ref is not None for seat in seats)
+        return {"ready": ready, "loading": len(seats) - ready}
+
+    def metrics(self) -> dict[str, str]:
+        """Where the actors' workers show their metrics, by the worker's name."""
+        return {seat.name: seat.metrics for seat in list(self.seats.values()) if seat.metrics}
 
     def stats(self) -> dict[str, dict[str, float]]:
         """What each ready actor has done, by its worker's name; those that do not answer are left out."""
@@ -133,7 +147,7 @@ class Fleet:
         workers: Mapping[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
         return workers
 
-    def _seat(self, address: str, name: str) -> None:
+    def _seat(self, address: str, name: str, metrics: str | None) -> None:
         model = self.settings.model
         future: Any = self.client.submit(
             ModelActor,
@@ -148,24 +162,28 @@ class Fleet:
             workers=[address],
             allow_other_workers=False,
         )
-        self.seats[address] = Seat(address, name, future)
+        self.seats[address] = Seat(address, name, future, metrics=metrics)
 
     def _settle(self, seat: Seat) -> None:
         """See whether a model has loaded by now."""
         if seat.future.status == "finished":
             seat.ref = ActorRef.of(seat.future.result(timeout=ASK_S))
             self.started += 1
+            self.on_event("actor_started", {"actor": seat.name, "metrics": seat.metrics})
         elif seat.future.status in ("error", "cancelled", "lost"):
             error = seat.future.exception() if seat.future.status == "error" else None
             self._last_error = error or ActorLostError("the worker went away")
             self._refusals[seat.address] = self._refusals.get(seat.address, 0) + 1
             log.warning("no actor on %s: %s", seat.name, self._last_error)
+            self.on_event("actor_refused", {"actor": seat.name, "reason": str(self._last_error)})
             self._forget(seat)
 
-    def _forget(self, seat: Seat) -> None:
+    def _forget(self, seat: Seat, reason: str = "its worker went away") -> None:
         seat.future.release()
         self.seats.pop(seat.address, None)
-        self.lost += seat.ref is not None
+        if seat.ref is not None:
+            self.lost += 1
+            self.on_event("actor_lost", {"actor": seat.name, "reason": reason})
 
     def _end(self, seat: Seat) -> None:
         """End the process of an actor that hangs, which its nanny starts anew; leave it where it has none."""
@@ -192,6 +210,13 @@ class Fleet:
                 f"no GPU worker had its model ready for {START_S:.0f} s"
                 f"{f' ({error})' if error else ''}; what is done is kept, start the same command again"
             )
+
+
+def _metrics(address: str, info: Mapping[str, Any]) -> str | None:
+    """Where a worker serves HTTP, which Dask has every worker do, its dashboard on or off."""
+    port = info.get("services", {}).get("dashboard")
+    host = address.split("://", 1)[-1].rsplit(":", 1)[0]
+    return f"http://{host}:{port}/metrics" if port else None
 
 
 def scheduler_gone() -> ClusterLostError:

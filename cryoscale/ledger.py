@@ -225,6 +225,10 @@ class Ledger:
             found.add((int(year), Block.from_key(int(epsg), name, size_px)))
         return found
 
+    def count_done(self) -> int:
+        """How many blocks have a marker, by a listing alone."""
+        return sum(1 for _ in self.objects.list(DONE))
+
     def done(self) -> dict[Work, Marker]:
         """All markers by (year, block), in memory; :meth:`markers` streams them."""
         return {marker.key: marker for marker in self.markers()}

@@ -10,15 +10,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale import lease
-from cryoscale.cluster import require_reachable, workers
-from cryoscale.drive import Driver, OnEvent, OnProgress, Outcome, Watch
+from cryoscale.cluster import Workers, require_dashboard, require_reachable, workers
+from cryoscale.drive import Driver, OnProgress, Outcome, Watch
 from cryoscale.errors import ClusterLostError, InputError, OutputError, StoppedError
 from cryoscale.featurise import fit_run_basis
 from cryoscale.finish import finish
@@ -41,6 +41,7 @@ from cryoscale.read.catalog import CatalogAnswer
 from cryoscale.region import ZoneRegion
 from cryoscale.resume import forget, sound
 from cryoscale.room import room
+from cryoscale.session import OnEvent, Session, View, telling
 from cryoscale.settings import Settings
 from cryoscale.verify import seal
 from cryoscale.write import mosaic, quicklook
@@ -79,6 +80,7 @@ def run(
     on_stage: OnStage | None = None,
     on_event: OnEvent = lambda name, facts: None,
     stop: threading.Event | None = None,
+    view: View | None = None,
 ) -> Outcome:
     """Map the region of ``settings`` into ``out``, or complete the run that lies there.
 
@@ -89,20 +91,32 @@ def run(
     """
     stop = stop or threading.Event()
     tell = on_stage or (lambda text: log.info(text))
+    with telling(out, view or View(), on_event) as session:
 
-    def stage(text: str) -> None:
-        if stop.is_set():
-            raise StoppedError(f"stopped before {text}; the same command goes on")
-        tell(text)
+        def stage(text: str) -> None:
+            if stop.is_set():
+                raise StoppedError(f"stopped before {text}; the same command goes on")
+            session.stage(text)
+            tell(text)
 
-    outcome, started = Outcome(out), time.perf_counter()
-    require_usable(out)
-    lease.refuse_driven(out)
-    require_reachable(settings.cluster, out)
-    stage("searching the catalogues")
-    draft = draft_run(settings, out, stage, anew=again.new_run)
-    driving: list[Driver] = []
-    with room(out), lease.held(out, lambda: driving[-1].facts() if driving else {}) as held:
+        if session.view.dashboard:
+            require_dashboard()
+        require_usable(out)
+        lease.refuse_driven(out)
+        require_reachable(settings.cluster, out)
+        stage("searching the catalogues")
+        draft = draft_run(settings, out, stage, anew=again.new_run)
+        return _map(draft, out, again, session, Watch(on_progress, session.event, stop), stage)
+
+
+def _map(draft: Draft, out: str, again: Again, session: Session, watch: Watch, stage: OnStage) -> Outcome:
+    """Begin the run or go on with it, to its end, as the only driver."""
+    settings, outcome = draft.settings, Outcome(out)
+    with (
+        room(out),
+        lease.held(out, session.facts) as held,
+        session.driving(held.holder, _options(settings, again), outcome.totals),
+    ):
         identity, work = begin(draft, out)
         ledger = Ledger(out)
         if again.redo is not None:
@@ -110,22 +124,24 @@ def run(
         done = sound(ledger, stage)
         outcome.skipped = sum(item in done for item in work)
         remaining = _remaining(ledger, [item for item in work if item not in done], again)
-        outcome.seconds["prepare"] = time.perf_counter() - started
-        watch = Watch(on_progress, on_event, stop, held.require)
+        session.planned(settings.name, len(work), outcome.skipped, len(remaining))
+        outcome.seconds["prepare"] = session.age_s
+        watch = replace(watch, check=held.require)
         start = time.perf_counter()
         while remaining:
             stage(f"starting workers for {len(remaining)} blocks")
             try:
-                with workers(settings.cluster) as found:
-                    stage(f"mapping on {found.tasks} tasks and {found.actors} actors")
-                    driving.append(Driver(settings, out, identity, found, outcome, watch))
-                    driving[-1].drive(remaining)
+                with workers(settings.cluster, dashboard=session.view.dashboard) as found:
+                    stage(f"mapping on {found.tasks} tasks and {found.actors} actors{_seen(session, found)}")
+                    driver = Driver(settings, out, identity, found, outcome, watch)
+                    session.driver = driver.facts
+                    driver.drive(remaining)
                 break
             except ClusterLostError as error:
                 if settings.cluster.kind == "local":
                     raise
                 stage(f"waiting for the cluster: {error}")
-                _await_cluster(settings, out, stop)
+                _await_cluster(settings, out, watch.stop)
                 over = ledger.done_works(settings.block_px) | {record.key for record in outcome.set_aside}
                 remaining = [item for item in remaining if item not in over]
         outcome.seconds["blocks"] = time.perf_counter() - start
@@ -135,6 +151,26 @@ def run(
         seal(out)
         outcome.seconds["finish"] = time.perf_counter() - start
     return outcome
+
+
+def _seen(session: Session, found: Workers) -> str:
+    """What the line that says on what is mapped adds of the dashboard, which is told to the others too."""
+    session.dashboard(found.dashboard)
+    if found.dashboard is not None:
+        return f", dashboard {found.dashboard}"
+    return ", whose scheduler shows no dashboard" if session.view.dashboard else ""
+
+
+def _options(settings: Settings, again: Again) -> dict[str, Any]:
+    """What the command was given, for the first line of the session's log."""
+    redo = list(again.redo.bounds) if again.redo is not None else None
+    return {
+        "name": settings.name,
+        "cluster": asdict(settings.cluster),
+        "new_run": again.new_run,
+        "redo_bounds_deg": redo,
+        "retry_set_aside": again.retry_set_aside,
+    }
 
 
 def prepare(settings: Settings, out: str, stage: OnStage | None = None) -> tuple[str, list[Work]]:

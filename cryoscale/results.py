@@ -39,16 +39,21 @@ class Status:
 
     def causes(self) -> dict[str, list[str]]:
         """The blocks that are set aside by their reason."""
-        grouped: dict[str, list[str]] = {}
-        for record in self.set_aside:
-            key = f"{record.error}: {record.reason}"
-            grouped.setdefault(key, []).append(f"{record.year}/{record.epsg}/{record.block.key}")
-        return grouped
+        return causes_of(self.set_aside)
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         aside = [record.model_dump(mode="json") for record in self.set_aside]
         return {**asdict(self), "set_aside": aside, "complete": self.done == self.total}
+
+
+def causes_of(records: Iterable[SetAside]) -> dict[str, list[str]]:
+    """Names of blocks that are set aside by their cause, the commonest first."""
+    grouped: dict[str, list[str]] = {}
+    for record in records:
+        key = f"{record.error}: {record.reason}"
+        grouped.setdefault(key, []).append(f"{record.year}/{record.epsg}/{record.block.key}")
+    return dict(sorted(grouped.items(), key=lambda item: -len(item[1])))
 
 
 @dataclass

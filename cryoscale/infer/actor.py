@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cryoscale.errors import ActorLostError, ActorSilentError, ConfigError, OperatorError
 from cryoscale.infer.encode import Confidence, encode
 from cryoscale.infer.gate import Gate
+from cryoscale.infer.metrics import show_metrics
 from cryoscale.infer.predict import (
     Predict,
     Prediction,
@@ -113,6 +114,8 @@ class ModelActor:
         self._gate = Gate()
         self._work = Work(load_s=time.perf_counter() - start)
         self._ready_at = time.perf_counter()
+        self._busy: tuple[float, float | None] = (0.0, None)
+        show_metrics(self)
 
     def predict(
         self,
@@ -137,7 +140,9 @@ class ModelActor:
             WeightsError: if the model wants channels that are not there.
             OperatorError: if memory does not suffice for one tile, or the model's answer is misfit.
         """
-        start = time.perf_counter()
+        done_s, start = self._busy[0], time.perf_counter()
+        # One assignment, since whoever asks in this moment does so on another thread.
+        self._busy = (done_s, start)
         if ticket is not None:
             self._gate.arrive(ticket)
         self._pin_threads()
@@ -145,7 +150,7 @@ class ModelActor:
             result = self._predict(features, (row, col), window_of_block(block), channels)
             bands = encode(result.probability, result.disagreement, self._confidence)
         finally:
-            self._work.busy_s += time.perf_counter() - start
+            self._busy = (done_s + time.perf_counter() - start, None)
             if ticket is not None:
                 self._gate.leave(ticket)
         self._work.blocks += 1
@@ -155,9 +160,13 @@ class ModelActor:
         return bands
 
     def stats(self) -> dict[str, float]:
-        """The work done so far: blocks, tiles, pixels, seconds loading, busy and idle."""
-        idle = time.perf_counter() - self._ready_at - self._work.busy_s
-        return asdict(replace(self._work, idle_s=idle))
+        """The work done so far: blocks, tiles, pixels, seconds loading, busy and idle.
+
+        Busy seconds run on during a block, which may take minutes on a CPU.
+        """
+        (done_s, since), now = self._busy, time.perf_counter()
+        busy_s = done_s + (now - since if since is not None else 0.0)
+        return asdict(replace(self._work, busy_s=busy_s, idle_s=now - self._ready_at - busy_s))
 
     def describe(self) -> dict[str, Any]:
         """What the model says of itself, and the device, library, tiling and threads it runs with."""

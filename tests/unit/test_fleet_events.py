@@ -1,0 +1,95 @@
+"""Actors that start, are refused and are lost: told by name as it happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cryoscale import fleet as fleet_module
+from cryoscale.cluster import GPU
+from cryoscale.errors import OperatorError
+from cryoscale.fleet import REFUSALS, Fleet
+
+
+class Future:
+    """Of an actor, or of one that could not be made."""
+
+    def __init__(self, address: str, error: Exception | None) -> None:
+        self._address, self.key, self.error = address, "actor", error
+        self.status = "error" if error else "finished"
+
+    def result(self, timeout: float) -> Future:
+        return self
+
+    def exception(self) -> Exception | None:
+        return self.error
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+class Client:
+    """A client whose scheduler knows the workers that a test names."""
+
+    status = "running"
+
+    def __init__(self, *names: str, error: Exception | None = None) -> None:
+        self.names, self.error = list(names), error
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        info = {"resources": {GPU: 1}, "services": {"dashboard": 8081}}
+        return {"workers": {f"tcp://10.0.0.{n[-1]}:9000": {"name": n, **info} for n in self.names}}
+
+    def submit(self, *args: Any, workers: list[str], **more: Any) -> Future:
+        return Future(workers[0], self.error)
+
+
+class Model:
+    """Settings of a model that nobody loads."""
+
+    keywords: dict[str, Any] = {}  # noqa: RUF012
+    overlap, confidence = 0.5, "entropy"
+
+
+class Settings:
+    """As much of a run's settings as a fleet looks at."""
+
+    model, tile_px = Model(), 64
+
+
+def watched(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Fleet, list[tuple[str, dict[str, Any]]]]:
+    """A fleet that looks whenever it is asked to, and what it tells."""
+    monkeypatch.setattr(fleet_module, "LOOK_S", 0.0)
+    told: list[tuple[str, dict[str, Any]]] = []
+    fleet: Any = Fleet(client, Settings(), lambda name, facts: told.append((name, dict(facts))))  # type: ignore[arg-type]
+    return fleet, told
+
+
+def test_an_actor_is_told_when_it_starts_and_when_its_worker_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client("gpu-1", "gpu-2")
+    fleet, told = watched(client, monkeypatch)
+    fleet.look()
+    assert fleet.counts() == {"ready": 2, "loading": 0}
+    client.names.remove("gpu-1")
+    fleet.look()
+    assert [(name, facts["actor"]) for name, facts in told] == [
+        ("actor_started", "gpu-1"),
+        ("actor_started", "gpu-2"),
+        ("actor_lost", "gpu-1"),
+    ]
+    assert told[0][1]["metrics"] == "http://10.0.0.1:8081/metrics"
+    assert fleet.lost == 1
+    assert fleet.metrics() == {"gpu-2": "http://10.0.0.2:8081/metrics"}
+
+
+def test_an_actor_that_cannot_start_is_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, told = watched(Client("gpu-1", error=RuntimeError("no CUDA")), monkeypatch)
+    for _ in range(REFUSALS - 1):
+        fleet.look()
+    with pytest.raises(OperatorError, match="no CUDA"):
+        fleet.look()
+    assert told == [("actor_refused", {"actor": "gpu-1", "reason": "no CUDA"})] * REFUSALS
+    assert fleet.lost == 0
