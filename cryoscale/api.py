@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cryoscale.config import Config, load_config
-from cryoscale.drive import Progress
+from cryoscale.outcome import Progress
 from cryoscale.pipeline import look_again, refuse_to_mix
 from cryoscale.pipeline import run as run_pipeline
 from cryoscale.read.snapshot import Changes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from cryoscale.drive import Outcome
+    from cryoscale.outcome import Outcome
     from cryoscale.session import OnEvent
 
 app = typer.Typer(

@@ -19,13 +19,13 @@ from cryoscale.watch import duration
 
 if TYPE_CHECKING:
     from cryoscale.demo import DemoResult
-    from cryoscale.drive import Outcome
-    from cryoscale.drive import Progress as RunProgress
     from cryoscale.judge import Judgement
     from cryoscale.learn.calibrate import Calibrated
     from cryoscale.learn.confidence import ErrorPrediction
     from cryoscale.learn.importance import Importance
     from cryoscale.models.weights import Card
+    from cryoscale.outcome import Outcome
+    from cryoscale.outcome import Progress as RunProgress
     from cryoscale.plan import Plan
     from cryoscale.read.snapshot import Changes
     from cryoscale.results import Status

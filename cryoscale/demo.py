@@ -19,7 +19,6 @@ import numpy as np
 import yaml
 
 from cryoscale.config import load_config
-from cryoscale.drive import Outcome, Progress
 from cryoscale.errors import InputError
 from cryoscale.finish import write_report
 from cryoscale.learn.evaluate import evaluate
@@ -27,6 +26,7 @@ from cryoscale.learn.scores import CLASS_NAMES, Scores, confusion_matrix
 from cryoscale.learn.truth import open_truth
 from cryoscale.ledger import Ledger
 from cryoscale.models.bandratio import BandRatio
+from cryoscale.outcome import Outcome, Progress
 from cryoscale.pipeline import run as run_pipeline
 from cryoscale.read.inputs import read_inputs
 from cryoscale.region import ZoneRegion

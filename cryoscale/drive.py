@@ -8,38 +8,34 @@ queue of blocks to do.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from cryoscale.blame import Blame
 from cryoscale.cluster import CPU, Workers
 from cryoscale.errors import (
     ActorLostError,
     BlockFailedError,
     ClusterLostError,
-    CryoscaleError,
     NoRoomError,
     StoppedError,
 )
 from cryoscale.fleet import Fleet, Seat
 from cryoscale.infer.actor import ActorRef, predict_on
 from cryoscale.ledger import Ledger, Marker, SetAside, Work
+from cryoscale.outcome import Outcome, Progress, Watch
 from cryoscale.pace import Pace, Sample
-from cryoscale.session import OnEvent
 from cryoscale.settings import Settings
-from cryoscale.task import ATTEMPTS, process_block, run_context
+from cryoscale.task import process_block, run_context
 from cryoscale.waiting import Waiting, put_off_s
 
 log = logging.getLogger("cryoscale")
-
-LOSSES = 5
-"""How many workers or actors may die under a block before it is set aside: one that is preempted is not to
-blame on the block, one that dies each time is."""
 
 ACTOR_DEADLINE_S = 1800.0
 """How long a block may take on its actor before the actor counts as hung."""
@@ -60,96 +56,13 @@ SCENES_TOLD = 50
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a run is; given to ``on_progress`` after every block."""
-
-    done: int
-    skipped: int
-    """Of those, blocks that an earlier session had done."""
-    set_aside: int
-    total: int
-    pixels: int
-    """Pixels finished in this session."""
-    elapsed_s: float
-
-    @property
-    def pixels_per_s(self) -> float:
-        """Pixels a second in this session."""
-        return self.pixels / self.elapsed_s if self.elapsed_s > 0 else 0.0
-
-
-@dataclass
-class Outcome:
-    """What a session of a run did."""
-
-    out: str
-    computed: int = 0
-    skipped: int = 0
-    pixels: int = 0
-    repeated: int = 0
-    """Attempts that failed, or were lost with their worker, and were made again."""
-    scenes_failed: set[tuple[str, str]] = field(default_factory=set)
-    set_aside: list[SetAside] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def exit_code(self) -> int:
-        """0 all done, 1 where blocks are set aside."""
-        return 1 if self.set_aside else 0
-
-    def totals(self) -> dict[str, Any]:
-        """What was done, in numbers."""
-        return {
-            "computed": self.computed,
-            "skipped": self.skipped,
-            "repeated": self.repeated,
-            "set_aside": len(self.set_aside),
-            "pixels": self.pixels,
-            "scenes_failed": len(self.scenes_failed),
-            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {
-            "out": self.out,
-            "computed": self.computed,
-            "skipped": self.skipped,
-            "repeated": self.repeated,
-            "set_aside": [record.model_dump(mode="json") for record in self.set_aside],
-            "scenes_failed": [list(scene) for scene in sorted(self.scenes_failed)],
-            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
-        }
-
-
-OnProgress = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Who is told of a run, and who may end it.
-
-    Attributes:
-        on_progress: called after every block.
-        on_event: called for everything that happens.
-        stop: set to have the run finish its blocks in work and end.
-        check: called between blocks; raises to end the run.
-    """
-
-    on_progress: OnProgress | None = None
-    on_event: OnEvent = lambda name, facts: None
-    stop: threading.Event = field(default_factory=threading.Event)
-    check: Callable[[], None] = lambda: None
-
-
-@dataclass(frozen=True)
 class _Flight:
-    """A block under way: on which actor, for which attempt, and since when."""
+    """A block under way: on which actor, and whether with nothing beside it."""
 
     work: Work
     seat: Seat
     ref: ActorRef
-    attempt: int
+    alone: bool
 
 
 def block_task(
@@ -182,8 +95,8 @@ class Driver:
         self.outcome, self.watch = outcome, watch
         self.ledger = Ledger(out)
         self.queue: Waiting[Work] = Waiting()
-        self.failures: dict[Work, int] = {}
-        self.losses: dict[Work, int] = {}
+        self.suspects: deque[Work] = deque()
+        self.blame = Blame()
         self.flying: dict[Any, _Flight] = {}
         self.landed: SimpleQueue[Any] = SimpleQueue()
         self.total = 0
@@ -203,7 +116,7 @@ class Driver:
         self.total = before + len(work)
         heard = time.monotonic()
         try:
-            while self.queue or self.flying:
+            while self.queue or self.flying or self.suspects:
                 self.watch.check()
                 if self.watch.stop.is_set():
                     self._drain()
@@ -269,28 +182,30 @@ class Driver:
             if seat is None:
                 return
             work = self.queue.take()
-            if work is None:
-                return
-            self._submit(work, seat)
+            if work is not None:
+                self._submit(work, seat)
+                continue
+            if self.suspects and not self.queue and not self.flying:
+                self._submit(self.suspects.popleft(), seat, alone=True)
+            return
 
-    def _submit(self, work: Work, seat: Seat) -> None:
+    def _submit(self, work: Work, seat: Seat, *, alone: bool = False) -> None:
         assert seat.ref is not None
         if not self.flying and not self.outcome.computed:
             self.started = time.perf_counter()  # a model is loaded: from here on blocks are done
-        attempt = self.failures.get(work, 0) + 1
         future = self.client.submit(
             type(self).task,
             self.out,
             self.identity,
             work,
             seat.ref,
-            attempt,
+            self.blame.attempt(work),
             ACTOR_DEADLINE_S,
             pure=False,
             resources={CPU: 1},
         )
         seat.load += 1
-        self.flying[future] = _Flight(work, seat, seat.ref, attempt)
+        self.flying[future] = _Flight(work, seat, seat.ref, alone)
         future.add_done_callback(self.landed.put)
 
     def _gather(self) -> bool:
@@ -327,8 +242,7 @@ class Driver:
         self.outcome.computed += 1
         self.outcome.pixels += marker.pixels
         self.outcome.scenes_failed.update(marker.scenes_failed)
-        for counts in (self.failures, self.losses):
-            counts.pop(marker.key, None)
+        self.blame.forget(marker.key)
         self.watch.on_event("block", marker.model_dump(mode="json", exclude={"scene_choice", "shards"}))
         self._tell()
 
@@ -355,24 +269,26 @@ class Driver:
         if isinstance(error, NoRoomError):
             self._drain()
             raise error
-        work, lost = flight.work, isinstance(error, ActorLostError) or _killed(error)
-        counts, most = (self.losses, LOSSES) if lost else (self.failures, ATTEMPTS)
-        counts[work] = counts.get(work, 0) + 1
-        year, block = work
-        facts: dict[str, Any] = {
-            "year": year,
-            "epsg": block.epsg,
-            "row": block.row,
-            "col": block.col,
-            "attempt": counts[work],
-            "error": type(error).__name__,
-            "reason": " ".join(str(error).split())[:500],
-        }
-        hopeless = isinstance(error, CryoscaleError) and not error.retry
-        if counts[work] < most and not hopeless:
+        year, block = work = flight.work
+        verdict = self.blame.judge(work, error, alone=flight.alone)
+        if verdict.then != "aside":
             self.outcome.repeated += 1
-            self.watch.on_event("lost" if lost else "failed", facts)
-            self.queue.put(work, put_off_s(error))
+            self.watch.on_event(
+                "lost" if verdict.lost else "failed",
+                {
+                    "year": year,
+                    "epsg": block.epsg,
+                    "row": block.row,
+                    "col": block.col,
+                    "attempt": verdict.attempts,
+                    "error": type(error).__name__,
+                    "reason": verdict.reason,
+                },
+            )
+            if verdict.then == "alone":
+                self.suspects.append(work)
+            else:
+                self.queue.put(work, put_off_s(error))
             return
         record = SetAside(
             year=year,
@@ -380,9 +296,9 @@ class Driver:
             row=block.row,
             col=block.col,
             size_px=block.size_px,
-            error=facts["error"],
-            reason=facts["reason"] if not _killed(error) else f"its worker died {most} times under it",
-            attempts=counts[work],
+            error=type(error).__name__,
+            reason=verdict.reason,
+            attempts=verdict.attempts,
             when=datetime.now(UTC).isoformat(timespec="seconds"),
             traceback=lines,
             scenes=run_context(self.out, self.identity).scenes_over(year, block.window),
@@ -422,10 +338,3 @@ class Driver:
 def _executing(dask_worker: Any) -> list[str]:
     """The keys of the tasks that a worker is running, as opposed to those that wait there for a thread."""
     return [str(key) for key, task in dask_worker.state.tasks.items() if task.state == "executing"]
-
-
-def _killed(error: BaseException) -> bool:
-    """Whether the block's own worker died under it, as opposed to its actor's."""
-    from distributed.scheduler import KilledWorker
-
-    return isinstance(error, KilledWorker)

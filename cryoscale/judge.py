@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pystac import Item
 from scipy.ndimage import map_coordinates
 
-from cryoscale.drive import OnProgress
 from cryoscale.errors import AssetReadError, SourceError
 from cryoscale.features.terrain import slope_aspect
 from cryoscale.finish import is_simulated
@@ -31,6 +30,7 @@ from cryoscale.learn.scores import NO_DATA
 from cryoscale.learn.strata import Layers, open_strata
 from cryoscale.learn.truth import Truth, open_truth, truth_of
 from cryoscale.ledger import Work
+from cryoscale.outcome import OnProgress
 from cryoscale.read import snapshot
 from cryoscale.read.inputs import read_inputs
 from cryoscale.repredict import Variant, choose_variants, repredict, settings_of

@@ -18,13 +18,14 @@ from shapely.geometry.base import BaseGeometry
 
 from cryoscale import lease
 from cryoscale.cluster import Workers, require_dashboard, require_reachable, workers
-from cryoscale.drive import Driver, OnProgress, Outcome, Watch
+from cryoscale.drive import Driver
 from cryoscale.errors import ClusterLostError, InputError, OutputError, StoppedError
 from cryoscale.featurise import fit_run_basis
 from cryoscale.finish import finish
 from cryoscale.grid import Block
 from cryoscale.ledger import ITEMS, Ledger, Work
 from cryoscale.manifest import compose, model_record, refuse_another, require_modalities
+from cryoscale.outcome import OnProgress, Outcome, Watch
 from cryoscale.plan import (
     Items,
     block_aligned,

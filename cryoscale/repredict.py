@@ -18,11 +18,12 @@ from typing import Any
 import shapely
 
 from cryoscale.cluster import workers
-from cryoscale.drive import Driver, OnProgress, Outcome, Watch
+from cryoscale.drive import Driver
 from cryoscale.errors import InputError, OperatorError, SourceError
 from cryoscale.grid import window_of
 from cryoscale.ledger import ITEMS, Ledger, Work
 from cryoscale.manifest import digest, refuse_another
+from cryoscale.outcome import OnProgress, Outcome, Watch
 from cryoscale.read import snapshot
 from cryoscale.results import Run
 from cryoscale.resume import sound

@@ -17,9 +17,10 @@ import xarray as xr
 
 from cryoscale import featurise
 from cryoscale.cluster import Workers
-from cryoscale.drive import Driver, Outcome, Watch
+from cryoscale.drive import Driver
 from cryoscale.errors import AssetReadError, HostDownError, InputError
 from cryoscale.ledger import Ledger
+from cryoscale.outcome import Outcome, Watch
 from cryoscale.pipeline import prepare
 from cryoscale.plan import find_items
 from cryoscale.read import hosts, http, signing

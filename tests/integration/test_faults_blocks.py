@@ -62,7 +62,8 @@ def test_a_poisonous_block_is_set_aside_with_its_inputs_and_the_others_are_done(
     assert told["computed"] == calm.blocks - 1
     (record,) = told["set_aside"]
     assert (record["epsg"], record["row"], record["col"]) == (victim.epsg, victim.row, victim.col)
-    assert record["attempts"] == (3 if "repeat" in harm else 5)
+    # a worker's death blames all that it had in work; alone, the guilty one is told from the others
+    assert record["attempts"] == 3 if "repeat" in harm else record["attempts"] >= 6
     assert record["scenes"], "its inputs are named"
     assert ("ZeroDivisionError" in record["error"]) == ("repeat" in harm)
     if "repeat" in harm:

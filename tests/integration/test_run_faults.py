@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cryoscale.drive import Progress
 from cryoscale.grid import Block
 from cryoscale.ledger import Ledger
+from cryoscale.outcome import Progress
 from cryoscale.pipeline import run as run_pipeline
 from tests.integration.conftest import TinyRange, map_here
 

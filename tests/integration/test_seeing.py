@@ -16,10 +16,10 @@ import yaml
 
 from cryoscale import journal
 from cryoscale.cluster import require_dashboard
-from cryoscale.drive import Progress
 from cryoscale.errors import ExtraError
 from cryoscale.ledger import Ledger
 from cryoscale.metrics import served
+from cryoscale.outcome import Progress
 from cryoscale.pipeline import run as run_pipeline
 from cryoscale.session import View
 from tests.integration.conftest import TinyRange
