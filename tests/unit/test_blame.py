@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ OTHER = (2018, Block(32645, 0, 1, 256))
 
 
 def killed() -> KilledWorker:
-    nobody: Any = None
-    return KilledWorker("task", nobody, 0)
+    worker: Any = SimpleNamespace(address="tcp://127.0.0.1:1")
+    return KilledWorker("task", worker, 0)
 
 
 def test_a_blocks_own_errors_set_it_aside_at_the_third_and_hopeless_ones_at_once() -> None:
