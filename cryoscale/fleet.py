@@ -33,7 +33,8 @@ REFUSALS = 3
 """How often a worker may fail to start its actor before no more is asked of it."""
 
 ASK_S = 5.0
-"""How long an actor may take to say what it has done; a coroutine beside its work answers."""
+"""How long all actors together may take to say what they have done, for which coroutines beside their work
+answer: the beat of the lease waits for them, and a driver without beats counts as dead."""
 
 
 @dataclass
@@ -124,11 +125,13 @@ class Fleet:
     def stats(self) -> dict[str, dict[str, float]]:
         """What each ready actor has done, by its worker's name; those that do not answer are left out."""
         found: dict[str, dict[str, float]] = {}
+        until = time.monotonic() + ASK_S
         for seat in list(self.seats.values()):
-            if seat.ref is None:
+            left_s = until - time.monotonic()
+            if seat.ref is None or left_s <= 0:
                 continue
             try:
-                found[seat.name] = dict(call_actor(seat.ref, "progress", deadline_s=ASK_S))
+                found[seat.name] = dict(call_actor(seat.ref, "progress", deadline_s=left_s))
             except (ActorLostError, OSError) as error:
                 log.debug("actor on %s does not say how it does: %s", seat.name, error)
         return found

@@ -8,7 +8,7 @@ import pytest
 
 from cryoscale import fleet as fleet_module
 from cryoscale.cluster import GPU
-from cryoscale.errors import OperatorError
+from cryoscale.errors import ActorSilentError, OperatorError
 from cryoscale.fleet import REFUSALS, Fleet
 
 
@@ -93,3 +93,22 @@ def test_an_actor_that_cannot_start_is_told_with_the_reason(monkeypatch: pytest.
         fleet.look()
     assert told == [("actor_refused", {"actor": "gpu-1", "reason": "no CUDA"})] * REFUSALS
     assert fleet.lost == 0
+
+
+def test_actors_that_do_not_answer_keep_the_beat_of_the_lease_waiting_no_longer_than_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet, _ = watched(Client(*(f"gpu-{number}" for number in range(9))), monkeypatch)
+    fleet.look()
+    now = [0.0]
+
+    def call(ref: Any, method: str, *, deadline_s: float) -> dict[str, float]:
+        if ref.address.startswith("tcp://10.0.0.0"):
+            return {"busy_s": 1.0}
+        now[0] += deadline_s
+        raise ActorSilentError("it stands still")
+
+    monkeypatch.setattr(fleet_module, "call_actor", call)
+    monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now[0])
+    assert fleet.stats() == {"gpu-0": {"busy_s": 1.0}}
+    assert now[0] == fleet_module.ASK_S
