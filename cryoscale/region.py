@@ -18,6 +18,7 @@ from shapely.geometry import MultiPolygon, Polygon, box
 
 from cryoscale.errors import RegionError
 from cryoscale.grid import (
+    RESOLUTION_M,
     ZONE_COLLAR_M,
     Block,
     Window,
@@ -90,7 +91,7 @@ def _from_bbox(bbox: tuple[float, float, float, float]) -> Polygon | MultiPolygo
         # would then span more than half the globe is a slip of the pen.
         if (east - west) % 360 > 180:
             raise RegionError(given, expected, "exchange west and east")
-        return _on_globe(box(west, south, east + 360.0, north))
+        return on_globe(box(west, south, east + 360.0, north))
     return box(west, south, east, north)
 
 
@@ -121,7 +122,7 @@ def _from_file(path: Path) -> Polygon | MultiPolygon:
             "degrees, or a declared CRS",
             "declare its CRS",
         )
-    return _on_globe(merged)
+    return on_globe(merged)
 
 
 def _unwrapped(polygon: Polygon) -> Polygon:
@@ -151,7 +152,7 @@ def _turned(geometry: Any, turn_deg: float) -> Any:
     return shapely.transform(geometry, lambda xy: xy + np.array([turn_deg, 0.0])) if turn_deg else geometry
 
 
-def _on_globe(geometry: Any) -> Polygon | MultiPolygon:
+def on_globe(geometry: Any) -> Polygon | MultiPolygon:
     """The geometry cut at the antimeridian, its longitudes in -180..180."""
     west, _, east, _ = geometry.bounds
     if west >= -180.0 and east <= 180.0:
@@ -173,7 +174,7 @@ def _buffered(geometry: Polygon | MultiPolygon, buffer_m: float) -> Polygon | Mu
         lon, lat = part.representative_point().coords[0]
         local = f"+proj=aeqd +lat_0={lat} +lon_0={lon} +datum=WGS84 +units=m"
         metric = _project(part, "EPSG:4326", local).buffer(buffer_m)
-        grown.append(_on_globe(_around(_project(metric, local, "EPSG:4326"), lon)))
+        grown.append(on_globe(_around(_project(metric, local, "EPSG:4326"), lon)))
     return _polygons(shapely.union_all(grown))
 
 
@@ -304,16 +305,17 @@ class ZoneRegion:
 
     def blocks(self, size_px: int) -> list[Block]:
         """The blocks that share an area with the zone's part of the region, row by row."""
-        from cryoscale.grid import blocks_over
-
-        shape = self.projected()
-        if shape.is_empty:
-            return []
-        shapely.prepare(shape)
-        window = window_over_bounds(self.epsg, shape.bounds)
-        return [
-            block for block in blocks_over(window, size_px) if shape.intersects(box(*block.window.bounds_m))
-        ]
+        edge_m, found = size_px * RESOLUTION_M, set[tuple[int, int]]()
+        for part in shapely.get_parts(self.projected()):
+            window = window_over_bounds(self.epsg, part.bounds)
+            rows = np.arange(window.row // size_px, -(-(window.row + window.height) // size_px))
+            cols = np.arange(window.col // size_px, -(-(window.col + window.width) // size_px))
+            row, col = (places.ravel() for places in np.meshgrid(rows, cols, indexing="ij"))
+            shapely.prepare(part)
+            boxes = shapely.box(col * edge_m, -(row + 1) * edge_m, (col + 1) * edge_m, -row * edge_m)
+            hit = shapely.intersects(part, boxes)
+            found.update(zip(row[hit].tolist(), col[hit].tolist(), strict=True))
+        return [Block(self.epsg, row, col, size_px) for row, col in sorted(found)]
 
 
 def _wrap_array(lon_deg: NDArray[np.float64]) -> NDArray[np.float64]:
