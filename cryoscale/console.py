@@ -113,8 +113,8 @@ class Console:
         """What ``cryoscale plan`` prints."""
         passes = f", each predicted {plan.passes} times" if plan.passes > 1 else ""
         self.say(
-            f"{plan.name}: {plan.region_km2:,.1f} km2, {plan.blocks} blocks, {plan.tiles_with_data:,} tiles to "
-            f"predict{passes}, {plan.fetches:,.0f} chunks of {_bytes(plan.fetched_bytes)} to fetch "
+            f"{plan.name}: {plan.region_km2:,.1f} km2, {plan.blocks} blocks, {plan.tiles_with_data:,} tiles "
+            f"to predict{passes}, {plan.fetches:,.0f} chunks of {_bytes(plan.fetched_bytes)} to fetch "
             f"({_bytes(plan.read_bytes)} decoded)"
         )
         rows = [
@@ -163,7 +163,7 @@ class Console:
             if work.wall_s is not None:
                 self.say(f"blocks done in about {_duration(work.wall_s)} of the clock")
         if money:
-            self.say("money: " + ", ".join(f"{name} {value:,.2f}" for name, value in money.items()))
+            self.say("money: " + ", ".join(f"{name} {value:,.3g}" for name, value in money.items()))
         if disk is not None:
             parts = {
                 "map": disk.mosaic,
@@ -172,9 +172,8 @@ class Console:
                 "ledger": disk.ledger,
             }
             free = "" if disk.free is None else f"; {_bytes(disk.free)} free"
-            self.say(
-                f"disk: {_bytes(disk.total)} ({', '.join(f'{k} {_bytes(v)}' for k, v in parts.items())}){free}"
-            )
+            told = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items())
+            self.say(f"disk: {_bytes(disk.total)} ({told}){free}")
 
     def changes(self, changes: Changes | None) -> None:
         """What ``cryoscale run --refresh`` found."""

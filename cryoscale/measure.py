@@ -103,7 +103,7 @@ def measure(
             break
     if not sums.reads:
         raise SourceError(
-            f"{len(failures)} sample blocks of which none could be read ({failures[0] if failures else 'none'})",
+            f"{len(failures)} sample blocks of which none could be read ({failures[0]})",
             "scenes that can be read",
             "mend the source, or plan with --no-measure",
         )
@@ -149,7 +149,7 @@ def _sample(
 def _predicted(
     actor: ModelActor, wanted: Any, outer: Window, block: Block, sums: _Sums
 ) -> dict[str, Any] | None:
-    """The block's layers, and what predicting took; nothing where the model is too slow for a whole sample."""
+    """The block's layers, and what predicting took; None where the model is too slow for all of it."""
     if not sums.tiles:
         middle = block.window.pad(1 - block.size_px // 2)
         for _ in range(2):  # the first one warms up
