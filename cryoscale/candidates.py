@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -90,7 +91,7 @@ def candidate_blocks(settings: Settings, items: Mapping[str, Sequence[Item]], zo
     notes: dict[str, str] = {}
     doubtful = 0
     with ThreadPoolExecutor(_READ_THREADS, "coarse") as pool:
-        looker = _Looker(limits, terrain, optical, pool, notes)
+        looker = _Looker(limits, zone, terrain, optical, pool, notes)
         for blocks in _parts(near):
             verdicts = looker.judge(blocks)
             dropped |= {block: told for block, told in verdicts.items() if told not in ("", _DOUBT)}
@@ -129,6 +130,7 @@ class _Looker:
     """Looks at one part of a zone after the other."""
 
     limits: CoarseLimits
+    zone: ZoneRegion
     terrain: Sequence[Item]
     optical: Sequence[Item]
     pool: ThreadPoolExecutor
@@ -142,15 +144,25 @@ class _Looker:
         grid = coarse_grid(window)
         around = bounds_deg(window)
         cut = {b: _coarse_slices(b.window, window) for b in blocks}
+        inside = self._inside(window, grid)
         met: dict[str, Mask] = {}
         sure: dict[str, Mask] = {}
         for name, possible, known in self._terrain(grid, around):
             met[name], sure[name] = possible, known
         if self.limits.min_ndsi is not None:
-            ground = np.logical_and.reduce([np.ones(grid.shape, bool), *met.values()])
+            ground = np.logical_and.reduce([inside, *met.values()])
             met["ndsi"], sure["ndsi"] = self._snow(grid, around, reach, ground, list(cut.values()))
-        verdicts = {block: _verdict(met, sure, part) for block, part in cut.items()}
-        return verdicts
+        return {block: _verdict(inside, met, sure, part) for block, part in cut.items()}
+
+    def _inside(self, window: Window, grid: GeoBox) -> Mask:
+        """Coarse pixels that may hold a pixel of the region; no other is mapped."""
+        west, _, _, north = window.bounds_m
+        height, width = grid.shape
+        x = west + (np.arange(width) + 0.5) * _COARSE_M
+        y = north - (np.arange(height) + 0.5) * _COARSE_M
+        shape = self.zone.projected()
+        shapely.prepare(shape)
+        return _grown(shapely.contains_xy(shape, *np.meshgrid(x, y)), 1)
 
     def _terrain(
         self, grid: GeoBox, around: tuple[float, float, float, float]
@@ -270,12 +282,17 @@ def _grown(mask: Mask, reach: int) -> Mask:
     return found
 
 
-def _verdict(met: Mapping[str, Mask], sure: Mapping[str, Mask], part: tuple[slice, slice]) -> str:
-    joint = np.logical_and.reduce([mask[part] for mask in met.values()])
+def _verdict(
+    inside: Mask, met: Mapping[str, Mask], sure: Mapping[str, Mask], part: tuple[slice, slice]
+) -> str:
+    own = inside[part]
+    if not own.any():
+        return _DOUBT  # a sliver of the region between coarse pixels
+    joint = np.logical_and.reduce([own, *(mask[part] for mask in met.values())])
     if joint.any():
         surely = joint & np.logical_and.reduce([mask[part] for mask in sure.values()])
         return "" if surely.any() else _DOUBT
-    failed = [name for name, mask in met.items() if not mask[part].any()]
+    failed = [name for name, mask in met.items() if not (own & mask[part]).any()]
     return failed[0] if failed else "jointly"
 
 

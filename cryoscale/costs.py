@@ -20,9 +20,11 @@ import numpy as np
 
 from cryoscale.layers import Headers, Layer, Scenes, bands_of
 from cryoscale.read.assets import S2_BANDS
+from cryoscale.read.band import cloud_pct, footprint_deg
 from cryoscale.read.choice import CELL_PX, CHOICE_BANDS, REACH_PX, SAMPLE_PX
 from cryoscale.read.metered import chunks_along
 from cryoscale.read.sample import MARGIN_PX
+from cryoscale.read.session import touches
 from cryoscale.settings import Settings
 from cryoscale.windows import Floats, Ints, Windows, projected
 
@@ -81,9 +83,14 @@ def count(
 ) -> None:
     """Add to ``into`` what blocks fetch in ``year`` that read ``outer``, all halos included."""
     wanted: dict[str, Scenes] = {}
-    for key, some in items.items():
+    bounds = outer.pad(REACH_PX).bounds_deg()
+    around = (*bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0))
+    for key, all_items in items.items():
         period, modality = key.split("/")
-        if period in (str(year), "all") and some and modality in headers.stored:
+        if period not in (str(year), "all") or modality not in headers.stored:
+            continue
+        some = [item for item in all_items if touches(footprint_deg(item), around)]
+        if some:
             wanted[key] = Scenes.of(some, bands_of(modality, settings), headers.stored[modality])
     for start in range(0, len(outer), _SLICE):
         part = slice(start, start + _SLICE)
@@ -93,7 +100,8 @@ def count(
             modality = key.split("/")[1]
             add = _adder(into, part, key)
             if modality == "optical":
-                _optical(settings, scenes, cuts, add)
+                looks = _is_ranked(settings, items[key])
+                _optical(settings, scenes, cuts, add, looks=looks)
             else:
                 window, item = scenes.near(cuts.bounds_deg)
                 _add_bands(scenes, tuple(scenes.layers), cuts, (window, item), None, add, as_scenes=True)
@@ -125,11 +133,18 @@ def _adder(into: Fetched, part: slice, key: str) -> _Add:
     return add
 
 
-def _optical(settings: Settings, scenes: Scenes, cuts: _Cuts, add: _Add) -> None:
+def _is_ranked(settings: Settings, items: Sequence[Item]) -> bool:
+    """Whether scenes are looked at before they are read: a median of clear ones needs no rank."""
+    limit = settings.sources["optical"].max_cloud_pct
+    cloudy = limit is not None and any(cloud_pct(item) > limit for item in items)
+    return cloudy or settings.sources["optical"].composite != "median"
+
+
+def _optical(settings: Settings, scenes: Scenes, cuts: _Cuts, add: _Add, *, looks: bool) -> None:
     source = settings.sources["optical"]
     limit = source.max_cloud_pct
     cloudy = scenes.cloud_pct > (100.0 if limit is None else limit)
-    if (source.composite or "least_snow") != "median" or cloudy.any():
+    if looks:
         windows = cuts.windows
         around = windows.pad(REACH_PX).bounds_deg()
         half = CELL_PX // 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from cryoscale.grid import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 _METRES_A_DEGREE = 111_320.0
@@ -169,20 +172,27 @@ def _polygons(geometry: Any) -> Polygon | MultiPolygon:
 
 def _buffered(geometry: Polygon | MultiPolygon, buffer_m: float) -> Polygon | MultiPolygon:
     """Grown by metres in an azimuthal projection of each part's own, since degrees are not metres."""
+    from pyproj import Proj
+
     grown = []
     for part in shapely.get_parts(geometry):
         lon, lat = part.representative_point().coords[0]
-        local = f"+proj=aeqd +lat_0={lat} +lon_0={lon} +datum=WGS84 +units=m"
-        metric = _project(part, "EPSG:4326", local).buffer(buffer_m)
-        grown.append(on_globe(_around(_project(metric, local, "EPSG:4326"), lon)))
+        # a bare projection: a Transformer gives the same bits and takes 8 ms to make, 20,000 outlines minutes
+        local = Proj(f"+proj=aeqd +lat_0={lat} +lon_0={lon} +datum=WGS84 +units=m")
+        metric = _through(part, local).buffer(buffer_m)
+        grown.append(on_globe(_around(_through(metric, partial(local, inverse=True)), lon)))
     return _polygons(shapely.union_all(grown))
 
 
 def _project(geometry: Any, source: str, target: str) -> Any:
-    forward = transformer(source, target)
+    return _through(geometry, transformer(source, target).transform)
+
+
+def _through(geometry: Any, forward: Callable[..., Any]) -> Any:
+    """The geometry with its coordinates through a function of arrays x and y."""
 
     def apply(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
-        x, y = forward.transform(coordinates[:, 0], coordinates[:, 1])
+        x, y = forward(coordinates[:, 0], coordinates[:, 1])
         return np.column_stack([x, y])
 
     return shapely.transform(geometry, apply)
@@ -248,12 +258,17 @@ class ZoneRegion:
 
     def projected(self) -> Polygon | MultiPolygon:
         """The zone's part in metres, its edges followed to a few centimetres; empty where none."""
+        return self._projected
+
+    @cached_property
+    def _projected(self) -> Polygon | MultiPolygon:
         strip = self._strip()
         # the strip of the first and of the last zone reaches over the antimeridian by its collar
         turns = [0.0]
         turns += [-360.0] if strip.bounds[0] < -180.0 else []
         turns += [360.0] if strip.bounds[2] > 180.0 else []
-        whole = shapely.union_all([_turned(self.region, turn).intersection(strip) for turn in turns])
+        parts = [_turned(self.region, turn).intersection(strip) for turn in turns]
+        whole = parts[0] if len(parts) == 1 else shapely.union_all(parts)
         part = shapely.segmentize(whole, 0.01)
         polygons = [p for p in shapely.get_parts(part) if isinstance(p, Polygon)]
         return _project(MultiPolygon(polygons), "EPSG:4326", f"EPSG:{self.epsg}")

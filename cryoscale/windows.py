@@ -66,8 +66,11 @@ class Windows:
         ).astype(np.float64)
 
     def bounds_deg(self) -> Floats:
-        """West, south, east, north (n, 4); at the antimeridian they go on beyond 180."""
-        return projected(self.bounds_m(), f"EPSG:{self.epsg}", "EPSG:4326")
+        """West, south, east, north (n, 4); at the antimeridian they go on beyond 180, all on one side."""
+        found = projected(self.bounds_m(), f"EPSG:{self.epsg}", "EPSG:4326")
+        middle = 6.0 * (self.epsg % 100) - 183.0
+        found[:, ::2] -= 360.0 * np.round((found[:, :1] - middle) / 360.0)
+        return found
 
     def nodes_m(self, step_px: int = 1) -> Floats:
         """Bounds (n, 4) in metres of the nodes on which reading onto pixels of ``step_px`` is worked out.
