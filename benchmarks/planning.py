@@ -54,7 +54,7 @@ class Scale:
 
 SCALES = {
     "tiny": Scale(60, (80.5, 28.0, 81.5, 28.8), dates=2, looped=10),
-    "full": Scale(17_000, (68.0, 27.5, 90.0, 45.5), dates=10, looped=200),
+    "full": Scale(32_000, (68.0, 27.5, 90.0, 45.5), dates=10, looped=100),
 }
 
 
@@ -253,7 +253,7 @@ def measure(scale: Scale) -> dict[str, Any]:
         "region_s": round(region_s, 2),
         "plan_s": round(plan_s, 2),
         "loop_s_a_block": loop_s / count,
-        "ratio": round(loop_s / count * plan.blocks / plan_s, 1),
+        "ratio": float(f"{loop_s / count * plan.blocks / plan_s:.3g}"),
     }
 
 

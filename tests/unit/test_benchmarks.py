@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import reading, record
+from benchmarks import planning, reading, record
 from benchmarks.scenes import SPECTRAL
 
 
@@ -37,6 +37,19 @@ def test_the_comparison_of_readers_runs_and_keeps_a_whole_line(
     assert results[reading.BASE]["header_requests"] == len(SPECTRAL)
     assert document["results"]["halo"]["bytes_over_window"]["min"] > 0.8
     assert document["results"]["halo"]["blocks"] == 4
+
+
+def test_the_benchmark_of_planning_runs_and_keeps_a_whole_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "planning.jsonl"
+    planning.main(["--scale", "tiny", "--out", str(kept)])
+    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
+    results = document["results"]
+    assert results["blocks"] > 100
+    assert results["fetches"] > results["blocks"]
+    assert results["ratio"] > 0
+    assert f"{results['blocks']:,} blocks" in capsys.readouterr().out
 
 
 def test_a_record_says_which_packages_are_absent_and_lines_are_added(tmp_path: Path) -> None:
