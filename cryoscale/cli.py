@@ -54,13 +54,42 @@ def demo(
 
 
 @app.command()
-def plan(config: ConfigArgument, json_: JsonOption = False) -> None:
-    """Say what a run would do: scenes, blocks, tiles, bytes. Reads catalogues only."""
+def plan(
+    config: ConfigArgument,
+    out: Annotated[
+        str | None, typer.Option(help="Where the run shall lie: is there room? Nothing is written.")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Rates of another machine: a profile (JSON), or a finished run's folder."),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure/--no-measure", help="Measure this machine's rates on a few sample blocks."),
+    ] = True,
+    save_profile: Annotated[Path | None, typer.Option(help="Keep the rates, for --profile.")] = None,
+    geojson: Annotated[
+        Path | None, typer.Option(help="Write the blocks, kept and dropped, as GeoJSON.")
+    ] = None,
+    price_cpu_hour: Annotated[float | None, typer.Option(help="Of a CPU worker.")] = None,
+    price_gpu_hour: Annotated[float | None, typer.Option(help="Of a GPU.")] = None,
+    price_gb: Annotated[float | None, typer.Option(help="Of a billion bytes fetched.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say what a run would take: blocks, scenes, fetches, bytes, seconds, money, disk; nothing is started."""
+    from cryoscale.blockmap import write_geojson
     from cryoscale.config import load_config
     from cryoscale.console import Console
-    from cryoscale.plan import make_plan
+    from cryoscale.forecast import Asked, make_plan
+    from cryoscale.rates import load_profile
 
-    made = make_plan(load_config(config))
+    prices = {"cpu_hour": price_cpu_hour, "gpu_hour": price_gpu_hour, "gb": price_gb}
+    rates = load_profile(profile) if profile is not None else None
+    made = make_plan(load_config(config), asked=Asked(rates, measure, out, prices))
+    if geojson is not None:
+        write_geojson(made, geojson)
+    if save_profile is not None:
+        save_profile.write_text(made.profile.to_json(), encoding="utf-8")
     if json_:
         _print_json(made.to_dict())
     else:

@@ -17,7 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cryoscale.errors import ConfigError
 from cryoscale.region import RegionSpec, read_region
-from cryoscale.settings import CatalogSpec, ClusterSpec, ModelSpec, Season, Settings, SourceSpec
+from cryoscale.settings import (
+    CatalogSpec,
+    ClusterSpec,
+    CoarseLimits,
+    ModelSpec,
+    Season,
+    Settings,
+    SourceSpec,
+)
 
 
 class _Strict(BaseModel):
@@ -136,10 +144,33 @@ class TilingConfig(_Strict):
 
 
 class CandidatesConfig(_Strict):
-    """Known outlines; blocks further from them than the buffer are skipped."""
+    """What a block has to have to be mapped: outlines nearby, and a place that meets all limits at once.
 
-    rgi: str
+    Limits are held against coarse pixels of 80 m; a block of which something is not known is mapped.
+    """
+
+    rgi: str | None = None
     buffer_m: Annotated[float, Field(ge=0)] = 3000.0
+    min_elevation_m: Annotated[float, Field(ge=-500, le=9000)] | None = None
+    max_slope_deg: Annotated[float, Field(gt=0, le=90)] | None = None
+    min_ndsi: Annotated[float, Field(ge=-1, le=1)] | None = None
+    ndsi_reach_m: Annotated[float, Field(ge=0, le=20_000)] = 5000.0
+
+    @model_validator(mode="after")
+    def _any_of(self) -> CandidatesConfig:
+        names = ("rgi", "min_elevation_m", "max_slope_deg", "min_ndsi")
+        if all(getattr(self, name) is None for name in names):
+            raise ValueError(f"give at least one of {', '.join(names)}")
+        for name, needed in (("buffer_m", "rgi"), ("ndsi_reach_m", "min_ndsi")):
+            if name in self.model_fields_set and getattr(self, needed) is None:
+                raise ValueError(f"{name} means nothing without {needed}")
+        return self
+
+    @property
+    def limits(self) -> CoarseLimits | None:
+        """The limits that coarse pixels are held against, if there is one."""
+        limits = CoarseLimits(self.min_elevation_m, self.max_slope_deg, self.min_ndsi, self.ndsi_reach_m)
+        return limits if limits.looks_at_terrain or limits.min_ndsi is not None else None
 
 
 class OutlinesConfig(_Strict):
@@ -207,9 +238,16 @@ class Config(_Strict):
                 buffer_m=region.buffer_m,
             )
         )
-        candidates = None
-        if self.candidates is not None:
-            candidates = RegionSpec(rgi=path(self.candidates.rgi), buffer_m=self.candidates.buffer_m)
+        candidates, known = self.candidates, None
+        if candidates is not None and candidates.rgi is not None:
+            known = RegionSpec(rgi=path(candidates.rgi), buffer_m=candidates.buffer_m)
+        coarse = candidates.limits if candidates is not None else None
+        if coarse is not None and coarse.looks_at_terrain and self.sources.terrain is None:
+            raise ConfigError(
+                "candidates by elevation or slope without sources.terrain",
+                "an elevation model to tell them",
+                "name a terrain collection, or leave these limits out",
+            )
         return Settings(
             name=self.name,
             region=geometry,
@@ -231,7 +269,8 @@ class Config(_Strict):
             ),
             tile_px=self.tiling.tile_px,
             block_px=self.tiling.block_px,
-            candidates=read_region(candidates) if candidates else None,
+            candidates=read_region(known) if known else None,
+            coarse=coarse,
             min_area_km2=self.outlines.min_area_km2,
             cluster=ClusterSpec(self.cluster.kind, self.cluster.cpu_workers, self.cluster.gpu_workers),
             document=self.model_dump(mode="json", exclude_none=True),

@@ -19,6 +19,7 @@ from cryoscale.watch import duration
 
 if TYPE_CHECKING:
     from cryoscale.demo import DemoResult
+    from cryoscale.forecast import Plan
     from cryoscale.judge import Judgement
     from cryoscale.learn.calibrate import Calibrated
     from cryoscale.learn.confidence import ErrorPrediction
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from cryoscale.models.weights import Card
     from cryoscale.outcome import Outcome
     from cryoscale.outcome import Progress as RunProgress
-    from cryoscale.plan import Plan
     from cryoscale.read.snapshot import Changes
     from cryoscale.results import Status
     from cryoscale.scenes import SceneUse
@@ -117,19 +117,69 @@ class Console:
 
     def plan(self, plan: Plan) -> None:
         """What ``cryoscale plan`` prints."""
+        passes = f", each predicted {plan.passes} times" if plan.passes > 1 else ""
         self.say(
-            f"{plan.name}: {plan.region_km2:,.1f} km2, {plan.blocks} blocks, {plan.tiles:,} tiles"
-            f"{f', each predicted {plan.passes} times' if plan.passes > 1 else ''}, "
-            f"at most {_bytes(plan.read_bytes)} read (uncompressed)"
+            f"{plan.name}: {plan.region_km2:,.1f} km2, {plan.blocks} blocks, {plan.tiles_with_data:,} tiles "
+            f"to predict{passes}, {plan.fetches:,.0f} chunks of {_bytes(plan.fetched_bytes)} to fetch "
+            f"({_bytes(plan.read_bytes)} decoded)"
         )
         rows = [
-            (z.year, f"EPSG:{z.epsg}", z.blocks, f"{z.pixels:,}", f"{z.tiles:,}", _bytes(z.read_bytes))
+            (
+                z.year,
+                f"EPSG:{z.epsg}",
+                z.blocks,
+                ", ".join(f"{count} {reason}" for reason, count in z.dropped.items()) or "-",
+                f"{z.pixels:,}",
+                f"{z.tiles_with_data:,}",
+                f"{z.fetches:,.0f}",
+                _bytes(z.fetched_bytes),
+            )
             for z in plan.zones
         ]
-        self._table(("year", "zone", "blocks", "pixels", "tiles", "read at most"), rows)
-        self._table(("period/modality", "scenes"), list(plan.scenes.items()))
+        header = ("year", "zone", "blocks", "not mapped for", "pixels", "tiles", "fetches", "bytes")
+        self._table(header, rows)
+        keys = sorted({*plan.scenes, *plan.sources})
+        sources = [(k, plan.scenes.get(k, "-"), plan.sources.get(k, {})) for k in keys]
+        self._table(
+            ("period/modality", "scenes", "fetches", "bytes", "decoded"),
+            [
+                (
+                    key,
+                    scenes,
+                    f"{one.get('fetches', 0):,.0f}",
+                    *(_bytes(one.get(n, 0)) for n in ("fetched_bytes", "bytes_read")),
+                )
+                for key, scenes, one in sources
+            ],
+        )
+        self._plan_work(plan)
         if plan.missing:
             self.say(f"missing modalities: {', '.join(plan.missing)}")
+        for note in plan.notes:
+            self.say(f"note: {note}")
+
+    def _plan_work(self, plan: Plan) -> None:
+        """Seconds, money and disk, as far as rates and prices are known."""
+        work, money, disk = plan.work, plan.money, plan.disk
+        if work is not None:
+            stages = {"read": work.read_s, "features": work.features_s, "write": work.write_s}
+            stages[f"predict on {work.predicts_on or 'a device without a rate'}"] = work.predict_s
+            told = ", ".join(f"{k} {'?' if v is None else duration(v)}" for k, v in stages.items())
+            self.say(f"processor time ({plan.profile.name}): {told}")
+            if work.wall_s is not None:
+                self.say(f"blocks done in about {duration(work.wall_s)} of the clock")
+        if money:
+            self.say("money: " + ", ".join(f"{name} {value:,.3g}" for name, value in money.items()))
+        if disk is not None:
+            parts = {
+                "map": disk.mosaic,
+                "levels": disk.levels,
+                "quicklook": disk.quicklook,
+                "ledger": disk.ledger,
+            }
+            free = "" if disk.free is None else f"; {_bytes(disk.free)} free"
+            told = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items())
+            self.say(f"disk: {_bytes(disk.total)} ({told}){free}")
 
     def changes(self, changes: Changes | None) -> None:
         """What ``cryoscale run --refresh`` found."""

@@ -1,21 +1,16 @@
-"""What a run will do, found out before it is started: scenes, blocks, pixels, tiles and bytes."""
+"""What a run is made of, before it is started: the scenes that the catalogues have, and the blocks."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import shapely
-from pyproj import Geod
 
 from cryoscale.errors import AssetReadError, NoScenesError, SourceError
 from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import RESOLUTION_M, Block, Window
-from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.read import catalog
 from cryoscale.read.assets import asset_of
 from cryoscale.read.catalog import CatalogAnswer
@@ -30,65 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cryoscale")
 
-_BYTES_A_PIXEL = {
-    # Bytes of uncompressed samples that a 10 m pixel of one scene costs: 4 bands at 10 m, 6 and the
-    # scene classification at 20 m, 2 at 60 m, two bytes each but for the one of SCL.
-    "optical": 4 * 2 + 6 * 2 / 4 + 1 / 4 + 2 * 2 / 36,
-    "terrain": 4 / 9,
-    "thermal": 2 * 2 / 9,
-    "velocity": 2 * 4 / 144,
-    "insar": 2 * 8,
-    "radar": 2 * 4,
-}
-
 Items = dict[str, "list[Item]"]
 """Items of a run by ``<year>/<modality>``, or ``all/terrain`` for what has no season."""
-
-
-@dataclass(frozen=True)
-class ZonePlan:
-    """One year of one UTM zone."""
-
-    year: int
-    epsg: int
-    blocks: int
-    pixels: int
-    tiles: int
-    read_bytes: int
-    """Uncompressed bytes of the samples that the blocks read, halo included: an upper bound."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The whole run, as ``cryoscale plan`` prints it."""
-
-    name: str
-    years: tuple[int, ...]
-    region_km2: float
-    scenes: Mapping[str, int]
-    missing: tuple[str, ...]
-    zones: tuple[ZonePlan, ...]
-    passes: int = 1
-    """How often the network sees each tile: flips and dropout cost a pass for every answer."""
-
-    @property
-    def blocks(self) -> int:
-        """Blocks in all years and zones."""
-        return sum(zone.blocks for zone in self.zones)
-
-    @property
-    def tiles(self) -> int:
-        """Tiles that the model will see, at most."""
-        return sum(zone.tiles for zone in self.zones)
-
-    @property
-    def read_bytes(self) -> int:
-        """Uncompressed bytes read, at most."""
-        return sum(zone.read_bytes for zone in self.zones)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {**asdict(self), "blocks": self.blocks, "tiles": self.tiles, "read_bytes": self.read_bytes}
 
 
 FOOTPRINT_SLACK_M = 12_000.0
@@ -252,62 +190,3 @@ def block_aligned(window: Window, block_px: int) -> Window:
     bottom = math.ceil((window.row + window.height) / block_px) * block_px
     right = math.ceil((window.col + window.width) / block_px) * block_px
     return Window(window.epsg, row, col, bottom - row, right - col)
-
-
-def make_plan(settings: Settings, items: Items | None = None) -> Plan:
-    """Search (unless ``items`` are given) and count; nothing is read but catalogues."""
-    found = find_items(settings) if items is None else items
-    zones = []
-    for zone in zone_regions(settings):
-        blocks = blocks_of(settings, zone)
-        for year in settings.years:
-            zones.append(_zone_plan(settings, zone, year, blocks, found))
-    wanted = [m for m in ("optical", "thermal", "terrain", "velocity", "insar")]
-    missing = tuple(m for m in wanted if not _present(settings, found, m))
-    area = sum(
-        abs(Geod(ellps="WGS84").geometry_area_perimeter(p)[0]) for p in shapely.get_parts(settings.region)
-    )
-    scenes = {key: len(value) for key, value in sorted(found.items())}
-    return Plan(
-        settings.name, settings.years, area / 1e6, scenes, missing, tuple(zones), settings.model.passes
-    )
-
-
-def _present(settings: Settings, found: Items, modality: str) -> bool:
-    source = settings.sources.get(modality)
-    return source is not None and (
-        source.href is not None or any(items for key, items in found.items() if key.endswith(f"/{modality}"))
-    )
-
-
-def _zone_plan(
-    settings: Settings, zone: ZoneRegion, year: int, blocks: Sequence[Block], found: Items
-) -> ZonePlan:
-    stride = stride_px(settings.tile_px, settings.model.overlap)
-    tiles, read = 0, 0.0
-    footprints = {
-        key.split("/")[1]: [shapely.geometry.shape(item.geometry) for item in value if item.geometry]
-        for key, value in found.items()
-        if key.startswith((f"{year}/", "all/"))
-    }
-    for block in blocks:
-        window = block.window
-        rows = tile_origins(window.row, window.row + window.height, settings.tile_px, stride)
-        cols = tile_origins(window.col, window.col + window.width, settings.tile_px, stride)
-        tiles += len(rows) * len(cols)
-        outer = read_window(block, settings.tile_px, settings.model.overlap).pad(HALO_PX)
-        outline = shapely.union_all(
-            [shapely.geometry.box(*half) for half in catalog.split_bbox(_lonlat_bounds(outer))]
-        )
-        for modality, shapes in footprints.items():
-            scenes = sum(shape.intersects(outline) for shape in shapes)
-            read += _BYTES_A_PIXEL.get(modality, 0.0) * outer.height * outer.width * scenes
-    pixels = sum(block.size_px**2 for block in blocks)
-    return ZonePlan(year, zone.epsg, len(blocks), pixels, tiles, int(read))
-
-
-def _lonlat_bounds(window: Window) -> tuple[float, float, float, float]:
-    from cryoscale.grid import transformer
-
-    bounds = transformer(f"EPSG:{window.epsg}", "EPSG:4326").transform_bounds(*window.bounds_m)
-    return tuple(bounds)

@@ -119,6 +119,21 @@ def _date(year: int, month_day: str) -> str:
 
 
 @dataclass(frozen=True)
+class CoarseLimits:
+    """What some coarse pixel of a block has to meet, all at once, for the block to be mapped."""
+
+    min_elevation_m: float | None = None
+    max_slope_deg: float | None = None
+    min_ndsi: float | None = None
+    ndsi_reach_m: float = 5000.0
+
+    @property
+    def looks_at_terrain(self) -> bool:
+        """Whether the elevation model is needed."""
+        return self.min_elevation_m is not None or self.max_slope_deg is not None
+
+
+@dataclass(frozen=True)
 class Settings:
     """A run, fully resolved: paths absolute, region in degrees, defaults filled in."""
 
@@ -137,6 +152,8 @@ class Settings:
     loader: Loader = "direct"
     """Who calls the reader of a block's bands: the block itself, or the graph of a library."""
     candidates: Polygon | MultiPolygon | None = None
+    """Known outlines with their buffer; blocks beside them are not mapped."""
+    coarse: CoarseLimits | None = None
     min_area_km2: float = 0.01
     cluster: ClusterSpec = ClusterSpec()
     document: Mapping[str, Any] = field(default_factory=dict)

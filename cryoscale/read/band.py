@@ -11,6 +11,7 @@ import numpy as np
 
 from cryoscale.errors import AssetReadError
 from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding, number
+from cryoscale.read.metered import Cost
 from cryoscale.read.raster import UnreadableError, open_raster
 from cryoscale.read.sample import ArraySource, fetch, resample
 from cryoscale.read.signing import sign_of
@@ -48,8 +49,8 @@ def asset_spec(item: Item, band: str, sign: str | None = None) -> AssetSpec | No
     return AssetSpec(item.id, band, address(asset), encoding(item, band), sign_of(item, sign))
 
 
-def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, int]:
-    """One band on ``geobox``, (y, x) in physical units with NaN for no data, and the bytes read.
+def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, Cost]:
+    """One band on ``geobox``, (y, x) in physical units with NaN for no data, and what reading took.
 
     None where the file lies beside the grid.
 
@@ -59,9 +60,9 @@ def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, in
     """
     with named(spec), open_raster(spec.href, spec.encoding.nodata, spec.sign) as source:
         part = fetch(source, geobox)
-        size = source.bytes_read
+        cost = source.cost
     if part is None:
-        return None, size
+        return None, cost
     values = resample(without_fill(part, spec.band), geobox, BANDS[spec.band].resampling)
     if values is not None and (spec.encoding.scale, spec.encoding.offset) != (1.0, 0.0):
         # in float64, so that the rounding to float32 happens once; in place, since several bands are read
@@ -69,7 +70,7 @@ def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, in
         exact *= spec.encoding.scale
         exact += spec.encoding.offset
         values = exact.astype(np.float32)
-    return values, size
+    return values, cost
 
 
 def without_fill(part: ArraySource, band: str) -> ArraySource:

@@ -9,6 +9,7 @@ import xarray as xr
 
 from cryoscale.read.assets import BANDS, asset_of
 from cryoscale.read.band import cloud_pct, in_order, when
+from cryoscale.read.metered import Cost
 from cryoscale.read.odcgraph import Tally, draw_scenes
 from cryoscale.read.sample import crs_name
 
@@ -86,21 +87,21 @@ def load_planes(
     loader: Loader,
     sign: str | None = None,
     pool: ThreadPoolExecutor,
-) -> tuple[dict[str, NDArray[Any]], int]:
-    """Bands of one item on ``geobox``, (y, x) each, through a loader's graph, and the bytes read.
+) -> tuple[dict[str, NDArray[Any]], Cost]:
+    """Bands of one item on ``geobox``, (y, x) each, through a loader's graph, and what reading took.
 
     The graph is computed in ``pool``. Bands that the item lacks or whose files lie beside the grid are left
     out. Values and errors are those of :func:`read_asset`.
     """
     wanted = [band for band in bands if asset_of(item, band) is not None]
     if not wanted:
-        return {}, 0
+        return {}, Cost()
     tally = Tally()
     height, width = geobox.shape
     cube = _drawn(loader, [item], geobox, wanted, {"y": height, "x": width}, sign, tally)
     read = cube.isel(time=0).compute(scheduler="threads", pool=pool)
     planes = {band: read[band].values for band in wanted if tally.gave.get(band)}
-    return planes, sum(tally.bytes_read.values())
+    return planes, sum(tally.costs.values(), Cost())
 
 
 def _drawn(

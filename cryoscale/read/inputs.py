@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from cryoscale.read.assets import BANDS, QA_HIDDEN_BITS
 from cryoscale.read.band import asset_spec, in_order, named, without_fill
 from cryoscale.read.choice import Choice
 from cryoscale.read.composite import masked_median
+from cryoscale.read.metered import MeteredPool
 from cryoscale.read.optical import read_optical
 from cryoscale.read.phase import phase_of, phasor_of
 from cryoscale.read.raster import UnreadableError, open_raster, public
@@ -42,12 +43,18 @@ class ReadReport:
         scenes_read: ids of the items that gave pixels, in order.
         scenes_failed: (item id, cause) of each that could not be read and was left out.
         bytes_read: size of the decoded pixels that were read.
+        fetches, fetched_bytes: source chunks that they touch, and their size as stored; see
+            :class:`cryoscale.read.metered.Cost`.
+        cpu_s: processor seconds of this call, those of its threads included.
         choice: how the optical scenes were ranked; None where they were not.
     """
 
     scenes_read: tuple[str, ...] = ()
     scenes_failed: tuple[tuple[str, str], ...] = ()
     bytes_read: int = 0
+    fetches: int = 0
+    fetched_bytes: int = 0
+    cpu_s: float = 0.0
     choice: Choice | None = None
 
 
@@ -103,9 +110,8 @@ def read_inputs(
     """
     kinds = (UnreadableError, AssetReadError) if leave_unreachable else (UnreadableError,)
     left_out = kinds if on_unreadable == "set_aside" else ()
-    threads = ThreadPoolExecutor(
-        READ_THREADS, "read", initializer=http.set_insisting, initargs=(leave_unreachable,)
-    )
+    began_s = time.thread_time()
+    threads = MeteredPool(READ_THREADS, "read", initializer=http.set_insisting, initargs=(leave_unreachable,))
     with threads as pool, http.insisting(leave_unreachable):
         session = Session(window, sign, pool, left_out, bounds_deg(window), loader)
         planes: Planes = {}
@@ -121,7 +127,13 @@ def read_inputs(
         coords={"y": y, "x": x},
         attrs={"crs": f"EPSG:{window.epsg}"},
     )
-    return dataset, ReadReport(tuple(session.read), tuple(session.failed), session.bytes_read, session.choice)
+    return dataset, ReadReport(
+        tuple(session.read),
+        tuple(session.failed),
+        **asdict(session.cost),
+        cpu_s=time.thread_time() - began_s + threads.cpu_s,
+        choice=session.choice,
+    )
 
 
 def _terrain(session: Session, items: Sequence[Item]) -> Planes:
@@ -217,10 +229,11 @@ def _radar(session: Session, items: Sequence[Item]) -> Planes:
 def _velocity(session: Session, items: Sequence[Item], href: str | None, year: int | None) -> Planes:
     if href is not None:
         try:
-            speed = read_velocity(href, session.window.geobox, year=year, sign=session.sign)
+            speed, cost = read_velocity(href, session.window.geobox, year=year, sign=session.sign)
         except session.left_out as error:
             session.failed.append((public(href).rstrip("/").rsplit("/", 1)[-1], f"velocity: {error}"))
             return {}
+        session.cost += cost
         return {} if speed is None else {"velocity": speed}
     layers: list[NDArray[Any] | None] = []
 
@@ -245,7 +258,7 @@ def _part(session: Session, item: Item, band: str) -> ArraySource | None:
         return None
     with named(spec), open_raster(spec.href, spec.encoding.nodata, spec.sign) as source:
         part = fetch(source, session.window.geobox)
-        session.bytes_read += source.bytes_read
+        session.cost += source.cost
     part = None if part is None else without_fill(part, band)
     if part is None or (spec.encoding.scale, spec.encoding.offset) == (1.0, 0.0):
         return part

@@ -10,6 +10,7 @@ import numpy as np
 
 from cryoscale.grid import transformer
 from cryoscale.read.band import WIDE_DEG, AssetSpec, asset_spec, footprint_deg, read_asset, when
+from cryoscale.read.metered import Cost
 from cryoscale.read.raster import UnreadableError
 from cryoscale.read.sample import crs_name
 
@@ -56,7 +57,7 @@ class Tally:
     """What each band's file gave while a graph was computed, for whoever drew it in the same process."""
 
     def __init__(self) -> None:
-        self.bytes_read: dict[str, int] = {}
+        self.costs: dict[str, Cost] = {}
         self.gave: dict[str, bool] = {}
 
 
@@ -77,11 +78,11 @@ class SpecReader:
     ) -> tuple[tuple[slice, slice], NDArray[Any]]:
         """The whole of ``dst_geobox``, or nothing where the file lies beside it."""
         try:
-            values, size = read_asset(self.spec, dst_geobox)
+            values, cost = read_asset(self.spec, dst_geobox)
         except UnreadableError as error:
             raise UnreadableError(f"{self.spec.item_id} {error}") from error
         if self.tally is not None:
-            self.tally.bytes_read[self.spec.band] = size
+            self.tally.costs[self.spec.band] = cost
             self.tally.gave[self.spec.band] = values is not None
         if values is None:
             return (slice(0, 0), slice(0, 0)), np.empty((0, 0), cfg.dtype)

@@ -11,6 +11,7 @@ from cryoscale.read.assets import S2_BANDS, asset_of
 from cryoscale.read.band import asset_spec, cloud_pct, footprint_deg, in_order, read_asset, when
 from cryoscale.read.choice import CHOICE_BANDS, REACH_PX, Choice, choose, sample_codes
 from cryoscale.read.composite import Composer, clear_mask, scene_order
+from cryoscale.read.metered import Cost
 from cryoscale.read.raster import UnreadableError
 from cryoscale.read.session import Planes, Session, bounds_deg, cause_of, touches
 
@@ -102,8 +103,8 @@ def _codes(session: Session, item: Item, grid: GeoBox, *, likely_hidden: bool) -
 
     def read(names: Sequence[str]) -> dict[str, NDArray[np.float32] | None]:
         specs = [asset_spec(item, name, session.sign) for name in names]
-        found = list(session.pool.map(lambda s: (None, 0) if s is None else read_asset(s, grid), specs))
-        session.bytes_read += sum(size for _, size in found)
+        found = list(session.pool.map(lambda s: (None, Cost()) if s is None else read_asset(s, grid), specs))
+        session.cost = sum((cost for _, cost in found), session.cost)
         return dict(zip(names, (values for values, _ in found), strict=True))
 
     # One band tells that a scene is hopeless; where that is not to be expected, they are read side by side.

@@ -17,6 +17,7 @@ from rasterio.windows import Window as FileWindow
 from cryoscale.errors import AssetReadError, HostDownError, OperatorError
 from cryoscale.read import headers, http
 from cryoscale.read import remote as remotes
+from cryoscale.read.metered import NOTHING, Cost
 from cryoscale.read.sample import Lattice
 from cryoscale.read.signing import signed_href
 
@@ -66,7 +67,7 @@ class FileSource:
     lattice: Lattice
     nodata: float | None
     href: str
-    bytes_read: int = 0
+    cost: Cost = NOTHING
     remote: remotes.RemoteFile | None = None
 
     def cut(self, rows: slice, columns: slice) -> NDArray[Any]:
@@ -79,8 +80,23 @@ class FileSource:
         window = FileWindow.from_slices(rows, columns)
         with _told_apart(self.href, self.remote):
             raw = self.dataset.read(1, window=window)
-        self.bytes_read += raw.nbytes
+        self.cost += self._cost(rows, columns, raw.nbytes)
         return _with_nan(raw, self.nodata)
+
+    def _cost(self, rows: slice, columns: slice, size: int) -> Cost:
+        height, width = self.dataset.block_shapes[0]
+        down = range(rows.start // height, (rows.stop - 1) // height + 1)
+        across = range(columns.start // width, (columns.stop - 1) // width + 1)
+        stored = sum(self.stored_bytes(row, column) for row in down for column in across)
+        return Cost(size, len(down) * len(across), stored)
+
+    def stored_bytes(self, row: int, column: int) -> int:
+        """Bytes of one chunk as it is stored: 0 of one that was left out, decoded ones where not told."""
+        told = self.dataset.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=1)
+        if told is not None or self.dataset.driver == "GTiff":
+            return int(told or 0)
+        height, width = self.dataset.block_shapes[0]
+        return int(height * width * np.dtype(self.dataset.dtypes[0]).itemsize)
 
 
 def _with_nan(raw: NDArray[Any], nodata: float | None) -> NDArray[Any]:
@@ -97,8 +113,12 @@ def _with_nan(raw: NDArray[Any], nodata: float | None) -> NDArray[Any]:
 
 
 @contextmanager
-def open_raster(href: str, nodata: float | None = None, sign: str | None = None) -> Iterator[FileSource]:
+def open_raster(
+    href: str, nodata: float | None = None, sign: str | None = None, *, coarse_m: float | None = None
+) -> Iterator[FileSource]:
     """Opens a raster file or URL; ``nodata`` wins over the file's own tag.
+
+    With ``coarse_m`` it is the coarsest of its overviews whose pixels are no larger, if it has one.
 
     Over http(s) it is signed now, signed again where the host no longer takes the signature, and failures
     that pass are met with :func:`cryoscale.read.http.assets`.
@@ -111,16 +131,34 @@ def open_raster(href: str, nodata: float | None = None, sign: str | None = None)
         ours = _OVER_HTTP.match(href) and not any(name in os.environ for name in _LOGINS)
         remote = _remote(href, sign) if ours else None
         with _told_apart(href, remote):
-            dataset = (
-                rasterio.open(signed_href(href, sign))
-                if remote is None
-                else rasterio.open(_name(href), opener=remotes.Container(remote))
-            )
+            dataset = _opened(href, sign, remote)
+            level = None if coarse_m is None else _level(dataset, coarse_m)
+            if level is not None:
+                dataset.close()
+                dataset = _opened(href, sign, remote, overview_level=level)
         with dataset:
             if dataset.crs is None or dataset.transform.is_identity:
                 raise UnreadableError(f"{public(href)} carries no georeference")
             given = dataset.nodata if nodata is None else nodata
             yield FileSource(dataset, _lattice(dataset), given, href, remote=remote)
+
+
+def _opened(href: str, sign: str | None, remote: remotes.RemoteFile | None, **options: int) -> Any:
+    if remote is None:
+        return rasterio.open(signed_href(href, sign), **options)
+    return rasterio.open(_name(href), opener=remotes.Container(remote), **options)
+
+
+_METRES_A_DEGREE = 111_320.0
+
+
+def _level(dataset: Any, coarse_m: float) -> int | None:
+    """Number of the coarsest overview with pixels of at most ``coarse_m``; None for the file itself."""
+    own_m = abs(dataset.transform.e) * (
+        _METRES_A_DEGREE if dataset.crs and dataset.crs.is_geographic else 1.0
+    )
+    fitting = [n for n, factor in enumerate(dataset.overviews(1)) if own_m * factor <= coarse_m * 1.01]
+    return max(fitting, default=None)
 
 
 def _remote(href: str, sign: str | None) -> remotes.RemoteFile:

@@ -35,7 +35,7 @@ Over 160 m the bend of a UTM line against longitude and latitude is L^2 tan(lat)
 """
 
 _METHODS = {"nearest": 0, "bilinear": 1, "cubic": 2}
-_MARGIN_PX = 3
+MARGIN_PX = 3
 """Source pixels cut around what the nodes span: the cubic kernel's reach and one for rounding."""
 
 
@@ -272,8 +272,8 @@ def _source_window(mesh: _Mesh, lattice: Lattice) -> tuple[slice, slice] | None:
         (mesh.rows[usable], lattice.row, lattice.height),
         (mesh.columns[usable], lattice.column, lattice.width),
     ):
-        low = max(math.floor(numbers.min()) - _MARGIN_PX, start)
-        high = min(math.ceil(numbers.max()) + _MARGIN_PX, start + length)
+        low = max(math.floor(numbers.min()) - MARGIN_PX, start)
+        high = min(math.ceil(numbers.max()) + MARGIN_PX, start + length)
         if low >= high:
             return None
         ranges.append(slice(low, high))

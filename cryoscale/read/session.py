@@ -9,6 +9,7 @@ from cryoscale.errors import AssetReadError, CryoscaleError
 from cryoscale.grid import transformer
 from cryoscale.read.band import AssetSpec, asset_spec, footprint_deg, read_asset
 from cryoscale.read.cube import load_planes
+from cryoscale.read.metered import NOTHING, Cost
 from cryoscale.read.raster import UnreadableError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Session:
     loader: Loader
     read: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
-    bytes_read: int = 0
+    cost: Cost = NOTHING
     choice: Choice | None = None
 
     def near(self, items: Sequence[Item]) -> list[Item]:
@@ -53,20 +54,20 @@ class Session:
     def bands(self, item: Item, names: Sequence[str]) -> Planes:
         """Bands of one item on the window, those that it has there."""
         if self.loader != "direct":
-            planes, size = load_planes(
+            planes, cost = load_planes(
                 item, names, self.window.geobox, loader=self.loader, sign=self.sign, pool=self.pool
             )
-            self.bytes_read += size
+            self.cost += cost
             return planes
         specs = [spec for name in names if (spec := asset_spec(item, name, self.sign)) is not None]
         planes = {}
-        for spec, (values, size) in zip(specs, self.pool.map(self._read, specs), strict=True):
-            self.bytes_read += size
+        for spec, (values, cost) in zip(specs, self.pool.map(self._read, specs), strict=True):
+            self.cost += cost
             if values is not None:
                 planes[spec.band] = values
         return planes
 
-    def _read(self, spec: AssetSpec) -> tuple[NDArray[Any] | None, int]:
+    def _read(self, spec: AssetSpec) -> tuple[NDArray[Any] | None, Cost]:
         return read_asset(spec, self.window.geobox)
 
     def each(self, modality: str, items: Sequence[Item], use: Callable[[Item], bool]) -> int:

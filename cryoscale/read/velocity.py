@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from zarr.storage import FsspecStore, LocalStore
 
 from cryoscale.errors import AssetReadError, CryoscaleError, SourceError
 from cryoscale.read.http import HttpError
+from cryoscale.read.metered import Cost, chunks_under
 from cryoscale.read.raster import UnreadableError, of_http, public
 from cryoscale.read.sample import ArraySource, Lattice, fetch, resample
-from cryoscale.read.zarrstore import HttpStore
+from cryoscale.read.zarrstore import CountedStore, HttpStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 NODATA = -32767
 """Value of no data in ITS_LIVE mosaics (https://its-live.jpl.nasa.gov)."""
 
+_PARTS = ("vx", "vy")
 _MAPPINGS = ("mapping", "spatial_ref", "crs", "Polar_Stereographic", "UTM_Projection")
 
 
@@ -42,8 +45,10 @@ class _Component:
 
 def read_velocity(
     href: str, geobox: GeoBox, *, year: int | None = None, sign: str | None = None
-) -> NDArray[np.float32] | None:
-    """Magnitude of (vx, vy) in m/yr on ``geobox``, (y, x) float32; None where the store lies beside it.
+) -> tuple[NDArray[np.float32] | None, Cost]:
+    """Magnitude of (vx, vy) in m/yr on ``geobox``, (y, x) float32, and what reading took.
+
+    None where the store lies beside the grid.
 
     The magnitude is taken at the store's own resolution and then brought over bilinearly. Of a store
     with several years the nearest to ``year`` is read, the last one without it.
@@ -53,13 +58,22 @@ def read_velocity(
         UnreadableError: if what it holds is broken.
         AssetReadError: if it cannot be read now.
     """
-    with open_velocity(href, sign) as store, _told_apart(href):
+    given: dict[str, int] = {}
+    with open_velocity(href, sign, given=given) as store, _told_apart(href):
         lattice = _lattice(store, href)
-        parts = [fetch(_Component(lattice, _of_year(store[name], year)), geobox) for name in ("vx", "vy")]
-    if parts[0] is None or parts[1] is None:
-        return None
+        parts = [fetch(_Component(lattice, _of_year(store[name], year)), geobox) for name in _PARTS]
+        if parts[0] is None or parts[1] is None:
+            return None, Cost()
+        own = parts[0].lattice
+        rows, columns = slice(own.row, own.row + own.height), slice(own.column, own.column + own.width)
+        fetches = sum(chunks_under(rows, columns, chunk_px(store[name])) for name in _PARTS)
     speed = np.hypot(parts[0].values, parts[1].values)
-    return resample(ArraySource(parts[0].lattice, speed), geobox, "bilinear")
+    cost = Cost(
+        sum(store[name].dtype.itemsize * speed.size for name in _PARTS),
+        fetches,
+        sum(given.get(name, 0) for name in _PARTS),
+    )
+    return resample(ArraySource(own, speed), geobox, "bilinear"), cost
 
 
 @contextmanager
@@ -77,15 +91,19 @@ def _told_apart(href: str) -> Iterator[None]:
         raise UnreadableError(f"{public(href)}: {' '.join(str(error).split())}") from error
 
 
-def open_velocity(href: str, sign: str | None = None) -> xr.Dataset:
+def open_velocity(href: str, sign: str | None = None, *, given: dict[str, int] | None = None) -> xr.Dataset:
     """The store at ``href``, opened lazily; over http(s) with the patience and the signing of rasters.
 
     Raises:
         SourceError: it cannot be opened as a Zarr.
         AssetReadError: it is out of reach for now.
     """
-    place: Any = HttpStore(href, sign) if re.match(r"https?://", href) else href
     try:
+        if re.match(r"https?://", href):
+            place: Any = HttpStore(href, sign)
+        else:
+            place = (FsspecStore.from_url if "://" in href else LocalStore)(href, read_only=True)
+        place = CountedStore(place, given)
         store: xr.Dataset = xr.open_zarr(place, chunks=None, decode_coords=False, mask_and_scale=True)
     except HttpError as error:
         raise of_http(href, error) from error
@@ -135,6 +153,23 @@ def _crs(store: xr.Dataset, href: str) -> str:
         "a variable 'mapping' or 'spatial_ref' with spatial_epsg or crs_wkt",
         "add it to the store",
     )
+
+
+def layout(href: str, sign: str | None = None) -> tuple[Lattice, tuple[int, int], int]:
+    """Where a store's pixels lie, rows and columns of its chunks, and bytes of a decoded pixel.
+
+    Raises:
+        SourceError: the store is absent or lacks vx, vy, x, y or its CRS.
+        AssetReadError: it is out of reach for now.
+    """
+    with open_velocity(href, sign) as store, _told_apart(href):
+        return _lattice(store, href), chunk_px(store["vx"]), store["vx"].dtype.itemsize
+
+
+def chunk_px(values: xr.DataArray) -> tuple[int, int]:
+    """Rows and columns of the chunks in which a variable is fetched."""
+    edges: dict[Any, int] = values.encoding.get("preferred_chunks") or dict(values.sizes)
+    return edges["y"], edges["x"]
 
 
 def _of_year(values: xr.DataArray, year: int | None) -> xr.DataArray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.storage import WrapperStore
 
 from cryoscale.read import http
 from cryoscale.read.remote import fetch_signed
@@ -135,6 +136,35 @@ class HttpStore(Store):
     def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Not possible."""
         raise NotImplementedError
+
+
+_DESCRIPTIONS = (".zarray", ".zattrs", "zarr.json")
+
+
+class CountedStore(WrapperStore[Store]):
+    """A store that adds up the bytes of the chunks that it gives.
+
+    Args:
+        store: where they come from.
+        given: bytes by array; shared by the copies that Zarr makes of a store.
+    """
+
+    def __init__(self, store: Store, given: dict[str, int] | None = None) -> None:
+        super().__init__(store)
+        self.given: dict[str, int] = {} if given is None else given
+
+    def _with_store(self, store: Store) -> CountedStore:
+        return type(self)(store, self.given)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """The bytes of a key or of a part of it, None where there is none."""
+        found = await super().get(key, prototype, byte_range)
+        array, _, place = key.partition("/")
+        if found is not None and place and place not in _DESCRIPTIONS:
+            self.given[array] = self.given.get(array, 0) + len(found)
+        return found
 
 
 def _span(part: Any) -> dict[str, str]:

@@ -198,16 +198,26 @@ def test_the_demo_can_be_run_again_and_goes_on_where_it_stopped(tmp_path: Path, 
     refused(cryoscale("demo", "--size", "tiny", "--seed", "8", "--out", out), "another demo")
 
 
-def test_a_plan_counts_without_reading_and_speaks_json(
+def test_a_plan_counts_speaks_json_and_may_be_measured_once(
     tiny_range: TinyRange, tmp_path: Path, cryoscale: Any
 ) -> None:
-    config = write(tmp_path / "run.yaml", tiny_range.config())
-    plan = json.loads(cryoscale("plan", config, "--json").out)
+    config, profile, blocks = (tmp_path / name for name in ("run.yaml", "profile.json", "blocks.geojson"))
+    write(config, tiny_range.config())
+    given = ("--save-profile", profile, "--geojson", blocks, "--price-gb", "1", "--json")
+    plan = json.loads(cryoscale("plan", config, *given).out)
+    assert plan["work"]["cpu_s"] > 0
+    assert plan["money"]["total"] > 0
+    assert len(json.loads(blocks.read_text())["features"]) == plan["blocks"]
     assert plan["blocks"] == sum(zone["blocks"] for zone in plan["zones"])
     assert {zone["epsg"] for zone in plan["zones"]} == {32644, 32645}
     assert plan["scenes"]["2018/optical"] > 0
     assert plan["missing"] == []
-    assert "32645" in cryoscale("plan", config).out
+    told = cryoscale("plan", config, "--profile", profile, "--out", tmp_path / "out").out
+    for words in ("32645", "processor time", "free", "money"):
+        assert words in told
+    assert not (tmp_path / "out").exists()
+    refused(cryoscale("plan", config, "--profile", config), "profile")
+    refused(cryoscale("plan", config, "--no-measure", "--price-gb", "-1"), "price -1 for gb")
 
 
 def test_status_and_verify_of_a_folder_without_a_run_are_told_in_one_line(

@@ -15,10 +15,10 @@ import xarray as xr
 from cryoscale.cli import main
 from cryoscale.config import load_config
 from cryoscale.errors import ConfigError, InputError, OutputError
+from cryoscale.forecast import Asked, make_plan
 from cryoscale.learn.patches import Patches
 from cryoscale.models import weights
 from cryoscale.pipeline import prepare
-from cryoscale.plan import make_plan
 from cryoscale.repredict import Variant, settings_of
 from cryoscale.results import Run
 from tests.integration.conftest import TinyRange, map_here
@@ -144,7 +144,7 @@ def test_dropout_is_refused_before_anything_is_written(tiny_range: TinyRange, tm
 
 def test_the_plan_knows_what_the_choices_cost(tiny_range: TinyRange) -> None:
     plans = [
-        make_plan(tiny_range.settings(**small(tiny_range, **model)))
+        make_plan(tiny_range.settings(**small(tiny_range, **model)), asked=Asked(measured=False))
         for model in ({}, {"flips": True}, {"flips": True, "mc_dropout": 5})
     ]
     assert [plan.passes for plan in plans] == [1, 8, 40]

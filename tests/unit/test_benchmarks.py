@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory, reading, record
+from benchmarks import memory, planning, reading, record
 from benchmarks.scenes import SPECTRAL
 
 
@@ -55,6 +55,19 @@ def test_the_memory_of_a_region_and_of_one_four_times_larger_is_told_step_by_ste
     assert pair["ratio"] == pytest.approx(pair["large"]["peak_mib"] / pair["small"]["peak_mib"], abs=1e-3)
     more = [pair[side]["inventory_bytes"]["2018.parquet"] for side in ("small", "large")]
     assert more[0] < more[1]
+
+
+def test_the_benchmark_of_planning_runs_and_keeps_a_whole_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "planning.jsonl"
+    planning.main(["--scale", "tiny", "--out", str(kept)])
+    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
+    results = document["results"]
+    assert results["blocks"] > 100
+    assert results["fetches"] > results["blocks"]
+    assert results["ratio"] > 0
+    assert f"{results['blocks']:,} blocks" in capsys.readouterr().out
 
 
 def test_a_record_says_which_packages_are_absent_and_lines_are_added(tmp_path: Path) -> None:

@@ -117,3 +117,33 @@ def test_a_limit_of_uncertainty_reaches_the_thermal_source_and_must_be_one() -> 
     assert settings.sources["thermal"].max_uncertainty_k == 5.0
     with pytest.raises(ConfigError, match="max_uncertainty_k"):
         load_config(changed("sources.thermal.max_uncertainty_k", 0))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "at least one of rgi"),
+        ({"buffer_m": 100}, "at least one of rgi"),
+        ({"min_ndsi": 0.2, "buffer_m": 100}, "buffer_m means nothing without rgi"),
+        ({"min_elevation_m": 3000, "ndsi_reach_m": 100}, "ndsi_reach_m means nothing without min_ndsi"),
+        ({"min_ndsi": 2}, "min_ndsi"),
+        ({"max_slope_deg": 0}, "max_slope_deg"),
+    ],
+)
+def test_candidates_that_mean_nothing_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_config(KHUMBU | {"candidates": given})
+
+
+def test_candidates_by_slope_need_an_elevation_model() -> None:
+    sources = {name: source for name, source in KHUMBU["sources"].items() if name != "terrain"}
+    with pytest.raises(ConfigError, match="elevation model"):
+        load_config(KHUMBU | {"sources": sources, "candidates": {"max_slope_deg": 50}})
+
+
+def test_each_limit_of_the_candidates_may_stand_alone() -> None:
+    settings = load_config(KHUMBU | {"candidates": {"min_ndsi": 0.2}})
+    assert settings.candidates is None
+    assert settings.coarse is not None
+    assert (settings.coarse.min_ndsi, settings.coarse.ndsi_reach_m) == (0.2, 5000.0)
+    assert not settings.coarse.looks_at_terrain

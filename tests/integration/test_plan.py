@@ -1,0 +1,276 @@
+"""A plan held against what the run then does, and what it says where it cannot know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from shapely.geometry import shape
+
+from benchmarks.ranges import serve
+from benchmarks.scenes import SPECTRAL, items_at, write_scenes
+from cryoscale.blockmap import write_geojson
+from cryoscale.candidates import candidate_blocks
+from cryoscale.errors import ConfigError, InputError, SourceError
+from cryoscale.features.stack import HALO_PX
+from cryoscale.forecast import Asked, Plan, make_plan
+from cryoscale.infer.tiles import read_window
+from cryoscale.pipeline import run
+from cryoscale.plan import find_items, zone_regions
+from cryoscale.rates import Profile, load_profile
+from cryoscale.read.band import asset_spec, read_asset
+from cryoscale.read.inputs import ReadReport, read_inputs
+from cryoscale.read.metered import NOTHING
+from cryoscale.results import Run
+from cryoscale.settings import Settings
+from cryoscale.task import run_context
+from tests.integration.conftest import TinyRange
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run that the plan is held against."""
+    out = str(tmp_path_factory.mktemp("planned") / "run")
+    run(tiny_range.settings(), out)
+    return Run(out)
+
+
+@pytest.fixture(scope="module")
+def planned(tiny_range: TinyRange) -> Plan:
+    return make_plan(tiny_range.settings())
+
+
+def reports_of(made: Run, settings: Settings) -> list[ReadReport]:
+    """What each block of the run reads, read once more."""
+    context = run_context(made.out, made.manifest["identity_sha256"])
+    return [
+        read_inputs(
+            context.items_of(year),
+            read_window(block, context.tile_px, context.overlap).pad(HALO_PX),
+            velocity_href=context.velocity_href,
+            year=year,
+            max_cloud_pct=context.max_cloud_pct,
+        )[1]
+        for year, block in made_blocks(made)
+    ]
+
+
+def made_blocks(made: Run) -> list[Any]:
+    from cryoscale.ledger import Ledger
+
+    return sorted(Ledger(made.out).done())
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_run_does_what_was_planned(planned: Plan, finished: Run, tiny_range: TinyRange) -> None:
+    status = finished.status()
+    assert planned.blocks == status.done == status.total
+    reports = reports_of(finished, tiny_range.settings())
+    assert sum(zone.scenes_read for zone in planned.zones) == sum(len(r.scenes_read) for r in reports)
+    assert planned.fetches == pytest.approx(sum(r.fetches for r in reports), rel=0.3)
+    assert planned.fetched_bytes == pytest.approx(sum(r.fetched_bytes for r in reports), rel=0.3)
+    assert planned.read_bytes == pytest.approx(sum(r.bytes_read for r in reports), rel=0.3)
+    mapped_px = status.area_km2 * 1e4
+    assert sum(zone.pixels for zone in planned.zones) == pytest.approx(mapped_px, rel=0.1)
+    assert planned.disk is not None
+    stores = sum(size_of(Path(finished.out) / name) for name in ("mosaic.zarr", "quicklook.zarr", "ledger"))
+    assert planned.disk.total == pytest.approx(stores, rel=0.3)
+
+
+def test_the_tiles_that_the_model_sees_are_those_that_were_planned(
+    planned: Plan, tiny_range: TinyRange, tmp_path: Path
+) -> None:
+    from cryoscale.infer.actor import ModelActor
+    from cryoscale.pipeline import prepare
+    from cryoscale.task import process_block
+
+    settings = tiny_range.settings()
+    identity, work = prepare(settings, str(tmp_path / "run"))
+    actor = ModelActor(settings.model.keywords, tile_px=settings.tile_px, overlap=0.5, threads=1)
+    for year, block in work:
+        process_block(
+            str(tmp_path / "run"),
+            identity,
+            year,
+            block,
+            lambda array, window, wanted: actor.predict(array, window.row, window.col, wanted),
+        )
+    seen = actor.stats()
+    assert planned.tiles == seen["tiles"] + seen["tiles_skipped"]
+    assert planned.tiles_with_data == pytest.approx(seen["tiles"], rel=0.1)
+
+
+def test_seconds_are_measured_and_may_be_taken_along(
+    planned: Plan, finished: Run, tiny_range: TinyRange, tmp_path: Path
+) -> None:
+    work = planned.work
+    assert work is not None
+    assert all((work.read_s, work.features_s, work.predict_s, work.write_s, work.cpu_s))
+    assert work.gpu_s is None
+    assert work.wall_s is not None
+    assert work.wall_s >= (work.cpu_s or 0) / 2 / planned.profile.cpu_cores
+    (tmp_path / "profile.json").write_text(planned.profile.to_json())
+    prices = {"cpu_hour": 2.0, "gb": 0.5}
+    again = make_plan(
+        tiny_range.settings(), asked=Asked(load_profile(str(tmp_path / "profile.json")), prices=prices)
+    )
+    assert again.work == work
+    assert again.money["cpu"] == pytest.approx(2.0 * work.wall_s / 3600)
+    assert again.money["bytes"] == pytest.approx(0.5 * planned.fetched_bytes / 1e9)
+    of_run = make_plan(tiny_range.settings(), asked=Asked(load_profile(finished.out)))
+    seconds = finished.status().seconds
+    assert of_run.work is not None
+    assert of_run.work.features_s == pytest.approx(seconds["features"], rel=0.05)
+    assert of_run.work.read_s == pytest.approx(seconds["read"], rel=0.05)
+    assert of_run.money == {}
+
+
+def test_what_is_counted_as_fetched_is_what_a_host_sends(tmp_path: Path) -> None:
+    whole, names = write_scenes(tmp_path, 2048, 1)
+    window = whole.pad(-600)
+    with serve(tmp_path, 0.0) as host:
+        (item,) = items_at(f"{host.url}/0", names, SPECTRAL, window)
+        cost = NOTHING
+        for band in SPECTRAL:
+            spec = asset_spec(item, band)
+            assert spec is not None
+            cost += read_asset(spec, window.geobox)[1]
+        seen = host.take()
+    # pixels 600 to 1,448 and the kernels' reach touch 2 x 2 tiles of 512 at 10 m, and as many at 20 m
+    assert cost.fetches == 5 * 4
+    of_tiles = sum(request.sent_bytes for request in seen if request.start)
+    assert cost.fetched_bytes == pytest.approx(of_tiles, rel=0.05)
+
+
+# --- candidates -----------------------------------------------------------------------------------------
+
+
+def ice_of(tiny_range: TinyRange, block: Any) -> int:
+    """Pixels of true ice, clean or under debris."""
+    with rasterio.open(tiny_range.folder / "truth" / f"{block.epsg}.tif") as truth:
+        cut = rasterio.windows.from_bounds(*block.window.bounds_m, truth.transform)
+        labels = truth.read(1, window=cut, boundless=True, fill_value=255)
+    return int(np.isin(labels, (1, 2)).sum())
+
+
+def selections_of(tiny_range: TinyRange, **limits: float) -> list[Any]:
+    settings = tiny_range.settings(candidates=limits, tiling={"tile_px": 64, "block_px": 256})
+    items = find_items(settings)
+    return [candidate_blocks(settings, items, zone) for zone in zone_regions(settings)]
+
+
+def test_no_pixel_of_true_ice_is_lost_to_the_mask_and_blocks_without_any_are(tiny_range: TinyRange) -> None:
+    found = selections_of(tiny_range, min_elevation_m=3000, max_slope_deg=60, min_ndsi=0.2)
+    assert all(ice_of(tiny_range, block) == 0 for one in found for block in one.dropped)
+    every = sum(len(one.blocks) + len(one.dropped) for one in found)
+    assert sum(len(one.blocks) for one in found) <= every
+
+
+def test_blocks_below_every_glacier_are_dropped_and_said_why(tiny_range: TinyRange) -> None:
+    kept = selections_of(tiny_range, min_elevation_m=-100)
+    assert all(not one.dropped for one in kept)
+    none = selections_of(tiny_range, min_elevation_m=8900)
+    assert {reason for one in none for reason in one.dropped.values()} == {"elevation"}
+    # where the range ends within a block, elevation is not known there, and it stays
+    assert all(one.in_doubt == len(one.blocks) for one in none)
+
+
+def test_conditions_are_to_be_met_in_one_place(tiny_range: TinyRange) -> None:
+    west, south, east, north = tiny_range.bbox
+    middle = {"bbox": [west + 0.004, south + 0.004, east - 0.004, north - 0.004]}
+    flat = tiny_range.settings(candidates={"max_slope_deg": 0.01}, region=middle)
+    with pytest.raises(InputError, match=r"leave no block .*everywhere steeper than 0\.01"):
+        make_plan(flat, asked=Asked(measured=False))
+    high = tiny_range.settings(candidates={"max_slope_deg": 60, "min_elevation_m": 8900}, region=middle)
+    with pytest.raises(InputError, match=r"leave no block .*as high as 8900"):
+        make_plan(high, asked=Asked(measured=False))
+
+
+def test_a_block_whose_elevation_cannot_be_read_stays_and_is_named(
+    tiny_range: TinyRange, tmp_path: Path
+) -> None:
+    settings = tiny_range.settings(candidates={"min_elevation_m": 8900})
+    items = find_items(settings)
+    broken = [item.clone() for item in items["all/terrain"]]
+    for item in broken:
+        item.assets["data"].href = str(tmp_path / "gone.tif")
+    for zone in zone_regions(settings):
+        found = candidate_blocks(settings, {**items, "all/terrain": broken}, zone)
+        assert not found.dropped
+        assert found.in_doubt == len(found.blocks)
+        assert any("gone.tif" in note for note in found.notes)
+
+
+def test_snow_counts_for_blocks_within_reach_of_it(tiny_range: TinyRange) -> None:
+    settings = tiny_range.settings(candidates={"min_ndsi": 1.0, "ndsi_reach_m": 0})
+    items = find_items(settings)
+    far = [candidate_blocks(settings, items, zone) for zone in zone_regions(settings)]
+    dropped = {block for one in far for block, reason in one.dropped.items() if reason == "ndsi"}
+    near = selections_of(tiny_range, min_ndsi=0.2, ndsi_reach_m=2000)
+    assert {block for one in near for block in one.dropped} <= dropped
+    assert not {block for one in near for block in one.dropped if ice_of(tiny_range, block)}
+
+
+def test_the_run_can_ask_for_the_same_blocks_again(tiny_range: TinyRange) -> None:
+    limits = {"min_elevation_m": 3000, "min_ndsi": 0.2}
+    assert selections_of(tiny_range, **limits) == selections_of(tiny_range, **limits)
+
+
+# --- on a map, and what is refused --------------------------------------------------------------------------
+
+
+def test_blocks_are_written_as_geojson_with_what_they_take(
+    planned: Plan, tiny_range: TinyRange, tmp_path: Path
+) -> None:
+    assert write_geojson(planned, tmp_path / "blocks.geojson") == planned.blocks
+    document = json.loads((tmp_path / "blocks.geojson").read_text())
+    features = document["features"]
+    assert sum(f["properties"]["fetches"] for f in features) == pytest.approx(
+        planned.fetches, abs=len(features)
+    )
+    assert sum(f["properties"]["tiles"] for f in features) == planned.tiles_with_data
+    together = shapely.union_all([shape(f["geometry"]) for f in features])
+    west, south, east, north = tiny_range.bbox
+    assert together.buffer(1e-4).contains(shapely.box(west, south, east, north))
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_plan_without_a_readable_scene_says_so_in_one_line(tiny_range: TinyRange, tmp_path: Path) -> None:
+    settings = tiny_range.settings()
+    items = find_items(settings)
+    gone = [item.clone() for item in items["2018/optical"]]
+    for item in gone:
+        for asset in item.assets.values():
+            asset.href = str(tmp_path / "gone.tif")
+    with pytest.raises(SourceError, match=r"no header can be read .*gone\.tif"):
+        make_plan(settings, {**items, "2018/optical": gone})
+
+
+def test_a_plan_that_measures_nothing_says_so_and_costs_only_bytes(tiny_range: TinyRange) -> None:
+    plan = make_plan(tiny_range.settings(), asked=Asked(measured=False, prices={"cpu_hour": 1.0, "gb": 1.0}))
+    assert plan.work is None
+    assert plan.disk is None
+    assert set(plan.money) == {"bytes", "total"}
+    assert any("nothing was measured" in note for note in plan.notes)
+
+
+def test_a_price_below_zero_is_refused(tiny_range: TinyRange) -> None:
+    with pytest.raises(ConfigError, match="price -1 for gb"):
+        make_plan(tiny_range.settings(), asked=Asked(measured=False, prices={"gb": -1.0}))
+
+
+def test_a_profile_of_another_model_leaves_predicting_open(planned: Plan, tiny_range: TinyRange) -> None:
+    other: Profile = planned.profile.model_copy(update={"tiles": {}})
+    plan = make_plan(tiny_range.settings(), asked=Asked(other))
+    assert plan.work is not None
+    assert plan.work.predict_s is None
+    assert plan.work.wall_s is None
+    assert any("knows no speed of cryonet" in note for note in plan.notes)
