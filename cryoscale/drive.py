@@ -33,7 +33,7 @@ from cryoscale.ledger import ROLL_AT, Ledger, Marker, SetAside, Work
 from cryoscale.outcome import Outcome, Progress, Watch
 from cryoscale.pace import Pace, Sample
 from cryoscale.settings import Settings
-from cryoscale.task import process_block, run_context
+from cryoscale.task import PREDICT_S, process_block, run_context
 from cryoscale.waiting import Waiting, put_off_s
 
 log = logging.getLogger("cryoscale")
@@ -73,7 +73,8 @@ def block_task(
     from distributed import get_worker
 
     def predict(array: Any, window: Any, wanted: Any) -> Mapping[str, Any]:
-        return predict_on(actor, array, window, wanted, deadline_s=deadline_s)
+        bands, seconds = predict_on(actor, array, window, wanted, deadline_s=deadline_s)
+        return {**bands, PREDICT_S: seconds}
 
     year, block = work
     marker = process_block(

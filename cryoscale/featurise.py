@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from cryoscale.candidates import candidate_blocks
 from cryoscale.cluster import CPU, workers
 from cryoscale.errors import AssetReadError, InputError, OutputError
 from cryoscale.features import stack as features
@@ -204,7 +205,7 @@ def write_features(
     context = context_of(settings, out, items, basis)
     work: list[tuple[int, Block]] = []
     for zone in zone_regions(settings):
-        blocks = blocks_of(settings, zone)
+        blocks = candidate_blocks(settings, items, zone).blocks
         for year in settings.years if blocks else ():
             _create(out, year, block_aligned(zone.window(), settings.block_px), settings, fitted)
             work += [(year, block) for block in blocks]

@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,8 @@ def _identity(settings: Settings, model: Mapping[str, Any], catalogue: str) -> d
             for name, s in sorted(settings.sources.items())
         },
         "candidates": shapely.to_geojson(settings.candidates) if settings.candidates else None,
+        # only where it is asked for, so that runs begun without the choice keep their identity
+        **({"coarse": asdict(settings.coarse)} if settings.coarse else {}),
         "overlap": settings.model.overlap,
         "precision": settings.model.precision,
         "tile_px": settings.tile_px,

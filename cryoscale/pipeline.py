@@ -17,6 +17,7 @@ from typing import Any
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale import lease
+from cryoscale.candidates import candidate_blocks
 from cryoscale.cluster import Workers, require_dashboard, require_reachable, workers
 from cryoscale.drive import Driver
 from cryoscale.errors import ClusterLostError, InputError, OutputError, StoppedError
@@ -29,7 +30,6 @@ from cryoscale.outcome import OnProgress, Outcome, Watch
 from cryoscale.plan import (
     Items,
     block_aligned,
-    blocks_of,
     catalog_record,
     fail_overs,
     find_items,
@@ -293,7 +293,7 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
         tell(line)
     require_modalities(settings, items)
     planned = ledger.planned(present) if present is not None else None
-    zones = _zones(settings, planned)
+    zones = _zones(settings, items, planned, tell)
     if (
         present is None
         and model["pca"] is None
@@ -309,12 +309,19 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
     return Draft(settings, present or manifest, items, zones, present is not None, anew)
 
 
-def _zones(settings: Settings, planned: Sequence[Block] | None) -> list[tuple[ZoneRegion, Collection[Block]]]:
+def _zones(
+    settings: Settings, items: Items, planned: Sequence[Block] | None, tell: OnStage
+) -> list[tuple[ZoneRegion, Collection[Block]]]:
     """The zones of the region with their blocks: those that were planned, where a run was begun."""
     zones: list[tuple[ZoneRegion, Collection[Block]]] = []
     for zone in zone_regions(settings):
-        blocks = blocks_of(settings, zone) if planned is None else [b for b in planned if b.epsg == zone.epsg]
-        zones.append((zone, blocks))
+        if planned is not None:
+            zones.append((zone, [block for block in planned if block.epsg == zone.epsg]))
+            continue
+        chosen = candidate_blocks(settings, items, zone)
+        for line in chosen.notes:
+            tell(f"candidates: {line}")
+        zones.append((zone, chosen.blocks))
     if not any(blocks for _, blocks in zones):
         raise InputError("region and candidates with nothing in common", "a block to map", "check both")
     return zones

@@ -88,6 +88,12 @@ class Marker(Record):
     class_pixels: list[int] = []
     seconds: dict[str, float] = {}
     """By stage, of the wall clock."""
+    cpu_seconds: dict[str, float] = {}
+    """By stage, of the processor; predicting on a GPU, of that GPU."""
+    fetches: int = 0
+    """Source chunks that were read, halo included."""
+    fetched_bytes: int = 0
+    """Their size as stored."""
     scenes_read: list[str] = []
     scenes_failed: list[tuple[str, str]] = []
     modality_pixels: dict[str, int] = {}

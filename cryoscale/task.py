@@ -26,6 +26,7 @@ from cryoscale.features.stack import PcaBasis
 from cryoscale.grid import Block, Window, transformer
 from cryoscale.infer import tiles
 from cryoscale.ledger import Ledger, Marker, SceneShare
+from cryoscale.processor import cpu_s
 from cryoscale.read import snapshot
 from cryoscale.read.catalog import lies_over, split_bbox
 from cryoscale.read.inputs import ReadReport, read_inputs
@@ -35,6 +36,9 @@ from cryoscale.settings import Composite, Loader, OnMissing, OnUnreadable
 from cryoscale.write import mosaic, quicklook
 
 NO_DATA = 255
+
+PREDICT_S = "predict_s"
+"""Among the layers that a predictor gives back, how long it took where it ran."""
 
 Predict = Callable[[np.ndarray, Window, Block], Mapping[str, Any]]
 """Features (c, y, x) on a window, and the block wanted, to its encoded layers."""
@@ -108,18 +112,20 @@ def run_context(out: str, identity: str) -> RunContext:
 
 @dataclass
 class Stopwatch:
-    """Seconds by stage."""
+    """Seconds by stage, of the clock and of the processor."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of the body to stage ``name``."""
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), cpu_s()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + cpu_s() - cpu
 
 
 def features_of(
@@ -144,6 +150,7 @@ def features_of(
             max_cloud_pct=context.max_cloud_pct,
             loader=context.loader,
         )
+    watch.cpu_seconds["read"] = report.cpu_s  # that of its threads included
     with watch.stage("features"):
         stack = features.build_stack(inputs, pca=context.pca or _no_pca(), on_missing=context.on_missing)
         rows, cols = window.slices_in(outer)
@@ -180,6 +187,8 @@ def process_block(
     rows, cols = block.window.slices_in(outer)
     with watch.stage("predict"):
         layers = dict(predict(np.ascontiguousarray(wanted.values), outer, block))
+    if PREDICT_S in layers:  # elsewhere, while this task waited
+        watch.cpu_seconds["predict"] = layers.pop(PREDICT_S)
     inside = ZoneRegion(block.epsg, context.region).pixels(block.window)
     for name in ("source_date", "n_clear"):
         # absent where no optical scene reaches the block
@@ -211,6 +220,9 @@ def process_block(
         valid_pixels=int(counts.sum()),
         class_pixels=[int(n) for n in counts],
         seconds={name: round(value, 4) for name, value in watch.seconds.items()},
+        cpu_seconds={name: round(value, 4) for name, value in watch.cpu_seconds.items()},
+        fetches=report.fetches,
+        fetched_bytes=report.fetched_bytes,
         scenes_read=list(report.scenes_read),
         scenes_failed=list(report.scenes_failed),
         modality_pixels={
