@@ -24,6 +24,7 @@ from cryoscale.errors import (
     ActorLostError,
     BlockFailedError,
     ClusterLostError,
+    CryoscaleError,
     NoRoomError,
     StoppedError,
 )
@@ -114,6 +115,8 @@ class Driver:
             NoRoomError: the output takes no more.
             ClusterLostError: the scheduler or all workers of a kind are gone.
         """
+        from distributed.comm import CommClosedError
+
         self.queue = Waiting(work)
         before = self.outcome.skipped + self.outcome.computed + len(self.outcome.set_aside)
         self.total = before + len(work)
@@ -133,6 +136,8 @@ class Driver:
                         f"no block came back for {STALL_S:.0f} s; look for lost workers, and start the same "
                         "command again"
                     )
+        except CommClosedError as error:  # what was asked of the scheduler found no answer
+            raise scheduler_gone() from error
         finally:
             self.ended = time.perf_counter()
             self.fleet.close()
@@ -313,6 +318,7 @@ class Driver:
             reason=verdict.reason,
             attempts=verdict.attempts,
             when=datetime.now(UTC).isoformat(timespec="seconds"),
+            may_pass=isinstance(error, CryoscaleError) and error.retry,
             traceback=lines,
             scenes=run_context(self.out, self.identity).scenes_over(year, block.window),
         )

@@ -186,13 +186,17 @@ def prepare(settings: Settings, out: str, stage: OnStage | None = None) -> tuple
 
 
 def _remaining(ledger: Ledger, undone: Sequence[Work], again: Again) -> list[Work]:
-    """What is left to do: all that is not done, less what is set aside, unless that is to be tried again."""
-    aside = ledger.set_asides()
-    if again.retry_set_aside:
-        for item in aside:
+    """What is left to do: all that is not done, less what is set aside for a cause that does not pass by itself.
+
+    A host that was away may be back by now; a broken scene is for somebody to look at, who then says so.
+    """
+    kept = set()
+    for item, record in ledger.set_asides().items():
+        if again.retry_set_aside or record.may_pass:
             ledger.take_back(item)
-        return list(undone)
-    return [item for item in undone if item not in aside]
+        else:
+            kept.add(item)
+    return [item for item in undone if item not in kept]
 
 
 def _redo(ledger: Ledger, region: BaseGeometry, work: Sequence[Work], stage: OnStage) -> None:

@@ -113,6 +113,8 @@ class SetAside(Record):
     reason: str
     attempts: int
     when: str
+    may_pass: bool = False
+    """Whether the cause lay outside (a host, a machine that went) and may be gone by the next start."""
     traceback: list[str] = []
     """The last error as Python tells it, its innermost lines."""
     scenes: list[str] = []

@@ -251,7 +251,7 @@ def test_a_corrupt_scene_is_named_and_a_corrupt_only_source_sets_the_block_aside
 
     for path in tiny_range.folder.rglob("*B11*.tif"):
         shutil.copy(path, folder / path.relative_to(tiny_range.folder))
-    told = cryoscale("run", config, "--out", tmp_path / "all", "--json")
+    told = cryoscale("run", config, "--out", tmp_path / "all", "--json", "--retry-set-aside")
     assert told.code == 0, told.err
     assert json.loads(told.out)["set_aside"] == []
 

@@ -162,7 +162,7 @@ def test_a_silent_actor_is_given_up_at_the_deadline(cluster: Client) -> None:
         lambda: cluster.submit(timed_call, actor, "predict", 1.0, **ON_CPU).result(timeout=DEADLINE_S),
     ):
         kind, text, seconds = asking()
-        assert kind == "ActorLostError"
+        assert kind == "ActorSilentError"
         assert "did not answer predict in 1 s" in text
         assert 0.9 < seconds < 5.0
     # Nothing was wrong with the actor: what was asked is done in the end, and more can be asked.
