@@ -28,7 +28,7 @@ from cryoscale.errors import (
     NoRoomError,
     StoppedError,
 )
-from cryoscale.fleet import Fleet, Seat
+from cryoscale.fleet import Fleet, Seat, scheduler_gone
 from cryoscale.infer.actor import ActorRef, predict_on
 from cryoscale.ledger import ROLL_AT, Ledger, Marker, SetAside, Work
 from cryoscale.outcome import Outcome, Progress, Watch
@@ -266,9 +266,7 @@ class Driver:
 
     def _error_of(self, future: Any) -> BaseException:
         if self.client.status != "running":
-            raise ClusterLostError(
-                "the scheduler is gone; what is done is kept, start the same command again"
-            )
+            raise scheduler_gone()
         error: BaseException | None = future.exception() if future.status == "error" else None
         return error or ActorLostError("its task was lost with its worker")
 

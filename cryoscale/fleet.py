@@ -144,9 +144,7 @@ class Fleet:
 
     def _workers(self) -> Mapping[str, Any]:
         if self.client.status != "running":
-            raise ClusterLostError(
-                "the scheduler is gone; what is done is kept, start the same command again"
-            )
+            raise scheduler_gone()
         workers: Mapping[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
         return workers
 
@@ -220,6 +218,11 @@ def _metrics(address: str, info: Mapping[str, Any]) -> str | None:
     port = info.get("services", {}).get("dashboard")
     host = address.split("://", 1)[-1].rsplit(":", 1)[0]
     return f"http://{host}:{port}/metrics" if port else None
+
+
+def scheduler_gone() -> ClusterLostError:
+    """What to raise when nothing can be asked of the scheduler any more."""
+    return ClusterLostError("the scheduler is gone; what is done is kept, start the same command again")
 
 
 def scheduler_gone() -> ClusterLostError:

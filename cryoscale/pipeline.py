@@ -186,7 +186,7 @@ def prepare(settings: Settings, out: str, stage: OnStage | None = None) -> tuple
 
 
 def _remaining(ledger: Ledger, undone: Sequence[Work], again: Again) -> list[Work]:
-    """What is left to do: all that is not done, less what is set aside for a cause that does not pass by itself.
+    """What is left to do: all that is not done, less what is set aside for a cause that does not pass.
 
     A host that was away may be back by now; a broken scene is for somebody to look at, who then says so.
     """
