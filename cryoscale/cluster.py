@@ -107,7 +107,13 @@ def _local(spec: ClusterSpec, with_actors: bool) -> Iterator[Workers]:
         "options": {"dashboard": False, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"},
     }
     with (
-        dask.config.set({"distributed.scheduler.worker-ttl": f"{FROZEN_S} s"}),
+        dask.config.set(
+            {
+                "distributed.scheduler.worker-ttl": f"{FROZEN_S} s",
+                # who is to blame for a dead worker is ours to count, block by block
+                "distributed.scheduler.allowed-failures": 0,
+            }
+        ),
         SpecCluster(workers=layout, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
         Client(cluster, timeout=CONNECT_TIMEOUT_S) as client,
     ):

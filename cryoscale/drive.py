@@ -35,7 +35,7 @@ from cryoscale.waiting import Waiting, put_off_s
 
 log = logging.getLogger("cryoscale")
 
-LOSSES = 10
+LOSSES = 5
 """How many workers or actors may die under a block before it is set aside: one that is preempted is not to
 blame on the block, one that dies each time is."""
 

@@ -6,6 +6,8 @@ completed later ends like one that was never interrupted.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import geopandas
+import pandas as pd
 
 from cryoscale.features.stack import MODALITIES
 from cryoscale.grid import RESOLUTION_M
@@ -24,12 +26,15 @@ from cryoscale.learn.scores import Scores
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.plan import fail_overs
 from cryoscale.read import snapshot
-from cryoscale.scenes import sample_gaps, scene_uses, why
+from cryoscale.scenes import Account, SceneUse, account_of, sample_gaps, why
 from cryoscale.settings import Settings
 from cryoscale.write import map as picture
 from cryoscale.write import mosaic, outlines, quicklook, report, stac
+from cryoscale.write.inventory import read_parts
 from cryoscale.write.seams import seam_score_of_maps
 
+_SCENES_LINKED = 1000
+"""Scenes of a year that a map's STAC item names; it says how many more the frozen catalogue has."""
 _NOT_SHOWN = ("pca", "pca_sample", "identity", "channels")
 """Of the model's record: numbers, and what the report tells elsewhere."""
 
@@ -37,56 +42,55 @@ _NOT_SHOWN = ("pca", "pca_sample", "identity", "channels")
 def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
     """Make everything that a finished run holds beside its blocks."""
     manifest = Ledger(out).manifest() or {}
+    stage("making coarser levels of the map")
     for year in settings.years:
         for epsg in mosaic.zones(out, year):
             mosaic.build_levels(f"{out}/mosaic.zarr", year, epsg)
     with _local(out) as folder:
         for year in settings.years:
             stage(f"drawing the outlines of {year}")
-            glaciers = write_inventory(settings, out, folder, year, manifest)
+            inventory = write_inventory(settings, out, folder, year, manifest)
+            stage(f"drawing the map of {year}")
             name = "map.png" if year == settings.years[-1] else f"map-{year}.png"
-            draw(settings, out, folder / name, year, glaciers, manifest)
-    stage("writing report and catalogue")  # they read what now lies at its place
+            draw(settings, out, folder / name, year, inventory, manifest)
+    stage("writing the report")  # it reads what now lies at its place
     write_report(settings, out)
+    stage("writing the catalogue")
     write_catalog(settings, out, manifest)
 
 
-def write_inventory(
-    settings: Settings, out: str, folder: Path, year: int, manifest: dict[str, Any]
-) -> geopandas.GeoDataFrame:
+def write_inventory(settings: Settings, out: str, folder: Path, year: int, manifest: dict[str, Any]) -> Path:
     """Outlines of one year over all zones, as ``inventory/<year>.parquet`` and ``.gpkg`` under ``folder``."""
     maps = {epsg: mosaic.open_mosaic(out, year, epsg) for epsg in mosaic.zones(out, year)}
-    glaciers = outlines.polygonise(
+    parquet = folder / "inventory" / f"{year}.parquet"
+    with outlines.survey(
         maps,
         min_area_km2=settings.min_area_km2,
         year=year,
         model=str(manifest["model"]["name"]),
         run_id=str(manifest["identity_sha256"])[:16],
-    )
-    debris = outlines.debris_polygons(maps, glaciers)
-    inventory = folder / "inventory"
-    outlines.write_inventory(
-        glaciers, inventory / f"{year}.parquet", inventory / f"{year}.gpkg", debris=debris
-    )
-    return glaciers
+    ) as found:
+        found.write(parquet, parquet.with_suffix(".gpkg"))
+    return parquet
 
 
 def draw(
-    settings: Settings,
-    out: str,
-    path: Path,
-    year: int,
-    glaciers: geopandas.GeoDataFrame,
-    manifest: dict[str, Any],
+    settings: Settings, out: str, path: Path, year: int, inventory: Path, manifest: dict[str, Any]
 ) -> None:
     """The picture of one year."""
     zones = mosaic.zones(out, year)
     maps = {epsg: mosaic.open_overview(out, year, epsg) for epsg in zones}
     seen = {epsg: quicklook.open_quicklook(out, year, epsg) for epsg in zones}
+    glaciers = read_parts(str(inventory), ("area_km2", "debris_area_km2", "geometry"))
     caption = f"Model {manifest['model']['name']}; season {settings.season.start} to {settings.season.end}."
     if is_simulated(out):
         caption = f"Simulated imagery: no real place. {caption}"
     picture.draw_map(path, maps, glaciers, background=seen, title=f"{settings.name}, {year}", caption=caption)
+
+
+def _markers(out: str) -> Iterator[Marker]:
+    """The finished blocks, in any order."""
+    return iter(Ledger(out).done().values())
 
 
 @contextmanager
@@ -106,8 +110,8 @@ def _local(out: str) -> Iterator[Path]:
 
 def is_simulated(out: str) -> bool:
     """Whether any scene of the run says of itself that it is simulated."""
-    items = snapshot.thaw(f"{out}/items.parquet")
-    return any(item.properties.get("cryoscale:simulated") for found in items.values() for item in found)
+    items = snapshot.scan(f"{out}/items.parquet")
+    return any(item["properties"].get("cryoscale:simulated") for _, item in items)
 
 
 def write_report(
@@ -115,11 +119,10 @@ def write_report(
 ) -> None:
     """``OUT/report.html``; with ``scores`` where there is a truth to hold the map against."""
     manifest = Ledger(out).manifest() or {}
-    markers = list(Ledger(out).done().values())
-    maps = {
-        year: {epsg: mosaic.open_mosaic(out, year, epsg) for epsg in mosaic.zones(out, year)}
-        for year in settings.years
-    }
+    account = account_of(_markers(out), keep=report.ROWS_SHOWN)
+    choices, aside = account.scene_uses(), Ledger(out).set_asides()
+    latest = settings.years[-1]
+    maps = {epsg: mosaic.open_mosaic(out, latest, epsg) for epsg in mosaic.zones(out, latest)}
     model = manifest["model"]
     judged = {model["name"]: scores, "band-ratio": baseline}
     fs, root = fsspec.core.url_to_fs(out)
@@ -127,21 +130,29 @@ def write_report(
         title=settings.name,
         simulated=is_simulated(out),
         map_png=fs.cat_file(f"{root}/map.png"),
-        map_caption=f"Classes and outlines, {settings.years[-1]}.",
-        summary=_summary(settings, manifest, markers),
-        timings_s=_seconds(markers),
+        map_caption=f"Classes and outlines, {latest}.",
+        summary=_summary(settings, manifest, account),
+        timings_s=account.seconds,
         seams=_seams(settings, maps),
         scores={name: _class_scores(found) for name, found in judged.items() if found is not None},
         truth="the simulator's labels" if scores is not None else "",
-        outlines={year: geopandas.read_parquet(f"{out}/inventory/{year}.parquet") for year in settings.years},
-        scenes_read=sorted({scene for marker in markers for scene in marker.scenes_read}),
-        scenes_failed=sorted({scene for marker in markers for scene in marker.scenes_failed}),
-        choices=_choices(markers),
-        choice_of_blocks=_choice_of_blocks(markers),
+        outlines={year: _outlines(f"{out}/inventory/{year}.parquet") for year in settings.years},
+        scenes_read=heapq.nsmallest(report.ROWS_SHOWN, account.scenes_read),
+        scenes_failed=heapq.nsmallest(report.ROWS_SHOWN, account.scenes_failed),
+        choices=[_scene_row(use) for use in choices[: report.ROWS_SHOWN]],
+        choice_of_blocks=[_block_row(marker) for marker in account.first_choices],
         blocks_set_aside=[
-            (f"{s.year}/{s.epsg}/{s.block.key}", s.reason) for s in Ledger(out).set_asides().values()
+            (f"{s.year}/{s.epsg}/{s.block.key}", s.reason)
+            for s in itertools.islice(aside.values(), report.ROWS_SHOWN)
         ],
-        modalities=_coverage(markers),
+        counts={
+            "scenes_read": len(account.scenes_read),
+            "scenes_failed": len(account.scenes_failed),
+            "choices": len(choices),
+            "choice_of_blocks": account.choices,
+            "blocks_set_aside": len(aside),
+        },
+        modalities=_coverage(account),
         model={key: value for key, value in model.items() if key not in _NOT_SHOWN},
         citation=_citation(settings, manifest),
         made=f"{manifest['created']}, cryoscale {manifest['versions']['cryoscale']}",
@@ -149,18 +160,28 @@ def write_report(
     report.write_report(out, written)
 
 
-def _summary(settings: Settings, manifest: dict[str, Any], markers: list[Marker]) -> dict[str, str]:
+def _outlines(url: str) -> report.Outlines:
+    """Of an inventory, which has the largest first: number, area and the rows that are shown."""
+    count, area_km2, largest = 0, 0.0, []
+    for part in read_parts(url, [name for name, _ in report.COLUMNS]):
+        if count < report.LARGEST:
+            largest.append(part.head(report.LARGEST - count))
+        count += len(part)
+        area_km2 += float(part["area_km2"].sum())
+    return report.Outlines(count, area_km2, pd.concat(largest))
+
+
+def _summary(settings: Settings, manifest: dict[str, Any], account: Account) -> dict[str, str]:
     pixel_km2 = (RESOLUTION_M / 1000.0) ** 2
-    valid, inside = sum(m.valid_pixels for m in markers), sum(m.pixels for m in markers)
-    busy = _seconds(markers)
+    valid, inside = account.valid_pixels, account.pixels
     return {
-        "Blocks": f"{len(markers)} of {manifest['context']['blocks']}, of {settings.block_px} px",
+        "Blocks": f"{account.blocks} of {manifest['context']['blocks']}, of {settings.block_px} px",
         "Mapped": f"{valid * pixel_km2:,.1f} km² of {inside * pixel_km2:,.1f} km²",
         "Not mapped": f"{(inside - valid) * pixel_km2:,.1f} km² where no scene was clear",
         "Years": ", ".join(map(str, settings.years)),
         "Season": f"{settings.season.start} to {settings.season.end}",
         "Tiles": f"{settings.tile_px} px, overlap {settings.model.overlap:g}",
-        "Work": f"{sum(busy.values()):,.0f} s over all blocks",
+        "Work": f"{sum(account.seconds.values()):,.0f} s over all blocks",
         "Catalogue": manifest["identity"]["catalogue"][:16],
         **_catalogs(manifest.get("catalogs", [])),
         **_sample(manifest),
@@ -186,41 +207,23 @@ def _catalogs(record: list[dict[str, Any]]) -> dict[str, str]:
     }
 
 
-def _choices(markers: list[Marker]) -> list[report.SceneRow]:
-    return [
-        report.SceneRow(
-            use.year, use.scene, use.preferred, use.read, use.blocks, use.clear_share, use.snow_share
-        )
-        for use in scene_uses(markers)
-    ]
+def _scene_row(use: SceneUse) -> report.SceneRow:
+    return report.SceneRow(
+        use.year, use.scene, use.preferred, use.read, use.blocks, use.clear_share, use.snow_share
+    )
 
 
-def _choice_of_blocks(markers: list[Marker]) -> list[report.BlockRow]:
-    rows = []
-    for marker in sorted(markers, key=lambda m: (m.year, m.epsg, m.row, m.col)):
-        best = next((share for share in marker.scene_choice if share.rank == 1), None)
-        if best is not None:
-            name = f"{marker.year}/{marker.epsg}/{marker.block.key}"
-            rows.append(
-                report.BlockRow(name, best.scene, 1.0 - best.cloud_share, best.snow_share, why(marker))
-            )
-    return rows
+def _block_row(marker: Marker) -> report.BlockRow:
+    best = next(share for share in marker.scene_choice if share.rank == 1)
+    name = f"{marker.year}/{marker.epsg}/{marker.block.key}"
+    return report.BlockRow(name, best.scene, 1.0 - best.cloud_share, best.snow_share, why(marker))
 
 
-def _seconds(markers: list[Marker]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for marker in markers:
-        for name, value in marker.seconds.items():
-            total[name] = total.get(name, 0.0) + value
-    return total
-
-
-def _seams(settings: Settings, maps: dict[int, dict[int, Any]]) -> dict[str, Any]:
+def _seams(settings: Settings, maps: dict[int, Any]) -> dict[str, Any]:
     """Across the borders of blocks and of tiles; 1 is what the interior looks like."""
     stride = stride_px(settings.tile_px, settings.model.overlap)
     borders = {f"blocks of {settings.block_px} px": settings.block_px, f"tiles every {stride} px": stride}
-    latest = maps[settings.years[-1]]
-    return {name: seam_score_of_maps(latest, period) for name, period in borders.items() if period >= 18}
+    return {name: seam_score_of_maps(maps, period) for name, period in borders.items() if period >= 18}
 
 
 def _class_scores(scores: Scores) -> list[report.ClassScore]:
@@ -228,10 +231,9 @@ def _class_scores(scores: Scores) -> list[report.ClassScore]:
     return [report.ClassScore(n, float(i), float(p), float(r)) for n, i, p, r in zip(*columns, strict=True)]
 
 
-def _coverage(markers: list[Marker]) -> dict[str, float]:
+def _coverage(account: Account) -> dict[str, float]:
     """Share of the region's pixels where each modality was present."""
-    inside = sum(marker.pixels for marker in markers) or 1
-    return {name: sum(m.modality_pixels.get(name, 0) for m in markers) / inside for name in MODALITIES}
+    return {name: account.modality_pixels.get(name, 0) / (account.pixels or 1) for name in MODALITIES}
 
 
 def _citation(settings: Settings, manifest: dict[str, Any]) -> str:
@@ -243,24 +245,36 @@ def _citation(settings: Settings, manifest: dict[str, Any]) -> str:
     )
 
 
+def _scenes(out: str, year: int) -> tuple[list[str], int]:
+    """The first scenes of a year by source, time and name, and how many there are."""
+    count = itertools.count()
+    frozen = (
+        (source, _moment(item["properties"]), item["id"], next(count))
+        for source, item in snapshot.scan(f"{out}/items.parquet")
+        if source.startswith((f"{year}/", "all/"))
+    )
+    return [name for _, _, name, _ in heapq.nsmallest(_SCENES_LINKED, frozen)], next(count)
+
+
+def _moment(properties: dict[str, Any]) -> str:
+    return str(properties.get("datetime") or properties.get("start_datetime") or "")
+
+
 def write_catalog(settings: Settings, out: str, manifest: dict[str, Any]) -> None:
     """``OUT/catalog.json`` and its items."""
-    items = snapshot.thaw(f"{out}/items.parquet")
-    scenes = {}
-    season = {}
+    season, scenes, further = {}, {}, {}
     for year in settings.years:
-        used = [
-            item for key, found in items.items() if key.startswith((f"{year}/", "all/")) for item in found
-        ]
-        scenes[year] = [(item.id, item.get_self_href()) for item in used]
         start, end = settings.season.interval(year).split("/")
         season[year] = (datetime.fromisoformat(start), datetime.fromisoformat(end))
+        first, count = _scenes(out, year)
+        scenes[year], further[year] = [(name, None) for name in first], count - len(first)
     model = manifest["model"]
     record = stac.RunRecord(
         name=settings.name.replace(" ", "-"),
         description=f"Glacier classes and outlines of {settings.name}, mapped with {model['name']}.",
         season=season,
         scenes=scenes,
+        further=further,
         model=stac.ModelRecord(
             name=str(model["name"]),
             architecture=str(model.get("architecture", model["name"])),

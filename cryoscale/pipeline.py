@@ -44,6 +44,7 @@ from cryoscale.room import room
 from cryoscale.settings import Settings
 from cryoscale.verify import seal
 from cryoscale.write import mosaic, quicklook
+from cryoscale.write.mending import mend_metadata
 from cryoscale.write.objects import require_usable
 
 log = logging.getLogger("cryoscale")
@@ -314,13 +315,16 @@ def begin(draft: Draft, out: str) -> tuple[str, list[Work]]:
 
 
 def _create_map(settings: Settings, out: str, year: int, zone: ZoneRegion, model: Mapping[str, Any]) -> None:
+    """The empty map of a year and zone, or what describes it mended where it lies there."""
     window = block_aligned(zone.window(), settings.block_px)
-    mosaic.create(
-        f"{out}/mosaic.zarr",
-        year=year,
-        window=window,
-        block_px=settings.block_px,
-        classes=tuple(model["classes"]),
-        attrs={"cryoscale:run": settings.name, "cryoscale:confidence": model["confidence"]},
-    )
+    described: dict[str, Any] = {
+        "year": year,
+        "window": window,
+        "block_px": settings.block_px,
+        "classes": tuple(model["classes"]),
+        "attrs": {"cryoscale:run": settings.name, "cryoscale:confidence": model["confidence"]},
+    }
+    for key in mend_metadata(f"{out}/mosaic.zarr", **described):
+        log.warning("%s of the map was damaged and is mended", key)
+    mosaic.create(f"{out}/mosaic.zarr", **described)
     quicklook.create(out, year=year, window=window, block_px=settings.block_px)

@@ -1,9 +1,10 @@
-"""Which scenes made a map and why, told from the markers of its blocks."""
+"""What the markers of a run's blocks add up to: which scenes made the map and why, pixels, seconds."""
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cryoscale.ledger import Marker
@@ -41,32 +42,89 @@ class _Sum:
     snow: float = 0.0
 
 
-def scene_uses(markers: Iterable[Marker]) -> tuple[SceneUse, ...]:
-    """All ranked scenes by year, those preferred in most blocks first, ties by what they show."""
-    sums: dict[tuple[int, str], _Sum] = {}
-    for marker in markers:
+@dataclass
+class Account:
+    """Sums over markers, taken one at a time so that they need not be held; it grows with scenes, not blocks.
+
+    Attributes:
+        blocks, pixels, valid_pixels: how many.
+        seconds: by stage.
+        modality_pixels: by modality.
+        scenes_read: identifiers.
+        scenes_failed: identifiers, each with its reasons.
+        choices: blocks that prefer a scene.
+        first_choices: the markers of the first of those by year, zone, row and column, at most ``keep``.
+        keep: how many of those are asked for.
+    """
+
+    keep: int = 0
+    blocks: int = 0
+    pixels: int = 0
+    valid_pixels: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    modality_pixels: dict[str, int] = field(default_factory=dict)
+    scenes_read: set[str] = field(default_factory=set)
+    scenes_failed: set[tuple[str, str]] = field(default_factory=set)
+    choices: int = 0
+    first_choices: list[Marker] = field(default_factory=list)
+    _sums: dict[tuple[int, str], _Sum] = field(default_factory=dict)
+
+    def add(self, marker: Marker) -> None:
+        """Take up one block."""
+        self.blocks += 1
+        self.pixels += marker.pixels
+        self.valid_pixels += marker.valid_pixels
+        for stage, seconds in marker.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        for name, pixels in marker.modality_pixels.items():
+            self.modality_pixels[name] = self.modality_pixels.get(name, 0) + pixels
+        self.scenes_read.update(marker.scenes_read)
+        self.scenes_failed.update(marker.scenes_failed)
+        self._add_choice(marker)
+
+    def _add_choice(self, marker: Marker) -> None:
         weight = max(marker.pixels, 1)
         for share in marker.scene_choice:
-            one = sums.setdefault((marker.year, share.scene), _Sum())
+            one = self._sums.setdefault((marker.year, share.scene), _Sum())
             one.blocks += 1
             one.preferred += share.rank == 1
             one.read += share.scene in marker.scenes_read
             one.pixels += weight
             one.clear += weight * (1.0 - share.cloud_share)
             one.snow += weight * (1.0 - share.cloud_share) * share.snow_share
-    uses = [
-        SceneUse(
-            year,
-            scene,
-            one.blocks,
-            one.preferred,
-            one.read,
-            round(one.clear / one.pixels, 4),
-            round(one.snow / one.clear, 4) if one.clear else 1.0,
-        )
-        for (year, scene), one in sums.items()
-    ]
-    return tuple(sorted(uses, key=lambda u: (u.year, -u.preferred, -u.read, -u.clear_share, u.scene)))
+        if any(share.rank == 1 for share in marker.scene_choice):
+            self.choices += 1
+            bisect.insort(self.first_choices, marker, key=lambda m: (m.year, m.epsg, m.row, m.col))
+            del self.first_choices[self.keep :]
+
+    def scene_uses(self) -> tuple[SceneUse, ...]:
+        """All ranked scenes by year, those preferred in most blocks first, ties by what they show."""
+        uses = [
+            SceneUse(
+                year,
+                scene,
+                one.blocks,
+                one.preferred,
+                one.read,
+                round(one.clear / one.pixels, 4),
+                round(one.snow / one.clear, 4) if one.clear else 1.0,
+            )
+            for (year, scene), one in self._sums.items()
+        ]
+        return tuple(sorted(uses, key=lambda u: (u.year, -u.preferred, -u.read, -u.clear_share, u.scene)))
+
+
+def account_of(markers: Iterable[Marker], *, keep: int = 0) -> Account:
+    """The account of some markers, in one pass."""
+    made = Account(keep)
+    for marker in markers:
+        made.add(marker)
+    return made
+
+
+def scene_uses(markers: Iterable[Marker]) -> tuple[SceneUse, ...]:
+    """How the scenes did, as :meth:`Account.scene_uses` tells it."""
+    return account_of(markers).scene_uses()
 
 
 def why(marker: Marker) -> str:

@@ -87,6 +87,27 @@ def thaw(path: str | PathLike[str]) -> dict[str, list[Item]]:
     return {source: sorted(items, key=lambda item: (when(item), item.id)) for source, items in found.items()}
 
 
+def scan(path: str | PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Source and JSON of each frozen item, some hundred at a time in memory; the digest is not looked at.
+
+    Raises:
+        SourceError: if the file is absent or not a frozen catalogue.
+        IntegrityError: if an item is no JSON.
+    """
+    try:
+        with fsspec.open(str(path), "rb") as file:
+            stored = pq.ParquetFile(file)
+            present = stored.schema_arrow.names
+            names = [new if new in present else old for old, new in _BEFORE.items()]
+            for batch in stored.iter_batches(256, columns=names):
+                for source, text in zip(*(batch[name].to_pylist() for name in names), strict=True):
+                    yield source, json.loads(text)
+    except ValueError as error:
+        raise IntegrityError(f"{path} is not what was frozen: {error}") from error
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise SourceError(f"{path} ({error})", "a catalogue frozen by a run", "start the run anew") from error
+
+
 def digest(items_by_source: Mapping[str, Sequence[Item]]) -> str:
     """The sha256 that :func:`freeze` would return."""
     return _digest(sorted(_rows(items_by_source)))

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import geopandas as gpd
 import numpy as np
@@ -27,8 +28,9 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
-from shapely import get_coordinates, get_parts, get_rings
+from shapely import bounds, get_coordinates, get_num_coordinates, get_parts, get_rings, simplify
 
+from cryoscale.grid import RESOLUTION_M
 from cryoscale.write.furniture import (
     INK,
     Frame,
@@ -46,6 +48,10 @@ _DPI = 200
 _WIDTH_IN = 10.0
 _LONGEST_PX = 2400
 """No side of the warped picture is longer; more would not be seen at this size of page."""
+_STRIP_PX = 256
+"""Rows of the picture that are read at once: dask keeps an account of every chunk that it is asked for."""
+_MOST_VERTICES = 500_000
+"""Of outlines in a picture: by then it is black with them, and matplotlib holds a kilobyte a ring."""
 
 CLASS_STYLE: Mapping[int, tuple[str, str, float]] = {
     1: ("Clean ice", "#8fd3f7", 0.60),
@@ -59,7 +65,7 @@ CLASS_STYLE: Mapping[int, tuple[str, str, float]] = {
 def draw_map(
     path: str | os.PathLike[str],
     mosaics: Mapping[int, xr.Dataset],
-    glaciers: gpd.GeoDataFrame,
+    glaciers: Iterable[gpd.GeoDataFrame],
     *,
     background: Mapping[int, xr.Dataset] | None = None,
     title: str = "",
@@ -70,7 +76,9 @@ def draw_map(
     Args:
         path: the file or fsspec URL to write, e.g. ``OUT/map.png``; it is replaced whole.
         mosaics: ``label`` ``(y, x)`` of each UTM zone by EPSG code; a coarser level serves as well.
-        glaciers: the outlines, with area_km2 and debris_area_km2.
+        glaciers: the outlines in parts, the largest first, with area_km2 and debris_area_km2. What is
+            finer than the picture's pixels is left out of them, and so are the smallest where the
+            picture is full of them; the legend counts all.
         background: by EPSG code, ``B04``, ``B03``, ``B02`` (reflectance) for true colour, or else
             ``elevation`` (m) for relief; any resolution. Where it is missing the paper stays light.
         title: the line above the map.
@@ -83,12 +91,12 @@ def draw_map(
     # what was never mapped is paper, not picture
     alpha = (label != _NODATA).astype(np.float32)
     axes.imshow(np.dstack([picture, alpha]), extent=frame.extent, interpolation="none", zorder=1)
-    _draw_outlines(axes, glaciers, frame)
+    told = _draw_outlines(axes, glaciers, frame)
     draw_zone_borders(axes, list(mosaics), frame)
     draw_graticule(axes, frame)
     draw_scale_bar(axes, frame)
     draw_north_arrow(axes)
-    _draw_words(axes, glaciers, label, title, caption)
+    _draw_words(axes, told, label, title, caption)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.15)
     put(path, png.getvalue())
@@ -140,9 +148,13 @@ def _frame(mosaics: Mapping[int, xr.Dataset]) -> Frame:
 
 
 def _thin(data: xr.DataArray) -> xr.DataArray:
-    """Every n-th pixel, so that no side is longer than the picture can show."""
+    """Every n-th pixel, so that no side is longer than the picture can show; read a strip at a time."""
     step = max(1, max(data.shape) // _LONGEST_PX)
-    return data[::step, ::step]
+    strips = [
+        data[top : top + _STRIP_PX * step : step, ::step].load()
+        for top in range(0, data.shape[0], _STRIP_PX * step)
+    ]
+    return xr.concat(strips, "y") if len(strips) > 1 else strips[0]
 
 
 def _warp(
@@ -226,16 +238,43 @@ def _sheet(frame: Frame) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw_outlines(axes: Axes, glaciers: gpd.GeoDataFrame, frame: Frame) -> None:
-    rings = get_rings(get_parts(glaciers.geometry.to_crs(frame.crs).to_numpy())) if len(glaciers) else []
-    lines = LineCollection([get_coordinates(ring) for ring in rings], colors=INK, linewidths=0.55, zorder=3)
+@dataclass
+class _Told:
+    """Of all outlines, drawn or not: number, area and area under debris in km2."""
+
+    count: int = 0
+    area_km2: float = 0.0
+    debris_km2: float = 0.0
+
+
+def _draw_outlines(axes: Axes, glaciers: Iterable[gpd.GeoDataFrame], frame: Frame) -> _Told:
+    told, drawn, vertices = _Told(), list[NDArray[np.float64]](), 0
+    for part in glaciers:
+        told.count += len(part)
+        told.area_km2 += float(part["area_km2"].sum())
+        told.debris_km2 += float(part["debris_area_km2"].sum())
+        if vertices < _MOST_VERTICES and len(part):
+            rings = _rings(part, frame)
+            fit = np.cumsum(get_num_coordinates(rings)) <= _MOST_VERTICES - vertices
+            drawn += [get_coordinates(ring) for ring in rings[fit]]
+            vertices += int(get_num_coordinates(rings).sum())
+    lines = LineCollection(drawn, colors=INK, linewidths=0.55, zorder=3)
     lines.set_path_effects([Stroke(linewidth=1.3, foreground="white", alpha=0.65), Stroke()])
     axes.add_collection(lines)
+    return told
 
 
-def _draw_words(
-    axes: Axes, glaciers: gpd.GeoDataFrame, label: NDArray[np.uint8], title: str, caption: str
-) -> None:
+def _rings(part: gpd.GeoDataFrame, frame: Frame) -> NDArray[np.object_]:
+    """Rims and holes in the frame's metres, without what is finer than a pixel of the picture."""
+    rings = np.asarray(get_rings(get_parts(part.geometry.to_crs(frame.crs).to_numpy())), object)
+    if frame.pixel_m > RESOLUTION_M:
+        west, south, east, north = bounds(rings).T
+        rings = rings[np.maximum(east - west, north - south) >= frame.pixel_m]
+        rings = simplify(rings, frame.pixel_m / 2, preserve_topology=False)
+    return rings
+
+
+def _draw_words(axes: Axes, told: _Told, label: NDArray[np.uint8], title: str, caption: str) -> None:
     handles: list[Patch | Line2D] = [
         Patch(facecolor=colour, alpha=max(opacity, 0.6), edgecolor=INK, linewidth=0.4, label=name)
         for value, (name, colour, opacity) in CLASS_STYLE.items()
@@ -243,8 +282,7 @@ def _draw_words(
     ]
     if (label == _NODATA).any():
         handles.append(Patch(facecolor=_UNMAPPED, edgecolor=INK, linewidth=0.4, label="Not mapped"))
-    total, debris = glaciers["area_km2"].sum(), glaciers["debris_area_km2"].sum()
-    handles.append(Line2D([], [], color=INK, linewidth=0.9, label=f"Outlines ({len(glaciers)})"))
+    handles.append(Line2D([], [], color=INK, linewidth=0.9, label=f"Outlines ({told.count})"))
     box = axes.get_window_extent()
     point = _DPI / 72 / box.height
     axes.legend(
@@ -258,7 +296,7 @@ def _draw_words(
         columnspacing=1.6,
         borderaxespad=0.0,
     )
-    facts = f"Ice {total:,.1f} km², of which under debris {debris:,.1f} km²"
+    facts = f"Ice {told.area_km2:,.1f} km², of which under debris {told.debris_km2:,.1f} km²"
     words = "   ".join(part for part in (facts, caption) if part)
     axes.text(
         0.0,

@@ -23,6 +23,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.errors import GroupNotFoundError
 
 from cryoscale.errors import OutputError
@@ -36,6 +37,7 @@ from cryoscale.write.store import (
     create_axes,
     geo_attributes,
     inner_chunk_px,
+    open_overwriting,
     open_store,
 )
 
@@ -135,7 +137,7 @@ def write_block(
         OutputError: if the store does not hold this block.
         ValueError: if an array is unknown, of another shape or not an integer.
     """
-    group = _group(store_url, year, block.epsg)
+    group = _group(open_overwriting(store_url), year, block.epsg)
     row, col = _shard_of(group, block)
     y = slice(row * block.size_px, (row + 1) * block.size_px)
     x = slice(col * block.size_px, (col + 1) * block.size_px)
@@ -187,7 +189,7 @@ def zone_entries(
     A stream, since a region has hundreds of thousands of them.
     """
     window = window_of_map(store_url, year, epsg)
-    size_px = int(_group(store_url, year, epsg).attrs["cryoscale:block_px"])  # type: ignore[arg-type]
+    size_px = int(_group(open_store(store_url), year, epsg).attrs["cryoscale:block_px"])  # type: ignore[arg-type]
     store = Objects(os.fspath(store_url))
     for name in ARRAYS:
         for entry in store.list(f"{_path(year, epsg)}/{name}/c"):
@@ -197,7 +199,7 @@ def zone_entries(
 
 def window_of_map(store_url: str | os.PathLike[str], year: int, epsg: int) -> Window:
     """The pixels of a year and zone that a store holds."""
-    attributes: dict[str, Any] = _group(store_url, year, epsg).attrs.asdict()
+    attributes: dict[str, Any] = _group(open_store(store_url), year, epsg).attrs.asdict()
     return Window(epsg, *(int(value) for value in attributes["cryoscale:window"]))
 
 
@@ -215,7 +217,7 @@ def open_mosaic(out: str | os.PathLike[str], year: int, epsg: int, *, factor: in
     """
     url = store_url_of(out)
     path = _path(year, epsg) + ("" if factor == 1 else f"/x{factor}")
-    _group(url, year, epsg)
+    _group(open_store(url), year, epsg)
     dataset: xr.Dataset = xr.open_zarr(open_store(url, read_only=True), group=path, mask_and_scale=True)
     return dataset.set_coords([name for name in ("spatial_ref",) if name in dataset.data_vars])
 
@@ -225,7 +227,7 @@ def open_overview(out: str | os.PathLike[str], year: int, epsg: int, *, longest_
 
     Where no level is small enough, the coarsest that was built.
     """
-    attributes: dict[str, Any] = _group(store_url_of(out), year, epsg).attrs.asdict()
+    attributes: dict[str, Any] = _group(open_store(store_url_of(out)), year, epsg).attrs.asdict()
     longest = max(attributes["spatial:shape"])
     layout = attributes.get("multiscales", {}).get("layout", [])
     factors = [int(entry["asset"].removeprefix("x")) for entry in layout if entry["asset"] != "."]
@@ -252,15 +254,15 @@ def _path(year: int, epsg: int) -> str:
     return f"{year}/{epsg}"
 
 
-def _group(store_url: str | os.PathLike[str], year: int, epsg: int) -> zarr.Group:
+def _group(store: Store, year: int, epsg: int) -> zarr.Group:
     try:
         # beside consolidated metadata, which another writer may just be renewing
         return zarr.open_group(
-            open_store(store_url), path=_path(year, epsg), mode="r+", use_consolidated=False
+            store, path=_path(year, epsg), mode="r+", zarr_format=3, use_consolidated=False
         )
     except (FileNotFoundError, GroupNotFoundError) as error:
         raise OutputError(
-            f"{store_url}, year {year}, EPSG:{epsg}",
+            f"{store}, year {year}, EPSG:{epsg}",
             "a mosaic that holds this year and zone",
             "run the map first, or correct the folder",
         ) from error
@@ -269,7 +271,7 @@ def _group(store_url: str | os.PathLike[str], year: int, epsg: int) -> zarr.Grou
 def _is_complete(store: Any, path: str) -> bool:
     """Whether a group was made to the end; what an interrupted creation left is made anew."""
     try:
-        group = zarr.open_group(store, path=path, mode="r", use_consolidated=False)
+        group = zarr.open_group(store, path=path, mode="r", zarr_format=3, use_consolidated=False)
     except (FileNotFoundError, GroupNotFoundError):
         return False
     return "cryoscale:window" in group.attrs
@@ -325,7 +327,7 @@ def _create_coordinates(group: zarr.Group, window: Window, classes: Sequence[str
 
 def _shard_keys(store_url: str | os.PathLike[str], year: int, block: Block) -> dict[str, str]:
     """The key of one block's shard of each array, by the array's name."""
-    row, col = _shard_of(_group(store_url, year, block.epsg), block)
+    row, col = _shard_of(_group(open_store(store_url), year, block.epsg), block)
     path = _path(year, block.epsg)
     return {
         name: f"{path}/{name}/c/{'0/' if spec.by_class else ''}{row}/{col}" for name, spec in ARRAYS.items()

@@ -300,7 +300,7 @@ def _opened(protocol: str, told: str, asynchronous: bool, pid: int) -> Any:
         # one attempt a call, for s3fs and botocore each repeat on their own, and neither for long enough;
         # and no HEAD before every GET, which more than one part would need
         options |= {
-            "config_kwargs": {"retries": {"total_max_attempts": 1}, **given},
+            "config_kwargs": {"retries": {"total_max_attempts": 1}, "max_pool_connections": 50, **given},
             "max_concurrency": 1,
         }
     if kind.async_impl:

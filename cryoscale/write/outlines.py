@@ -4,30 +4,31 @@ A polygon is ice of one piece, clean and debris-covered together, that is 4-conn
 :mod:`cryoscale.write.polygons`); holes (rock inside the ice) stay. It is a glacier complex: ice
 divides are not drawn here. Columns follow the RGI 7 where it has them
 (https://www.glims.org/rgi_user_guide/).
+
+Outlines are let go one by one as they are complete (:mod:`cryoscale.write.bodies`); held to the end
+are only those that reach the border of two zones.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import shapely
 import xarray as xr
-from numpy.typing import NDArray
+from affine import Affine
 from pyproj import CRS
 
 from cryoscale.errors import SourceError
-from cryoscale.grid import utm_epsg
 from cryoscale.write import zones
-from cryoscale.write.polygons import PolygonArray, owners_of_points, polygons_of
-from cryoscale.write.store import put
-from cryoscale.write.zonal import CLEAN_ICE, DEBRIS, Tally, affine_of, tally
+from cryoscale.write.bodies import Bodies, bodies_of
+from cryoscale.write.inventory import Inventory
+from cryoscale.write.polygons import Place, PolygonArray, owners_of_points
+from cryoscale.write.zonal import affine_of, tally
 
 _STEP_PX = 2048
 
@@ -62,61 +63,47 @@ def polygonise(
     Raises:
         SourceError: if a map carries no CRS, or not that of its zone.
     """
-    maps = _by_zone(mosaics)
-    where = zones.cuts(list(maps))
-    outlines = _outlines(maps, where, (CLEAN_ICE, DEBRIS), min_area_km2)
-    area = zones.area_km2(outlines)
-    keep = np.flatnonzero(area >= min_area_km2)
-    keep = keep[np.argsort(-area[keep], kind="stable")]
-    outlines, area = outlines[keep], area[keep]
-    counted = tally(outlines, maps, where, _step_px(maps))
-    return gpd.GeoDataFrame(
-        _columns(outlines, area, counted) | {"year": year, "model": model, "run_id": run_id},
-        geometry=list(outlines),
-        crs="EPSG:4326",
-    )
+    with survey(mosaics, min_area_km2=min_area_km2, year=year, model=model, run_id=run_id) as found:
+        parts = list(found.glaciers())
+    whole: gpd.GeoDataFrame = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+    return whole
 
 
-def debris_polygons(mosaics: Maps, glaciers: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Debris-covered parts of the outlines that :func:`polygonise` found on the same maps.
+def survey(
+    mosaics: Maps,
+    *,
+    min_area_km2: float = 0.01,
+    year: int | None = None,
+    model: str = "",
+    run_id: str = "",
+) -> Inventory:
+    """What :func:`polygonise` finds, and the debris-covered parts, in memory that does not grow with them.
+
+    One outline is as large as it is, though: a body of ice is held while it goes on, row of blocks by row.
 
     Returns:
-        One row a part: glac_id of its outline, area_km2, geometry (WGS 84).
-    """
-    maps = _by_zone(mosaics)
-    parts = _outlines(maps, zones.cuts(list(maps)), (DEBRIS,), 0.0)
-    owner = owners_of_points(glaciers.geometry.to_numpy(), shapely.point_on_surface(parts))
-    parts, owner = parts[owner >= 0], owner[owner >= 0]
-    return gpd.GeoDataFrame(
-        {"glac_id": glaciers["glac_id"].to_numpy()[owner], "area_km2": zones.area_km2(parts)},
-        geometry=list(parts),
-        crs="EPSG:4326",
-    )
-
-
-def write_inventory(
-    glaciers: gpd.GeoDataFrame,
-    path_parquet: str | os.PathLike[str],
-    path_gpkg: str | os.PathLike[str],
-    *,
-    debris: gpd.GeoDataFrame | None = None,
-) -> None:
-    """Writes outlines as GeoParquet and as GeoPackage (layers glaciers and debris).
-
-    Paths may be fsspec URLs. Each file appears complete or not at all, and replaces what was there.
+        The inventory, to be closed by the caller (it is a context manager).
 
     Raises:
-        OutputError: if a file cannot be written.
+        SourceError: if a map carries no CRS, or not that of its zone.
     """
-    parquet = io.BytesIO()
-    glaciers.to_parquet(parquet, index=False, schema_version="1.1.0", write_covering_bbox=True)
-    put(path_parquet, parquet.getvalue())
-    with tempfile.TemporaryDirectory() as folder:  # SQLite needs a real file
-        geopackage = Path(folder, "outlines.gpkg")
-        glaciers.to_file(geopackage, layer="glaciers", driver="GPKG", index=False)
-        if debris is not None:
-            debris.to_file(geopackage, layer="debris", driver="GPKG", index=False)
-        put(path_gpkg, geopackage.read_bytes())
+    maps = _by_zone(mosaics)
+    where = zones.cuts(list(maps))
+    inventory = Inventory({"year": year, "model": model, "run_id": run_id})
+    try:
+        at_cuts: dict[int, _AtCut] = {}
+        for epsg, dataset in maps.items():
+            zone = _Zone(epsg, affine_of(dataset), where[epsg], min_area_km2)
+            at_cuts[epsg] = _AtCut()
+            for found in bodies_of(
+                dataset, step_px=_step_px(maps), least_px=zone.least_px, keeps=zone.reaches_cut
+            ):
+                zone.sort_out(found, inventory, at_cuts[epsg])
+        _join(maps, where, at_cuts, min_area_km2, inventory)
+    except BaseException:
+        inventory.close()
+        raise
+    return inventory
 
 
 def _by_zone(mosaics: Maps) -> dict[int, xr.Dataset]:
@@ -147,59 +134,71 @@ def _step_px(maps: Mapping[int, xr.Dataset]) -> int:
     return max([int(data.attrs.get("cryoscale:block_px", _STEP_PX)) for data in maps.values()])
 
 
-def _outlines(
+@dataclass
+class _AtCut:
+    """Polygons (degrees) of bodies that reach the cut to another zone, and their debris."""
+
+    ice: list[PolygonArray] = field(default_factory=lambda: [np.empty(0, object)])
+    debris: list[PolygonArray] = field(default_factory=lambda: [np.empty(0, object)])
+
+
+@dataclass(frozen=True)
+class _Zone:
+    """One zone's map: how its pixels lie, where it is cut, and how small its bodies may be."""
+
+    epsg: int
+    affine: Affine
+    cut: zones.Cut
+    min_area_km2: float
+
+    @property
+    def least_px(self) -> float:
+        """A first sieve: the scale of UTM strays by 0.1 % within a zone, so a margin of 2 % is safe."""
+        return 0.98e6 * self.min_area_km2 / abs(self.affine.a * self.affine.e)
+
+    def to_degrees(self, polygons: PolygonArray) -> PolygonArray:
+        """Pixel coordinates to longitude and latitude."""
+        scale, corner = np.array([self.affine.a, self.affine.e]), np.array([self.affine.c, self.affine.f])
+        projected = shapely.transform(polygons, lambda xy: corner + scale * xy)
+        return zones.to_degrees(np.asarray(projected, object), f"EPSG:{self.epsg}")
+
+    def reaches_cut(self, place: Place) -> bool:
+        """Whether a body in this part may reach the cut to another zone."""
+        sides = shapely.box(place.x.start, place.y.start, place.x.stop, place.y.stop)
+        return bool(zones.straddles(self.to_degrees(np.array([sides], object)), self.cut).any())
+
+    def sort_out(self, found: Bodies, inventory: Inventory, at_cut: _AtCut) -> None:
+        """What lies inside the zone goes into the inventory, what reaches a cut waits for the other side."""
+        if not found.polygons.size:
+            return
+        polygons = self.to_degrees(found.polygons)
+        crosses = zones.straddles(polygons, self.cut)
+        area = zones.area_km2(polygons)
+        keep = ~crosses & zones.lies_in(polygons, self.cut) & (area >= self.min_area_km2)
+        if crosses.any():
+            at_cut.ice.append(polygons[crosses])
+            at_cut.debris.append(self.to_degrees(found.debris[crosses[found.owner]]))
+        kept = np.flatnonzero(keep)
+        mine = keep[found.owner]
+        owner = np.searchsorted(kept, found.owner[mine])
+        debris = self.to_degrees(found.debris[mine])
+        inventory.add(polygons[keep], area[keep], found.tally.take(kept), debris, owner)
+
+
+def _join(
     maps: Mapping[int, xr.Dataset],
     where: Mapping[int, zones.Cut],
-    classes: tuple[int, ...],
+    at_cuts: Mapping[int, _AtCut],
     min_area_km2: float,
-) -> PolygonArray:
-    """Polygons of ``classes`` in degrees over all zones; a first sieve takes out what is far too small."""
-    by_zone = {}
-    for epsg, dataset in maps.items():
-        label = dataset["label"]
-
-        def read(y: slice, x: slice, label: xr.DataArray = label) -> NDArray[np.uint8]:
-            return np.asarray(label[y, x].values)
-
-        pixels = polygons_of(read, label.shape, classes, _step_px(maps))  # type: ignore[arg-type]  # 2-D
-        affine = affine_of(dataset)
-        scale, corner = np.array([affine.a, affine.e]), np.array([affine.c, affine.f])
-        projected = np.asarray(
-            shapely.transform(pixels, lambda xy, scale=scale, corner=corner: corner + scale * xy), object
-        )
-        degrees = zones.to_degrees(projected, f"EPSG:{epsg}")
-        # the scale of UTM strays by 0.1 % within a zone, so a margin of 2 % errs on the safe side
-        large = (shapely.area(projected) > 0.98e6 * min_area_km2) | zones.crosses_cut(degrees, where[epsg])
-        by_zone[epsg] = degrees[large]
-    return zones.join(by_zone, where)
-
-
-def _columns(outlines: PolygonArray, area: NDArray[np.float64], counted: Tally) -> dict[str, Any]:
-    points = shapely.get_coordinates(shapely.point_on_surface(outlines)).reshape(-1, 2)
-    fraction = counted.debris_fraction()
-    return {
-        "glac_id": _identifiers(points),
-        "cenlon": points[:, 0],
-        "cenlat": points[:, 1],
-        "utm_zone": np.array([utm_epsg(lon, lat) % 100 for lon, lat in points], np.int16),
-        "area_km2": area,
-        "clean_area_km2": area * (1 - fraction),
-        "debris_area_km2": area * fraction,
-        "debris_fraction": fraction,
-        "src_date": counted.date(0.5).astype("datetime64[ms]"),
-        "src_date_first": counted.date(0.0).astype("datetime64[ms]"),
-        "src_date_last": counted.date(1.0).astype("datetime64[ms]"),
-        "confidence": counted.mean_confidence(),
-    }
-
-
-def _identifiers(points: NDArray[np.float64]) -> list[str]:
-    """Ids from the points, written as GLIMS writes them: longitude 0-360 E and latitude in 0.001 degrees."""
-    seen: dict[str, int] = {}
-    identifiers = []
-    for lon, lat in points:
-        east = round(lon % 360.0 * 1000) % 360_000
-        base = f"G{east:06d}E{round(abs(lat) * 1000):05d}{'N' if lat >= 0 else 'S'}"
-        seen[base] = seen.get(base, 0) + 1
-        identifiers.append(base if seen[base] == 1 else f"{base}-{seen[base]}")
-    return identifiers
+    inventory: Inventory,
+) -> None:
+    """The outlines over zone borders."""
+    outlines = zones.join({epsg: np.concatenate(one.ice) for epsg, one in at_cuts.items()}, where)
+    area = zones.area_km2(outlines)
+    outlines, area = outlines[area >= min_area_km2], area[area >= min_area_km2]
+    if not outlines.size:
+        return
+    debris = zones.join({epsg: np.concatenate(one.debris) for epsg, one in at_cuts.items()}, where)
+    owner = owners_of_points(outlines, shapely.point_on_surface(debris))
+    counted = tally(outlines, maps, where, _step_px(maps))
+    inventory.add(outlines, area, counted, debris[owner >= 0], owner[owner >= 0])

@@ -87,7 +87,9 @@ class _Tries:
             OSError: if ``error`` does not pass; any other kind of a client's error becomes one.
         """
         if not passes(error):
-            raise _as_os_error(error) from error.__cause__
+            if isinstance(error, OSError) or type(error).__module__ == "builtins":
+                raise error
+            raise OSError(errno.EIO, _one_line(error)) from error
         now = time.monotonic()
         if self._until is None:
             self._until = now + self._retry_s
@@ -145,11 +147,6 @@ def code_of(error: BaseException) -> str:
         if isinstance(answer, dict):
             return str(answer.get("Error", {}).get("Code", ""))
     return ""
-
-
-def _as_os_error(error: Exception) -> Exception:
-    foreign = type(error).__module__ != "builtins" and not isinstance(error, OSError)
-    return OSError(errno.EIO, _one_line(error)) if foreign else error
 
 
 def _one_line(error: BaseException) -> str:

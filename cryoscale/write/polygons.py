@@ -1,16 +1,16 @@
-"""A mask to polygons, streamed block by block, with the same result as all at once.
+"""A raster to polygons in parts, with the same result as all at once.
 
 Pixels are joined over edges and not over corners (4-connectivity): two glaciers that touch only at
 a pixel corner stay two, and a hole may touch the rim of its polygon at a point, which OGC simple
 features allow. All vertices are pixel corners, whole numbers in pixel coordinates, and so the union
-over block borders is exact; vertices in the middle of a straight line, which that union leaves
-behind, are taken out.
+over the borders of parts is exact; vertices in the middle of a straight line, which that union
+leaves behind, are taken out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from itertools import pairwise, product
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import shapely
@@ -19,36 +19,92 @@ from rasterio.features import shapes
 from shapely.geometry.base import BaseGeometry
 
 PolygonArray = NDArray[np.object_]
-ReadLabel = Callable[[slice, slice], NDArray[np.uint8]]
 
 
-def polygons_of(
-    read: ReadLabel, shape: tuple[int, int], classes: Collection[int], step_px: int = 2048
-) -> PolygonArray:
-    """The 4-connected polygons of the pixels of ``classes``, in pixel coordinates (x right, y down).
+@dataclass(frozen=True)
+class Place:
+    """Where a part of a raster lies in it: its pixels ``(y, x)``, and the shape of the whole."""
 
-    Args:
-        read: gives the labels ``(y, x)`` of a part of the raster.
-        shape: (height, width) of the raster, pixels.
-        classes: the labels that count as inside.
-        step_px: edge of the parts that are read one after the other; it bounds the memory and does
-            not change the result.
+    y: slice
+    x: slice
+    shape: tuple[int, int]
+
+    def on_border(self, polygons: PolygonArray) -> NDArray[np.bool_]:
+        """Which polygons reach a side of the part behind which the raster goes on."""
+        left, top, right, bottom = shapely.bounds(polygons).T
+        return np.asarray(
+            ((left == self.x.start) & (self.x.start > 0))
+            | ((top == self.y.start) & (self.y.start > 0))
+            | ((right == self.x.stop) & (self.x.stop < self.shape[1]))
+            | ((bottom == self.y.stop) & (self.y.stop < self.shape[0]))
+        )
+
+    def numbers_on_border(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Which numbers ``(y, x)`` occur along such a side."""
+        sides = [np.zeros(1, np.int32)]
+        if self.y.start > 0:
+            sides.append(numbers[0])
+        if self.y.stop < self.shape[0]:
+            sides.append(numbers[-1])
+        if self.x.start > 0:
+            sides.append(numbers[:, 0])
+        if self.x.stop < self.shape[1]:
+            sides.append(numbers[:, -1])
+        found = np.unique(np.concatenate(sides))
+        return found[found > 0]
+
+
+@dataclass
+class Pieces:
+    """Polygons of one body from several parts, to be united once all are there.
+
+    Attributes:
+        whole: polygons that reach no border of their part.
+        border: the others, with only those of their holes that reach a border.
+        holes: of each of those the other holes. They stay out of the union, which they cannot change but
+            would slow down by a factor of ten on a noisy map, and are put back afterwards.
     """
-    inner: list[PolygonArray] = [np.empty(0, object)]
-    border: list[BaseGeometry] = []
-    holes: list[PolygonArray] = []
-    for y, x in _parts(shape, step_px):
-        mask = np.isin(read(y, x), list(classes))
-        if mask.any():
-            found = _polygons(mask, x.start, y.start)
-            touches = _on_border(found, y, x, shape)
-            inner.append(found[~touches])
-            for polygon in found[touches]:
-                rings = shapely.get_rings(polygon)
-                open_holes = _on_border(rings[1:], y, x, shape)
-                border.append(shapely.polygons(rings[0], holes=rings[1:][open_holes]))
-                holes.append(rings[1:][~open_holes])
-    return np.asarray(shapely.normalize(np.concatenate([*inner, _stitch(border, holes)])), object)
+
+    whole: list[PolygonArray] = field(default_factory=list)
+    border: list[BaseGeometry] = field(default_factory=list)
+    holes: list[PolygonArray] = field(default_factory=list)
+
+    def add(self, polygons: PolygonArray, place: Place) -> None:
+        """Take up polygons of one part."""
+        touches = place.on_border(polygons)
+        if not touches.all():
+            self.whole.append(polygons[~touches])
+        for polygon in polygons[touches]:
+            rings = shapely.get_rings(polygon)
+            open_holes = place.on_border(rings[1:])
+            self.border.append(shapely.polygons(rings[0], holes=rings[1:][open_holes]))
+            self.holes.append(rings[1:][~open_holes])
+
+    def take(self, other: Pieces) -> None:
+        """Take up what another body has, which turned out to be the same."""
+        self.whole += other.whole
+        self.border += other.border
+        self.holes += other.holes
+
+    def united(self) -> PolygonArray:
+        """The polygons, over all borders."""
+        stitched = _stitch(self.border, self.holes)
+        return np.asarray(shapely.normalize(np.concatenate([*self.whole, stitched])), object)
+
+
+def polygons_of(numbers: NDArray[np.int32], place: Place) -> tuple[PolygonArray, NDArray[np.int64]]:
+    """The 4-connected polygons of equal numbers ``(y, x)``, 0 outside, and the number of each.
+
+    In pixel coordinates of the whole raster, x right and y down.
+    """
+    found, values = [], []
+    for shape, value in shapes(numbers, mask=numbers > 0, connectivity=4):
+        rings = shape["coordinates"]
+        found.append(shapely.Polygon(rings[0], rings[1:]))
+        values.append(int(value))
+    corner = np.array([place.x.start, place.y.start], float)
+    moved = shapely.transform(np.array(found, object), lambda xy: xy + corner)
+    return np.asarray(shapely.normalize(moved), object), np.array(values, np.int64)
 
 
 def owners_of_points(outlines: PolygonArray, points: PolygonArray) -> NDArray[np.int64]:
@@ -73,22 +129,15 @@ def without_straight_vertices(polygon: BaseGeometry) -> BaseGeometry:
     return shapely.Polygon(exterior, holes)
 
 
-def _parts(shape: tuple[int, int], step_px: int) -> Iterator[tuple[slice, slice]]:
-    for row, col in product(range(0, shape[0], step_px), range(0, shape[1], step_px)):
-        yield slice(row, min(row + step_px, shape[0])), slice(col, min(col + step_px, shape[1]))
-
-
 def _stitch(pieces: list[BaseGeometry], holes: list[PolygonArray]) -> PolygonArray:
-    """Unites pieces over block borders; ``holes`` are each piece's holes away from every border.
-
-    Those holes stay out of the union, which they cannot change but would slow down by a factor of
-    ten on a noisy map, and are put back afterwards.
-    """
+    """Unites pieces over the borders of their parts, and puts the holes of each back."""
     if not pieces:
         return np.empty(0, object)
     united = explode(shapely.disjoint_subset_union_all(np.array(pieces, object)))
     united = np.array([without_straight_vertices(polygon) for polygon in united], object)
-    owner = owners_of_points(united, shapely.point_on_surface(np.array(pieces, object)))
+    owner = np.zeros(len(pieces), np.int64)
+    if united.size > 1:
+        owner = owners_of_points(united, shapely.point_on_surface(np.array(pieces, object)))
     order = np.argsort(owner, kind="stable")
     starts = np.searchsorted(owner[order], np.arange(united.size + 1))
     for index, (start, stop) in enumerate(pairwise(starts)):
@@ -97,28 +146,6 @@ def _stitch(pieces: list[BaseGeometry], holes: list[PolygonArray]) -> PolygonArr
             rings = shapely.get_rings(united[index])
             united[index] = shapely.polygons(rings[0], holes=np.concatenate([rings[1:], inside]))
     return united
-
-
-def _polygons(mask: NDArray[np.bool_], left: int, top: int) -> PolygonArray:
-    found = [
-        shapely.Polygon(rings[0], rings[1:])
-        for rings in (
-            shape["coordinates"] for shape, _ in shapes(mask.astype(np.uint8), mask=mask, connectivity=4)
-        )
-    ]
-    moved = shapely.transform(np.array(found, object), lambda xy: xy + np.array([left, top], float))
-    return np.asarray(moved, object)
-
-
-def _on_border(polygons: PolygonArray, y: slice, x: slice, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which polygons reach a side of the part behind which the raster goes on."""
-    left, top, right, bottom = shapely.bounds(polygons).T
-    return np.asarray(
-        ((left == x.start) & (x.start > 0))
-        | ((top == y.start) & (y.start > 0))
-        | ((right == x.stop) & (x.stop < shape[1]))
-        | ((bottom == y.stop) & (y.stop < shape[0]))
-    )
 
 
 def _rings(polygon: BaseGeometry) -> list[BaseGeometry]:

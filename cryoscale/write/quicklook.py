@@ -53,7 +53,11 @@ def create(out: str, *, year: int, window: Window, block_px: int) -> None:
 def write_block(out: str, year: int, block: Block, layers: Mapping[str, NDArray[np.float32]]) -> None:
     """Thin the block's layers (y, x) at 10 m, where given, and write them in their place."""
     group = zarr.open_group(
-        store.open_store(url_of(out)), path=f"{year}/{block.epsg}", mode="r+", use_consolidated=False
+        store.open_overwriting(url_of(out)),
+        path=f"{year}/{block.epsg}",
+        mode="r+",
+        zarr_format=3,
+        use_consolidated=False,
     )
     row, col, height, width = (int(v) for v in group.attrs["cryoscale:window"])  # type: ignore[union-attr,arg-type]
     outer = Window(block.epsg, row, col, height, width)

@@ -13,17 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import geopandas as gpd
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cryoscale.write.seams import SeamScore
 from cryoscale.write.store import put
 
-_LARGEST = 50
-_BLOCKS_SHOWN = 1000
+LARGEST = 50
+"""Outlines of a year that are listed."""
+ROWS_SHOWN = 200
+"""Of blocks and of scenes, so that a report stays one page that a browser opens."""
 _EMPTY = "\u2013"
-_COLUMNS = (
+COLUMNS = (
     ("glac_id", "Outline"),
     ("cenlon", "Longitude °"),
     ("cenlat", "Latitude °"),
@@ -33,6 +34,7 @@ _COLUMNS = (
     ("src_date", "Image date"),
     ("confidence", "Confidence"),
 )
+"""Of the inventory that the table of outlines shows, with their headings."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,15 @@ class BlockRow:
 
 
 @dataclass(frozen=True)
+class Outlines:
+    """The outlines of a year: how many, of which area, and the table of the largest."""
+
+    count: int
+    area_km2: float
+    largest: pd.DataFrame
+
+
+@dataclass(frozen=True)
 class Report:
     """What a report tells.
 
@@ -83,12 +94,14 @@ class Report:
         seams: seam scores by what the borders are (``"blocks of 1024 px"``).
         scores: by name of the model, the scores of its classes against the truth.
         truth: what the scores were taken against.
-        outlines: by year, the outlines.
+        outlines: by year, how many outlines there are and the largest.
         scenes_read: identifiers of the scenes used.
         scenes_failed: scenes that could not be read, with the reason.
         choices: how the optical scenes did, the most preferred first; empty where none was preferred.
         choice_of_blocks: the same block by block, with the reason.
         blocks_set_aside: blocks that failed, with the reason.
+        counts: how many there are of ``scenes_read`` and the four that follow, where those are but the
+            first ``ROWS_SHOWN``.
         modalities: share of the region's pixels (0-1) that each modality covered.
         model: the model's card, shown as it is.
         citation: how to cite the run and the method.
@@ -104,12 +117,13 @@ class Report:
     seams: Mapping[str, SeamScore] = field(default_factory=dict)
     scores: Mapping[str, Sequence[ClassScore]] = field(default_factory=dict)
     truth: str = ""
-    outlines: Mapping[int, gpd.GeoDataFrame] = field(default_factory=dict)
+    outlines: Mapping[int, Outlines] = field(default_factory=dict)
     scenes_read: Sequence[str] = ()
     scenes_failed: Sequence[tuple[str, str]] = ()
     choices: Sequence[SceneRow] = ()
     choice_of_blocks: Sequence[BlockRow] = ()
     blocks_set_aside: Sequence[tuple[str, str]] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
     modalities: Mapping[str, float] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     citation: str = ""
@@ -142,10 +156,9 @@ def render(report: Report) -> str:
     page: str = environment.get_template("report.html").render(
         report=report,
         picture=picture,
-        block_rows=report.choice_of_blocks[:_BLOCKS_SHOWN],
         total_s=total_s,
         mean_iou={name: _mean([one.iou for one in scores]) for name, scores in report.scores.items()},
-        outlines=[_outline_table(year, frame) for year, frame in sorted(report.outlines.items())],
+        outlines=[_outline_table(year, found) for year, found in sorted(report.outlines.items())],
         missing=[name for name, share in report.modalities.items() if share == 0.0],
         model=[
             (key, _shown(value)) for key, value in report.model.items() if value not in (None, "", {}, [])
@@ -154,15 +167,14 @@ def render(report: Report) -> str:
     return page
 
 
-def _outline_table(year: int, frame: gpd.GeoDataFrame) -> dict[str, Any]:
-    columns = [(name, heading) for name, heading in _COLUMNS if name in frame.columns]
-    largest = frame.sort_values("area_km2", ascending=False).head(_LARGEST)
-    rows = [[_cell(name, row[name]) for name, _ in columns] for _, row in largest.iterrows()]
+def _outline_table(year: int, found: Outlines) -> dict[str, Any]:
+    columns = [(name, heading) for name, heading in COLUMNS if name in found.largest.columns]
+    rows = [[_cell(name, row[name]) for name, _ in columns] for _, row in found.largest.iterrows()]
     return {
         "year": year,
-        "count": len(frame),
-        "shown": len(largest),
-        "area_km2": float(frame["area_km2"].sum()),
+        "count": found.count,
+        "shown": len(found.largest),
+        "area_km2": found.area_km2,
         "headings": [heading for _, heading in columns],
         "rows": rows,
     }

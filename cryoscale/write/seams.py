@@ -9,14 +9,16 @@ away, where there are no borders, and the spread of those is the standard error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from cryoscale.grid import window_of
+from cryoscale.grid import Window, window_of
 
 _NODATA = 255
 _BESIDE_PX = (2, 4, 6, 8)
@@ -28,8 +30,11 @@ _MOST_LINES = 48
 
 _FEWEST_LINES = 20
 
-_HELD_PX = 1 << 25
-"""Pixels of a class up to which it is read once and held."""
+_HELD_PX = 1 << 24
+"""Pixels of a class up to which a map is read once and held; of a larger one parts of this size are drawn."""
+
+_MOST_PARTS = 16
+"""Parts with data that are compared of a larger map: drawn at random, yet for a map always the same."""
 
 _CONTROLS = 8
 """Sets of lines without borders that the spread is taken from."""
@@ -86,20 +91,39 @@ def seam_score(
 def seam_score_of_maps(mosaics: Mapping[int, xr.Dataset], period_px: int) -> SeamScore:
     """Seam score over the probabilities of all classes in the maps of all zones (by EPSG code).
 
-    The place of the borders follows from the maps' coordinates; probabilities are read along the
-    borders, and along the lines that they are compared with, only.
+    The place of the borders follows from the maps' coordinates. Of a map that is too large to hold,
+    parts are drawn, and a line counts once in each.
     """
     compared: dict[int, list[NDArray[np.float64]]] = {
         shift: [np.empty((0, 4))] for shift in _shifts(period_px)
     }
     for epsg, dataset in mosaics.items():
         window = window_of(dataset, epsg)
-        layers = [layer.load() if layer.size <= _HELD_PX else layer for layer in dataset["probability"]]
-        for shift, lines in compared.items():
-            offset = (window.row + shift, window.col + shift)
-            # Summed over the classes, line by line: where one class jumps another does too.
-            lines.append(np.sum([_compare(layer, period_px, offset, False) for layer in layers], axis=0))
+        for row, col, part in _parts(dataset["probability"], window):
+            for shift, lines in compared.items():
+                lines.append(_compare(part, period_px, (row + shift, col + shift), False))
     return _score([np.concatenate(lines) for lines in compared.values()])
+
+
+def _parts(layers: xr.DataArray, window: Window) -> Iterator[tuple[int, int, xr.DataArray]]:
+    """What is compared of a map ``(class, y, x)``, read, with the world row and column of its first pixel."""
+    if layers[0].size <= _HELD_PX:
+        yield window.row, window.col, layers.load()
+        return
+    edge = math.isqrt(_HELD_PX)
+    # half an edge off the lattice, or borders of blocks would lie between parts
+    rows = range(-((window.row - edge // 2) % edge), window.height, edge)
+    cols = range(-((window.col - edge // 2) % edge), window.width, edge)
+    places, taken = list(product(rows, cols)), 0
+    for index in np.random.default_rng(0).permutation(len(places)).tolist():
+        row, col = places[index]
+        top, left = max(row, 0), max(col, 0)
+        part = layers[:, top : row + edge, left : col + edge].load()
+        if (part.values != _NODATA).any():
+            yield window.row + top, window.col + left, part
+            taken += 1
+        if taken == _MOST_PARTS:
+            return
 
 
 def _shifts(period_px: int) -> list[int]:
@@ -127,16 +151,20 @@ def _score(compared: Sequence[NDArray[np.float64]]) -> SeamScore:
 def _compare(
     values: xr.DataArray | NDArray[np.uint8], period_px: int, offset_px: tuple[int, int], categorical: bool
 ) -> NDArray[np.float64]:
-    """Per border line: sum and number of the jumps across it, sum and number of those beside it."""
+    """Per border line: sum and number of the jumps across it, sum and number of those beside it.
+
+    Classes are summed, since where one jumps another does too.
+    """
     if period_px < 2 * max(_BESIDE_PX) + 2:
         raise ValueError(f"borders every {period_px} pixels leave no interior to compare with")
     array = values if isinstance(values, xr.DataArray) else xr.DataArray(values, dims=("y", "x"))
-    height, width = array.shape
-    sums = []
+    height, width = array.shape[-2:]
+    reach, sums = max(_BESIDE_PX) + 1, []
     for line in _lines(height, offset_px[0], period_px):
-        sums.append(_across(lambda part: array[part, :].values, line, categorical))
+        sums.append(_across(array[..., line - reach : line + reach, :].values, categorical))
     for line in _lines(width, offset_px[1], period_px):
-        sums.append(_across(lambda part: array[:, part].values.T, line, categorical))
+        band = array[..., line - reach : line + reach].values
+        sums.append(_across(band.swapaxes(-1, -2), categorical))
     return np.array([found for found in sums if found[1] > 0], float).reshape(-1, 4)
 
 
@@ -150,18 +178,19 @@ def _lines(size: int, offset: int, period: int) -> range:
     return lines[:: -(-len(lines) // _MOST_LINES)] if len(lines) > _MOST_LINES else lines
 
 
-def _across(
-    read: Callable[[slice], NDArray[np.uint8]], line: int, categorical: bool
-) -> tuple[float, int, float, int]:
-    """Sum and number of jumps across a border, and of those beside it, where all pixels are valid."""
+def _across(band: NDArray[np.uint8], categorical: bool) -> tuple[float, int, float, int]:
+    """Sum and number of jumps across a border, and of those beside it, where all pixels are valid.
+
+    The border runs along the middle of the band ``(…, pixels across, pixels along)``.
+    """
     reach = max(_BESIDE_PX) + 1
-    band = np.asarray(read(slice(line - reach, line + reach)))
-    valid = (band != _NODATA).all(axis=0)
-    steps = np.diff(band[:, valid].astype(np.int32), axis=0)
+    valid = (band != _NODATA).all(axis=-2, keepdims=True)
+    steps = np.diff(band.astype(np.int32), axis=-2) * valid
     jumps = (steps != 0) if categorical else np.abs(steps)
     beside = [reach - 1 + side * distance for distance in _BESIDE_PX for side in (-1, 1)]
-    at_border, near = jumps[reach - 1], jumps[beside]
-    return float(at_border.sum()), at_border.size, float(near.sum()), near.size
+    count = int(valid.sum())
+    at_border, near = jumps[..., reach - 1, :], jumps[..., beside, :]
+    return float(at_border.sum()), count, float(near.sum()), count * len(beside)
 
 
 def _ratio(compared: NDArray[np.float64]) -> float:

@@ -27,6 +27,7 @@ from cryoscale.write.store import geo_attributes, put
 
 _MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 _FOLDER = "stac"
+_FROZEN = "../items.parquet"
 _ZARR, _PARQUET = "application/vnd+zarr", "application/vnd.apache.parquet"
 _GEOPACKAGE, _SAFETENSORS = "application/geopackage+sqlite3", "application/octet-stream"
 
@@ -64,7 +65,8 @@ class RunRecord:
         name: of the run; identifiers start with it.
         description: one sentence.
         season: by year, first and last moment of the imagery (UTC).
-        scenes: by year, identifier and href of each scene; href None where it has none.
+        scenes: by year, identifier and href of the scenes; href None where a scene has none.
+        further: by year, how many scenes there are beyond those, all in the run's frozen catalogue.
         model: the model.
         attributes: further properties of each item, e.g. that the imagery is simulated.
     """
@@ -75,6 +77,7 @@ class RunRecord:
     scenes: Mapping[int, Sequence[tuple[str, str | None]]]
     model: ModelRecord
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    further: Mapping[int, int] = field(default_factory=dict)
 
 
 def write_catalog(
@@ -151,8 +154,11 @@ def _map_item(year: int, epsg: int, dataset: xr.Dataset, run: RunRecord) -> pyst
         item.add_asset(key, pystac.Asset(f"../{href}", title=title, media_type=media, roles=roles))
     for identifier, scene_href in run.scenes.get(year, ()):
         # a scene without an address of its own stands in the run's frozen catalogue
-        target = scene_href or "../items.parquet"
+        target = scene_href or _FROZEN
         item.add_link(pystac.Link(pystac.RelType.DERIVED_FROM, target, title=identifier))
+    if run.further.get(year):
+        title = f"{run.further[year]} further scenes"
+        item.add_link(pystac.Link(pystac.RelType.DERIVED_FROM, _FROZEN, title=title))
     return item
 
 

@@ -22,7 +22,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.errors import ZarrUserWarning
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from cryoscale.errors import OutputError, StoreUnavailableError
 from cryoscale.grid import RESOLUTION_M, Window
@@ -110,6 +110,17 @@ class _PatientStore(FsspecStore):
         return await patiently_awaited(self.fs.unstrip_protocol(self.path), call)
 
 
+class _UnreadChunks(WrapperStore[Store]):
+    """A store in which chunks and shards are written without a look at what lies there.
+
+    zarr (3.1.6) reads the old shard before it writes one, even the whole of it, and fails where the
+    old one is torn: a damaged block could not be written again.
+    """
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Any:
+        return None if "/c/" in key else await self._store.get(key, prototype, byte_range)
+
+
 async def _gathered(listing: Callable[..., AsyncIterator[str]], *arguments: str) -> Sequence[str]:
     return [key async for key in listing(*arguments)]
 
@@ -123,6 +134,11 @@ def open_store(store_url: str | os.PathLike[str], *, read_only: bool = False) ->
     return _PatientStore(fs, read_only=read_only, path=path)
 
 
+def open_overwriting(store_url: str | os.PathLike[str]) -> Store:
+    """As :func:`open_store`, to write whole shards and chunks into: it finds none of those that are there."""
+    return _UnreadChunks(open_store(store_url))
+
+
 def put(url: str | os.PathLike[str], content: bytes) -> None:
     """Writes one file, local or remote, whole or not at all; replaces what was there.
 
@@ -131,9 +147,11 @@ def put(url: str | os.PathLike[str], content: bytes) -> None:
         StoreUnavailableError: if a remote store does not answer for long.
     """
     target = os.fspath(url)
-    root, _, key = target.rpartition("/")
+    root, slash, key = target.rpartition("/")
+    if root.endswith(":/"):
+        root += "/"
     try:
-        Objects(root or ("/" if target.startswith("/") else ".")).put(key, content)
+        Objects(root or slash or ".").put(key, content)
     except StoreUnavailableError:
         raise
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -25,6 +25,9 @@ _DAYS = 2**21
 """More days than any source date is away from 1970, twice over."""
 _SAMPLES = 65
 """Points at which a meridian is located within a block; linear between them is good to a millimetre."""
+
+
+_COUNTS = ("ice_px", "debris_px", "confidence_sum", "confidence_px")
 
 
 @dataclass
@@ -53,6 +56,34 @@ class Tally:
         self.confidence_px = np.zeros(self.n, np.int64)
         self.days = [Counter() for _ in range(self.n)]
 
+    def take(self, index: NDArray[np.int64]) -> Tally:
+        """The counts of some of the outlines."""
+        taken = Tally(0)
+        taken.n = index.size
+        for name in _COUNTS:
+            setattr(taken, name, getattr(self, name)[index])
+        taken.days = [self.days[at] for at in index.tolist()]
+        return taken
+
+    @classmethod
+    def joined(cls, tallies: Sequence[Tally]) -> Tally:
+        """The outlines of all tallies, one after the other."""
+        joined = cls(0)
+        joined.n = sum(one.n for one in tallies)
+        for name in _COUNTS:
+            setattr(joined, name, np.concatenate([getattr(one, name) for one in tallies]))
+        joined.days = [days for one in tallies for days in one.days]
+        return joined
+
+    def total(self) -> Tally:
+        """All outlines as one."""
+        total = Tally(1)
+        for name in _COUNTS:
+            getattr(total, name)[0] = getattr(self, name).sum()
+        for days in self.days:
+            total.days[0].update(days)
+        return total
+
     def debris_fraction(self) -> NDArray[np.float64]:
         """Share of debris-covered ice in the ice of each outline, 0-1; 0 where no pixel was counted."""
         return self.debris_px / np.maximum(self.ice_px, 1)
@@ -74,7 +105,8 @@ def tally(
 ) -> Tally:
     """Counts the ice pixels of each outline (degrees) over the maps of all zones, each place once.
 
-    Outlines must be whole bodies of ice of these maps, as :func:`polygonise` finds them: pixels are
+    It is for outlines over the border of two zones, whose pixels on the far side do not count; only
+    blocks that they lie over are read. Outlines must be whole bodies of ice of these maps: pixels are
     given to outlines body by body, at the price of one point-in-polygon test a body and block.
     Rasterising the outlines costs rows times vertices, which one noisy map with 100,000 holes makes
     minutes a block.
@@ -86,12 +118,15 @@ def tally(
             outlines, lambda xy, to_zone=to_zone: np.column_stack(to_zone.transform(xy[:, 0], xy[:, 1]))
         )
         shapely.prepare(projected)
+        bounds = shapely.bounds(projected).reshape(-1, 4)
         for part in _parts(dataset, step_px):
+            if not _overlap(part, bounds):
+                continue
             label = np.asarray(part["label"].values)
             ice = np.isin(label, (CLEAN_ICE, DEBRIS))
             if ice.any():
                 owner = _owners(ice & _inside(part, epsg, where[epsg]), part, projected, where[epsg])
-                _count(counted, part, label, owner)
+                count_pixels(counted, part, label, owner)
     return counted
 
 
@@ -118,7 +153,10 @@ def _owners(ice: NDArray[np.bool_], part: xr.Dataset, outlines: PolygonArray, cu
     return np.asarray(owner[bodies], np.int64)
 
 
-def _count(counted: Tally, part: xr.Dataset, label: NDArray[np.uint8], owner: NDArray[np.int64]) -> None:
+def count_pixels(
+    counted: Tally, part: xr.Dataset, label: NDArray[np.uint8], owner: NDArray[np.int64]
+) -> None:
+    """Add the pixels ``(y, x)`` of a part to the outline that each belongs to, -1 where to none."""
     ice = owner >= 0
     index = owner[ice]
     if index.size == 0:
@@ -144,6 +182,14 @@ def _parts(dataset: xr.Dataset, step_px: int) -> Iterator[xr.Dataset]:
     height, width = dataset["label"].shape
     for row, col in product(range(0, height, step_px), range(0, width, step_px)):
         yield dataset.isel(y=slice(row, row + step_px), x=slice(col, col + step_px))
+
+
+def _overlap(part: xr.Dataset, bounds: NDArray[np.float64]) -> bool:
+    """Whether a part's pixel centres reach into any of the bounds ``(n, 4)``, in metres."""
+    x, y = part["x"].values, part["y"].values
+    apart = (bounds[:, 0] > x.max()) | (bounds[:, 2] < x.min())
+    apart |= (bounds[:, 1] > y.max()) | (bounds[:, 3] < y.min())
+    return bool((~apart).any())
 
 
 def _inside(part: xr.Dataset, epsg: int, cut: Cut) -> NDArray[np.bool_]:

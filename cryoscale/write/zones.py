@@ -109,9 +109,7 @@ def clip(polygons: PolygonArray, cut: Cut) -> PolygonArray:
     if polygons.size == 0:
         return polygons
     west, south, east, north = cut.box_deg
-    left, bottom, right, top = shapely.bounds(polygons).T
-    inside = (left >= west) & (bottom >= south) & (right <= east) & (top <= north)
-    outside = (right <= west) | (top <= south) | (left >= east) | (bottom >= north)
+    inside, outside = _sides(polygons, cut)
     crossing = polygons[~inside & ~outside]
     if crossing.size == 0:
         return np.asarray(polygons[inside], object)
@@ -126,6 +124,25 @@ def clip(polygons: PolygonArray, cut: Cut) -> PolygonArray:
 
     parts = explode(shapely.make_valid(shapely.transform(parts, snap)))
     return np.concatenate([polygons[inside], parts[shapely.area(parts) > 0]])
+
+
+def straddles(polygons: PolygonArray, cut: Cut) -> NDArray[np.bool_]:
+    """Which polygons (degrees) :func:`join` has to see: at a cut, or over a side of the zone's box."""
+    inside, outside = _sides(polygons, cut)
+    return crosses_cut(polygons, cut) | ~(inside | outside)
+
+
+def lies_in(polygons: PolygonArray, cut: Cut) -> NDArray[np.bool_]:
+    """Which polygons (degrees) lie wholly in a zone's box."""
+    return _sides(polygons, cut)[0]
+
+
+def _sides(polygons: PolygonArray, cut: Cut) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    west, south, east, north = cut.box_deg
+    left, bottom, right, top = shapely.bounds(polygons).T
+    inside = (left >= west) & (bottom >= south) & (right <= east) & (top <= north)
+    outside = (right <= west) | (top <= south) | (left >= east) | (bottom >= north)
+    return inside, outside
 
 
 def area_km2(polygons: PolygonArray) -> NDArray[np.float64]:

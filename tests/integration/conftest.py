@@ -79,6 +79,36 @@ def tiny_range(tmp_path_factory: pytest.TempPathFactory) -> TinyRange:
     return TinyRange(folder, published.bbox_deg, weights)
 
 
+@pytest.fixture(scope="session")
+def faults(request: pytest.FixtureRequest) -> Any:
+    """The table of faults, one for all tests of a session."""
+    from tests.integration.faults import FaultTable
+
+    made = FaultTable()
+    request.config.pluginmanager.register(made, "faults-of-runs")
+    return made
+
+
+@dataclass(frozen=True)
+class Calm:
+    """A small run that nothing disturbed: its configuration, and where it lies."""
+
+    config: Path
+    out: Path
+    blocks: int
+
+
+@pytest.fixture(scope="session")
+def calm(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) -> Calm:
+    """Made once a session, by the command."""
+    from tests.integration.faults import few_blocks, run_to_end, write_config
+
+    folder = tmp_path_factory.mktemp("calm")
+    config = write_config(folder / "run.yaml", few_blocks(tiny_range))
+    told = run_to_end(config, folder / "run")
+    return Calm(config, folder / "run", told["computed"])
+
+
 def save_random_network(
     path: Path, channels: tuple[str, ...] = CHANNELS, *, bring_basis: bool = True
 ) -> None:

@@ -43,7 +43,7 @@ class S3:
     Attributes:
         plan: what befalls a request: a status (``"503"``) is answered without more, ``"hang-up"`` resets
             the connection half-way through the body, ``"lost"`` carries it out and resets instead of
-            answering, and None lets it pass.
+            answering, ``"feigned"`` says that all is well and does nothing, and None lets it pass.
         asked: all requests.
         suffered: what befell them, in order.
         refused_s: for how long connections were refused, planned.
@@ -157,6 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in _CODES:
             told = f"<Error><Code>{_CODES[fault]}</Code><Message>as the test wants</Message></Error>"
             self._answer(int(fault), [("Content-Type", "application/xml")], told.encode())
+            return
+        if fault == "feigned":
+            self._answer(200, [("Content-Type", "application/xml")], b"<DeleteResult></DeleteResult>")
             return
         # S3 decides between two conditional puts; moto looks first and stores afterwards
         with self.server.conditional if self.headers.get("If-None-Match") else contextlib.nullcontext():

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cryoscale.grid import Window, blocks_over, transformer, window_over_bounds
 from cryoscale.write import map as picture
 from cryoscale.write import mosaic, outlines, seams, stac
-from cryoscale.write.report import Report, write_report
+from cryoscale.write.report import Outlines, Report, write_report
 
 BLOCK_PX = 128
 CLASSES = ("background", "clean_ice", "debris_covered_ice", "water", "vegetation")
@@ -102,14 +102,20 @@ def test_blocks_become_a_map_outlines_a_picture_a_report_and_a_catalogue(out: st
     expected = outlines.polygonise(at_once, year=2018)
     assert shapely.equals(glaciers.geometry.to_numpy(), expected.geometry.to_numpy()).all()
 
-    debris = outlines.debris_polygons(maps, glaciers)
-    outlines.write_inventory(
-        glaciers, f"{out}/inventory/2018.parquet", f"{out}/inventory/2018.gpkg", debris=debris
-    )
+    with outlines.survey(maps, year=2018) as found:
+        debris = next(found.debris())
+        found.write(f"{out}/inventory/2018.parquet", f"{out}/inventory/2018.gpkg")
     overviews = {epsg: mosaic.open_overview(out, 2018, epsg) for epsg in maps}
-    picture.draw_map(f"{out}/map.png", overviews, glaciers, title="Chain", caption="Made up.")
+    picture.draw_map(f"{out}/map.png", overviews, [glaciers], title="Chain", caption="Made up.")
     score = seams.seam_score_of_maps(maps, BLOCK_PX)
-    write_report(out, Report(title="Chain", seams={"blocks": score}, outlines={2018: glaciers}))
+    write_report(
+        out,
+        Report(
+            title="Chain",
+            seams={"blocks": score},
+            outlines={2018: Outlines(2, float(glaciers["area_km2"].sum()), glaciers)},
+        ),
+    )
     run = stac.RunRecord(
         "chain",
         "A chain",

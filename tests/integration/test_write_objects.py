@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -22,6 +21,8 @@ import pytest
 from cryoscale.errors import ExtraError, OutputError, StoreUnavailableError
 from cryoscale.write import objects
 from cryoscale.write.objects import Objects, require_usable
+from cryoscale.write.store import put
+from tests.integration.disks import cramped
 from tests.integration.s3 import S3, Asked
 
 ODD_KEYS = (
@@ -99,6 +100,15 @@ def test_what_is_there_is_not_created_again(store: Objects) -> None:
     assert [entry.key for entry in store.list("")] == ["a/b"]
 
 
+def test_a_file_is_put_by_its_url(tmp_path: Path, s3: S3) -> None:
+    name = f"{uuid.uuid4().hex}.json"
+    for url in (str(tmp_path / "a" / name), f"memory://{name}", f"memory://{name}.d/{name}", s3.url(name)):
+        put(url, b"1")
+        assert fsspec.open(url).open().read() == b"1"
+    for path in (f"memory://{name}", f"memory://{name}.d/{name}"):
+        fsspec.filesystem("memory").rm(path)
+
+
 # --- the local disk -----------------------------------------------------------------------------------
 
 
@@ -164,25 +174,6 @@ def test_a_writer_killed_before_the_rename_leaves_the_old_content_and_no_entry(t
     assert left.read_bytes() == b"new" * 1000
     assert [(e.key, e.size_bytes) for e in store.list("")] == [("a/b", 3)]
     assert store.get("a/b") == b"old"
-
-
-@contextmanager
-def cramped(folder: Path, how: str) -> Iterator[None]:
-    """A folder on a disk of 256 KiB; where it cannot be mounted, no file may be longer than 64 KiB."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if how == "tmpfs" and subprocess.run(mount, capture_output=True, check=False).returncode == 0:
-        try:
-            yield
-        finally:
-            subprocess.run(["umount", str(folder)], check=True)
-        return
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("how", ["tmpfs", "limit"])
@@ -290,6 +281,15 @@ def test_missing_rights_and_a_missing_bucket_are_told_at_once(s3: S3) -> None:
     with pytest.raises(PermissionError):
         Objects(s3.url("run")).put("a", b"1")
     assert len(s3.asked) == before + 1
+
+
+def test_a_folder_that_the_server_only_says_it_has_deleted_is_told(s3: S3) -> None:
+    store = Objects(s3.url("run"))
+    store.put("a/1", b"1")
+    s3.plan = lambda asked: "feigned" if asked.method == "POST" else None
+    with pytest.raises(PermissionError, match="could not be deleted"):
+        store.delete_all("a")
+    assert s3.suffered == ["feigned"]
 
 
 def test_what_another_wrote_after_a_listing_is_in_the_next(s3: S3) -> None:

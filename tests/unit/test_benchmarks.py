@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import reading, record
+from benchmarks import memory, reading, record
 from benchmarks.scenes import SPECTRAL
 
 
@@ -37,6 +37,24 @@ def test_the_comparison_of_readers_runs_and_keeps_a_whole_line(
     assert results[reading.BASE]["header_requests"] == len(SPECTRAL)
     assert document["results"]["halo"]["bytes_over_window"]["min"] > 0.8
     assert document["results"]["halo"]["blocks"] == 4
+
+
+def test_the_memory_of_a_region_and_of_one_four_times_larger_is_told_step_by_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "memory.jsonl"
+    memory.main(["--scale", "tiny", "--ground", "glaciers", "--out", str(kept)])
+    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
+    (pair,) = document["results"]["pairs"]
+    assert (pair["small"]["blocks"], pair["large"]["blocks"]) == (1, 4)
+    printed = capsys.readouterr().out
+    for side in (pair["small"], pair["large"]):
+        assert side["peak_mib"] == side["peaks_mib"][side["peak_step"]] == max(side["peaks_mib"].values())
+        assert any("outlines" in step for step in side["peaks_mib"])
+        assert all(step in printed and peak > 10 for step, peak in side["peaks_mib"].items())
+    assert pair["ratio"] == pytest.approx(pair["large"]["peak_mib"] / pair["small"]["peak_mib"], abs=1e-3)
+    more = [pair[side]["inventory_bytes"]["2018.parquet"] for side in ("small", "large")]
+    assert more[0] < more[1]
 
 
 def test_a_record_says_which_packages_are_absent_and_lines_are_added(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def colours(picture: np.ndarray, row: float, col: float) -> np.ndarray:
 
 def test_clean_ice_is_bluish_and_debris_is_brown(tmp_path: Path) -> None:
     maps = {32645: half_and_half()}
-    draw_map(tmp_path / "map.png", maps, polygonise(maps), title="Two halves", caption="Simulated.")
+    draw_map(tmp_path / "map.png", maps, [polygonise(maps)], title="Two halves", caption="Simulated.")
     picture = imread(tmp_path / "map.png")
     assert 1900 < picture.shape[1] < 2300
     ice, debris = colours(picture, 0.45, 0.3), colours(picture, 0.45, 0.7)
@@ -46,7 +46,7 @@ def test_clean_ice_is_bluish_and_debris_is_brown(tmp_path: Path) -> None:
 def test_the_same_input_gives_the_same_picture(tmp_path: Path) -> None:
     maps = {32645: half_and_half()}
     for name in ("a.png", "b.png"):
-        draw_map(tmp_path / name, maps, polygonise(maps))
+        draw_map(tmp_path / name, maps, [polygonise(maps)])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -62,7 +62,7 @@ def test_true_colour_shows_through_where_there_is_no_class_and_relief_where_no_i
     background = data.drop_vars("label").assign({k: (("y", "x"), v) for k, v in bands.items()})
     background["elevation"] = (("y", "x"), flat)
     maps = {32645: data}
-    draw_map(tmp_path / "map.png", maps, polygonise(maps), background={32645: background})
+    draw_map(tmp_path / "map.png", maps, [polygonise(maps)], background={32645: background})
     picture = imread(tmp_path / "map.png")
     image, relief = colours(picture, 0.45, 0.3), colours(picture, 0.45, 0.7)
     assert image[0] > image[1] + 0.4
@@ -80,13 +80,13 @@ def test_two_zones_are_drawn_in_one_frame_and_a_map_without_data_does_not_fail(t
         label = np.where(beyond, 255, 3).astype(np.uint8)
         maps[epsg] = xr.Dataset({"label": (("y", "x"), label)}, coords={"y": y, "x": x})
     nothing = gpd.GeoDataFrame({"area_km2": [], "debris_area_km2": []}, geometry=[], crs=4326)
-    draw_map(tmp_path / "map.png", maps, nothing)
+    draw_map(tmp_path / "map.png", maps, [nothing])
     picture = imread(tmp_path / "map.png")
     for col in (0.25, 0.75):
         colour = colours(picture, 0.4, col)
         assert colour[2] > colour[0] + 0.2
     empty = {epsg: data.assign(label=data["label"] * 0 + 255) for epsg, data in maps.items()}
-    draw_map(tmp_path / "empty.png", empty, nothing)
+    draw_map(tmp_path / "empty.png", empty, [nothing])
 
 
 def test_a_slope_that_faces_north_west_is_brighter_than_one_that_faces_away() -> None:
@@ -116,7 +116,7 @@ def test_outlines_are_drawn_where_they_lie(tmp_path: Path) -> None:
     frame = gpd.GeoDataFrame({"area_km2": [1.0], "debris_area_km2": [0.0]}, geometry=[square], crs=4326)
     nothing = frame.iloc[:0]
     for name, one in (("with.png", frame), ("without.png", nothing)):
-        draw_map(tmp_path / name, {32645: data}, one)
+        draw_map(tmp_path / name, {32645: data}, [one])
     difference = np.abs(imread(tmp_path / "with.png") - imread(tmp_path / "without.png")).sum(axis=2)
     rows, cols = np.nonzero(difference[: int(0.85 * difference.shape[0])])
     height, width = difference.shape

@@ -180,6 +180,18 @@ def test_a_flipped_bit_a_cut_shard_and_a_lost_shard_all_change_the_checksum(out:
         assert mosaic.read_block_checksum(store, 2018, block) == record
 
 
+def test_a_block_whose_shards_are_torn_is_written_again(out: str) -> None:
+    store = made(out)
+    block = list(blocks_over(WINDOW, BLOCK_PX))[2]
+    record = mosaic.write_block(store, 2018, block, arrays(3))
+    filesystem, root = fsspec.core.url_to_fs(store)
+    for cut in (slice(0), slice(-5), slice(2, None)):
+        for name in mosaic.ARRAYS:
+            (path,) = filesystem.find(f"{root}/2018/32645/{name}/c")
+            filesystem.pipe_file(path, filesystem.cat_file(path)[cut])
+        assert mosaic.write_block(store, 2018, block, arrays(3)) == record
+
+
 def test_an_empty_block_stores_nothing_and_still_has_a_checksum(out: str) -> None:
     store = made(out)
     block = next(blocks_over(WINDOW, BLOCK_PX))
@@ -211,17 +223,34 @@ def test_a_block_may_come_as_a_dataset_with_its_coordinates(out: str) -> None:
         ("elevation", np.zeros((BLOCK_PX, BLOCK_PX), np.uint8), "no array"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(
+def test_arrays_that_do_not_fit_are_refused_before_a_byte_is_written(
     tmp_path: Path, name: str, values: NDArray[np.generic], word: str
 ) -> None:
     store = made(str(tmp_path))
+    block = next(blocks_over(WINDOW, BLOCK_PX))
+    mosaic.write_block(store, 2018, block, arrays(1))
+    before = on_disk(tmp_path)
     with pytest.raises(ValueError, match=word):
-        mosaic.write_block(store, 2018, next(blocks_over(WINDOW, BLOCK_PX)), {name: values})
+        mosaic.write_block(store, 2018, block, arrays(2) | {name: values})
+    assert on_disk(tmp_path) == before
 
 
-def test_a_block_of_another_size_or_place_or_a_missing_map_is_refused(tmp_path: Path) -> None:
+def on_disk(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file with its content and the time of its last change."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_block_of_another_size_or_place_or_a_missing_map_is_refused_before_a_byte_is_written(
+    tmp_path: Path,
+) -> None:
     store = made(str(tmp_path))
     inside = next(blocks_over(WINDOW, BLOCK_PX))
+    mosaic.write_block(store, 2018, inside, arrays(1))
+    before = on_disk(tmp_path)
     for block in (
         Block(inside.epsg, inside.row - 1, inside.col, BLOCK_PX),
         Block(inside.epsg, inside.row, inside.col + 2, BLOCK_PX),
@@ -229,9 +258,10 @@ def test_a_block_of_another_size_or_place_or_a_missing_map_is_refused(tmp_path: 
         Block(32646, inside.row, inside.col, BLOCK_PX),
     ):
         with pytest.raises(OutputError):
-            mosaic.write_block(store, 2018, block, {})
+            mosaic.write_block(store, 2018, block, arrays(2))
     with pytest.raises(OutputError):
         mosaic.open_mosaic(tmp_path, 2019, 32645)
+    assert on_disk(tmp_path) == before
 
 
 def test_zones_are_listed_by_year(out: str) -> None:

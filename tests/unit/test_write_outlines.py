@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import re
 from datetime import date
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import rioxarray  # noqa: F401  # registers .rio
 import shapely
@@ -18,7 +21,9 @@ from rasterio.features import rasterize
 
 from cryoscale.errors import OutputError, SourceError
 from cryoscale.grid import ZONE_COLLAR_M, Window, transformer, window_over_bounds
-from cryoscale.write import outlines, zones
+from cryoscale.write import inventory, outlines, zones
+from cryoscale.write.bodies import bodies_of
+from cryoscale.write.inventory import identifier
 from cryoscale.write.zonal import affine_of
 
 LON, LAT = 84.0, 28.0
@@ -91,6 +96,12 @@ def test_a_glacier_over_a_zone_border_is_one_valid_polygon_of_the_right_area(lat
     assert glaciers["area_km2"].iloc[0] == pytest.approx(expected, rel=1e-3)
 
 
+def debris_of(maps: outlines.Maps, min_area_km2: float = 0.01) -> gpd.GeoDataFrame:
+    with outlines.survey(maps, min_area_km2=min_area_km2) as found:
+        (debris,) = found.debris()
+    return debris
+
+
 def test_the_two_sides_of_a_zone_border_leave_no_gap_and_no_overlap() -> None:
     maps = two_zones()
     where = zones.cuts(list(maps))
@@ -114,7 +125,7 @@ def test_the_two_sides_of_a_zone_border_leave_no_gap_and_no_overlap() -> None:
 def test_pixels_beyond_the_meridian_are_counted_once() -> None:
     glaciers = outlines.polygonise(two_zones())
     row = glaciers.iloc[0]
-    debris = outlines.debris_polygons(two_zones(), glaciers)
+    debris = debris_of(two_zones())
     assert row["debris_area_km2"] == pytest.approx(debris["area_km2"].sum(), rel=1e-3)
     assert row["clean_area_km2"] + row["debris_area_km2"] == pytest.approx(row["area_km2"])
     assert set(debris["glac_id"]) == {row["glac_id"]}
@@ -185,11 +196,19 @@ def test_identifiers_are_unique_and_written_like_those_of_glims() -> None:
     assert all(re.fullmatch(r"G\d{6}E\d{5}[NS](-\d+)?", name) for name in glaciers["glac_id"])
     points = gpd.points_from_xy(glaciers["cenlon"], glaciers["cenlat"])
     assert all(shapely.contains(glaciers.geometry.to_numpy(), points))
-    assert outlines._identifiers(np.array([[-70.1234, -33.0], [-70.1234, -33.0], [-0.0001, 1]])) == [
+    assert [identifier(*at) for at in ((-70.1234, -33.0), (-0.0001, 1))] == [
         "G289877E33000S",
-        "G289877E33000S-2",
         "G000000E01000N",
     ]
+
+
+def test_of_outlines_at_one_place_the_larger_has_the_plain_name() -> None:
+    label = np.zeros((9, 9), np.uint8)
+    label[4, 4:6] = label[5, 6] = label[3, 3] = 1  # 20 m apart, where names are 100 m apart
+    glaciers = outlines.polygonise(one_map(label, Window(32645, -310_004, 45_004, 9, 9)), min_area_km2=0.0)
+    (plain,) = {name.partition("-")[0] for name in glaciers["glac_id"]}
+    assert glaciers["glac_id"].tolist() == [plain, f"{plain}-2", f"{plain}-3"]
+    assert glaciers["area_km2"].iloc[0] > 1.9 * glaciers["area_km2"].iloc[1]
 
 
 def test_a_glacier_on_the_equator_is_cut_between_the_hemispheres() -> None:
@@ -211,8 +230,9 @@ def test_no_ice_gives_an_empty_table_with_all_columns_and_it_can_be_written(tmp_
     empty = outlines.polygonise(data)
     assert len(empty) == 0
     assert list(empty.columns) == list(outlines.polygonise(small([[1]])).columns)
-    debris = outlines.debris_polygons(data, empty)
-    outlines.write_inventory(empty, tmp_path / "a.parquet", tmp_path / "a.gpkg", debris=debris)
+    with outlines.survey(data) as found:
+        found.write(tmp_path / "a.parquet", tmp_path / "a.gpkg")
+    assert gpd.list_layers(tmp_path / "a.gpkg")["name"].tolist() == ["glaciers", "debris"]
     assert len(gpd.read_parquet(tmp_path / "a.parquet")) == 0
 
 
@@ -230,10 +250,11 @@ def test_a_single_label_array_serves_when_it_knows_its_crs() -> None:
 def test_both_files_give_back_what_was_written(tmp_path: Path) -> None:
     maps = two_zones()
     glaciers = outlines.polygonise(maps, year=2018, model="m", run_id="r")
-    debris = outlines.debris_polygons(maps, glaciers)
+    debris = debris_of(maps)
     parquet, geopackage = tmp_path / "new" / "2018.parquet", tmp_path / "new" / "2018.gpkg"
     for _ in range(2):
-        outlines.write_inventory(glaciers, parquet, geopackage, debris=debris)
+        with outlines.survey(maps, year=2018, model="m", run_id="r") as found:
+            found.write(parquet, geopackage)
     assert gpd.read_parquet(parquet).equals(glaciers)
     read = gpd.read_file(geopackage, layer="glaciers")
     assert read.crs == glaciers.crs
@@ -245,9 +266,8 @@ def test_both_files_give_back_what_was_written(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    glaciers = outlines.polygonise(small([[1]]))
-    with pytest.raises(OutputError, match="can be written"):
-        outlines.write_inventory(glaciers, tmp_path / "file" / "a.parquet", tmp_path / "a.gpkg")
+    with outlines.survey(small([[1]])) as found, pytest.raises(OutputError, match="can be written"):
+        found.write(tmp_path / "file" / "a.parquet", tmp_path / "a.gpkg")
 
 
 def test_long_edges_follow_the_projection_and_not_a_straight_line_in_degrees() -> None:
@@ -256,3 +276,51 @@ def test_long_edges_follow_the_projection_and_not_a_straight_line_in_degrees() -
     (polygon,) = outlines.polygonise(one_map(label, window)).geometry
     back = gpd.GeoSeries([polygon], crs=4326).to_crs(32633).iloc[0]
     assert shapely.hausdorff_distance(back, shapely.box(*window.bounds_m), densify=0.001) < 0.1
+
+
+def rows_of_blobs(tiles: int) -> xr.Dataset:
+    """In each tile two bodies, one of them with debris and one reaching up into the tile before."""
+    tile = np.zeros((20, 20), np.uint8)
+    tile[2:9, 2:9] = tile[4:14, 12:18] = 1
+    tile[5, 5], tile[6:9, 14:16] = 0, 2
+    tile[16:, 8:10] = tile[:2, 8:10] = 1
+    label = np.tile(tile, (tiles, 2))
+    data = one_map(label, Window(32645, -310_000, 45_000, *label.shape))
+    return data.assign_attrs({"cryoscale:block_px": 20})
+
+
+def test_bodies_are_let_go_once_they_are_complete_however_many_rows_a_map_has() -> None:
+    def most_at_once(tiles: int) -> tuple[int, int]:
+        held, given = 0, 0
+        for found in bodies_of(rows_of_blobs(tiles), step_px=20, least_px=0, keeps=lambda _: False):
+            held = max(held, sum(type(thing).__name__ == "_Open" for thing in gc.get_objects()))
+            given = max(given, found.polygons.size)
+        return held, given
+
+    gc.freeze()  # what is there already is not looked through
+    held, given = most_at_once(5)
+    assert 0 < held < 8  # of two blocks a row those over the upper border and those over the lower
+    assert most_at_once(12) == (held, given)
+    gc.unfreeze()
+
+
+def test_many_outlines_are_written_in_parts_that_make_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = rows_of_blobs(20)
+    whole, debris = outlines.polygonise(maps, min_area_km2=0.0), debris_of(maps, 0.0)
+    assert (len(whole), len(debris)) == (20 * 4 + 2, 40)
+    monkeypatch.setattr(inventory, "_PART_ROWS", 50)
+    with outlines.survey(maps, min_area_km2=0.0) as found:
+        assert [len(part) for part in found.glaciers()] == [50, 32]
+        found.write(tmp_path / "a.parquet", tmp_path / "a.gpkg")
+    assert gpd.read_parquet(tmp_path / "a.parquet").equals(whole)
+    for layer, frame in (("glaciers", whole), ("debris", debris)):
+        read = gpd.read_file(tmp_path / "a.gpkg", layer=layer)
+        assert read["glac_id"].tolist() == frame["glac_id"].tolist()
+        assert read.geometry.geom_equals_exact(frame.geometry, 1e-12).all()
+    with pq.ParquetFile(tmp_path / "a.parquet") as file:
+        assert file.num_row_groups == 2
+        geo = json.loads(file.schema_arrow.metadata[b"geo"])["columns"]["geometry"]
+    assert geo["bbox"] == whole.total_bounds.tolist()
+    assert geo["covering"]["bbox"]["xmin"] == ["bbox", "xmin"]

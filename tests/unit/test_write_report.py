@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
-import shapely
 
 from cryoscale.errors import OutputError
-from cryoscale.write.report import ClassScore, Report, render, write_report
+from cryoscale.write.report import ClassScore, Outlines, Report, render, write_report
 from cryoscale.write.seams import SeamScore
 
 VOID = {"meta", "img", "br"}
@@ -51,18 +50,17 @@ def read(page: str) -> Reader:
     return reader
 
 
-def glaciers(count: int) -> gpd.GeoDataFrame:
-    return gpd.GeoDataFrame(
+def glaciers(count: int) -> Outlines:
+    table = pd.DataFrame(
         {
             "glac_id": [f"G{number:06d}E28000N" for number in range(count)],
             "area_km2": np.linspace(0.01, 5, count),
             "debris_fraction": 0.25,
             "src_date": pd.to_datetime(["2018-10-15"] * (count - 1) + [None]),
             "confidence": math.nan,
-        },
-        geometry=[shapely.box(0, 0, 1, 1)] * count,
-        crs=4326,
+        }
     )
+    return Outlines(count, float(table["area_km2"].sum()), table.iloc[::-1].head(50))
 
 
 def full() -> Report:
@@ -116,6 +114,15 @@ def test_a_report_of_little_says_little_and_no_banner_stands_over_real_imagery()
 
 def test_the_mean_score_leaves_out_a_class_that_does_not_occur() -> None:
     assert "mean0.900" in read(render(full())).text.replace("\n", "")
+
+
+def test_where_only_the_first_are_listed_the_report_says_how_many_there_are_and_where() -> None:
+    counts = {"scenes_read": 70, "scenes_failed": 1, "blocks_set_aside": 30}
+    text = " ".join(read(render(replace(full(), counts=counts))).text.split())
+    assert "70 scenes" in text
+    assert "The first 2 of 70; the markers in ledger/done name all" in text
+    assert "The first 1 of 30; cryoscale status --json names all" in text
+    assert text.count("The first") == 2
 
 
 def test_the_file_lies_in_the_run_and_a_bad_place_is_an_output_error(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cryoscale.grid import Window
+from cryoscale.write import seams
 from cryoscale.write.seams import seam_score, seam_score_of_maps
 
 
@@ -72,6 +73,24 @@ def test_borders_of_maps_lie_at_multiples_in_the_world() -> None:
     data = xr.Dataset({"probability": (("class", "y", "x"), probability[None])}, coords={"y": y, "x": x})
     assert seam_score_of_maps({32645: data}, 64).score > 1.5
     assert seam_score_of_maps({32645: data}, 48).score < seam_score_of_maps({32645: data}, 64).score
+
+
+def test_of_a_map_too_large_to_hold_parts_tell_the_same_and_always_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    window = Window(32645, -1000, 500, 512, 512)
+    y, x = window.coordinates()
+    rows, cols = (np.arange(512) - 1000)[:, None] // 64, (np.arange(512) + 500)[None, :] // 64
+    planted = np.clip(smooth(4) + (rows + cols) % 2 * 12, 0, 250).astype(np.uint8)
+    for values in (smooth(4), planted):
+        data = xr.Dataset({"probability": (("class", "y", "x"), values[None])}, coords={"y": y, "x": x})
+        whole = seam_score_of_maps({32645: data}, 64)
+        with monkeypatch.context() as smaller:
+            smaller.setattr(seams, "_HELD_PX", 128 * 128)
+            found = seam_score_of_maps({32645: data}, 64)
+            assert found == seam_score_of_maps({32645: data}, 64)
+        assert found.telling
+        assert found.score == pytest.approx(whole.score, abs=0.1)
 
 
 def test_a_period_without_an_interior_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -87,6 +88,14 @@ def test_maps_are_derived_from_their_scenes_and_the_model(tmp_path: Path) -> Non
         "S2A_2": "../items.parquet",
         "khumbu-model": "./khumbu-model.json",
     }
+
+
+def test_scenes_that_are_not_named_one_by_one_are_counted(tmp_path: Path) -> None:
+    write_catalog(tmp_path, MAPS, replace(run(), further={2018: 49_000}))
+    item = json.loads((tmp_path / "stac" / "khumbu-2018-32644.json").read_text())
+    derived = {link["title"]: link["href"] for link in item["links"] if link["rel"] == "derived_from"}
+    assert derived["49000 further scenes"] == "../items.parquet"
+    assert "S2A_1" in derived
 
 
 @pytest.mark.parametrize("href", [None, "https://example.org/w.safetensors"])

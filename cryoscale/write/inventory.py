@@ -1,0 +1,263 @@
+"""The inventory of a year on its way to disk: outlines in any order, written the largest first.
+
+Outlines wait in an SQLite file of their own, which sorts them out of memory; they come out of it in
+parts of a few thousand, and so they go into GeoParquet (a row group a part) and GeoPackage.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import fsspec
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from numpy.typing import NDArray
+
+from cryoscale.errors import OutputError
+from cryoscale.grid import utm_epsg
+from cryoscale.write import zones
+from cryoscale.write.polygons import PolygonArray
+from cryoscale.write.zonal import Tally
+
+_PART_ROWS, _PART_BYTES = 4096, 1 << 23
+"""At most so many outlines, or so many bytes of them, are in memory at once; one outline always is."""
+
+_TABLES = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA temp_store = FILE;
+PRAGMA cache_size = -16384;
+CREATE TABLE glaciers (
+  id INTEGER PRIMARY KEY, name TEXT, cenlon REAL, cenlat REAL, area REAL, debris REAL,
+  src_date INTEGER, src_date_first INTEGER, src_date_last INTEGER, confidence REAL,
+  west REAL, south REAL, east REAL, north REAL, shape BLOB);
+CREATE TABLE debris (glacier INTEGER, area REAL, shape BLOB);
+"""
+_INDICES = """
+CREATE INDEX IF NOT EXISTS by_size ON glaciers (area DESC, cenlat DESC, cenlon DESC);
+CREATE INDEX IF NOT EXISTS by_name ON glaciers (name, area DESC, cenlat DESC, cenlon DESC);
+CREATE INDEX IF NOT EXISTS by_glacier ON debris (glacier);
+"""
+_NAME = """g.name || coalesce('-' || (1 + nullif((SELECT count(*) FROM glaciers AS o WHERE o.name = g.name
+  AND (o.area, o.cenlat, o.cenlon) > (g.area, g.cenlat, g.cenlon)), 0)), '')"""
+"""The second of a name gets a 2; the larger goes before."""
+_ORDER = "ORDER BY g.area DESC, g.cenlat DESC, g.cenlon DESC"
+_GLACIERS = f"""SELECT {_NAME}, cenlon, cenlat, area, debris, src_date, src_date_first, src_date_last,
+  confidence, shape FROM glaciers AS g {_ORDER}"""
+_DEBRIS = f"""SELECT {_NAME}, d.area, d.shape FROM glaciers AS g CROSS JOIN debris AS d ON d.glacier = g.id
+  {_ORDER}, d.rowid"""
+_DATES = ("src_date", "src_date_first", "src_date_last")
+
+
+class Inventory:
+    """The outlines of one year and their debris-covered parts, kept in a temporary file until closed.
+
+    Args:
+        attributes: columns with one value for all, e.g. the year.
+    """
+
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
+        self._attributes = dict(attributes)
+        self._folder = tempfile.TemporaryDirectory(prefix="cryoscale-")
+        self._base = sqlite3.connect(Path(self._folder.name, "outlines.sqlite"))
+        self._base.executescript(_TABLES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the temporary file go."""
+        self._base.close()
+        self._folder.cleanup()
+
+    def add(
+        self,
+        polygons: PolygonArray,
+        area_km2: NDArray[np.float64],
+        tally: Tally,
+        debris: PolygonArray,
+        owner: NDArray[np.int64],
+    ) -> None:
+        """Take up outlines (degrees), what the map says of them, and debris by the index of its outline."""
+        if not polygons.size:
+            return
+        points = shapely.get_coordinates(shapely.point_on_surface(polygons)).reshape(-1, 2)
+        dates = [_or_none(tally.date(quantile)) for quantile in (0.5, 0.0, 1.0)]
+        (first,) = self._base.execute("SELECT coalesce(max(id), 0) + 1 FROM glaciers").fetchone()
+        rows = zip(
+            range(first, first + polygons.size),
+            [identifier(lon, lat) for lon, lat in points.tolist()],
+            *points.T.tolist(),
+            area_km2.tolist(),
+            tally.debris_fraction().tolist(),
+            *dates,
+            _or_none(tally.mean_confidence()),
+            *shapely.bounds(polygons).reshape(-1, 4).T.tolist(),
+            shapely.to_wkb(polygons),
+            strict=True,
+        )
+        self._base.executemany(f"INSERT INTO glaciers VALUES ({', '.join('?' * 15)})", rows)
+        patches = zip(
+            (owner + first).tolist(), zones.area_km2(debris).tolist(), shapely.to_wkb(debris), strict=True
+        )
+        self._base.executemany("INSERT INTO debris VALUES (?, ?, ?)", patches)
+
+    def glaciers(self) -> Iterator[gpd.GeoDataFrame]:
+        """The outlines in parts, the largest first; one empty part where there are none."""
+        for rows in self._parts(_GLACIERS, 10):
+            name, lon, lat, area, debris, *dates, confidence, shape = rows
+            longitude, latitude = np.array(lon, float), np.array(lat, float)
+            area_km2, fraction = np.array(area, float), np.array(debris, float)
+            columns = {
+                "glac_id": name,
+                "cenlon": longitude,
+                "cenlat": latitude,
+                "utm_zone": np.array([utm_epsg(x, y) % 100 for x, y in zip(lon, lat, strict=True)], np.int16),
+                "area_km2": area_km2,
+                "clean_area_km2": area_km2 * (1 - fraction),
+                "debris_area_km2": area_km2 * fraction,
+                "debris_fraction": fraction,
+                **{key: _dates(days) for key, days in zip(_DATES, dates, strict=True)},
+                "confidence": np.array([np.nan if value is None else value for value in confidence], float),
+            }
+            yield _frame(columns | self._attributes, shape)
+
+    def debris(self) -> Iterator[gpd.GeoDataFrame]:
+        """Their debris-covered parts in parts, in the order of the outlines: glac_id, area_km2, geometry."""
+        for name, area, shape in self._parts(_DEBRIS, 3):
+            yield _frame({"glac_id": name, "area_km2": np.array(area, float)}, shape)
+
+    def write(self, path_parquet: str | os.PathLike[str], path_gpkg: str | os.PathLike[str]) -> None:
+        """Writes GeoParquet and a GeoPackage (layers glaciers and debris).
+
+        Paths may be fsspec URLs. Each file appears complete or not at all, and replaces what was there.
+
+        Raises:
+            OutputError: if a file cannot be written.
+        """
+        with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
+            parquet, geopackage = Path(folder, "outlines.parquet"), Path(folder, "outlines.gpkg")
+            self._write_parquet(parquet)
+            _move(parquet, path_parquet)
+            for layer, parts in (("glaciers", self.glaciers()), ("debris", self.debris())):
+                for number, part in enumerate(parts):
+                    part.to_file(
+                        geopackage, layer=layer, driver="GPKG", index=False, mode="a" if number else "w"
+                    )
+            _move(geopackage, path_gpkg)
+
+    def _write_parquet(self, path: Path) -> None:
+        parts = map(_geoparquet, self.glaciers())
+        first = next(parts)
+        schema = first.schema.with_metadata(self._over_all(first.schema.metadata))
+        with pq.ParquetWriter(path, schema) as writer:
+            writer.write_table(first.cast(schema))
+            for part in parts:
+                writer.write_table(part.cast(schema))
+
+    def _over_all(self, metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """The metadata of the first part with the bounding box of all."""
+        bounds = self._base.execute(
+            "SELECT min(west), min(south), max(east), max(north) FROM glaciers"
+        ).fetchone()
+        geo = json.loads(metadata[b"geo"])
+        if bounds[0] is not None:
+            geo["columns"]["geometry"]["bbox"] = list(bounds)
+        return {**metadata, b"geo": json.dumps(geo).encode()}
+
+    def _parts(self, query: str, columns: int) -> Iterator[Sequence[Sequence[Any]]]:
+        """Columns of the answer, the last of them bytes, some thousand rows at a time."""
+        self._base.executescript(_INDICES)
+        rows: list[tuple[Any, ...]] = []
+        held, given = 0, False
+        for row in self._base.execute(query):
+            rows.append(row)
+            held += len(row[-1])
+            if len(rows) == _PART_ROWS or held >= _PART_BYTES:
+                yield list(zip(*rows, strict=True))
+                rows, held, given = [], 0, True
+        if rows or not given:
+            yield list(zip(*rows, strict=True)) or [()] * columns
+
+
+def identifier(lon_deg: float, lat_deg: float) -> str:
+    """A place written as GLIMS writes it: longitude 0-360 E and latitude in 0.001 degrees."""
+    east = round(lon_deg % 360.0 * 1000) % 360_000
+    return f"G{east:06d}E{round(abs(lat_deg) * 1000):05d}{'N' if lat_deg >= 0 else 'S'}"
+
+
+def read_parts(url: str, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """Columns of an inventory in the parts in which it was written; with geometry as a GeoDataFrame."""
+    with fsspec.open(url, "rb") as file:
+        stored = pq.ParquetFile(file)
+        for group in range(stored.num_row_groups):
+            frame = stored.read_row_group(group, columns=list(columns)).to_pandas()
+            if "geometry" in columns:
+                shapes = shapely.from_wkb(frame.pop("geometry").to_numpy())
+                frame = gpd.GeoDataFrame(frame, geometry=shapes, crs="EPSG:4326")
+            yield frame
+
+
+def _frame(columns: Mapping[str, Any], shapes: Sequence[bytes]) -> gpd.GeoDataFrame:
+    geometry = list(shapely.from_wkb(np.array(shapes, object)))
+    return gpd.GeoDataFrame(columns, geometry=geometry, crs="EPSG:4326")
+
+
+def _geoparquet(part: gpd.GeoDataFrame) -> pa.Table:
+    """A part as geopandas would store it, since only its writer knows the metadata of GeoParquet."""
+    stored = io.BytesIO()
+    part.to_parquet(stored, index=False, schema_version="1.1.0", write_covering_bbox=True)
+    return pq.read_table(stored)
+
+
+def _dates(days: Sequence[int | None]) -> NDArray[np.datetime64]:
+    found = [np.datetime64("NaT", "D") if day is None else np.datetime64(day, "D") for day in days]
+    return np.array(found, "datetime64[D]").astype("datetime64[ms]")
+
+
+def _or_none(values: NDArray[Any]) -> list[Any]:
+    """Plain numbers for SQLite (days since 1970-01-01 for dates), None for NaN and NaT."""
+    plain = values.astype(np.int64) if values.dtype.kind == "M" else values
+    absent = np.isnat(values) if values.dtype.kind == "M" else np.isnan(values)
+    return [None if gap else value for gap, value in zip(absent.tolist(), plain.tolist(), strict=True)]
+
+
+def _move(file: Path, url: str | os.PathLike[str]) -> None:
+    """Put a local file in its place, whole or not at all."""
+    target = os.fspath(url)
+    try:
+        if "://" in target:
+            filesystem, path = fsspec.core.url_to_fs(target)
+            filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            filesystem.put_file(str(file), path)
+            return
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(target).with_name(f".{uuid.uuid4().hex}.partial")
+        try:
+            shutil.move(file, partial)  # the temporary folder may lie on another disk
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            target, "a path that can be written", f"make room or choose another: {error}"
+        ) from error

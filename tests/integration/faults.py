@@ -1,0 +1,162 @@
+"""What the tests of faults share: the command as a user starts it, the undisturbed run, and the table."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cryoscale.ledger import Ledger
+from cryoscale.write.objects import Objects
+from tests.integration.conftest import TinyRange
+
+DEADLINE_S = 240.0
+
+
+def few_blocks(tiny: TinyRange, **changes: Any) -> dict[str, Any]:
+    """A run of some blocks in two zones, by the band ratio: most of its time is Dask's and the disk's."""
+    sources = {"optical": {"collection": "sentinel-2-l2a"}, "terrain": {"collection": "cop-dem-glo-30"}}
+    return tiny.config(sources=sources, model={"name": "band-ratio"}, **changes)
+
+
+@dataclass
+class Command:
+    """``cryoscale`` in a process group of its own, as a user starts it."""
+
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def start(cls, *arguments: str | Path, env: dict[str, str] | None = None) -> Command:
+        """Starts it; what it says is kept."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cryoscale", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, **(env or {})},
+        )
+        return cls(process)
+
+    def end(self, timeout_s: float = DEADLINE_S) -> tuple[int, str, str]:
+        """Waits for it: exit code, what it said, what it complained of."""
+        try:
+            out, err = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise
+        return self.process.returncode, out, err
+
+    def kill(self, by: signal.Signals = signal.SIGKILL) -> None:
+        """The driver alone."""
+        self.process.send_signal(by)
+
+    def kill_all(self) -> None:
+        """The driver and every process that it started, at once."""
+        for pid in [*_family(self.process.pid), self.process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def children(self) -> list[int]:
+        """Every process that it started, and theirs."""
+        return _family(self.process.pid)
+
+
+def _family(pid: int) -> list[int]:
+    import psutil
+
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def write_config(path: Path, document: dict[str, Any]) -> Path:
+    """The configuration as a file."""
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def run_to_end(config: Path, out: str | Path, *more: str) -> dict[str, Any]:
+    """The whole run in one go; what ``--json`` says of it."""
+    code, said, complained = Command.start("run", config, "--out", out, "--json", *more).end()
+    assert code == 0, complained
+    document: dict[str, Any] = json.loads(said)
+    return document
+
+
+def until(condition: Callable[[], bool], command: Command | None = None) -> bool:
+    """Waits for a condition; False where the command ended first."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        if command is not None and command.process.poll() is not None:
+            return condition()
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def wait_or_end(command: Command, seconds: float) -> None:
+    """So many seconds, or until the command ends."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        command.process.wait(seconds)
+
+
+def done(out: str | Path) -> int:
+    """Blocks with a marker."""
+    return sum(1 for _ in Objects(str(out)).list("ledger/done"))
+
+
+def checksums(out: str | Path) -> dict[Any, str]:
+    """What each block's shards are."""
+    return {marker.key: marker.checksum for marker in Ledger(str(out)).markers()}
+
+
+def bytes_that_differ(out: str | Path, other: str | Path) -> int:
+    """Bytes of the map, its levels and its metadata that two runs do not have alike; absent ones count."""
+    ours, theirs = (dict(_content(str(place))) for place in (out, other))
+    total = 0
+    for name in {*ours, *theirs}:
+        a, b = ours.get(name, b""), theirs.get(name, b"")
+        total += abs(len(a) - len(b)) + sum(x != y for x, y in zip(a, b, strict=False))
+    return total
+
+
+def _content(out: str) -> Iterator[tuple[str, bytes]]:
+    objects = Objects(out)
+    for entry in objects.list("mosaic.zarr"):
+        yield entry.key, objects.get(entry.key) or b""
+
+
+@dataclass
+class FaultTable:
+    """Printed after the tests: fault, times caused, blocks that were done again for it, bytes that differ."""
+
+    rows: list[tuple[str, int, int | str, int]] = field(default_factory=list)
+
+    def add(self, fault: str, times: int, repeated: int | str, differ: int) -> None:
+        """One line."""
+        self.rows.append((fault, times, repeated, differ))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """A plugin's hook."""
+        if not self.rows:
+            return
+        header = ("fault", "times caused", "blocks repeated", "bytes that differ")
+        rows = [header, *(tuple(map(str, row)) for row in self.rows)]
+        widths = [max(len(row[n]) for row in rows) for n in range(4)]
+        terminalreporter.section("faults of runs")
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            terminalreporter.write_line("  ".join(cells).rstrip())
