@@ -1,10 +1,9 @@
-"""Blocks without their work: tasks that cost a run what every block costs it, and read and predict nothing."""
+"""Blocks without their work: tasks that cost a run what every block costs it, and nothing else."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ _FEATURES = np.full((len(OPTICAL_CHANNELS), BLOCK_PX, BLOCK_PX), np.nan, np.floa
 
 def works(count: int, year: int = 2018) -> list[Work]:
     """So many blocks."""
-    return [(year, Block(EPSG, -number // SIDE, number % SIDE, BLOCK_PX)) for number in range(count)]
+    return [(year, Block(EPSG, -(number // SIDE), number % SIDE, BLOCK_PX)) for number in range(count)]
 
 
 def marker_of(work: Work, attempt: int = 1) -> Marker:
@@ -56,34 +55,26 @@ def marker_of(work: Work, attempt: int = 1) -> Marker:
     )
 
 
-def returns(
-    out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float
-) -> dict[str, Any]:
+def returns(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float) -> str:
     """A task that makes its marker and is done."""
-    return marker_of(work, attempt).model_dump(mode="json")
+    return marker_of(work, attempt).model_dump_json()
 
 
-def asks(
-    out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float
-) -> dict[str, Any]:
+def asks(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float) -> str:
     """A task that asks its actor first, for a place and for the bands."""
     started = time.perf_counter()
     predict_on(actor, _FEATURES, work[1].window, work[1], deadline_s=deadline_s)
     return _timed(work, attempt, actor=time.perf_counter() - started)
 
 
-def marks(
-    out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float
-) -> dict[str, Any]:
+def marks(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float) -> str:
     """A task that puts its marker into the ledger."""
     started = time.perf_counter()
     Ledger(out).mark(marker_of(work, attempt))
     return _timed(work, attempt, marker=time.perf_counter() - started)
 
 
-def whole(
-    out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float
-) -> dict[str, Any]:
+def whole(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float) -> str:
     """A task that does both: all of a block but reading, features, prediction and writing shards."""
     started = time.perf_counter()
     predict_on(actor, _FEATURES, work[1].window, work[1], deadline_s=deadline_s)
@@ -92,7 +83,7 @@ def whole(
     return _timed(work, attempt, actor=asked - started, marker=time.perf_counter() - asked)
 
 
-def _timed(work: Work, attempt: int, **seconds: float) -> dict[str, Any]:
+def _timed(work: Work, attempt: int, **seconds: float) -> str:
     """The marker as it travels to the driver, with how long the task waited for what."""
     marker = marker_of(work, attempt)
-    return marker.model_copy(update={"seconds": {**marker.seconds, **seconds}}).model_dump(mode="json")
+    return marker.model_copy(update={"seconds": {**marker.seconds, **seconds}}).model_dump_json()

@@ -34,7 +34,7 @@ from cryoscale.settings import ClusterSpec, ModelSpec, Season, Settings
 PACKAGES = ("cryoscale", "dask", "distributed", "pydantic")
 IDENTITY = "none"
 WHOLE, PLAIN = "whole", "client.map"
-TASKS: Mapping[str, Callable[..., dict[str, Any]]] = {
+TASKS: Mapping[str, Callable[..., str]] = {
     "returns": blocks.returns,
     "asks": blocks.asks,
     "marks": blocks.marks,
@@ -118,10 +118,10 @@ def drive(found: Workers, kind: str, way: str, works: Sequence[Work], account: A
 
         task = staticmethod(TASKS[way])
 
-        def _submit(self, *args: Any) -> None:
+        def _submit(self, flights: Any) -> None:
             if not self.flying and not self.outcome.computed:
                 account.begin()
-            super()._submit(*args)
+            super()._submit(flights)
 
     driving: list[Driver] = []
     with tempfile.TemporaryDirectory() as out:
@@ -131,7 +131,7 @@ def drive(found: Workers, kind: str, way: str, works: Sequence[Work], account: A
             driving.append(Timed(settings(kind), out, IDENTITY, found, outcome, watch))
             driving[-1].drive(works)
             measured = account.end(len(works))
-        assert outcome.computed == len(works) and not outcome.set_aside
+        assert outcome.computed == len(works), outcome
     return measured
 
 
@@ -153,7 +153,7 @@ def plain(found: Workers, kind: str, works: Sequence[Work], account: Account) ->
         )
         done = 0
         for _, document in as_completed(futures, with_results=True):
-            Marker.model_validate(document)
+            Marker.model_validate_json(document)
             done += 1
         measured = account.end(done)
         account.look(1.0)
@@ -178,7 +178,10 @@ def parts(scale: Scale) -> dict[str, Any]:
                 rows.setdefault(name, []).append(row)
     ratios = [ours["wall_ms"] / base["wall_ms"] for ours, base in zip(rows[WHOLE], rows[PLAIN], strict=True)]
     return {
-        "ways": {name: {key: _spread([row[key] for row in of]) for key in of[0]} for name, of in rows.items()},
+        "ways": {
+            name: {key: _spread([row[key] for row in turns]) for key in turns[0]}
+            for name, turns in rows.items()
+        },
         "whole_over_client_map": _spread(ratios),
     }
 
@@ -222,10 +225,10 @@ def table(results: Mapping[str, Any]) -> str:
         f"({ratio['min']:.2f} to {ratio['max']:.2f})"
     )
     for name, row in results["long"].items():
-        parts_of = ", ".join(f"{key.removesuffix('_ms')} {row[key]:.2f}" for key in row if key.endswith("_ms"))
-        lines.append(f"{name}: ms a block: {parts_of}")
+        told = ", ".join(f"{key.removesuffix('_ms')} {row[key]:.2f}" for key in row if key.endswith("_ms"))
+        lines.append(f"{name}: ms a block: {told}")
         lines.append(f"  MiB by share of the blocks: {row['mib']}")
-        lines.append(f"  MiB more a 100,000 blocks, from a quarter to the end: {row['mib_per_100000_blocks']}")
+        lines.append(f"  MiB more a 100,000 blocks, from a quarter on: {row['mib_per_100000_blocks']}")
     return "\n".join(lines)
 
 
@@ -241,16 +244,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results["long"]["scheduler of its own"] = long_run(scale, True)
     print(table(results))
     method = (
-        "cryoscale.drive.Driver with its fleet, lease and ledger over blocks whose task does nothing (returns), "
-        "asks the actor for a place and for the bands of one pixel without data (asks), puts a marker of five "
-        "scenes with fsync (marks), or both (whole); on 2 workers of 2 threads; client.map is the task whole "
-        "over all blocks of a part at once, with as_completed; parts in turns; wall and CPU from the first "
-        "block's submission to the last one's return; memory is RSS"
+        "cryoscale.drive.Driver with its fleet, lease and ledger over blocks whose task does nothing "
+        "(returns), asks the actor for a place and for the bands of one pixel without data (asks), puts a "
+        "marker of five scenes with fsync (marks), or both (whole); on 2 workers of 2 threads; client.map is "
+        "the task whole over all blocks of a part at once, with as_completed; parts in turns; wall and CPU "
+        "from the first block's submission to the last one's return; memory is RSS"
     )
     sizes = {"scale": given.scale, **vars(scale)}
-    document = record.line(
-        "orchestration", method=method, sizes=sizes, results=results, packages=PACKAGES
-    )
+    document = record.line("orchestration", method=method, sizes=sizes, results=results, packages=PACKAGES)
     record.append(given.out, document)
 
 

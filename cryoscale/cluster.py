@@ -112,6 +112,8 @@ def _local(spec: ClusterSpec, with_actors: bool) -> Iterator[Workers]:
                 "distributed.scheduler.worker-ttl": f"{FROZEN_S} s",
                 # who is to blame for a dead worker is ours to count, block by block
                 "distributed.scheduler.allowed-failures": 0,
+                # a hundred looks a second at every stack, for a dashboard that is not there
+                "distributed.worker.profile.enabled": False,
             }
         ),
         SpecCluster(workers=layout, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
