@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory, reading, record
+from benchmarks import ledger, memory, orchestration, reading, record
 from benchmarks.scenes import SPECTRAL
 
 
@@ -55,6 +55,37 @@ def test_the_memory_of_a_region_and_of_one_four_times_larger_is_told_step_by_ste
     assert pair["ratio"] == pytest.approx(pair["large"]["peak_mib"] / pair["small"]["peak_mib"], abs=1e-3)
     more = [pair[side]["inventory_bytes"]["2018.parquet"] for side in ("small", "large")]
     assert more[0] < more[1]
+
+
+def test_orchestration_is_measured_by_the_block_and_beside_plain_dask(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "orchestration.jsonl"
+    orchestration.main(["--scale", "tiny", "--out", str(kept)])
+    results = json.loads(kept.read_text("utf-8"))["results"]
+    ways, long_run = results["parts"]["ways"], results["long"]["scheduler in the driver"]
+    assert set(ways) == {"returns", "asks", "marks", "whole", "client.map"}
+    assert all(row["cpu_all_ms"]["min"] >= row["cpu_driver_ms"]["min"] > 0 for row in ways.values())
+    assert results["parts"]["whole_over_client_map"]["median"] > 0
+    assert long_run["in_task_marker_ms"] > 0
+    assert long_run["in_task_actor_ms"] > 0
+    assert set(long_run["mib"]) == {"5%", "25%", "50%", "75%", "100%"}
+    assert "MiB more a 100,000 blocks" in capsys.readouterr().out
+
+
+def test_looking_through_what_is_done_is_measured_on_disk_and_on_s3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryoscale.ledger.ROLL_AT", 10)
+    kept = tmp_path / "ledger.jsonl"
+    ledger.main(["--scale", "tiny", "--out", str(kept)])
+    results = json.loads(kept.read_text("utf-8"))["results"]
+    assert results["disk"]["markers"] == 200
+    assert results["disk"]["sound_s"] > 0
+    assert results["s3"]["rolled"] == results["s3"]["markers"] == 60
+    assert results["verify"]["blocks"] == 2
+    assert results["verify"]["seconds_per_1000_blocks"] > 0
+    assert "over reading the files" in capsys.readouterr().out
 
 
 def test_a_record_says_which_packages_are_absent_and_lines_are_added(tmp_path: Path) -> None:
