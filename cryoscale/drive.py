@@ -67,10 +67,11 @@ class _Flight:
     alone: bool
 
 
-def block_task(
-    out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float
-) -> dict[str, Any]:
-    """What a CPU worker runs: the block, with the actor asked for its probabilities."""
+def block_task(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float) -> str:
+    """What a CPU worker runs: the block, with the actor asked for its probabilities; its marker as JSON.
+
+    Dask walks through every document that it passes on, thrice; a text it takes as it is.
+    """
     from distributed import get_worker
 
     def predict(array: Any, window: Any, wanted: Any) -> Mapping[str, Any]:
@@ -81,13 +82,13 @@ def block_task(
     marker = process_block(
         out, identity, year, block, predict, attempt=attempt, worker=str(get_worker().name)
     )
-    return marker.model_dump(mode="json")
+    return marker.model_dump_json()
 
 
 class Driver:
     """Keeps workers busy with blocks until none is left that could still succeed."""
 
-    task: Callable[..., dict[str, Any]] = staticmethod(block_task)
+    task: Callable[..., str] = staticmethod(block_task)
 
     def __init__(
         self, settings: Settings, out: str, identity: str, found: Workers, outcome: Outcome, watch: Watch
@@ -115,7 +116,7 @@ class Driver:
             NoRoomError: the output takes no more.
             ClusterLostError: the scheduler or all workers of a kind are gone.
         """
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
 
         self.queue = Waiting(work)
         before = self.outcome.skipped + self.outcome.computed + len(self.outcome.set_aside)
@@ -185,66 +186,69 @@ class Driver:
     # --- blocks out, blocks in ------------------------------------------------------------------
 
     def _fill(self) -> None:
-        while len(self.flying) < AHEAD * self.fleet.tasks:
+        """Hand out as many blocks as there is room for, in one message: each costs the scheduler some ms."""
+        flights: list[_Flight] = []
+        while len(self.flying) + len(flights) < AHEAD * self.fleet.tasks:
             seat = self.fleet.choose()
-            if seat is None:
-                return
+            if seat is None or seat.ref is None:
+                break
             work = self.queue.take()
-            if work is not None:
-                self._submit(work, seat)
-                continue
-            if self.suspects and not self.queue and not self.flying:
-                self._submit(self.suspects.popleft(), seat, alone=True)
-            return
+            alone = work is None and bool(self.suspects) and not (self.queue or self.flying or flights)
+            if alone:
+                work = self.suspects.popleft()
+            if work is None:
+                break
+            seat.load += 1
+            flights.append(_Flight(work, seat, seat.ref, alone))
+        if flights:
+            self._submit(flights)
 
-    def _submit(self, work: Work, seat: Seat, *, alone: bool = False) -> None:
-        assert seat.ref is not None
+    def _submit(self, flights: Sequence[_Flight]) -> None:
         if not self.flying and not self.outcome.computed:
             self.started = time.perf_counter()  # a model is loaded: from here on blocks are done
-        future = self.client.submit(
-            type(self).task,
-            self.out,
-            self.identity,
-            work,
-            seat.ref,
-            self.blame.attempt(work),
-            ACTOR_DEADLINE_S,
-            pure=False,
-            resources={CPU: 1},
-        )
-        seat.load += 1
-        self.flying[future] = _Flight(work, seat, seat.ref, alone)
-        future.add_done_callback(self.landed.put)
+        calls = [
+            (self.out, self.identity, one.work, one.ref, self.blame.attempt(one.work), ACTOR_DEADLINE_S)
+            for one in flights
+        ]
+        futures = self.client.map(type(self).task, *zip(*calls, strict=True), pure=False, resources={CPU: 1})
+        for future, flight in zip(futures, flights, strict=True):
+            self.flying[future] = flight
+            future.add_done_callback(self.landed.put)
 
     def _gather(self) -> bool:
         """Take in what has come back, waiting a little for the first; whether there was any."""
         patience_s = PATIENCE_S if self.flying else min(self.queue.next_s(), PATIENCE_S)
-        found = False
+        landed: list[Any] = []
         try:
-            future = self.landed.get(timeout=max(patience_s, 0.01))
+            landed.append(self.landed.get(timeout=max(patience_s, 0.01)))
             while True:
-                found = True
-                self._collect(future)
-                future = self.landed.get_nowait()
+                landed.append(self.landed.get_nowait())
         except Empty:
-            return found
+            self._collect(landed)
+        return bool(landed)
 
-    def _collect(self, future: Any) -> None:
-        """Take a finished task in; a block that has to be done again is lined up."""
-        flight = self.flying.pop(future, None)
-        if flight is None:
-            return
-        flight.seat.load -= 1
-        if future.status == "finished":
-            self._done(Marker.model_validate(future.result()))
-        else:
-            error = self._error_of(future)
-            lines = self._traceback_of(future)
-            future.release()
-            if isinstance(error, ActorLostError):
-                self.fleet.report(flight.ref, error)
-            self._failed(flight, error, lines)
+    def _collect(self, landed: Sequence[Any]) -> None:
+        """Take finished tasks in; blocks that have to be done again are lined up."""
+        flights = {future: self.flying.pop(future) for future in landed if future in self.flying}
+        finished = {future.key: future for future in flights if future.status == "finished"}
+        # what was lost meanwhile is None; all in one, since each asking goes to the scheduler and to a worker
+        documents = self.client.gather(finished, errors="skip") if finished else {}
+        for future, flight in flights.items():
+            flight.seat.load -= 1
+            if documents.get(future.key) is not None:
+                self._done(Marker.model_validate_json(documents[future.key]))
+                future.release()
+        for future, flight in flights.items():
+            if documents.get(future.key) is None:
+                self._give_up(future, flight)
+
+    def _give_up(self, future: Any, flight: _Flight) -> None:
+        """Take note of a task that came to nothing."""
+        error, lines = self._error_of(future), self._traceback_of(future)
         future.release()
+        if isinstance(error, ActorLostError):
+            self.fleet.report(flight.ref, error)
+        self._failed(flight, error, lines)
 
     def _done(self, marker: Marker) -> None:
         self.outcome.computed += 1
@@ -339,7 +343,7 @@ class Driver:
             except Empty:
                 continue
             if future in self.flying and future.status == "finished":
-                self._collect(future)
+                self._collect([future])
             else:
                 self.flying.pop(future, None)
 

@@ -223,8 +223,3 @@ def _metrics(address: str, info: Mapping[str, Any]) -> str | None:
 def scheduler_gone() -> ClusterLostError:
     """What to raise when nothing can be asked of the scheduler any more."""
     return ClusterLostError("the scheduler is gone; what is done is kept, start the same command again")
-
-
-def scheduler_gone() -> ClusterLostError:
-    """What to raise when nothing can be asked of the scheduler any more."""
-    return ClusterLostError("the scheduler is gone; what is done is kept, start the same command again")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory, planning, reading, record
+from benchmarks import ledger, memory, orchestration, planning, reading, record
 from benchmarks.scenes import SPECTRAL
 
 
@@ -68,6 +68,37 @@ def test_the_benchmark_of_planning_runs_and_keeps_a_whole_line(
     assert results["fetches"] > results["blocks"]
     assert results["ratio"] > 0
     assert f"{results['blocks']:,} blocks" in capsys.readouterr().out
+
+
+def test_orchestration_is_measured_by_the_block_and_beside_plain_dask(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "orchestration.jsonl"
+    orchestration.main(["--scale", "tiny", "--out", str(kept)])
+    results = json.loads(kept.read_text("utf-8"))["results"]
+    ways, long_run = results["parts"]["ways"], results["long"]["scheduler in the driver"]
+    assert set(ways) == {"returns", "asks", "marks", "whole", "client.map"}
+    assert all(row["cpu_all_ms"]["min"] >= row["cpu_driver_ms"]["min"] > 0 for row in ways.values())
+    assert results["parts"]["whole_over_client_map"]["median"] > 0
+    assert long_run["in_task_marker_ms"] > 0
+    assert long_run["in_task_actor_ms"] > 0
+    assert set(long_run["mib"]) == {"5%", "25%", "50%", "75%", "100%"}
+    assert "MiB more a 100,000 blocks" in capsys.readouterr().out
+
+
+def test_looking_through_what_is_done_is_measured_on_disk_and_on_s3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryoscale.ledger.ROLL_AT", 10)
+    kept = tmp_path / "ledger.jsonl"
+    ledger.main(["--scale", "tiny", "--out", str(kept)])
+    results = json.loads(kept.read_text("utf-8"))["results"]
+    assert results["disk"]["markers"] == 200
+    assert results["disk"]["sound_s"] > 0
+    assert results["s3"]["rolled"] == results["s3"]["markers"] == 60
+    assert results["verify"]["blocks"] == 2
+    assert results["verify"]["seconds_per_1000_blocks"] > 0
+    assert "over reading the files" in capsys.readouterr().out
 
 
 def test_a_record_says_which_packages_are_absent_and_lines_are_added(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What processes have used so far, and a Dask cluster of processes of its own on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_ROOT = Path(__file__).parents[1]
+_DASK = [sys.executable, "-m", "dask"]
+START_S = 120.0
+
+
+def rss_mib(pid: int) -> float:
+    """Memory of a process, MiB."""
+    return float(psutil.Process(pid).memory_info().rss) / 2**20
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of processor time of a process."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def family_cpu_s(pid: int) -> float:
+    """The same, of a process and all below it."""
+    total = cpu_s(pid)
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += cpu_s(child.pid)
+    return total
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A scheduler in a process of its own, with workers."""
+
+    address: str
+    scheduler_pid: int
+
+
+@contextlib.contextmanager
+def cluster(cpu_workers: int, actors: int) -> Iterator[Cluster]:
+    """A scheduler and workers as ``dask scheduler`` and ``dask worker`` start them."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as started:
+        file = Path(folder) / "scheduler.json"
+        common = ["--host", "127.0.0.1", "--no-dashboard"]
+        scheduler = started.enter_context(
+            _running([*_DASK, "scheduler", *common, "--port", "0", "--scheduler-file", str(file)])
+        )
+        address = _address(file, scheduler)
+        for number in range(cpu_workers + actors):
+            kind, threads = ("CPU", 2) if number < cpu_workers else ("GPU", 1)
+            command = [*_DASK, "worker", address, *common, "--nthreads", str(threads)]
+            command += ["--resources", f"{kind}={threads}", "--local-directory", folder]
+            started.enter_context(_running(command))
+        yield Cluster(address, scheduler.pid)
+
+
+@contextlib.contextmanager
+def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _address(file: Path, scheduler: subprocess.Popen[bytes]) -> str:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until and scheduler.poll() is None:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return str(json.loads(file.read_text("utf-8"))["address"])
+        time.sleep(0.1)
+    raise RuntimeError(f"no scheduler within {START_S:.0f} s")
