@@ -140,12 +140,7 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
                 "distributed.scheduler.worker-ttl": f"{FROZEN_S} s",
                 # who is to blame for a dead worker is ours to count, block by block
                 "distributed.scheduler.allowed-failures": 0,
-<<<<<<< HEAD
                 **UNWATCHED,
-=======
-                # a hundred looks a second at every stack, for a dashboard that is not there
-                "distributed.worker.profile.enabled": False,
->>>>>>> orchestration
             }
         ),
         SpecCluster(workers=layout, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
