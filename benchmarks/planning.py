@@ -27,7 +27,7 @@ from pystac import Asset, Item
 from benchmarks import record
 from cryoscale.config import load_config
 from cryoscale.features.stack import HALO_PX
-from cryoscale.forecast import Asked, make_plan
+from cryoscale.forecast.plan import Asked, make_plan
 from cryoscale.grid import Block, blocks_over, transformer, utm_epsg, window_over_bounds
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.plan import Items, zone_regions

@@ -77,11 +77,11 @@ def plan(
     json_: JsonOption = False,
 ) -> None:
     """Say what a run would take: blocks, scenes, fetches, bytes, seconds, money, disk; nothing is started."""
-    from cryoscale.blockmap import write_geojson
     from cryoscale.config import load_config
     from cryoscale.console import Console
-    from cryoscale.forecast import Asked, make_plan
-    from cryoscale.rates import load_profile
+    from cryoscale.forecast.blockmap import write_geojson
+    from cryoscale.forecast.plan import Asked, make_plan
+    from cryoscale.forecast.rates import load_profile
 
     prices = {"cpu_hour": price_cpu_hour, "gpu_hour": price_gpu_hour, "gb": price_gb}
     rates = load_profile(profile) if profile is not None else None

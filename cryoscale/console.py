@@ -19,7 +19,7 @@ from cryoscale.watch import duration
 
 if TYPE_CHECKING:
     from cryoscale.demo import DemoResult
-    from cryoscale.forecast import Plan
+    from cryoscale.forecast.plan import Plan
     from cryoscale.judge import Judgement
     from cryoscale.learn.calibrate import Calibrated
     from cryoscale.learn.confidence import ErrorPrediction

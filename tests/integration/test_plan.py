@@ -14,15 +14,15 @@ from shapely.geometry import shape
 
 from benchmarks.ranges import serve
 from benchmarks.scenes import SPECTRAL, items_at, write_scenes
-from cryoscale.blockmap import write_geojson
 from cryoscale.candidates import candidate_blocks
 from cryoscale.errors import ConfigError, InputError, SourceError
 from cryoscale.features.stack import HALO_PX
-from cryoscale.forecast import Asked, Plan, make_plan
+from cryoscale.forecast.blockmap import write_geojson
+from cryoscale.forecast.plan import Asked, Plan, make_plan
+from cryoscale.forecast.rates import Profile, load_profile
 from cryoscale.infer.tiles import read_window
 from cryoscale.pipeline import run
 from cryoscale.plan import find_items, zone_regions
-from cryoscale.rates import Profile, load_profile
 from cryoscale.read.band import asset_spec, read_asset
 from cryoscale.read.inputs import ReadReport, read_inputs
 from cryoscale.read.metered import NOTHING

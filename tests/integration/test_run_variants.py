@@ -15,7 +15,7 @@ import xarray as xr
 from cryoscale.cli import main
 from cryoscale.config import load_config
 from cryoscale.errors import ConfigError, InputError, OutputError
-from cryoscale.forecast import Asked, make_plan
+from cryoscale.forecast.plan import Asked, make_plan
 from cryoscale.learn.patches import Patches
 from cryoscale.models import weights
 from cryoscale.pipeline import prepare

@@ -10,8 +10,8 @@ import pytest
 
 from cryoscale.config import load_config
 from cryoscale.errors import ConfigError, SourceError
-from cryoscale.expense import Load, disk_of, money_of, work_of
-from cryoscale.rates import (
+from cryoscale.forecast.expense import Load, disk_of, money_of, work_of
+from cryoscale.forecast.rates import (
     FORMAT,
     Disk,
     Prices,

@@ -9,13 +9,13 @@ import pystac
 import pytest
 import shapely
 
-from cryoscale.cover import footprints, shares, tiles_with_data
+from cryoscale.forecast.cover import footprints, shares, tiles_with_data
+from cryoscale.forecast.windows import Windows
 from cryoscale.grid import Block, Window, blocks_over, transformer, window_over_bounds
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.read.sample import Lattice, _mesh
 from cryoscale.read.session import bounds_deg
 from cryoscale.region import ZoneRegion
-from cryoscale.windows import Windows
 
 BLOCKS = [Block(32645, row, col, 512) for row in (-613, -1, 0, 7) for col in (38, 97)]
 

@@ -12,22 +12,22 @@ import shapely
 from pyproj import Geod
 
 from cryoscale.candidates import Selection, candidate_blocks, described
-from cryoscale.costs import Fetched, count
-from cryoscale.cover import footprints, shares, tiles_with_data
 from cryoscale.errors import InputError
-from cryoscale.expense import Load, Need, Work, disk_of, money_of, work_of
 from cryoscale.features.stack import HALO_PX, MODALITIES
+from cryoscale.forecast.costs import Fetched, count
+from cryoscale.forecast.cover import footprints, shares, tiles_with_data
+from cryoscale.forecast.expense import Load, Need, Work, disk_of, money_of, work_of
+from cryoscale.forecast.layers import Headers, look_at_headers
+from cryoscale.forecast.measure import measure
+from cryoscale.forecast.rates import Profile, empty_profile, model_key, with_prices
+from cryoscale.forecast.windows import Ints, Windows
 from cryoscale.grid import Block
-from cryoscale.layers import Headers, look_at_headers
-from cryoscale.measure import measure
 from cryoscale.models.loading import load_predictor
 from cryoscale.plan import Items, find_items, zone_regions
-from cryoscale.rates import Profile, empty_profile, model_key, with_prices
 from cryoscale.read.assets import address
 from cryoscale.read.remote import HEADER_BYTES
 from cryoscale.region import ZoneRegion
 from cryoscale.settings import Settings
-from cryoscale.windows import Ints, Windows
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Asked:
     measured: bool = True
     out: str | None = None
     prices: Mapping[str, float | None] = field(default_factory=dict)
-    """In place of the profile's, by the names of :class:`cryoscale.rates.Prices`."""
+    """In place of the profile's, by the names of :class:`cryoscale.forecast.rates.Prices`."""
 
 
 def make_plan(settings: Settings, items: Items | None = None, asked: Asked = Asked()) -> Plan:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cryoscale.layers import Headers, Layer, Scenes, bands_of
+from cryoscale.forecast.layers import Headers, Layer, Scenes, bands_of
+from cryoscale.forecast.windows import Floats, Ints, Windows, projected
 from cryoscale.read.assets import S2_BANDS
 from cryoscale.read.band import cloud_pct, footprint_deg
 from cryoscale.read.choice import CELL_PX, CHOICE_BANDS, REACH_PX, SAMPLE_PX
@@ -26,7 +27,6 @@ from cryoscale.read.metered import chunks_along
 from cryoscale.read.sample import MARGIN_PX
 from cryoscale.read.session import touches
 from cryoscale.settings import Settings
-from cryoscale.windows import Floats, Ints, Windows, projected
 
 if TYPE_CHECKING:
     from pystac import Item

@@ -14,7 +14,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cryoscale.rates import Profile
+from cryoscale.forecast.rates import Profile
 from cryoscale.settings import Settings
 
 
@@ -70,7 +70,7 @@ class Load:
         hull_px: pixels of blocks with their halo.
         pixels: of the region that a scene shows.
         tiles: that hold data.
-        model: its name, as :func:`cryoscale.rates.model_key` gives it.
+        model: its name, as :func:`cryoscale.forecast.rates.model_key` gives it.
     """
 
     blocks: int

@@ -17,6 +17,7 @@ from cryoscale.errors import AssetReadError, SourceError
 from cryoscale.features import stack as features
 from cryoscale.features.stack import HALO_PX, PcaBasis
 from cryoscale.featurise import context_of
+from cryoscale.forecast.rates import FORMAT, Disk, Profile, Reading, TileRate, cores, machine_name, model_key
 from cryoscale.grid import Block, Window
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.tiles import read_window
@@ -24,7 +25,6 @@ from cryoscale.ledger import Marker
 from cryoscale.models.protocol import PredictsTiles
 from cryoscale.plan import Items
 from cryoscale.processor import cpu_s
-from cryoscale.rates import FORMAT, Disk, Profile, Reading, TileRate, cores, machine_name, model_key
 from cryoscale.read.inputs import ReadReport
 from cryoscale.read.raster import UnreadableError
 from cryoscale.settings import Settings

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cryoscale.errors import ConfigError, SourceError
+from cryoscale.forecast.windows import Windows
 from cryoscale.grid import Block
 from cryoscale.infer.tiles import stride_px
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.results import Run
-from cryoscale.windows import Windows
 
 FORMAT: Final = "cryoscale-profile/1"
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import shapely
 
-from cryoscale.forecast import Area, Plan
+from cryoscale.forecast.plan import Area, Plan
+from cryoscale.forecast.windows import Floats, Windows
 from cryoscale.grid import transformer
 from cryoscale.region import on_globe
-from cryoscale.windows import Floats, Windows
 
 
 def write_geojson(plan: Plan, path: str | os.PathLike[str]) -> int:

@@ -10,11 +10,11 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry import shape
 
+from cryoscale.forecast.windows import Floats, Windows
 from cryoscale.grid import RESOLUTION_M, transformer
 from cryoscale.infer.tiles import stride_px
 from cryoscale.read.session import touches
 from cryoscale.region import ZoneRegion
-from cryoscale.windows import Floats, Windows
 
 if TYPE_CHECKING:
     from pystac import Item

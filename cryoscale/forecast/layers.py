@@ -19,6 +19,7 @@ import shapely
 from numpy.typing import NDArray
 
 from cryoscale.errors import AssetReadError, SourceError
+from cryoscale.forecast.windows import Floats, Ints, projected
 from cryoscale.grid import Window
 from cryoscale.read import velocity
 from cryoscale.read.assets import S2_BANDS, asset_of
@@ -28,7 +29,6 @@ from cryoscale.read.raster import UnreadableError
 from cryoscale.read.sample import Lattice
 from cryoscale.read.storage import Storage, storage_of
 from cryoscale.settings import Settings
-from cryoscale.windows import Floats, Ints, projected
 
 if TYPE_CHECKING:
     from pystac import Item
