@@ -7,57 +7,24 @@ are laid over the labels again, the STAC items are held against the arrays that 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import geopandas
-import numpy as np
-import pystac
-import shapely
-from numpy.typing import NDArray
-from rasterio.features import rasterize
-from scipy import ndimage
-
+from cryoscale.agreement import Fault, items_and_map, outlines_and_map
 from cryoscale.errors import CryoscaleError, IntegrityError
-from cryoscale.grid import RESOLUTION_M, Block, transformer
 from cryoscale.ledger import DONE, ITEMS, Ledger, Marker, Work, name_of
 from cryoscale.manifest import digest
 from cryoscale.read import snapshot
-from cryoscale.write import mosaic, zones
-from cryoscale.write.zonal import CLEAN_ICE, DEBRIS
+from cryoscale.write import mosaic
 
 READERS = 8
 """Blocks that are read back side by side."""
 
 SEAL = "ledger/finished.json"
 """What a run's end was made from, and the digests of what it made."""
-
-_PIXEL_KM2 = (RESOLUTION_M / 1000.0) ** 2
-
-RIM_PX = 1
-"""How far an outline may stray: its vertices are pixel corners, carried to degrees and back."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is not as it should be.
-
-    Attributes:
-        kind: "marker", "shard", "outline", "file", "plan" or "catalogue".
-        where: the block ``<year>/<epsg>/<block>``, or the file.
-        reason: what is wrong with it, in a line.
-        repair: whether ``cryoscale run`` mends it.
-    """
-
-    kind: str
-    where: str
-    reason: str
-    repair: bool = True
 
 
 @dataclass
@@ -118,8 +85,8 @@ def verify(out: str) -> Verification:
     if complete:  # what follows from the blocks can only agree where all of them are right
         found.faults += _files(ledger, markers)
         for year in manifest["identity"]["years"]:
-            found.faults += _outlines(ledger, manifest, year, markers)
-        found.faults += _catalogue(ledger, manifest)
+            found.faults += outlines_and_map(ledger, manifest, year, markers)
+        found.faults += items_and_map(ledger, manifest)
     _note(ledger, shards, markers)
     found.seconds = time.perf_counter() - start
     return found
@@ -265,130 +232,6 @@ def _is_shard(key: str) -> bool:
     """Whether an object of the map is a block's shard, which its marker answers for."""
     parts = key.split("/")
     return len(parts) > 4 and parts[3] in mosaic.ARRAYS and parts[4] == "c"
-
-
-def _outlines(
-    ledger: Ledger, manifest: Mapping[str, Any], year: int, markers: Mapping[str, tuple[Work, str]]
-) -> Iterator[Fault]:
-    """Where the inventory of a year and its map do not agree, block by block."""
-    name = f"inventory/{year}.parquet"
-    content = ledger.objects.get(name)
-    if content is None:
-        yield Fault("file", name, "is not there")
-        return
-    try:
-        glaciers = geopandas.read_parquet(io.BytesIO(content))
-    except Exception as error:  # whatever a damaged file makes of its reader
-        yield Fault("file", name, f"cannot be read: {' '.join(str(error).split())[:200]}")
-        return
-    broken = int((~shapely.is_valid(glaciers.geometry.to_numpy())).sum())
-    if broken:
-        yield Fault("outline", name, f"{broken} of its outlines are not valid")
-    least_px = float(manifest.get("asked", {}).get("min_area_km2", 0.01)) / _PIXEL_KM2
-    by_zone: dict[int, list[tuple[str, Block]]] = {}
-    for place, ((of_year, block), _) in markers.items():
-        if of_year == year:
-            by_zone.setdefault(block.epsg, []).append((place, block))
-    where = zones.cuts(sorted(by_zone))
-    for epsg, blocks in by_zone.items():
-        project = transformer("EPSG:4326", f"EPSG:{epsg}")
-        shapes = shapely.transform(
-            glaciers.geometry.to_numpy(), lambda xy, p=project: np.column_stack(p.transform(*xy.T))
-        )
-        tree = shapely.STRtree(shapes)
-        labels = mosaic.open_mosaic(ledger.out, year, epsg)["label"]
-        window = mosaic.window_of_map(f"{ledger.out}/mosaic.zarr", year, epsg)
-        for place, block in blocks:
-            rows, cols = block.window.slices_in(window)
-            label = np.asarray(labels[rows, cols].values)
-            near = shapes[tree.query(shapely.box(*block.window.bounds_m))]
-            reason = _disagreement(label, _own(block, where[epsg]), near, block, least_px)
-            if reason:
-                yield Fault("outline", place, reason)
-
-
-def _own(block: Block, cut: zones.Cut) -> NDArray[np.bool_]:
-    """The pixels (y, x) of a block on its zone's own side of the meridians at which zones are cut."""
-    shape = block.window.shape
-    west, south, east, north = transformer(f"EPSG:{block.epsg}", "EPSG:4326").transform_bounds(
-        *block.window.bounds_m
-    )
-    around = shapely.box(west - 0.01, south - 0.01, east + 0.01, north + 0.01)
-    side = shapely.box(*cut.box_deg)
-    if side.contains(around) or west > east:
-        return np.ones(shape, bool)
-    project = transformer("EPSG:4326", f"EPSG:{block.epsg}")
-    kept = shapely.transform(
-        shapely.segmentize(side.intersection(around), 0.005),
-        lambda xy: np.column_stack(project.transform(*xy.T)),
-    )
-    if kept.is_empty:
-        return np.zeros(shape, bool)
-    found = rasterize([kept], shape, transform=block.window.geobox.affine, dtype="uint8")
-    return np.asarray(found, bool)
-
-
-def _disagreement(
-    label: NDArray[Any], own: NDArray[np.bool_], near: NDArray[Any], block: Block, least_px: float
-) -> str:
-    """What outlines and labels of a block say differently; empty where nothing."""
-    ice = np.isin(label, (CLEAN_ICE, DEBRIS))
-    inside = np.zeros(label.shape, bool)
-    if len(near):
-        affine = block.window.geobox.affine
-        inside = rasterize(list(near), label.shape, transform=affine, dtype="uint8").astype(bool)
-    # beyond the meridian where the zone is cut, outlines follow the next zone's map
-    known = ndimage.binary_erosion(own & (label != mosaic.NODATA), iterations=RIM_PX + 1, border_value=1)
-    rim = ndimage.binary_dilation(ice, iterations=RIM_PX)
-    stray = int(np.count_nonzero(inside & ~rim & known))
-    if stray:
-        return f"{stray} pixels inside outlines are no ice on the map"
-    missed, count = ndimage.label(ice & ~inside & own)
-    sizes = np.bincount(missed.ravel())[1:]
-    on_rim = np.unique(np.concatenate([missed[0], missed[-1], missed[:, 0], missed[:, -1]]))
-    own = np.setdiff1d(np.arange(1, count + 1), on_rim)  # what goes on beyond the block is judged by none
-    large = own[sizes[own - 1] > 1.02 * least_px]
-    if len(large):
-        return f"{len(large)} pieces of ice on the map are in no outline"
-    return ""
-
-
-def _catalogue(ledger: Ledger, manifest: Mapping[str, Any]) -> Iterator[Fault]:
-    """Where the STAC description of the run does not fit what it describes."""
-    out = ledger.out
-    content = ledger.objects.get("catalog.json")
-    if content is None:
-        yield Fault("catalogue", "catalog.json", "is not there")
-        return
-    try:
-        links = [link["href"] for link in json.loads(content)["links"] if link["rel"] == "item"]
-        items = [_item(ledger, href) for href in links]
-    except (ValueError, KeyError, TypeError, pystac.STACError) as error:
-        yield Fault("catalogue", "catalog.json", f"cannot be read: {error}")
-        return
-    maps = {
-        item.assets["mosaic"].href.split("mosaic.zarr/")[-1]: item
-        for item in items
-        if "mosaic" in item.assets
-    }
-    for year in manifest["identity"]["years"]:
-        for epsg in mosaic.zones(out, year):
-            item = maps.get(f"{year}/{epsg}")
-            if item is None:
-                yield Fault("catalogue", f"{year}/{epsg}", "has no STAC item")
-                continue
-            window = mosaic.window_of_map(f"{out}/mosaic.zarr", year, epsg)
-            if list(item.properties.get("proj:shape", ())) != [window.height, window.width]:
-                yield Fault("catalogue", item.id, "its shape is not that of the map")
-            if not item.get_links("derived_from"):
-                yield Fault("catalogue", item.id, "does not say what it was derived from")
-
-
-def _item(ledger: Ledger, href: str) -> pystac.Item:
-    content = ledger.objects.get(href.removeprefix("./"))
-    if content is None:
-        raise ValueError(f"{href} is not there")
-    return pystac.Item.from_dict(json.loads(content))
 
 
 # --- names ------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ STOREYS = [
     "fleet",
     "drive",
     "finish",
+    "agreement",
     "verify",
     "pipeline",
     "results",
@@ -65,6 +66,8 @@ STOREYS = [
     "api",
     "demo",
     "console",
+    "options",
+    "cli_learn",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,25 @@
+"""What the commands have in common: their arguments, where output goes, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
+OutArgument = Annotated[str, typer.Argument(metavar="DIR", help="The run's output folder or URL.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+def output(out: str) -> str:
+    """An output as a URL or an absolute path."""
+    out = out.removeprefix("file://")
+    return out if "://" in out else str(Path(out).expanduser().resolve())
+
+
+def print_json(document: Any) -> None:
+    """A document on standard output, for a program to read."""
+    sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
