@@ -67,6 +67,9 @@ def test_an_output_that_becomes_read_only_ends_the_run_and_blames_no_block(
 ) -> None:
     with _small_disk(tmp_path / "disk", "64m") as disk:
         out = disk / "run"
+        # a file in the place of its folder: no log is held open, which would keep the disk writable
+        (out / "ledger").mkdir(parents=True)
+        (out / "ledger" / "log").touch()
         command = Command.start("run", calm.config, "--out", out)
         assert until(lambda: done(out) >= 1, command)
         _make_read_only(disk)
