@@ -26,9 +26,10 @@ from shapely.geometry import MultiPolygon
 from benchmarks import blocks, processes, record
 from cryoscale import lease
 from cryoscale.cluster import CPU, Workers, workers
-from cryoscale.drive import ACTOR_DEADLINE_S, Driver, Outcome, Progress, Watch
+from cryoscale.drive import ACTOR_DEADLINE_S, Driver
 from cryoscale.fleet import Fleet
 from cryoscale.ledger import Marker, Work
+from cryoscale.outcome import Outcome, Progress, Watch
 from cryoscale.settings import ClusterSpec, ModelSpec, Season, Settings
 
 PACKAGES = ("cryoscale", "dask", "distributed", "pydantic")
@@ -106,7 +107,7 @@ def drive(found: Workers, kind: str, way: str, works: Sequence[Work], account: A
     shares = {max(1, round(share * len(works))): share for share in AT}
 
     def on_event(name: str, facts: Mapping[str, Any]) -> None:
-        for part in ("actor", "marker"):
+        for part in ("actor", "marker") if name == "block" else ():
             account.seconds[part] = account.seconds.get(part, 0.0) + facts["seconds"].get(part, 0.0)
 
     def on_progress(progress: Progress) -> None:

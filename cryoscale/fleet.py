@@ -168,7 +168,10 @@ class Fleet:
     def _settle(self, seat: Seat) -> None:
         """See whether a model has loaded by now."""
         if seat.future.status == "finished":
-            seat.ref = ActorRef.of(seat.future.result(timeout=ASK_S))
+            try:
+                seat.ref = ActorRef.of(seat.future.result(timeout=ASK_S))
+            except TimeoutError:  # a machine with more work than cores; the next look asks again
+                return
             self.started += 1
             self.on_event("actor_started", {"actor": seat.name, "metrics": seat.metrics})
         elif seat.future.status in ("error", "cancelled", "lost"):

@@ -94,7 +94,7 @@ def test_looking_through_what_is_done_is_measured_on_disk_and_on_s3(
     ledger.main(["--scale", "tiny", "--out", str(kept)])
     results = json.loads(kept.read_text("utf-8"))["results"]
     assert results["disk"]["markers"] == 200
-    assert results["disk"]["sound_s"] > 0
+    assert results["disk"]["wall_s"]["sound"] > 0
     assert results["s3"]["rolled"] == results["s3"]["markers"] == 60
     assert results["verify"]["blocks"] == 2
     assert results["verify"]["seconds_per_1000_blocks"] > 0
