@@ -137,6 +137,10 @@ class Ledger:
 
     # --- beginning anew -------------------------------------------------------------------------
 
+    def is_begun(self) -> bool:
+        """Whether there is a manifest, be it readable or not."""
+        return self.objects.stat(MANIFEST) is not None
+
     def is_clearing(self) -> bool:
         """Whether a run that was to be cleared away has not been to the end."""
         return self.objects.get(CLEARING) is not None

@@ -286,8 +286,9 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
     """
     ledger, tell = Ledger(out), stage or log.warning
     model = model_record(settings)
-    anew = anew or ledger.is_clearing()
-    present = None if anew else ledger.manifest()
+    clearing = ledger.is_clearing()
+    present = None if clearing or (anew and ledger.is_begun()) else ledger.manifest()
+    anew = clearing or (anew and ledger.is_begun())
     if present is None and not anew:
         ledger.refuse_foreign()
     answers: list[CatalogAnswer] = []
@@ -341,9 +342,10 @@ def begin(draft: Draft, out: str) -> tuple[str, list[Work]]:
     work = [(year, block) for year in settings.years for block in blocks]
     manifest = draft.manifest
     if draft.anew:
-        ledger.clear()
-    if not draft.resumes:
+        ledger.clear()  # and what others have put beside the run stays
+    elif not draft.resumes:
         ledger.refuse_foreign()
+    if not draft.resumes:
         if ledger.manifest() is not None:
             raise OutputError(
                 f"output {out}, where another command began a run in this moment",

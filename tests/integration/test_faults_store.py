@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from cryoscale.config import load_config
 from cryoscale.ledger import Ledger
+from cryoscale.pipeline import run as run_pipeline
+from cryoscale.results import Run
 from cryoscale.write.objects import Objects
 from tests.integration.conftest import Calm
 from tests.integration.faults import Command, FaultTable, bytes_that_differ, done, run_to_end, until
@@ -187,17 +190,27 @@ def test_what_is_damaged_is_found_by_verify_and_mended_by_run(
     calm: Calm, copy: Path, harm: str, faults: FaultTable
 ) -> None:
     HARMS[harm](copy)
+    found = Run(str(copy)).verify()
+    assert not found.sound
+    assert found.faults
+    assert all(fault.repair for fault in found.faults)
+    outcome = run_pipeline(load_config(calm.config), str(copy))
+    differ = bytes_that_differ(copy, calm.out)
+    faults.add(harm, 1, outcome.computed, differ)
+    assert differ == 0
+    assert Run(str(copy)).verify().sound
+
+
+def test_the_commands_tell_damage_by_their_exit_codes(calm: Calm, copy: Path) -> None:
+    _flip(_shard(copy))
     code, said, complained = Command.start("verify", copy, "--json").end()
     found = json.loads(said)
     assert (code, found["sound"]) == (1, False), complained
-    assert found["faults"]
-    assert all(fault["repair"] for fault in found["faults"])
-    told = run_to_end(calm.config, copy)
-    differ = bytes_that_differ(copy, calm.out)
-    faults.add(harm, 1, told["computed"], differ)
-    assert differ == 0
-    code, said, complained = Command.start("verify", copy, "--json").end()
-    assert code == 0, said + complained
+    (fault,) = found["faults"]
+    assert (fault["kind"], fault["repair"]) == ("shard", True)
+    assert "probability was written to since" in fault["reason"]
+    assert run_to_end(calm.config, copy)["computed"] == 1
+    assert Command.start("verify", copy).end()[0] == 0
 
 
 def test_verify_of_a_sound_run_says_so_and_how_long_a_thousand_blocks_take(calm: Calm) -> None:
@@ -212,16 +225,16 @@ def test_verify_of_a_sound_run_says_so_and_how_long_a_thousand_blocks_take(calm:
 def test_verify_of_an_unfinished_run_names_what_is_not_done(calm: Calm, copy: Path) -> None:
     lost = _marker(copy)
     lost.unlink()
-    found = json.loads(Command.start("verify", copy, "--json").end()[1])
-    assert [fault["where"].rsplit("/", 1)[-1] for fault in found["faults"]] == [lost.stem]
-    assert "not done" in found["faults"][0]["reason"]
+    (fault,) = Run(str(copy)).verify().faults
+    assert fault.where.rsplit("/", 1)[-1] == lost.stem
+    assert "not done" in fault.reason
 
 
 def test_a_flipped_byte_is_mended_by_run_without_verify_where_the_files_time_tells(
     calm: Calm, copy: Path
 ) -> None:
     _flip(_shard(copy))
-    assert run_to_end(calm.config, copy)["computed"] == 1
+    assert run_pipeline(load_config(calm.config), str(copy)).computed == 1
     assert bytes_that_differ(copy, calm.out) == 0
 
 
