@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,19 +37,6 @@ MOST_SAMPLES = 4
 _SAMPLE_PX = 512
 _FEW_PX = 64
 """Edge of a window that takes hardly any pixels: what reading it costs is opening and decoding chunks."""
-
-
-class CpuWatch(Stopwatch):
-    """Processor seconds by stage, as :func:`cryoscale.processor.cpu_s` tells them."""
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the processor time of the body to stage ``name``."""
-        start = cpu_s()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + cpu_s() - start
 
 
 @dataclass
@@ -131,13 +117,13 @@ def _sample(
     few = window.pad(-edge)
     if not sums.reads:
         features_of(context, year, few, Stopwatch())  # compilers, libraries and headers are paid once
-    watch = CpuWatch()
+    watch = Stopwatch()
     for part in (few, outer):
-        start, watch = time.perf_counter(), CpuWatch()
+        start, watch = time.perf_counter(), Stopwatch()
         stack, inputs, report = features_of(context, year, part, watch)
-        took = time.perf_counter() - start - watch.seconds["features"]
+        took = time.perf_counter() - start - watch.cpu_seconds["features"]
         sums.reads.append((report.fetches, report.bytes_read / 1e6, report.cpu_s, took))
-    sums.features_s += watch.seconds["features"]
+    sums.features_s += watch.cpu_seconds["features"]
     padded = outer.pad(HALO_PX)
     sums.features_mpx += padded.height * padded.width / 1e6
     wanted = np.ascontiguousarray(stack.sel(channel=list(predictor.channels)).values)
@@ -192,7 +178,7 @@ def _written(
     valid = int((layers["label"] != mosaic.NODATA).sum())
     if not valid:
         return
-    watch = CpuWatch()
+    watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
         url, window = f"{folder}/mosaic.zarr", block.window
         mosaic.create(
@@ -220,7 +206,7 @@ def _written(
                 group=described,
             )
         )
-    sums.write_s += watch.seconds["write"]
+    sums.write_s += watch.cpu_seconds["write"]
     sums.write_mpx += block.size_px**2 / 1e6
 
 
@@ -231,7 +217,7 @@ def _size(path: Path, name: str = "*") -> int:
     return sum(file.stat().st_size for file in path.rglob(name) if file.is_file())
 
 
-def _marker(block: Block, year: int, report: ReadReport, record: mosaic.BlockRecord) -> str:
+def _marker(block: Block, year: int, report: ReadReport, record: mosaic.BlockRecord) -> bytes:
     """A marker as a block of the run will leave it, for its length."""
     shares = report.choice.shares(block.window) if report.choice else ()
     marker = Marker(
@@ -245,14 +231,18 @@ def _marker(block: Block, year: int, report: ReadReport, record: mosaic.BlockRec
         pixels=block.size_px**2,
         valid_pixels=block.size_px**2,
         class_pixels=[block.size_px**2] * 5,
+        shards=dict.fromkeys(mosaic.ARRAYS, (record.stored_bytes, "1795556928000000000-1234567")),
         seconds=dict.fromkeys(("read", "features", "predict", "write"), 1.2345),
+        cpu_seconds=dict.fromkeys(("read", "features", "predict", "write"), 1.2345),
+        fetches=report.fetches,
+        fetched_bytes=report.fetched_bytes,
         scenes_read=list(report.scenes_read),
         modality_pixels=dict.fromkeys(features.MODALITIES, block.size_px**2),
         scene_choice=[dataclasses.asdict(share) for share in shares],  # type: ignore[misc]
         worker="cpu-0",
         finished="2018-10-31T00:00:00+00:00",
     )
-    return marker.model_dump_json(indent=1)
+    return marker.to_bytes()
 
 
 def _profile(settings: Settings, sums: _Sums, actor: ModelActor, predictor: PredictsTiles) -> Profile:
