@@ -20,7 +20,7 @@ from cryoscale.learn.patches import Patches
 from cryoscale.learn.train import train
 from cryoscale.models import weights
 from cryoscale.models.bandratio import CLASSES
-from cryoscale.pipeline import _model_record
+from cryoscale.manifest import model_record
 from tests.toy_training import make_patches, recipe, toy_networks  # noqa: F401
 
 
@@ -174,7 +174,7 @@ model: {{weights: {path}}}
 """
     )
     with pytest.raises(InputError, match="class 0 is vegetation"):
-        _model_record(load_config(tmp_path / "run.yaml"))
+        model_record(load_config(tmp_path / "run.yaml"))
 
 
 def test_a_patch_set_may_be_named_by_its_address_wherever_one_is_asked_for(
