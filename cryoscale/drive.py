@@ -332,7 +332,8 @@ class Driver:
 
     def _drain(self) -> None:
         """Let the blocks that are being computed come to their end, and call the others back."""
-        at_work = {key for keys in self.client.run(_executing).values() for key in keys}
+        asked = self.client.run(_executing, on_error="ignore")  # a worker that is gone has nothing at work
+        at_work = {key for keys in asked.values() for key in keys}
         for future in [future for future in self.flying if future.key not in at_work]:
             self.flying.pop(future).seat.load -= 1
             future.cancel()
