@@ -18,9 +18,9 @@ from cryoscale.errors import InputError, SourceError, WeightsError
 from cryoscale.learn.calibrate import calibrate
 from cryoscale.learn.patches import Patches
 from cryoscale.learn.train import train
+from cryoscale.manifest import model_record
 from cryoscale.models import weights
 from cryoscale.models.bandratio import CLASSES
-from cryoscale.manifest import model_record
 from tests.toy_training import make_patches, recipe, toy_networks  # noqa: F401
 
 
