@@ -76,6 +76,8 @@ class Fleet:
             ClusterLostError: the scheduler is gone, or no actor could be had for :data:`START_S`.
             CryoscaleError: no worker can load the model; the error of the last that tried.
         """
+        for seat in [seat for seat in self.seats.values() if seat.ref is None]:
+            self._settle(seat)  # asks nobody: the client knows what has come of its futures
         if time.monotonic() - self._looked < LOOK_S:
             return
         self._looked = time.monotonic()
@@ -87,8 +89,6 @@ class Fleet:
         for address, name in offers.items():
             if address not in self.seats and self._refusals.get(address, 0) < REFUSALS:
                 self._seat(address, name, _metrics(address, workers[address]))
-        for seat in [seat for seat in self.seats.values() if seat.ref is None]:
-            self._settle(seat)
         self._require_some(offers)
 
     def choose(self) -> Seat | None:
