@@ -15,6 +15,7 @@ from cryoscale.api import run
 from cryoscale.finish import finish
 from cryoscale.ledger import Ledger
 from cryoscale.results import Run
+from cryoscale.verify import seal
 from tests.integration.conftest import TinyRange, map_here
 
 LAYERS = ("probability", "label", "confidence", "disagreement", "modalities", "n_clear", "source_date")
@@ -174,6 +175,7 @@ def test_a_run_may_lie_on_any_filesystem_that_fsspec_knows(tiny_range: TinyRange
     out = "memory://exactness/run"
     map_here(settings, out)
     finish(settings, out, lambda _: None)
+    seal(out)
     made = Run(out)
     assert_equal_where_both_map(whole, made)
     assert made.verify().sound
