@@ -30,7 +30,7 @@ from cryoscale.errors import (
 )
 from cryoscale.fleet import Fleet, Seat, scheduler_gone
 from cryoscale.infer.actor import ActorRef, predict_on
-from cryoscale.ledger import ROLL_AT, Ledger, Marker, SetAside, Work
+from cryoscale.ledger import DONE, ROLL_AT, Ledger, Marker, SetAside, Work, name_of
 from cryoscale.outcome import Outcome, Progress, Watch
 from cryoscale.pace import Pace, Sample
 from cryoscale.settings import Settings
@@ -47,6 +47,12 @@ STALL_S = 2 * ACTOR_DEADLINE_S
 
 AHEAD = 2
 """Blocks handed out for each task that can run at once, so that no worker waits for the driver."""
+
+SET_BACK_S = 5.0
+"""By how much the time of the day may go back at once, before the cluster is started or joined anew."""
+
+UNHEARD_S = 30.0
+"""After how long a silence the ledger is asked whether blocks in flight are done."""
 
 PATIENCE_S = 1.0
 """How long the driver waits for a block before it looks around: for a signal, for new workers."""
@@ -105,6 +111,7 @@ class Driver:
         self.flying: dict[Any, _Flight] = {}
         self.landed: SimpleQueue[Any] = SimpleQueue()
         self.total = 0
+        self.ahead = 0.0
         self.started = time.perf_counter()
         self.ended: float | None = None
 
@@ -121,17 +128,23 @@ class Driver:
         self.queue = Waiting(work)
         before = self.outcome.skipped + self.outcome.computed + len(self.outcome.set_aside)
         self.total = before + len(work)
-        heard = time.monotonic()
+        heard = asked = time.monotonic()
+        self.ahead = time.time() - time.monotonic()
         try:
             while self.queue or self.flying or self.suspects:
                 self.watch.check()
                 if self.watch.stop.is_set():
                     self._drain()
                     raise StoppedError(f"stopped with {self._told()}; the same command goes on")
+                self._heed_clock()
                 self.fleet.look()
                 self._fill()
                 if self._gather() or not self.flying:
-                    heard = time.monotonic()
+                    heard = asked = time.monotonic()
+                elif time.monotonic() - asked > UNHEARD_S:
+                    asked = time.monotonic()
+                    if self._look_up():
+                        heard = asked
                 elif time.monotonic() - heard > STALL_S:
                     raise ClusterLostError(
                         f"no block came back for {STALL_S:.0f} s; look for lost workers, and start the same "
@@ -249,6 +262,34 @@ class Driver:
         if isinstance(error, ActorLostError):
             self.fleet.report(flight.ref, error)
         self._failed(flight, error, lines)
+
+    def _heed_clock(self) -> None:
+        """Leave a cluster whose messages a clock that was set back holds up.
+
+        Dask sends no message before a deadline that it keeps in the time of the day (distributed 2026.8,
+        ``BatchedSend``): set back by a day, it is silent for a day.
+        """
+        ahead = time.time() - time.monotonic()
+        back_s, self.ahead = self.ahead - ahead, ahead
+        if back_s > SET_BACK_S:
+            self._look_up()
+            raise ClusterLostError(
+                f"the clock was set back by {back_s:.0f} s, which holds up Dask's messages"
+            )
+
+    def _look_up(self) -> bool:
+        """Take in the blocks that are done without Dask's having said so; whether there are any."""
+        found = False
+        for future, flight in list(self.flying.items()):
+            content = self.ledger.objects.get(name_of(DONE, flight.work))
+            marker = Marker.from_bytes(content) if content is not None else None
+            if marker is not None:
+                del self.flying[future]
+                flight.seat.load -= 1
+                future.release()
+                self._done(marker)
+                found = True
+        return found
 
     def _done(self, marker: Marker) -> None:
         self.outcome.computed += 1

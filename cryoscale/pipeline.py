@@ -54,6 +54,9 @@ log = logging.getLogger("cryoscale")
 RECONNECT_S = 300.0
 """How long a run waits for a scheduler that is gone to come back at its address, before it gives up."""
 
+RELAUNCHES = 5
+"""How often one command starts or joins a cluster anew that was lost under it."""
+
 OnStage = Callable[[str], None]
 
 
@@ -128,7 +131,7 @@ def _map(draft: Draft, out: str, again: Again, session: Session, watch: Watch, s
         session.planned(settings.name, len(work), outcome.skipped, len(remaining))
         outcome.seconds["prepare"] = session.age_s
         watch = replace(watch, check=held.require)
-        start = time.perf_counter()
+        start, lost = time.perf_counter(), 0
         while remaining:
             stage(f"starting workers for {len(remaining)} blocks")
             try:
@@ -139,10 +142,12 @@ def _map(draft: Draft, out: str, again: Again, session: Session, watch: Watch, s
                     driver.drive(remaining)
                 break
             except ClusterLostError as error:
-                if settings.cluster.kind == "local":
+                lost += 1
+                if lost > RELAUNCHES:
                     raise
                 stage(f"waiting for the cluster: {error}")
-                _await_cluster(settings, out, watch.stop)
+                if settings.cluster.kind != "local":
+                    _await_cluster(settings, out, watch.stop)
                 over = ledger.done_works(settings.block_px) | {record.key for record in outcome.set_aside}
                 remaining = [item for item in remaining if item not in over]
         outcome.seconds["blocks"] = time.perf_counter() - start

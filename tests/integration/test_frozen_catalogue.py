@@ -107,7 +107,8 @@ def test_a_marker_from_before_the_choice_was_explained_still_counts(
     some_blocks(provider.settings, tmp_path / "run", slice(0, 1))
     (path,) = (tmp_path / "run" / "ledger" / "done").rglob("*.json")
     document = json.loads(path.read_text())
-    del document["scene_choice"]
+    for later in ("scene_choice", "seal", "shards", "cpu_seconds", "fetches", "fetched_bytes"):
+        del document[later]
     path.write_text(json.dumps(document))
     assert len(Ledger(str(tmp_path / "run")).done()) == 1
 
@@ -230,7 +231,7 @@ def test_status_and_report_say_which_scenes_were_chosen_and_why(
     assert sum(use.preferred for use in state.scenes_used) == len(markers)
     assert json.loads(json.dumps(state.to_dict()))["scenes_used"][0]["scene"] == state.scenes_used[0].scene
     capsys.readouterr()
-    Console().status(state)
+    Console().totals(state, ())
     told = capsys.readouterr().out
     assert all(f"scene {use.scene}: preferred in {use.preferred}" in told for use in state.scenes_used)
     finish(provider.settings, str(tmp_path / "run"), lambda _: None)

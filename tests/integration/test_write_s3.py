@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from cryoscale.errors import OutputError
 from cryoscale.grid import Block, Window, blocks_over
-from cryoscale.write import mosaic, quicklook
+from cryoscale.write import mosaic
+from cryoscale.write.objects import Entry, quicklook
 from tests.integration.disks import cramped
 from tests.integration.s3 import S3, Asked
 
@@ -164,11 +165,17 @@ def test_entries_tell_sizes_and_change_with_every_writing(
     assert {entry is None for entry in entries[BLOCKS[2]].values()} == {True}
     assert [name for name, entry in entries[BLOCKS[1]].items() if entry] == ["label"]
     del entries[BLOCKS[2]]
-    assert mosaic.zone_entries(store, 2018, 32645) == entries
+    one_by_one = {(b, name): e for b, found in entries.items() for name, e in found.items() if e}
+    assert of_the_zone(store) == one_by_one
     mosaic.write_block(store, 2018, BLOCKS[0], arrays(9))
-    after = mosaic.zone_entries(store, 2018, 32645)
-    assert all(after[BLOCKS[0]][name] != entry for name, entry in entries[BLOCKS[0]].items())
-    assert after[BLOCKS[3]] == entries[BLOCKS[3]]
+    after = of_the_zone(store)
+    assert all(after[BLOCKS[0], name] != entry for name, entry in entries[BLOCKS[0]].items())
+    assert all(after[BLOCKS[3], name] == entry for name, entry in entries[BLOCKS[3]].items())
+
+
+def of_the_zone(store: str) -> dict[tuple[Block, str], Entry]:
+    """All shards of the zone by block and array."""
+    return {(block, name): entry for block, name, entry in mosaic.zone_entries(store, 2018, 32645)}
 
 
 def test_a_missing_bucket_is_no_map(s3: S3) -> None:
