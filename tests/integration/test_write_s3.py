@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from cryoscale.errors import OutputError
 from cryoscale.grid import Block, Window, blocks_over
-from cryoscale.write import mosaic
-from cryoscale.write.objects import Entry, quicklook
+from cryoscale.write import mosaic, quicklook
+from cryoscale.write.objects import Entry
 from tests.integration.disks import cramped
 from tests.integration.s3 import S3, Asked
 
