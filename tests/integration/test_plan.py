@@ -21,6 +21,7 @@ from cryoscale.forecast.blockmap import write_geojson
 from cryoscale.forecast.plan import Asked, Plan, make_plan
 from cryoscale.forecast.rates import Profile, load_profile
 from cryoscale.infer.tiles import read_window
+from cryoscale.ledger import Ledger
 from cryoscale.pipeline import run
 from cryoscale.plan import find_items, zone_regions
 from cryoscale.read.band import asset_spec, read_asset
