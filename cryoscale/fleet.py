@@ -76,8 +76,7 @@ class Fleet:
             ClusterLostError: the scheduler is gone, or no actor could be had for :data:`START_S`.
             CryoscaleError: no worker can load the model; the error of the last that tried.
         """
-        for seat in [seat for seat in self.seats.values() if seat.ref is None]:
-            self._settle(seat)  # asks nobody: the client knows what has come of its futures
+        self._settle_all()  # asks nobody: the client knows what has come of its futures
         if time.monotonic() - self._looked < LOOK_S:
             return
         self._looked = time.monotonic()
@@ -89,6 +88,7 @@ class Fleet:
         for address, name in offers.items():
             if address not in self.seats and self._refusals.get(address, 0) < REFUSALS:
                 self._seat(address, name, _metrics(address, workers[address]))
+        self._settle_all()
         self._require_some(offers)
 
     def choose(self) -> Seat | None:
@@ -164,6 +164,10 @@ class Fleet:
             allow_other_workers=False,
         )
         self.seats[address] = Seat(address, name, future, metrics=metrics)
+
+    def _settle_all(self) -> None:
+        for seat in [seat for seat in self.seats.values() if seat.ref is None]:
+            self._settle(seat)
 
     def _settle(self, seat: Seat) -> None:
         """See whether a model has loaded by now."""
