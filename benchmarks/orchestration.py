@@ -211,26 +211,28 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in found.items()}
 
 
-def table(results: Mapping[str, Any]) -> str:
-    """The results as lines of text."""
+def part_lines(results: Mapping[str, Any]) -> str:
+    """Milliseconds of the parts as lines of text."""
     lines = [f"{'ms a block':24}{'wall':>8}{'min':>8}{'max':>8}{'CPU driver':>12}{'CPU all':>9}"]
-    for name, row in results["parts"]["ways"].items():
+    for name, row in results["ways"].items():
         wall, own, total = row["wall_ms"], row["cpu_driver_ms"], row["cpu_all_ms"]
         lines.append(
             f"{name:24}{wall['median']:8.2f}{wall['min']:8.2f}{wall['max']:8.2f}"
             f"{own['median']:12.2f}{total['median']:9.2f}"
         )
-    ratio = results["parts"]["whole_over_client_map"]
-    lines.append(
-        f"whole by the driver to whole by client.map: {ratio['median']:.2f} "
-        f"({ratio['min']:.2f} to {ratio['max']:.2f})"
+    ratio = results["whole_over_client_map"]
+    told = f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+    return "\n".join([*lines, f"whole by the driver to whole by client.map: {told}"])
+
+
+def long_lines(name: str, row: Mapping[str, Any]) -> str:
+    """A long run as lines of text."""
+    told = ", ".join(f"{key.removesuffix('_ms')} {row[key]:.2f}" for key in row if key.endswith("_ms"))
+    return (
+        f"{name}: ms a block: {told}\n"
+        f"  MiB by share of the blocks: {row['mib']}\n"
+        f"  MiB more a 100,000 blocks, from a quarter on: {row['mib_per_100000_blocks']}"
     )
-    for name, row in results["long"].items():
-        told = ", ".join(f"{key.removesuffix('_ms')} {row[key]:.2f}" for key in row if key.endswith("_ms"))
-        lines.append(f"{name}: ms a block: {told}")
-        lines.append(f"  MiB by share of the blocks: {row['mib']}")
-        lines.append(f"  MiB more a 100,000 blocks, from a quarter on: {row['mib_per_100000_blocks']}")
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -240,10 +242,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=record.RESULTS / "orchestration.jsonl")
     given = parser.parse_args(arguments)
     scale = SCALES[given.scale]
-    results = {"parts": parts(scale), "long": {"scheduler in the driver": long_run(scale, False)}}
-    if scale.own_scheduler:
-        results["long"]["scheduler of its own"] = long_run(scale, True)
-    print(table(results))
+    results: dict[str, Any] = {"parts": parts(scale), "long": {}}
+    print(part_lines(results["parts"]), flush=True)
+    for own_scheduler in (False, True) if scale.own_scheduler else (False,):
+        name = "scheduler of its own" if own_scheduler else "scheduler in the driver"
+        results["long"][name] = long_run(scale, own_scheduler) | {"load": record.machine()["load"]}
+        print(long_lines(name, results["long"][name]), flush=True)
     method = (
         "cryoscale.drive.Driver with its fleet, lease and ledger over blocks whose task does nothing "
         "(returns), asks the actor for a place and for the bands of one pixel without data (asks), puts a "
