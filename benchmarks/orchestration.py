@@ -58,7 +58,7 @@ class Scale:
 SCALES = {
     "tiny": Scale(200, 50, 1, own_scheduler=False),
     "moderate": Scale(10_000, 1_000, 3),
-    "full": Scale(100_000, 1_000, 5),
+    "full": Scale(100_000, 1_000, 3),
 }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from distributed import Client
 
 _ROOT = Path(__file__).parents[1]
 _DASK = [sys.executable, "-m", "dask"]
@@ -62,6 +63,8 @@ def cluster(cpu_workers: int, actors: int) -> Iterator[Cluster]:
             command = [*_DASK, "worker", address, *common, "--nthreads", str(threads)]
             command += ["--resources", f"{kind}={threads}", "--local-directory", folder]
             started.enter_context(_running(command))
+        with Client(address) as client:
+            client.wait_for_workers(cpu_workers + actors, timeout=START_S)
         yield Cluster(address, scheduler.pid)
 
 
