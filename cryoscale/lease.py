@@ -53,6 +53,7 @@ class Lease:
     facts: Facts = field(default=lambda: {})
     lost: threading.Event = field(default_factory=threading.Event)
     _over: threading.Event = field(default_factory=threading.Event)
+    _speaking: threading.Lock = field(default_factory=threading.Lock)
     _beats: int = 0
 
     def require(self) -> None:
@@ -76,6 +77,15 @@ class Lease:
         self._beats += 1
         self._put({"beat": self._beats, "live": dict(self.facts())})
 
+    def tell(self) -> None:
+        """Beat now, whatever the store answers."""
+        with self._speaking:
+            try:
+                self.beat()
+            except Exception as error:
+                # A store that is away or full must not end the run: its blocks will tell, if it stays so.
+                log.debug("the lease could not be renewed: %s", error)
+
     def release(self) -> None:
         """Let the run go, so that the next driver need not wait."""
         if self.lost.is_set():
@@ -90,11 +100,7 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._over.wait(BEAT_S) and not self.lost.is_set():
-            try:
-                self.beat()
-            except Exception as error:
-                # A store that is away or full must not end the run: its blocks will tell, if it stays so.
-                log.debug("the lease could not be renewed: %s", error)
+            self.tell()
 
 
 def refuse_driven(out: str) -> None:

@@ -121,6 +121,7 @@ def _map(draft: Draft, out: str, again: Again, session: Session, watch: Watch, s
         lease.held(out, session.facts) as held,
         session.driving(held.holder, _options(settings, again), outcome.totals),
     ):
+        held.tell()  # what the session is and where it can be watched, before the next beat is due
         identity, work = begin(draft, out)
         ledger = Ledger(out)
         if again.redo is not None:

@@ -180,6 +180,11 @@ HARMS = {
     "the map's metadata, one byte flipped": lambda out: _flip(
         next((out / "mosaic.zarr").glob("2018/*/label/zarr.json"))
     ),
+    "the metadata of a zone cut short": lambda out: _cut(next((out / "mosaic.zarr").glob("2018/*/zarr.json"))),
+    "the map's own metadata gone": lambda out: (out / "mosaic.zarr" / "zarr.json").unlink(),
+    "coordinates, one byte flipped": lambda out: _flip(
+        next(path for path in (out / "mosaic.zarr").glob("2018/*/x/c/*") if path.is_file())
+    ),
     "the inventory, one byte flipped": lambda out: _flip(out / "inventory" / "2018.parquet"),
     "a STAC item gone": lambda out: next((out / "stac").glob("*.json")).unlink(),
 }
