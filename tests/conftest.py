@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from cryoscale.read.hosts import HOSTS
+from tests.tables import Table
 
 settings.register_profile(
     "cryoscale",
@@ -20,6 +21,29 @@ settings.register_profile(
 settings.load_profile("cryoscale")
 
 SHARED = Path(os.environ.get("CRYOSCALE_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+READING = Table("fault matrix", "fault", "times", "what happened", "pixels lost")
+RUNS = Table("faults of runs", "fault", "times caused", "blocks repeated", "bytes that differ")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The tables are there before any test, and in the process that only reports."""
+    for table in (READING, RUNS):
+        if not config.pluginmanager.is_registered(table):
+            config.pluginmanager.register(table, table.title)
+
+
+@pytest.fixture(scope="session")
+def matrix() -> Table:
+    """Faults of reading: what was caused, how often, what came of it and what was lost."""
+    return READING
+
+
+@pytest.fixture(scope="session")
+def faults() -> Table:
+    """Faults of runs: what was caused, how often, how many blocks were done again, and what differs."""
+    return RUNS
 
 
 @pytest.fixture(autouse=True)

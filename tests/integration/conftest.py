@@ -18,7 +18,6 @@ from cryoscale.ledger import Marker
 from cryoscale.pipeline import prepare
 from cryoscale.settings import Settings
 from cryoscale.task import process_block
-from tests.integration.matrix import Matrix
 from tests.integration.s3 import s3, s3_process
 
 __all__ = ["s3", "s3_process"]
@@ -59,14 +58,6 @@ class TinyRange:
 
 
 @pytest.fixture(scope="session")
-def matrix(request: pytest.FixtureRequest) -> Matrix:
-    """One for all tests of a session."""
-    made = Matrix()
-    request.config.pluginmanager.register(made, "fault-matrix")
-    return made
-
-
-@pytest.fixture(scope="session")
 def tiny_range(tmp_path_factory: pytest.TempPathFactory) -> TinyRange:
     """Published once a session."""
     from cryoscale.simulate.catalog import publish
@@ -77,16 +68,6 @@ def tiny_range(tmp_path_factory: pytest.TempPathFactory) -> TinyRange:
     weights = tmp_path_factory.mktemp("weights") / "random.safetensors"
     save_random_network(weights)
     return TinyRange(folder, published.bbox_deg, weights)
-
-
-@pytest.fixture(scope="session")
-def faults(request: pytest.FixtureRequest) -> Any:
-    """The table of faults, one for all tests of a session."""
-    from tests.integration.faults import FaultTable
-
-    made = FaultTable()
-    request.config.pluginmanager.register(made, "faults-of-runs")
-    return made
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -137,26 +137,3 @@ def _content(out: str) -> Iterator[tuple[str, bytes]]:
     objects = Objects(out)
     for entry in objects.list("mosaic.zarr"):
         yield entry.key, objects.get(entry.key) or b""
-
-
-@dataclass
-class FaultTable:
-    """Printed after the tests: fault, times caused, blocks that were done again for it, bytes that differ."""
-
-    rows: list[tuple[str, int, int | str, int]] = field(default_factory=list)
-
-    def add(self, fault: str, times: int, repeated: int | str, differ: int) -> None:
-        """One line."""
-        self.rows.append((fault, times, repeated, differ))
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """A plugin's hook."""
-        if not self.rows:
-            return
-        header = ("fault", "times caused", "blocks repeated", "bytes that differ")
-        rows = [header, *(tuple(map(str, row)) for row in self.rows)]
-        widths = [max(len(row[n]) for row in rows) for n in range(4)]
-        terminalreporter.section("faults of runs")
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            terminalreporter.write_line("  ".join(cells).rstrip())

@@ -26,7 +26,6 @@ from cryoscale.plan import find_items
 from cryoscale.read import hosts, http, signing
 from cryoscale.read.inputs import read_inputs
 from tests.integration.conftest import TinyRange, map_here, save_random_network
-from tests.integration.matrix import Matrix
 from tests.integration.misbehave import Fault, Server, misbehaving
 from tests.integration.test_read_faults import (
     QUICK,
@@ -40,6 +39,7 @@ from tests.integration.test_read_faults import (
     undisturbed,
 )
 from tests.integration.test_read_inputs import WINDOW
+from tests.tables import Table
 
 BAND_RATIO = {"model": {"name": "band-ratio"}}
 
@@ -72,7 +72,7 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_scenes_of_a_dead_host_cost_three_requests_and_not_three_each(
-    tries: list[str], matrix: Matrix
+    tries: list[str], matrix: Table
 ) -> None:
     with closed_port() as port:
         for number in range(12):
@@ -88,7 +88,7 @@ def test_the_last_attempt_really_asks_a_host_that_is_taken_for_down(
     root: Path,
     undisturbed: xr.Dataset,
     tries: list[str],
-    matrix: Matrix,
+    matrix: Table,
 ) -> None:
     with closed_port() as port:
         url = f"http://127.0.0.1:{port}"
@@ -112,7 +112,7 @@ def test_the_last_attempt_really_asks_a_host_that_is_taken_for_down(
 
 def test_one_bad_file_on_a_living_host_costs_no_other_file_in_the_last_attempt(
     scenes: Path,
-    matrix: Matrix,
+    matrix: Table,
 ) -> None:
     with misbehaving(scenes, plan=only_blue(Fault("hang-up"))) as host:
         items = served_scenes(scenes, host.url)
@@ -204,7 +204,7 @@ def goes_away(host: Server, plan: list[bool]) -> Any:
 
 
 def test_a_run_whose_host_goes_away_and_comes_back_is_the_undisturbed_run(
-    tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matrix: Matrix
+    tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matrix: Table
 ) -> None:
     monkeypatch.setattr(hosts, "COOLING_S", 3.0)
     settings = tiny_range.settings(**BAND_RATIO, region=small(tiny_range))

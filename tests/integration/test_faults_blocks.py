@@ -15,12 +15,12 @@ from cryoscale.ledger import Ledger
 from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import (
     Command,
-    FaultTable,
     bytes_that_differ,
     few_blocks,
     run_to_end,
     write_config,
 )
+from tests.tables import Table
 
 POISON = """
 import os, distributed
@@ -51,7 +51,7 @@ def _poisoned(tmp_path: Path, harm: str, block: Any) -> tuple[dict[str, str], Pa
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_poisonous_block_is_set_aside_with_its_inputs_and_the_others_are_done(
-    calm: Calm, tmp_path: Path, harm: str, faults: FaultTable
+    calm: Calm, tmp_path: Path, harm: str, faults: Table
 ) -> None:
     victim = sorted(Ledger(str(calm.out)).done())[2][1]
     env, switch = _poisoned(tmp_path, harm, victim)

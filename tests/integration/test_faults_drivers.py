@@ -15,11 +15,12 @@ from cryoscale import lease
 from cryoscale.errors import LeaseLostError, OutputError
 from cryoscale.write.objects import Objects
 from tests.integration.conftest import Calm
-from tests.integration.faults import Command, FaultTable, bytes_that_differ, done, run_to_end, until
+from tests.integration.faults import Command, bytes_that_differ, done, run_to_end, until
+from tests.tables import Table
 
 
 def test_a_second_driver_on_the_same_output_is_refused_and_the_first_is_named(
-    calm: Calm, tmp_path: Path, faults: FaultTable
+    calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
     out = tmp_path / "run"
     first = Command.start("run", calm.config, "--out", out)
@@ -121,7 +122,7 @@ def test_a_lease_is_lost_to_nobody_while_the_clock_of_the_day_jumps(
 
 
 def test_a_driver_that_is_frozen_and_followed_stops_when_it_wakes(
-    calm: Calm, tmp_path: Path, faults: FaultTable
+    calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
     out = tmp_path / "run"
     first = Command.start("run", calm.config, "--out", out)
@@ -150,7 +151,7 @@ time.time = lambda: true_time() + float(offset.read_text() or 0)
 
 
 def test_a_run_outlives_a_clock_that_jumps_a_day_forward_and_back(
-    calm: Calm, tmp_path: Path, faults: FaultTable
+    calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
     out, offset = tmp_path / "run", tmp_path / "offset"
     offset.write_text("0")

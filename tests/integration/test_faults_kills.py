@@ -15,7 +15,6 @@ from pathlib import Path
 from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import (
     Command,
-    FaultTable,
     bytes_that_differ,
     done,
     few_blocks,
@@ -24,12 +23,13 @@ from tests.integration.faults import (
     wait_or_end,
     write_config,
 )
+from tests.tables import Table
 
 KILLS = 20
 
 
 def test_a_driver_killed_at_twenty_random_moments_loses_nothing(
-    calm: Calm, tmp_path: Path, faults: FaultTable
+    calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
     draw, killed, differ, round_, repeated = random.Random(1), 0, 0, 0, 0
     while killed < KILLS:
@@ -54,7 +54,7 @@ def test_a_driver_killed_at_twenty_random_moments_loses_nothing(
 
 
 def test_everything_killed_at_once_is_completed_by_the_same_command(
-    calm: Calm, tmp_path: Path, faults: FaultTable
+    calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
     out, wanted = tmp_path / "run", (1, calm.blocks // 2)
     for least in wanted:
@@ -73,7 +73,7 @@ def test_everything_killed_at_once_is_completed_by_the_same_command(
 
 
 def test_workers_killed_over_and_over_are_replaced_in_the_same_run(
-    calm: Calm, tmp_path: Path, faults: FaultTable
+    calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
     out, killed = tmp_path / "run", 0
     command = Command.start("run", calm.config, "--out", out, "--json")
@@ -94,7 +94,7 @@ def test_workers_killed_over_and_over_are_replaced_in_the_same_run(
 
 
 def test_sigterm_finishes_what_is_in_work_and_says_that_it_can_be_resumed(
-    calm: Calm, tmp_path: Path, faults: FaultTable
+    calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
     out = tmp_path / "run"
     command = Command.start("run", calm.config, "--out", out)
@@ -114,7 +114,7 @@ def test_sigterm_finishes_what_is_in_work_and_says_that_it_can_be_resumed(
 
 
 def test_a_run_waits_for_a_scheduler_that_dies_and_goes_on_when_it_is_back(
-    tiny_range: TinyRange, calm: Calm, tmp_path: Path, faults: FaultTable
+    tiny_range: TinyRange, calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
     port = _free_port()
     address, out = f"tcp://127.0.0.1:{port}", tmp_path / "run"

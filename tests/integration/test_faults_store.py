@@ -17,8 +17,9 @@ from cryoscale.pipeline import run as run_pipeline
 from cryoscale.results import Run
 from cryoscale.write.objects import Objects
 from tests.integration.conftest import Calm
-from tests.integration.faults import Command, FaultTable, bytes_that_differ, done, run_to_end, until
+from tests.integration.faults import Command, bytes_that_differ, done, run_to_end, until
 from tests.integration.s3 import S3
+from tests.tables import Table
 
 
 @contextmanager
@@ -43,7 +44,7 @@ needs_mounts = pytest.mark.skipif(
 
 @needs_mounts
 def test_a_full_disk_ends_the_run_in_one_line_and_room_on_it_completes_the_run(
-    calm: Calm, tmp_path: Path, faults: FaultTable
+    calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
     with _small_disk(tmp_path / "disk", "512k") as disk:
         out = disk / "run"
@@ -66,7 +67,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_room_on_it_completes_the_run(
 
 @needs_mounts
 def test_an_output_that_becomes_read_only_ends_the_run_and_blames_no_block(
-    calm: Calm, tmp_path: Path, faults: FaultTable
+    calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
     with _small_disk(tmp_path / "disk", "64m") as disk:
         out = disk / "run"
@@ -100,7 +101,7 @@ def _make_read_only(disk: Path) -> None:
 
 
 def test_a_store_that_goes_away_in_the_middle_of_a_run_costs_no_block(
-    calm: Calm, s3: S3, faults: FaultTable
+    calm: Calm, s3: S3, faults: Table
 ) -> None:
     out = s3.url("run")
     command = Command.start("run", calm.config, "--out", out, "--json")
@@ -118,7 +119,7 @@ def test_a_store_that_goes_away_in_the_middle_of_a_run_costs_no_block(
 
 
 def test_a_driver_killed_while_it_writes_to_s3_is_followed_by_the_next(
-    calm: Calm, s3: S3, faults: FaultTable
+    calm: Calm, s3: S3, faults: Table
 ) -> None:
     out = s3.url("run")
     command = Command.start("run", calm.config, "--out", out)
@@ -180,7 +181,9 @@ HARMS = {
     "the map's metadata, one byte flipped": lambda out: _flip(
         next((out / "mosaic.zarr").glob("2018/*/label/zarr.json"))
     ),
-    "the metadata of a zone cut short": lambda out: _cut(next((out / "mosaic.zarr").glob("2018/*/zarr.json"))),
+    "the metadata of a zone cut short": lambda out: _cut(
+        next((out / "mosaic.zarr").glob("2018/*/zarr.json"))
+    ),
     "the map's own metadata gone": lambda out: (out / "mosaic.zarr" / "zarr.json").unlink(),
     "coordinates, one byte flipped": lambda out: _flip(
         next(path for path in (out / "mosaic.zarr").glob("2018/*/x/c/*") if path.is_file())
@@ -192,7 +195,7 @@ HARMS = {
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_what_is_damaged_is_found_by_verify_and_mended_by_run(
-    calm: Calm, copy: Path, harm: str, faults: FaultTable
+    calm: Calm, copy: Path, harm: str, faults: Table
 ) -> None:
     HARMS[harm](copy)
     found = Run(str(copy)).verify()

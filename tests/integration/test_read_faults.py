@@ -31,9 +31,9 @@ from cryoscale.read.raster import UnreadableError
 from cryoscale.read.remote import HEADER_BYTES
 from cryoscale.simulate.server import serve
 from tests.integration.conftest import TinyRange, map_here
-from tests.integration.matrix import Matrix
 from tests.integration.misbehave import Fault, Server, misbehaving
 from tests.integration.test_read_inputs import WIDER, WINDOW, item, optical, write
+from tests.tables import Table
 
 QUICK = http.Patience(attempts=6, first_s=0.02, most_s=0.1, deadline_s=20.0, connect_s=2.0, stall_s=0.4)
 PASSING = {
@@ -114,7 +114,7 @@ def first(count: int, fault: Fault, after: int = 0) -> Callable[[str, int], Faul
 @pytest.mark.parametrize("after", [0, 1], ids=["at the header", "at the pixels"])
 @pytest.mark.parametrize("name", PASSING)
 def test_a_fault_that_passes_costs_no_pixel(
-    root: Path, undisturbed: xr.Dataset, matrix: Matrix, name: str, after: int
+    root: Path, undisturbed: xr.Dataset, matrix: Table, name: str, after: int
 ) -> None:
     with misbehaving(root, plan=first(2, PASSING[name], after)) as host:
         data, report = read_inputs({"terrain": [tile(host.url)]}, WINDOW.pad(100))
@@ -130,7 +130,7 @@ def test_a_fault_that_passes_costs_no_pixel(
 @pytest.mark.parametrize("after", [0, 1], ids=["at the header", "at the pixels"])
 @pytest.mark.parametrize("name", STAYING)
 def test_a_fault_that_stays_is_named_with_item_band_and_reason_and_never_with_its_token(
-    root: Path, monkeypatch: pytest.MonkeyPatch, matrix: Matrix, name: str, after: int
+    root: Path, monkeypatch: pytest.MonkeyPatch, matrix: Table, name: str, after: int
 ) -> None:
     monkeypatch.setattr(http, "ASSETS", http.Patience(3, 0.02, 0.1, 10.0, 2.0, 0.2))
     with misbehaving(root, plan=first(10_000, STAYING[name], after)) as host:
@@ -156,7 +156,7 @@ def test_retry_after_is_waited_for(root: Path, undisturbed: xr.Dataset) -> None:
 
 @pytest.mark.parametrize("fault", [Fault("status", 503), Fault("trickle")], ids=["503", "trickle"])
 def test_an_asset_is_given_up_at_its_deadline_though_attempts_are_left(
-    root: Path, monkeypatch: pytest.MonkeyPatch, matrix: Matrix, fault: Fault
+    root: Path, monkeypatch: pytest.MonkeyPatch, matrix: Table, fault: Fault
 ) -> None:
     monkeypatch.setattr(http, "ASSETS", http.Patience(1000, 0.01, 0.02, 0.5, 1.0, 0.3))
     with (
@@ -213,7 +213,7 @@ def planetary_computer(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.mark.parametrize("told_life_s", [3.0, 3600.0], ids=["as they say", "though they promise an hour"])
 def test_tokens_that_die_after_three_seconds_lose_nothing_over_a_long_run(
-    planetary_computer: Server, undisturbed: xr.Dataset, matrix: Matrix, told_life_s: float
+    planetary_computer: Server, undisturbed: xr.Dataset, matrix: Table, told_life_s: float
 ) -> None:
     host = planetary_computer
     host.told_life_s = told_life_s
@@ -234,7 +234,7 @@ def test_tokens_that_die_after_three_seconds_lose_nothing_over_a_long_run(
     assert (refused > 0) == (told_life_s > 60)
 
 
-def test_a_host_that_refuses_fresh_tokens_too_is_named(planetary_computer: Server, matrix: Matrix) -> None:
+def test_a_host_that_refuses_fresh_tokens_too_is_named(planetary_computer: Server, matrix: Table) -> None:
     planetary_computer.token_life_s = -1.0
     with pytest.raises(AssetReadError, match=r"tile elevation.*HTTP 403.*signed anew"):
         read_inputs({"terrain": [tile(planetary_computer.url, "planetary-computer")]}, WINDOW)
@@ -291,7 +291,7 @@ def only_blue(fault: Fault) -> Callable[[str, int], Fault | None]:
 
 
 def test_a_scene_out_of_reach_fails_the_block_and_in_the_last_attempt_is_left_out_by_name(
-    scenes: Path, matrix: Matrix
+    scenes: Path, matrix: Table
 ) -> None:
     with misbehaving(scenes, plan=only_blue(Fault("status", 503))) as host:
         items = served_scenes(scenes, host.url)
@@ -310,7 +310,7 @@ def test_a_scene_out_of_reach_fails_the_block_and_in_the_last_attempt_is_left_ou
 
 
 def test_a_scene_that_could_not_be_ranked_is_named_and_does_not_come_in_by_better_luck_later(
-    scenes: Path, matrix: Matrix
+    scenes: Path, matrix: Table
 ) -> None:
     def plan(path: str, number: int) -> Fault | None:
         return Fault("status", 503) if path.endswith("B05.tif") and number < QUICK.attempts else None
@@ -326,7 +326,7 @@ def test_a_scene_that_could_not_be_ranked_is_named_and_does_not_come_in_by_bette
 
 
 def test_under_fail_a_scene_that_is_gone_is_an_error_and_otherwise_it_is_named(
-    scenes: Path, matrix: Matrix
+    scenes: Path, matrix: Table
 ) -> None:
     with misbehaving(scenes, plan=only_blue(Fault("status", 404))) as host:
         items = served_scenes(scenes, host.url)
@@ -359,7 +359,7 @@ def remote_catalogue(folder: Path, into: Path, url: str) -> None:
 
 
 def test_a_run_over_a_host_that_fails_at_random_is_the_undisturbed_run(
-    tiny_range: TinyRange, tmp_path: Path, matrix: Matrix
+    tiny_range: TinyRange, tmp_path: Path, matrix: Table
 ) -> None:
     settings = tiny_range.settings(model={"name": "band-ratio"})
     expected = [marker.checksum for marker in map_here(settings, tmp_path / "undisturbed")]
@@ -467,7 +467,7 @@ def found_ids(url: str, **options: Any) -> list[str]:
 
 @pytest.mark.parametrize("name", [name for name in PASSING if not name.startswith("range")])
 def test_pages_that_fail_are_asked_for_again_without_loss_or_duplicates(
-    api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matrix: Matrix, name: str
+    api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matrix: Table, name: str
 ) -> None:
     monkeypatch.setattr(stacapi, "PAGE_SIZE", 1)
     expected = found_ids(api)
@@ -491,7 +491,7 @@ def test_pages_that_fail_are_asked_for_again_without_loss_or_duplicates(
 
 
 def test_a_catalogue_that_stays_down_is_passed_over_and_the_run_says_so(
-    api: str, tiny_range: TinyRange, tmp_path: Path, matrix: Matrix
+    api: str, tiny_range: TinyRange, tmp_path: Path, matrix: Table
 ) -> None:
     stages: list[str] = []
     with misbehaving(tmp_path, upstream=api, plan=lambda path, number: Fault("status", 503)) as host:
@@ -540,7 +540,7 @@ LIST = Fault("status", 200, (("Content-Type", "application/json"),), b"[1, 2]")
     ids=["HTML", "other JSON", "a list", "404", "silence"],
 )
 def test_an_entry_that_is_no_catalogue_is_one_clear_line_with_exit_code_2(
-    api: str, tiny_range: TinyRange, tmp_path: Path, request: Any, matrix: Matrix, fault: Any, words: str
+    api: str, tiny_range: TinyRange, tmp_path: Path, request: Any, matrix: Table, fault: Any, words: str
 ) -> None:
     with misbehaving(tmp_path, upstream=api, plan=lambda path, number: fault) as host:
         url = host.url if fault is not None else "http://127.0.0.1:9"

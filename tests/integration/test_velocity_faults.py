@@ -19,10 +19,10 @@ from cryoscale.read.inputs import read_inputs
 from cryoscale.read.raster import UnreadableError
 from cryoscale.read.velocity import read_velocity
 from tests.integration.conftest import TinyRange, map_here
-from tests.integration.matrix import Matrix
 from tests.integration.misbehave import Fault, misbehaving
 from tests.integration.test_read_faults import PASSING, QUICK, STAYING, first, lost_pixels
 from tests.integration.test_read_inputs import EPSG, WINDOW, optical
+from tests.tables import Table
 
 LAYOUTS = ("zarr 2", "zarr 3", "zarr 3 in shards")
 _number = iter(range(10_000))
@@ -88,7 +88,7 @@ def test_a_store_over_http_gives_the_pixels_of_the_folder(
 @pytest.mark.parametrize("name", PASSING)
 @pytest.mark.parametrize("layout", ["zarr 2", "zarr 3 in shards"])
 def test_a_fault_that_passes_costs_no_pixel_of_the_velocity(
-    stores: Path, undisturbed: xr.Dataset, matrix: Matrix, name: str, layout: str
+    stores: Path, undisturbed: xr.Dataset, matrix: Table, name: str, layout: str
 ) -> None:
     if name.startswith("range") and "shards" not in layout:
         return  # nothing is asked for by ranges
@@ -105,7 +105,7 @@ def test_a_fault_that_passes_costs_no_pixel_of_the_velocity(
 
 @pytest.mark.parametrize("name", [name for name in STAYING if not name.startswith("404")])
 def test_a_velocity_out_of_reach_fails_the_block_and_in_the_last_attempt_is_left_out_by_name(
-    stores: Path, tmp_path: Path, matrix: Matrix, name: str
+    stores: Path, tmp_path: Path, matrix: Table, name: str
 ) -> None:
     scene = optical(tmp_path, "scene", "2018-10-03")
 
@@ -150,7 +150,7 @@ def test_a_broken_chunk_is_told_apart_from_one_out_of_reach(stores: Path, tmp_pa
 
 @pytest.mark.parametrize("life_s", [0.15, 60.0])
 def test_the_velocity_is_signed_anew_when_its_token_dies(
-    stores: Path, undisturbed: xr.Dataset, monkeypatch: pytest.MonkeyPatch, matrix: Matrix, life_s: float
+    stores: Path, undisturbed: xr.Dataset, monkeypatch: pytest.MonkeyPatch, matrix: Table, life_s: float
 ) -> None:
     with misbehaving(stores, token_life_s=life_s) as host:
         held = ["sig=no"]
