@@ -27,7 +27,8 @@ import shapely.geometry
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks import blocks, bucket, record
+from benchmarks import RESULTS, blocks, bucket
+from cryoscale.bench import record
 from cryoscale.grid import Block, Window
 from cryoscale.ledger import DONE, ITEMS, Ledger, Marker, Work, name_of
 from cryoscale.manifest import digest
@@ -269,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "ledger.jsonl")
+    parser.add_argument("--out", type=Path, default=RESULTS / "ledger.jsonl")
     given = parser.parse_args(arguments)
     scale = SCALES[given.scale]
     results = {

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from shapely.geometry import box, mapping
 
-from benchmarks import record
+from benchmarks import RESULTS
+from cryoscale.bench import record
 from cryoscale.grid import Block, Window, transformer
 from cryoscale.ledger import Ledger, Marker, SceneShare
 from cryoscale.read import snapshot
@@ -303,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", choices=("tiny", "small", "large"), default="small")
     parser.add_argument("--ground", choices=("glaciers", "complex"), action="append")
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "memory.jsonl")
+    parser.add_argument("--out", type=Path, default=RESULTS / "memory.jsonl")
     parser.add_argument("--finish", nargs=2, metavar=("REGION", "OUT"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.finish:

@@ -23,8 +23,9 @@ from typing import Any
 from distributed import as_completed
 from shapely.geometry import MultiPolygon
 
-from benchmarks import blocks, processes, record
+from benchmarks import RESULTS, blocks, processes
 from cryoscale import lease
+from cryoscale.bench import record
 from cryoscale.cluster import CPU, Workers, workers
 from cryoscale.drive import ACTOR_DEADLINE_S, Driver
 from cryoscale.fleet import Fleet
@@ -239,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "orchestration.jsonl")
+    parser.add_argument("--out", type=Path, default=RESULTS / "orchestration.jsonl")
     given = parser.parse_args(arguments)
     scale = SCALES[given.scale]
     results: dict[str, Any] = {"parts": parts(scale), "long": {}}

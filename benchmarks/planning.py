@@ -24,7 +24,8 @@ import shapely
 from affine import Affine
 from pystac import Asset, Item
 
-from benchmarks import record
+from benchmarks import RESULTS
+from cryoscale.bench import record
 from cryoscale.config import load_config
 from cryoscale.features.stack import HALO_PX
 from cryoscale.forecast.plan import Asked, make_plan
@@ -271,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="full")
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "planning.jsonl")
+    parser.add_argument("--out", type=Path, default=RESULTS / "planning.jsonl")
     given = parser.parse_args(arguments)
     scale = SCALES[given.scale]
     found = measure(scale)

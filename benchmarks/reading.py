@@ -26,10 +26,11 @@ import numpy as np
 import rasterio.errors
 from numpy.typing import NDArray
 
-from benchmarks import record
+from benchmarks import RESULTS
 from benchmarks.ranges import RangeServer, serve
 from benchmarks.readers import BASE, READ_THREADS, blocks_of, direct, ways
 from benchmarks.scenes import FINE, SPECTRAL, items_at, write_scenes
+from cryoscale.bench import record
 from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import Window
 from cryoscale.infer.tiles import read_window
@@ -211,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "reading.jsonl")
+    parser.add_argument("--out", type=Path, default=RESULTS / "reading.jsonl")
     given = parser.parse_args(arguments)
     scale = SCALES[given.scale]
     warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # of a library's own warper

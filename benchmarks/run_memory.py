@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 import yaml
 
-from benchmarks import record
+from benchmarks import RESULTS
+from cryoscale.bench import record
 from cryoscale.demo import demo_config
 from cryoscale.ledger import Ledger
 from cryoscale.simulate.catalog import publish
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measures both, prints the ratios, and adds a line to the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", choices=SIZES, default="moderate")
-    parser.add_argument("--out", type=Path, default=record.RESULTS / "run_memory.jsonl")
+    parser.add_argument("--out", type=Path, default=RESULTS / "run_memory.jsonl")
     given = parser.parse_args(arguments)
     size = SIZES[given.scale]
     with tempfile.TemporaryDirectory() as folder:

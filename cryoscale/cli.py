@@ -265,6 +265,32 @@ def features(
         console.say(f"{summary['blocks']} blocks of {len(summary['channels'])} channels in {summary['out']}")
 
 
+@app.command()
+def bench(
+    workloads: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORKLOAD]...", help="Which stages; all if none is named.")
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="tiny, moderate or full (with the paper's network).")
+    ] = "moderate",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Add the measurement to this file of JSON lines.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Measure this machine's speed stage by stage, beside its limits and what others would use."""
+    from cryoscale.bench.suite import measure
+    from cryoscale.bench.table import text
+    from cryoscale.console import Console
+
+    console = Console(quiet=json_)
+    with console:
+        made = measure(workloads or (), scale, device=device, out=out, on_stage=console.stage).line()
+    if json_:
+        print_json(made)
+    else:
+        typer.echo(text(made))
+
+
 def main() -> None:
     """Entry point: errors made for people are one line on stderr and their own exit code."""
     from cryoscale.errors import CryoscaleError

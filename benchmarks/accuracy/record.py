@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import record
 from benchmarks.accuracy.jobs import Job, done_path, outcome
 from benchmarks.accuracy.steps import Bench
 from benchmarks.accuracy.tables import importance_table, tables
+from cryoscale.bench import record
 
 PACKAGES = ("torch", "numpy", "scikit-learn", "segmentation-models-pytorch", "timm", "zarr", "odc-stac")
 

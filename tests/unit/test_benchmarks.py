@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ledger, memory, orchestration, planning, reading, record
+from benchmarks import RESULTS, ledger, memory, orchestration, planning, reading, readme
 from benchmarks.scenes import SPECTRAL
+from cryoscale.bench import record
 
 
 def test_the_comparison_of_readers_runs_and_keeps_a_whole_line(
@@ -111,9 +112,13 @@ def test_a_record_says_which_packages_are_absent_and_lines_are_added(tmp_path: P
 
 
 def test_every_committed_line_names_machine_versions_sizes_and_method() -> None:
-    kept = sorted(record.RESULTS.glob("*.jsonl"))
+    kept = sorted(RESULTS.glob("*.jsonl"))
     assert "reading.jsonl" in [path.name for path in kept]
     for path in kept:
         for line in path.read_text("utf-8").splitlines():
             document = json.loads(line)
             assert all(document[key] for key in ("machine", "versions", "sizes", "method", "results")), path
+
+
+def test_the_readmes_table_of_speed_is_made_from_the_records() -> None:
+    assert readme.main(["--check"]) == 0, "run python -m benchmarks.readme"

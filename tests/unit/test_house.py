@@ -65,6 +65,7 @@ STOREYS = [
     "config",
     "api",
     "demo",
+    "bench",
     "console",
     "options",
     "cli_learn",

@@ -11,8 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
-
 
 def machine() -> dict[str, Any]:
     """The processor, how many cores this process may use, how busy it is, and the memory (GiB)."""

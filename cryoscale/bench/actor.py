@@ -1,0 +1,84 @@
+"""An actor's block, from features in host memory to bytes in host memory, beside the loop of a notebook."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cryoscale.bench import ground
+from cryoscale.bench.clock import seconds
+from cryoscale.bench.figure import Figure, Rival
+from cryoscale.features.channels import CHANNELS
+from cryoscale.grid import Window
+from cryoscale.infer.actor import ModelActor
+from cryoscale.infer.blend import hann
+from cryoscale.infer.tiles import read_window, stride_px, tile_origins
+from cryoscale.models.predictor import Predictor
+
+
+def measure(
+    predictor: Predictor, network: Figure, size_px: int, tile_px: int, overlap: float = 0.5
+) -> Figure:
+    """Tiles a second, cutting, blending and encoding included; limit: the network alone, in this run."""
+    window = ground.block_of(size_px).window
+    outer = read_window(window, tile_px, overlap)
+    shape = (len(CHANNELS), outer.height, outer.width)
+    features = np.random.default_rng(5).standard_normal(shape, np.float32)
+    actor = ModelActor({}, tile_px=tile_px, overlap=overlap, load=lambda **_: predictor)
+    took = seconds(lambda: actor.predict(features, outer.row, outer.col, window), turns=2)
+    count = len(_origins(window, tile_px, overlap))
+    batch = actor.describe()["batch"]
+    rival_s = seconds(lambda: notebook(predictor, features, outer, window, tile_px, overlap, batch), turns=2)
+    return Figure(
+        network.workload.replace("network", "actor"),
+        count / took,
+        "tiles/s",
+        network.rate,
+        "the network alone, in this run",
+        Rival(
+            "a notebook's loop",
+            count / rival_s,
+            "eager, tiles cut by slices, Hann sums in numpy, the same weights, device and precision",
+        ),
+        {"block_px": size_px, "tile_px": tile_px, "overlap": overlap, "tiles": count},
+    )
+
+
+def notebook(
+    predictor: Predictor,
+    features: NDArray[np.float32],
+    outer: Window,
+    window: Window,
+    tile_px: int,
+    overlap: float,
+    batch: int,
+) -> NDArray[np.uint8]:
+    """Labels (y, x) as a good notebook would make them from features (c, h, w): tiles, sums, argmax."""
+    weight = np.outer(hann(tile_px), hann(tile_px))
+    sums = np.zeros((len(predictor.classes), outer.height, outer.width), np.float32)
+    total = np.zeros((outer.height, outer.width), np.float32)
+    corners = [(row - outer.row, col - outer.col) for row, col in _origins(window, tile_px, overlap)]
+    for start in range(0, len(corners), batch):
+        chosen = corners[start : start + batch]
+        cut = np.stack([features[:, y : y + tile_px, x : x + tile_px] for y, x in chosen])
+        for (y, x), answer in zip(chosen, _eager(predictor, cut), strict=True):
+            sums[:, y : y + tile_px, x : x + tile_px] += answer * weight
+            total[y : y + tile_px, x : x + tile_px] += weight
+    rows, cols = window.slices_in(outer)
+    return np.asarray((sums[:, rows, cols] / total[rows, cols]).argmax(axis=0), np.uint8)
+
+
+def _eager(predictor: Predictor, cut: NDArray[np.float32]) -> Any:
+    device, on = predictor.device, predictor.precision == "bf16"
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=on):
+        return torch.softmax(predictor.model(torch.from_numpy(cut).to(device)).float(), 1).cpu().numpy()
+
+
+def _origins(window: Window, tile_px: int, overlap: float) -> list[tuple[int, int]]:
+    stride = stride_px(tile_px, overlap)
+    rows = tile_origins(window.row, window.row + window.height, tile_px, stride)
+    cols = tile_origins(window.col, window.col + window.width, tile_px, stride)
+    return [(row, col) for row in rows for col in cols]

@@ -1,0 +1,69 @@
+"""What this machine can do at most: bytes copied and numbers multiplied a second, measured now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cryoscale.bench.clock import seconds
+from cryoscale.bench.figure import rounded
+
+_COPY_BYTES = 2**28
+_EDGE = {"cpu": 2048, "cuda": 8192}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one machine with so many threads.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        threads: CPU threads that multiply.
+        copy_gb_s: bytes read and written a second by one thread that copies 256 MiB, 1e9.
+        matmul_tflops: floating point operations a second of a square product, 1e12, by precision.
+    """
+
+    device: str
+    threads: int
+    copy_gb_s: float
+    matmul_tflops: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON."""
+        return {
+            "device": self.device,
+            "threads": self.threads,
+            "copy_gb_s": rounded(self.copy_gb_s),
+            "matmul_tflops": {name: rounded(value) for name, value in self.matmul_tflops.items()},
+        }
+
+
+def measure_limits(device: str) -> Limits:
+    """Copying in host memory by one thread; products on ``device`` ("cpu" or "cuda") by all of them."""
+    import torch
+
+    source = np.ones(_COPY_BYTES // 8)
+    target = np.empty_like(source)
+    copied = seconds(lambda: np.copyto(target, source))
+    products = {
+        "fp32": _matmul_tflops(device, torch.float32),
+        "bf16": _matmul_tflops(device, torch.bfloat16),
+    }
+    return Limits(device, torch.get_num_threads(), 2 * _COPY_BYTES / copied / 1e9, products)
+
+
+def _matmul_tflops(device: str, dtype: Any) -> float:
+    import torch
+
+    edge = _EDGE[device]
+    left, right = (torch.randn(edge, edge, device=device).to(dtype) for _ in range(2))
+    out = torch.empty(edge, edge, device=device, dtype=dtype)
+
+    def multiply() -> None:
+        torch.mm(left, right, out=out)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return 2 * edge**3 / seconds(multiply) / 1e12

@@ -1,0 +1,79 @@
+"""The network alone, beside the same network as torch runs it unprepared."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cryoscale.bench.clock import seconds
+from cryoscale.bench.figure import Figure, Rival, rounded
+from cryoscale.bench.limits import Limits
+from cryoscale.features.channels import CHANNELS
+from cryoscale.learn.scores import CLASS_NAMES
+from cryoscale.models.cryonet import CryoNet
+from cryoscale.models.predictor import Predictor, count_parameters
+from cryoscale.models.weights import Card
+
+SIZES = {
+    "tiny": {"encoder": "resnet10w16", "decoder_channels": (32, 16, 16, 16, 16)},
+    "small": {"encoder": "resnet18w16", "decoder_channels": (128, 64, 32, 16, 16)},
+    "cryonet": {"encoder": "resnet101", "decoder_channels": (256, 128, 64, 32, 16)},
+}
+"""Networks by name; ``cryonet`` is the paper's."""
+
+
+def predictor_of(size: str, *, device: str = "auto", precision: str = "auto") -> Predictor:
+    """A predictor with drawn weights: speed does not depend on what they are."""
+    torch.manual_seed(1)
+    arguments = SIZES[size]
+    network = CryoNet(len(CHANNELS), len(CLASS_NAMES), **arguments)  # type: ignore[arg-type]
+    card = Card(
+        architecture="cryonet",
+        arguments={
+            key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()
+        },
+        channels=CHANNELS,
+        mean=(0.0,) * len(CHANNELS),
+        std=(1.0,) * len(CHANNELS),
+        classes=CLASS_NAMES,
+    )
+    return Predictor(network, card, device=device, precision=precision)
+
+
+def gflop_a_tile(size: str, tile_px: int) -> float:
+    """Floating point operations of a tile, 1e9: two for each multiplication, as the device's limit counts."""
+    counter = FlopCounterMode(display=False)
+    with torch.device("meta"), counter, torch.inference_mode():  # shapes alone
+        network = CryoNet(len(CHANNELS), len(CLASS_NAMES), **SIZES[size])  # type: ignore[arg-type]
+        network.eval()(torch.zeros(1, len(CHANNELS), tile_px, tile_px))
+    return float(counter.get_total_flops()) / 1e9
+
+
+def measure(size: str, predictor: Predictor, tile_px: int, batch: int, limits: Limits) -> Figure:
+    """Tiles a second from host memory to host memory; limit: its products at the speed of one large one."""
+    shape = (batch, len(CHANNELS), tile_px, tile_px)
+    features = np.random.default_rng(4).standard_normal(shape, np.float32)
+    gflop = gflop_a_tile(size, tile_px)
+    plain = CryoNet(len(CHANNELS), len(CLASS_NAMES), **SIZES[size])  # type: ignore[arg-type]
+    plain = plain.to(predictor.device).eval()
+
+    def eager() -> object:
+        with torch.inference_mode():
+            return torch.softmax(plain(torch.from_numpy(features).to(predictor.device)), 1).cpu().numpy()
+
+    return Figure(
+        f"network {size}",
+        batch / seconds(lambda: predictor(features)),
+        "tiles/s",
+        limits.matmul_tflops[predictor.precision] * 1e3 / gflop,
+        f"its {rounded(gflop)} GFLOP a tile at the speed of a large {predictor.precision} product",
+        Rival("torch, eager, fp32", batch / seconds(eager)),
+        {
+            "tile_px": tile_px,
+            "batch": batch,
+            "precision": predictor.precision,
+            "device": predictor.device.type,
+            "parameters": count_parameters(predictor.model),
+        },
+    )

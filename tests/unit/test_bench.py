@@ -1,0 +1,166 @@
+"""``cryoscale bench``: it says what it measured, and its rivals do the same work; no speed is asserted."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cryoscale.bench import actor, blending, clock, features, ground, network, suite, table, writing
+from cryoscale.bench.figure import Figure, Rival
+from cryoscale.cli import app
+from cryoscale.errors import InputError
+from cryoscale.features.channels import CHANNELS
+from cryoscale.features.stack import build_stack
+from cryoscale.infer.actor import ModelActor
+from cryoscale.infer.blend import Blender
+from cryoscale.infer.tiles import read_window
+from cryoscale.write import mosaic
+
+
+def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Path) -> None:
+    kept = tmp_path / "bench.jsonl"
+    answer = CliRunner().invoke(app, ["bench", "--scale", "tiny", "--device", "cpu", "--out", str(kept)])
+    assert answer.exit_code == 0, answer.output
+    (line,) = [json.loads(text) for text in kept.read_text("utf-8").splitlines()]
+    assert line["machine"]["cores"] >= 1
+    assert line["versions"]["torch"]
+    assert line["results"]["limits"]["copy_gb_s"] > 0
+    stages = line["results"]["figures"]
+    assert set(stages) == {"features", "network tiny", "actor tiny", "blending", "writing"}
+    for name, figure in stages.items():
+        assert name in answer.stdout
+        assert figure["rate"] > 0
+        assert figure["limit"] > 0
+        assert figure["of_limit"] == pytest.approx(figure["rate"] / figure["limit"], rel=1e-3)
+        assert figure["times_rival"] == pytest.approx(figure["rate"] / figure["rival_rate"], rel=1e-3)
+    assert stages["features"]["memory_over_output"] < 2.5
+
+
+def test_what_cannot_be_measured_is_refused_in_a_line_before_anything_is() -> None:
+    with pytest.raises(InputError, match="workload 'fetures'.*features"):
+        suite.measure(["fetures"], "tiny")
+    with pytest.raises(InputError, match="scale 'huge'.*moderate"):
+        suite.measure([], "huge")
+
+
+def test_seconds_are_those_of_the_fastest_run_and_the_first_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    took = iter([4.0, 0.3, 0.1, 0.2])
+    now = [0.0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+
+    def work() -> None:
+        now[0] += next(took)
+
+    assert clock.seconds(work, turns=3) == pytest.approx(0.1)
+    assert next(took, None) is None
+
+
+def test_a_long_piece_of_work_is_run_twice_or_thrice_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, runs = [0.0], [0]
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
+
+    def work() -> None:
+        runs[0] += 1
+        now[0] += 60.0
+
+    assert clock.seconds(work) == pytest.approx(60.0)
+    assert runs[0] <= 3
+
+
+def test_the_library_route_gives_our_channels() -> None:
+    inputs = ground.bands(64).fillna(0.3)
+    ours = build_stack(inputs, pca=ground.PCA)
+    theirs = features.all_but_texture(inputs)
+    names = [name for name in CHANNELS if name != "GLCM_dissimilarity"]
+    order = [*CHANNELS[:12], "NDVI", "NDSI", "NDWI", "NDGI", "PCA1", "PCA2", "PCA3"]
+    order += ["TC_brightness", "TC_greenness", "TC_wetness", "slope", "aspect"]
+    order += ["LST", "elevation", "velocity", "coherence", "phase"]
+    assert sorted(order) == sorted(names)
+    for plane, name in zip(theirs, order, strict=True):
+        inside = np.s_[1:-1, 1:-1]
+        tolerance = 0.05 if name in ("slope", "aspect") else 1e-4
+        np.testing.assert_allclose(
+            plane[inside], ours.sel(channel=name).to_numpy()[inside], atol=tolerance, err_msg=name
+        )
+
+
+def test_the_loop_over_windows_gives_our_texture() -> None:
+    band = ground.bands(64)["B08"].fillna(0.3)
+    ours = build_stack(ground.bands(64).fillna(0.3), pca=ground.PCA).sel(channel="GLCM_dissimilarity")
+    looped = features.glcm_loop(band.to_numpy()[:20, :20])
+    np.testing.assert_allclose(looped, ours.to_numpy()[3:17, 3:17], rtol=1e-5)
+
+
+def test_the_sums_of_a_notebook_are_our_blend() -> None:
+    window = ground.block_of(128).window
+    places = [(window.row + y, window.col + x) for y in range(-32, 128, 32) for x in range(-32, 128, 32)]
+    drawn = ground.tiles(3, 64)
+    blender = Blender(window, ground.CLASSES, 64)
+    for number, (row, col) in enumerate(places):
+        blender.add(drawn[number % 3], row, col)
+    np.testing.assert_allclose(
+        blending.weighted_sums(drawn, places, window, 64), blender.result()[0], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_loop_of_a_notebook_labels_as_the_actor_does() -> None:
+    predictor = network.predictor_of("tiny", device="cpu")
+    window = ground.block_of(64).window
+    outer = read_window(window, 64, 0.5)
+    stack = np.random.default_rng(0).standard_normal((30, outer.height, outer.width), np.float32)
+    ours = ModelActor({}, tile_px=64, load=lambda **_: predictor).predict(stack, outer.row, outer.col, window)
+    theirs = actor.notebook(predictor, stack, outer, window, 64, 0.5, batch=1)
+    assert (ours["label"] == theirs).mean() > 0.999
+    assert len(np.unique(theirs)) > 1
+
+
+def test_xarrays_writer_stores_the_same_layers(tmp_path: Path) -> None:
+    layers, block = ground.layers(256), ground.block_of(256)
+    names = [str(number) for number in range(ground.CLASSES)]
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        mosaic.create(
+            f"{folder}/mosaic.zarr",
+            year=ground.YEAR,
+            window=block.window,
+            block_px=256,
+            classes=names,
+            attrs={},
+        )
+        mosaic.write_block(f"{folder}/mosaic.zarr", ground.YEAR, block, layers)
+        ours = mosaic.open_mosaic(folder, ground.YEAR, ground.EPSG)
+        writing.by_xarray(layers, Path(folder) / "other.zarr", 256)
+        import xarray as xr
+
+        theirs = xr.open_zarr(Path(folder) / "other.zarr", consolidated=False, mask_and_scale=False)
+        for name, layer in layers.items():
+            np.testing.assert_array_equal(theirs[name].to_numpy(), layer)
+            assert ours[name].shape == layer.shape
+
+
+def test_the_papers_network_takes_the_operations_that_others_count() -> None:
+    # 127.5 GFLOP with each multiplication and addition counted
+    assert network.gflop_a_tile("cryonet", 256) == pytest.approx(127.5, rel=0.01)
+
+
+def test_a_table_says_what_was_not_measured() -> None:
+    figure = Figure("features", 12.0, "Mpixel/s", 200.0, "copying", Rival("a library", None, "not there"))
+    line = {
+        "when": "2026-01-01T00:00:00+00:00",
+        "machine": {"cpu": "some", "cores": 2},
+        "results": {
+            "limits": {"device": "cpu", "copy_gb_s": 10.0, "matmul_tflops": {"fp32": 0.1}},
+            "figures": {"features": figure.to_dict()},
+        },
+    }
+    made = table.markdown([line], {"cpu": ["features", "writing"], "cuda": ["network cryonet"]})
+    assert "| features | 12 Mpixel/s | 200 | 6 % | a library | not measured |" in made
+    assert "| writing | not measured |" in made
+    assert "cuda: not measured" in made
+    assert "| network cryonet | not measured |" in made
