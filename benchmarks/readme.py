@@ -1,4 +1,4 @@
-"""The README's table of speed, made from the recorded lines and nothing else: ``python -m benchmarks.readme``.
+"""The README's table of speed, from the recorded lines and nothing else: ``python -m benchmarks.readme``.
 
 ``cryoscale bench --scale full --out benchmarks/results/bench.jsonl`` makes such a line.
 """
