@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from scipy import ndimage
 
+from cryoscale.errors import CryoscaleError
 from cryoscale.grid import RESOLUTION_M, Block, transformer
 from cryoscale.ledger import Ledger, Work
 from cryoscale.write import mosaic, zones
@@ -73,8 +74,12 @@ def outlines_and_map(
             glaciers.geometry.to_numpy(), lambda xy, p=project: np.column_stack(p.transform(*xy.T))
         )
         tree = shapely.STRtree(shapes)
-        labels = mosaic.open_mosaic(ledger.out, year, epsg)["label"]
-        window = mosaic.window_of_map(f"{ledger.out}/mosaic.zarr", year, epsg)
+        try:
+            labels = mosaic.open_mosaic(ledger.out, year, epsg)["label"]
+            window = mosaic.window_of_map(f"{ledger.out}/mosaic.zarr", year, epsg)
+        except (CryoscaleError, ValueError, KeyError, TypeError) as error:
+            yield Fault("file", f"mosaic.zarr/{year}/{epsg}", f"cannot be opened: {error}")
+            continue
         for place, block in blocks:
             rows, cols = block.window.slices_in(window)
             label = np.asarray(labels[rows, cols].values)
@@ -154,7 +159,11 @@ def items_and_map(ledger: Ledger, manifest: Mapping[str, Any]) -> Iterator[Fault
             if item is None:
                 yield Fault("catalogue", f"{year}/{epsg}", "has no STAC item")
                 continue
-            window = mosaic.window_of_map(f"{out}/mosaic.zarr", year, epsg)
+            try:
+                window = mosaic.window_of_map(f"{out}/mosaic.zarr", year, epsg)
+            except (CryoscaleError, ValueError, KeyError, TypeError) as error:
+                yield Fault("file", f"mosaic.zarr/{year}/{epsg}", f"cannot be opened: {error}")
+                continue
             if list(item.properties.get("proj:shape", ())) != [window.height, window.width]:
                 yield Fault("catalogue", item.id, "its shape is not that of the map")
             if not item.get_links("derived_from"):

@@ -140,6 +140,7 @@ def _map(draft: Draft, out: str, again: Again, session: Session, watch: Watch, s
                     stage(f"mapping on {found.tasks} tasks and {found.actors} actors{_seen(session, found)}")
                     driver = Driver(settings, out, identity, found, outcome, watch)
                     session.driver = driver.facts
+                    held.tell()
                     driver.drive(remaining)
                 break
             except ClusterLostError as error:

@@ -218,7 +218,14 @@ def open_mosaic(out: str | os.PathLike[str], year: int, epsg: int, *, factor: in
     url = store_url_of(out)
     path = _path(year, epsg) + ("" if factor == 1 else f"/x{factor}")
     _group(open_store(url), year, epsg)
-    dataset: xr.Dataset = xr.open_zarr(open_store(url, read_only=True), group=path, mask_and_scale=True)
+    try:
+        dataset: xr.Dataset = xr.open_zarr(open_store(url, read_only=True), group=path, mask_and_scale=True)
+    except (FileNotFoundError, GroupNotFoundError) as error:
+        raise OutputError(
+            f"{url}, whose own metadata or level x{factor} are not there",
+            "a map as its run left it",
+            "start the run again with the same configuration: it mends them",
+        ) from error
     return dataset.set_coords([name for name in ("spatial_ref",) if name in dataset.data_vars])
 
 
