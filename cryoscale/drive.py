@@ -168,7 +168,9 @@ class Driver:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What the run is doing, for whoever looks from another terminal."""
+        """What the run is doing, for whoever looks from another terminal; nothing before it began."""
+        if not self.total:
+            return {}
         state, actors = self.progress(), self.fleet.stats()
         busy_s = {name: stats["busy_s"] for name, stats in actors.items()}
         self.pace.note(Sample(time.monotonic(), self.outcome.computed, state.pixels, busy_s))

@@ -121,7 +121,6 @@ def _map(draft: Draft, out: str, again: Again, session: Session, watch: Watch, s
         lease.held(out, session.facts) as held,
         session.driving(held.holder, _options(settings, again), outcome.totals),
     ):
-        held.tell()  # what the session is and where it can be watched, before the next beat is due
         identity, work = begin(draft, out)
         ledger = Ledger(out)
         if again.redo is not None:
@@ -130,6 +129,7 @@ def _map(draft: Draft, out: str, again: Again, session: Session, watch: Watch, s
         outcome.skipped = sum(item in done for item in work)
         remaining = _remaining(ledger, [item for item in work if item not in done], again)
         session.planned(settings.name, len(work), outcome.skipped, len(remaining))
+        held.tell()  # so that others know of the session before its next beat is due
         outcome.seconds["prepare"] = session.age_s
         watch = replace(watch, check=held.require)
         start, lost = time.perf_counter(), 0
@@ -140,7 +140,6 @@ def _map(draft: Draft, out: str, again: Again, session: Session, watch: Watch, s
                     stage(f"mapping on {found.tasks} tasks and {found.actors} actors{_seen(session, found)}")
                     driver = Driver(settings, out, identity, found, outcome, watch)
                     session.driver = driver.facts
-                    held.tell()
                     driver.drive(remaining)
                 break
             except ClusterLostError as error:

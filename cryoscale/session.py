@@ -73,6 +73,7 @@ class Session:
     def planned(self, name: str, total: int, skipped: int, remaining: int) -> None:
         """So many blocks are to be done, of which an earlier session did some and set others aside."""
         counts = {"total": total, "skipped": skipped, "set_aside": total - skipped - remaining}
+        self._said |= counts
         self.event("planned", {"run": name, **counts, "remaining": remaining})
 
     def dashboard(self, link: str | None) -> None:
