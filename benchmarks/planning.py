@@ -55,7 +55,7 @@ class Scale:
 
 SCALES = {
     "tiny": Scale(60, (80.5, 28.0, 81.5, 28.8), dates=2, looped=10),
-    "full": Scale(32_000, (68.0, 27.5, 90.0, 45.5), dates=10, looped=100),
+    "full": Scale(36_500, (68.0, 27.5, 90.0, 45.5), dates=10, looped=100),
 }
 
 
