@@ -25,7 +25,7 @@ from cryoscale.ledger import Ledger
 from cryoscale.simulate.catalog import publish
 from cryoscale.simulate.terrain import make_range
 
-SIZES = {"tiny": "tiny", "moderate": "small"}
+SIZES = {"tiny": "tiny", "moderate": "small", "full": "medium"}
 METHOD = "the command's processes, VmHWM of each read every 0.1 s while it lives; MiB"
 
 

@@ -8,13 +8,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import RESULTS
 from benchmarks.accuracy.jobs import JobError, do, run_all
 from benchmarks.accuracy.plan import plan
-from benchmarks.accuracy.record import line, machine
+from benchmarks.accuracy.record import cpu_s, line, machine
 from benchmarks.accuracy.scales import MODELS, SCALES, Scale, scale_named
 from benchmarks.accuracy.steps import Bench
 from benchmarks.accuracy.tables import page, save
-from benchmarks.record import RESULTS, append
+from cryoscale.bench.record import append
 from cryoscale.errors import CryoscaleError, InputError, OutputError
 
 
@@ -53,9 +54,9 @@ def run(given: argparse.Namespace) -> int:
         return 0
     workers = scale.workers if given.workers is None else given.workers
     command = ["benchmarks.accuracy", "--scale", scale.name, "--out", str(out), "--models", *models]
-    began = time.perf_counter()
+    began, used_s = time.perf_counter(), cpu_s()
     run_all(jobs, out, workers=workers, command=command, tell=lambda text: print(text, flush=True))
-    record = line(bench, jobs, time.perf_counter() - began)
+    record = line(bench, jobs, time.perf_counter() - began, cpu_s() - used_s)
     results = record["results"]
     on = ", ".join(f"{key} {value}" for key, value in machine().items() if value is not None)
     text = f"Measured at {results['commit']} in {results['wall_s']} s on: {on}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,8 +42,16 @@ def commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def line(bench: Bench, jobs: Sequence[Job], wall_s: float) -> dict[str, Any]:
-    """The whole benchmark in plain values."""
+def cpu_s() -> float:
+    """Processor seconds of this process and of all its children that have ended."""
+    return sum(
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def line(bench: Bench, jobs: Sequence[Job], wall_s: float, used_s: float) -> dict[str, Any]:
+    """The whole benchmark in plain values; ``used_s`` are its processor seconds."""
     found = {job.name: outcome(bench.out, job.name) for job in jobs}
     made = tables(bench)
     if done_path(bench.out, "importance").exists():
@@ -52,6 +61,8 @@ def line(bench: Bench, jobs: Sequence[Job], wall_s: float) -> dict[str, Any]:
         "simulated": True,
         "gpu": machine()["gpu"],
         "wall_s": round(wall_s, 1),
+        # what the clock says also holds what others did on the machine
+        "cpu_s": round(used_s, 1),
         "seconds": {name: values["seconds"] for name, values in found.items()},
         "patches": found["patches"]["patches"] if "patches" in found else None,
         "tables": {
