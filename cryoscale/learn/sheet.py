@@ -26,7 +26,7 @@ from cryoscale.learn.labels import CLEAN_ICE, DEBRIS
 from cryoscale.learn.patches import Patches
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
 from cryoscale.write.furniture import INK
-from cryoscale.write.map import CLASS_STYLE, stretch
+from cryoscale.write.map import CLASS_STYLE, contrast, stretch
 from cryoscale.write.store import put
 
 TRUE_COLOUR = ("B04", "B03", "B02")
@@ -140,7 +140,7 @@ def _picture(
     known = np.isfinite(planes).all(axis=-1)
     out = np.full(planes.shape, 0.8, np.float32)
     if known.any():
-        out[known] = stretch(planes[known])
+        out[known] = stretch(planes[known], *contrast(planes[known]))
     return out
 
 

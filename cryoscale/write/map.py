@@ -9,13 +9,16 @@ along blue to brown rather than along red to green.
 from __future__ import annotations
 
 import io
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
@@ -50,6 +53,10 @@ _LONGEST_PX = 2400
 """No side of the warped picture is longer; more would not be seen at this size of page."""
 _STRIP_PX = 256
 """Rows of the picture that are read at once: dask keeps an account of every chunk that it is asked for."""
+_SAMPLE_PX = 500_000
+"""Pixels that say how dark and how bright a picture is."""
+_LIGHT = 237
+"""Grey of the ground where nothing is known of it."""
 _MOST_VERTICES = 500_000
 """Of outlines in a picture: by then it is black with them, and matplotlib holds a kilobyte a ring."""
 
@@ -86,11 +93,10 @@ def draw_map(
     """
     frame = _frame(mosaics)
     label = _warp_label(mosaics, frame)
-    picture = _paint(_background(background or {}, frame), label)
+    picture = _background(background or {}, frame)
+    _paint(picture, label)
     figure, axes = _sheet(frame)
-    # what was never mapped is paper, not picture
-    alpha = (label != _NODATA).astype(np.float32)
-    axes.imshow(np.dstack([picture, alpha]), extent=frame.extent, interpolation="none", zorder=1)
+    axes.add_artist(_Picture(picture))
     told = _draw_outlines(axes, glaciers, frame)
     draw_zone_borders(axes, list(mosaics), frame)
     draw_graticule(axes, frame)
@@ -193,35 +199,62 @@ def _warp_all(background: Mapping[int, xr.Dataset], name: str, frame: Frame) -> 
     return merged
 
 
-def _background(background: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[np.float32]:
-    """(y, x, 3) in 0-1: true colour where there is imagery, relief where there is elevation."""
-    picture = np.full((*frame.shape, 3), 0.93, np.float32)
+def _background(background: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[np.uint8]:
+    """Red, green, blue, opacity (y, x, 4): true colour where there is imagery, relief where elevation.
+
+    Bytes from here on, and a strip at a time: a picture of floats would be most of what a run's end holds.
+    """
+    picture = np.full((*frame.shape, 4), 255, np.uint8)
+    picture[..., :3] = _LIGHT
     names = {str(name) for dataset in background.values() for name in dataset}
     if "elevation" in names:
-        shade = hillshade(_warp_all(background, "elevation", frame), frame.pixel_m)
-        relief = np.where(np.isnan(shade), 0.93, 0.25 + 0.75 * shade)
-        picture = np.repeat(relief[..., np.newaxis], 3, axis=2).astype(np.float32)
+        elevation = _warp_all(background, "elevation", frame)
+        for rows, around in _strips(frame.shape[0]):
+            shade = hillshade(elevation[around], frame.pixel_m)[rows.start - around.start :][:_STRIP_PX]
+            relief = np.where(np.isnan(shade), _LIGHT, 255 * (0.25 + 0.75 * shade))
+            picture[rows, :, :3] = relief[..., np.newaxis]
+        del elevation
     if {"B04", "B03", "B02"} <= names:
-        colour = np.dstack([_warp_all(background, name, frame) for name in ("B04", "B03", "B02")])
-        known = np.isfinite(colour).all(axis=2)
-        if known.any():
-            picture[known] = stretch(colour[known])
+        bands = [_warp_all(background, name, frame) for name in ("B04", "B03", "B02")]
+        step = max(1, math.isqrt(picture.size // _SAMPLE_PX))
+        sample = np.stack([band[::step, ::step] for band in bands], axis=-1)
+        seen = sample[np.isfinite(sample).all(axis=-1)]
+        if seen.size:
+            low, high = contrast(seen)
+            for rows, _ in _strips(frame.shape[0]):
+                colour = np.stack([band[rows] for band in bands], axis=-1)
+                known = np.isfinite(colour).all(axis=-1)
+                picture[rows][known, :3] = 255 * stretch(colour[known], low, high)
     return picture
 
 
-def stretch(reflectance: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Reflectances, none NaN, to 0-1 for the eye; one stretch for all bands, so that snow stays white."""
+def _strips(height: int) -> Iterator[tuple[slice, slice]]:
+    """Rows of a picture, a strip at a time, and the same with a row more on both sides."""
+    for top in range(0, height, _STRIP_PX):
+        bottom = min(top + _STRIP_PX, height)
+        yield slice(top, bottom), slice(max(top - 1, 0), min(bottom + 1, height))
+
+
+def contrast(reflectance: NDArray[np.float32]) -> tuple[float, float]:
+    """Black and white of reflectances, none NaN: one pair for all bands, so that snow stays white."""
     low, high = np.percentile(reflectance, (0.5, 96.0))
+    return float(low), float(high)
+
+
+def stretch(reflectance: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+    """Reflectances to 0-1 for the eye, black at ``low`` and white at ``high``."""
     scaled = np.clip((reflectance - low) / max(high - low, 1e-6), 0.0, 1.0)
     return np.asarray(scaled**0.5, np.float32)
 
 
-def _paint(picture: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.float32]:
-    painted = picture.copy()
+def _paint(picture: NDArray[np.uint8], label: NDArray[np.uint8]) -> None:
+    """Lay the classes over a picture (y, x, 4); what was never mapped is paper, not picture."""
     for value, (_, colour, opacity) in CLASS_STYLE.items():
         inside = label == value
-        painted[inside] = (1 - opacity) * painted[inside] + opacity * np.array(to_rgb(colour), np.float32)
-    return painted
+        under = picture[inside, :3].astype(np.float32)
+        over = 255 * opacity * np.array(to_rgb(colour), np.float32)
+        picture[inside, :3] = np.rint((1 - opacity) * under + over)
+    picture[label == _NODATA, 3] = 0
 
 
 def _sheet(frame: Frame) -> tuple[Figure, Axes]:
@@ -236,6 +269,30 @@ def _sheet(frame: Frame) -> tuple[Figure, Axes]:
     for spine in axes.spines.values():
         spine.set(edgecolor=INK, linewidth=1.0)
     return figure, axes
+
+
+class _Picture(Artist):
+    """Pixels (y, x, 4) in bytes over all of the axes, the nearest of them for each of the page.
+
+    ``imshow`` would do the same by way of four copies in floats, a third of a gigabyte.
+    """
+
+    def __init__(self, picture: NDArray[np.uint8]) -> None:
+        super().__init__()
+        self._picture = picture
+        self.set_zorder(1)
+
+    def draw(self, renderer: Any) -> None:
+        """Called by matplotlib; it counts rows from below."""
+        assert self.axes is not None
+        box = self.axes.bbox
+        rows, cols = (
+            ((np.arange(count) + 0.5) * (size / count)).astype(int)
+            for count, size in zip((round(box.height), round(box.width)), self._picture.shape, strict=False)
+        )
+        context = renderer.new_gc()
+        renderer.draw_image(context, round(box.x0), round(box.y0), self._picture[rows[::-1, None], cols])
+        context.restore()
 
 
 @dataclass

@@ -29,7 +29,7 @@ _MOST_LINES = 48
 
 _FEWEST_LINES = 20
 
-_HELD_PX = 1 << 24
+_HELD_PX = 1 << 22
 """Pixels of a class up to which a map is read once and held; of a larger one parts are drawn."""
 
 _PART_PX, _MOST_PARTS = 2048, 32

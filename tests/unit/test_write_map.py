@@ -12,6 +12,7 @@ import xarray as xr
 from matplotlib.image import imread
 
 from cryoscale.grid import Window, transformer
+from cryoscale.write import map as map_module
 from cryoscale.write.furniture import _degrees, _nice_step
 from cryoscale.write.map import draw_map, hillshade
 from cryoscale.write.outlines import polygonise
@@ -123,3 +124,21 @@ def test_outlines_are_drawn_where_they_lie(tmp_path: Path) -> None:
     assert 0.3 * width < cols.min() < 0.45 * width
     assert 0.55 * width < cols.max() < 0.7 * width
     assert rows.min() > 0.1 * height
+
+
+def test_relief_and_imagery_do_not_depend_on_the_strips_that_they_are_made_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = half_and_half(left=0, right=1)
+    y, x = np.mgrid[0 : data.sizes["y"], 0 : data.sizes["x"]].astype(np.float32)
+    height = (300 * np.sin(y / 9) * np.cos(x / 7)).astype(np.float32)
+    relief = xr.Dataset({"elevation": (("y", "x"), height)}, coords=data.coords)
+    bright = np.where(height > 200, np.nan, 0.3 + height / 1000).astype(np.float32)
+    imagery = relief.assign({name: (("y", "x"), bright) for name in ("B04", "B03", "B02")})
+    frame = map_module._frame({32645: data})
+    for ground in (relief, imagery):
+        monkeypatch.setattr(map_module, "_STRIP_PX", 256)
+        whole = map_module._background({32645: ground}, frame)
+        monkeypatch.setattr(map_module, "_STRIP_PX", 7)
+        assert np.array_equal(map_module._background({32645: ground}, frame), whole)
+        assert np.ptp(whole[..., 0].astype(int)) > 100
