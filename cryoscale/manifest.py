@@ -164,6 +164,7 @@ def model_record(settings: Settings) -> dict[str, Any]:
         "channels": list(predictor.channels),
         "classes": list(predictor.classes),
         "needs_halo": predictor.needs_halo,
+        "needs_location": predictor.needs_location,
         "pca": predictor.pca,
     }
 

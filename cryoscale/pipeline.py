@@ -44,6 +44,7 @@ from cryoscale.resume import forget, sound
 from cryoscale.room import room
 from cryoscale.session import OnEvent, Session, View, telling
 from cryoscale.settings import Settings
+from cryoscale.trial import require_precision, try_precisions
 from cryoscale.verify import seal
 from cryoscale.write import mosaic, quicklook
 from cryoscale.write.mending import mend_metadata
@@ -297,6 +298,8 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
     anew = clearing or (anew and ledger.is_begun())
     if present is None and not anew:
         ledger.refuse_foreign()
+    if present is not None:
+        settings = with_precision(settings, str(present["identity"]["precision"]))
     answers: list[CatalogAnswer] = []
     items = find_items(settings, answers) if present is None else snapshot.thaw(f"{out}/{ITEMS}")
     catalogs = catalog_record(answers)
@@ -314,10 +317,23 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
         model["pca"], model["pca_sample"] = fitted.basis.to_dict(), fitted.record()
         for line in fitted.lines():
             tell(line)
+    if present is None:
+        blocks = [block for _, of_zone in zones for block in of_zone]
+        choice = try_precisions(settings, model, items, blocks, tell)
+        if choice is not None:
+            settings, model["precisions"] = with_precision(settings, choice.precision), choice.to_dict()
+    require_precision(settings)
     manifest = compose(settings, model, snapshot.digest(items), catalogs)
     if present is not None:
         refuse_another(present, manifest, out)
     return Draft(settings, present or manifest, items, zones, present is not None, anew)
+
+
+def with_precision(settings: Settings, chosen: str) -> Settings:
+    """Settings with what ``precision: auto`` came to in this run."""
+    if settings.model.precision != "auto":
+        return settings
+    return replace(settings, model=replace(settings.model, precision=chosen))
 
 
 def _zones(

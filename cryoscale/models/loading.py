@@ -28,7 +28,7 @@ def load_predictor(
         weights: path of the weights; this or ``name``, not both.
         name: one of ``NAMES``.
         device: auto, cpu, cuda or cuda:N; for models with weights.
-        precision: auto, fp32 or bf16; for models with weights.
+        precision: one of ``cryoscale.models.predictor.PRECISIONS``; for models with weights.
         threads: CPU threads that torch may use; None leaves them alone.
         flips: answer with the mean over the eight flips and turns of each tile.
         mc_dropout: answer with the mean of so many samples with dropout left on; 0 switches it off.

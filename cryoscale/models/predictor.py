@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.errors import InputError
+from cryoscale.models.openvino import OpenVinoNetwork
 from cryoscale.models.weights import Card, serving_digest
 
 if TYPE_CHECKING:
@@ -21,7 +23,10 @@ TILE_MULTIPLE = 32
 LOCATION = 4
 """Length of a location code."""
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "openvino", "openvino-bf16")
+"""How a network may be run: by torch in either precision, or on a CPU by OpenVINO in float32 or bf16."""
+
+_BY_OPENVINO = {"openvino": "fp32", "openvino-bf16": "bf16"}
 
 
 def choose_device(device: str) -> torch.device:
@@ -45,13 +50,16 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """``fp32`` or ``bf16``; ``auto`` is bf16 on a GPU that has it, and fp32 elsewhere.
+    """One of ``PRECISIONS``; ``auto`` is bf16 on a GPU that has it, and fp32 elsewhere.
 
     Raises:
-        InputError: if the name is unknown.
+        InputError: if the name is unknown, or names what the device cannot do.
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r}", f"one of {', '.join(PRECISIONS)}", "name one of these")
+    if precision in _BY_OPENVINO and device.type != "cpu":
+        given = f"precision {precision} on {device.type}"
+        raise InputError(given, "a CPU for OpenVINO", "use bf16, fp32 or auto on a GPU")
     if precision == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     return precision
@@ -77,10 +85,11 @@ class Predictor:
             otherwise), ``needs_halo`` (False if it treats every pixel for itself), ``needs_location``.
         card: its card.
         device: auto, cpu, cuda or cuda:N.
-        precision: auto, fp32 or bf16.
+        precision: one of ``PRECISIONS``.
         threads: CPU threads that torch may use, for the whole process; None leaves them alone.
 
     Raises:
+        ExtraError: for a precision whose library is not installed.
         InputError: for a device, precision or number of threads that cannot be had; when called, for
             another number of channels, a size that is not a multiple of ``tile_multiple``, or location codes
             that are absent where the network needs them, or given where it does not.
@@ -111,6 +120,9 @@ class Predictor:
         self.needs_location = bool(getattr(model, "needs_location", False))
         # Measured on 2 cores: a sixth to a third faster than channels first.
         self.model = convert_conv2d_weight_memory_format(model.to(self.device).eval(), torch.channels_last)
+        self._network: Callable[..., torch.Tensor] = self.model
+        if self.precision in _BY_OPENVINO:
+            self._network = OpenVinoNetwork(self.model, _BY_OPENVINO[self.precision])
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
         self._std = torch.tensor(card.std, dtype=torch.float32, device=self.device)[:, None, None]
 
@@ -141,7 +153,7 @@ class Predictor:
         x = torch.where(torch.isfinite(x), x, torch.zeros((), device=self.device))
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = self.model(x, *location)
+            logits = self._network(x, *location)
         return torch.softmax(logits.float() / self.card.temperature, dim=1).contiguous()
 
     def _arithmetic(self) -> AbstractContextManager[None]:

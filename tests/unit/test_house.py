@@ -48,6 +48,7 @@ STOREYS = [
     "blame",
     "waiting",
     "featurise",
+    "trial",
     "fleet",
     "drive",
     "finish",

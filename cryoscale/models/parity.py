@@ -1,0 +1,141 @@
+"""Which of several ways to run a network is the quickest that still gives its answer.
+
+A shorter or reordered arithmetic moves probabilities, by how much depends on the very weights: so every
+candidate runs beside torch in float32 on tiles of the run itself, and is taken only where it passes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryoscale.models.protocol import PredictsTiles
+
+REFERENCE = "fp32"
+"""What the others are held against."""
+
+LEAST_AGREEMENT = 0.995
+"""Share of the valid pixels that must get the same class."""
+
+MOST_DIFFERENCE = 0.01
+"""Mean absolute difference of the valid pixels' probabilities, at most."""
+
+Load = Callable[[str], PredictsTiles]
+"""A model by its precision."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How one way to run the network compares with torch in float32, on the same tiles.
+
+    Attributes:
+        precision: its name.
+        agreement: share of the valid pixels with the same class.
+        difference: mean absolute difference of their probabilities.
+        seconds_a_tile: the quicker half of the calls, none of which compiled.
+        why_not: why it could not be tried.
+    """
+
+    precision: str
+    agreement: float = 0.0
+    difference: float = 1.0
+    seconds_a_tile: float = float("inf")
+    why_not: str = ""
+
+    @property
+    def passes(self) -> bool:
+        """Whether it may be used in the place of float32."""
+        return self.agreement >= LEAST_AGREEMENT and self.difference <= MOST_DIFFERENCE
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a run's record."""
+        if self.why_not:
+            return {"precision": self.precision, "why_not": self.why_not}
+        return {
+            "precision": self.precision,
+            "agreement": round(self.agreement, 6),
+            "difference": float(f"{self.difference:.3g}"),
+            "seconds_a_tile": float(f"{self.seconds_a_tile:.3g}"),
+            "passes": self.passes,
+        }
+
+    def __str__(self) -> str:
+        if self.why_not:
+            return f"{self.precision}: {self.why_not}"
+        told = f"{self.precision}: {1000 * self.seconds_a_tile:.3g} ms a tile"
+        likeness = f"{100 * self.agreement:.2f} % of pixels alike, probabilities {self.difference:.2g} apart"
+        return f"{told}, {likeness}" + ("" if self.passes else ", not taken")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The precision to take, and what all that were tried showed."""
+
+    precision: str
+    tried: tuple[Parity, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a run's record."""
+        return {"precision": self.precision, "tried": [parity.to_dict() for parity in self.tried]}
+
+
+def choose(
+    load: Load,
+    candidates: Sequence[str],
+    tiles: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    location: NDArray[np.float32] | None = None,
+) -> Choice:
+    """The quickest of float32 and ``candidates`` that passes on ``tiles``.
+
+    Args:
+        load: makes the model in a precision; whatever it raises counts against the candidate alone.
+        candidates: precisions beside float32.
+        tiles: features (n, c, h, w) of the run, physical units, NaN for what is missing.
+        valid: the pixels (n, h, w) that are compared.
+        location: codes (n, 4), for a model that takes them.
+
+    Raises:
+        ValueError: no pixel is valid, so that nothing could be compared.
+    """
+    if not valid.any():
+        raise ValueError("no valid pixel to compare precisions on")
+    wanted, seconds = _answers(load(REFERENCE), tiles, location)
+    tried = [Parity(REFERENCE, 1.0, 0.0, seconds)]
+    for name in candidates:
+        try:
+            answers, seconds = _answers(load(name), tiles, location)
+        except Exception as error:  # a library that cannot run this network is no reason to stop
+            tried.append(Parity(name, why_not=f"cannot be had: {' '.join(str(error).split())[:200]}"))
+            continue
+        tried.append(Parity(name, *_likeness(answers, wanted, valid), seconds))
+    usable = [parity for parity in tried if parity.passes]
+    return Choice(min(usable, key=lambda parity: parity.seconds_a_tile).precision, tuple(tried))
+
+
+def _answers(
+    model: PredictsTiles, tiles: NDArray[np.float32], location: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float32], float]:
+    """Probabilities (n, k, h, w), a tile at a time, and how long a tile takes once all is compiled."""
+    found, took = [], []
+    for number in (0, *range(len(tiles))):
+        codes = () if location is None else (location[number : number + 1],)
+        begun = time.perf_counter()
+        found.append(model(tiles[number : number + 1], *codes))
+        took.append(time.perf_counter() - begun)
+    return np.concatenate(found[1:]), float(np.median(took[1:]))
+
+
+def _likeness(
+    answers: NDArray[np.float32], wanted: NDArray[np.float32], valid: NDArray[np.bool_]
+) -> tuple[float, float]:
+    if not np.isfinite(answers).all():
+        return 0.0, 1.0
+    alike = answers.argmax(axis=1)[valid] == wanted.argmax(axis=1)[valid]
+    apart = np.abs(answers - wanted).mean(axis=1)[valid]
+    return float(alike.mean()), float(apart.mean())

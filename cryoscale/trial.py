@@ -1,0 +1,156 @@
+"""``precision: auto`` on CPUs: which way to run the network is tried on blocks of the run before it begins.
+
+What is chosen becomes part of the run's identity, so that whoever goes on with it, elsewhere or later, runs
+the same arithmetic. A run too short to win the trial's own time back takes float32, untried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryoscale.cluster import ACTOR_THREADS
+from cryoscale.errors import AssetReadError
+from cryoscale.features.stack import PcaBasis
+from cryoscale.featurise import context_of
+from cryoscale.grid import Block, Window, location_code
+from cryoscale.infer.predict import optical_channels, valid_pixels
+from cryoscale.infer.tiles import stride_px
+from cryoscale.models.loading import load_predictor
+from cryoscale.models.parity import Choice, choose
+from cryoscale.plan import Items
+from cryoscale.read.raster import UnreadableError
+from cryoscale.settings import Settings
+from cryoscale.task import Stopwatch, features_of
+
+WORTH_TILES = 5_000
+"""A run of fewer tiles is done with float32: for the smallest network a trial takes what 500 of them take."""
+
+SAMPLES = 3
+"""Blocks that tiles are taken from, spread over the run."""
+
+_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Tiles of a sample, side by side."""
+
+_MOST_LOOKED_AT = 12
+"""Blocks that are read at most to find those with data."""
+
+
+def try_precisions(
+    settings: Settings,
+    model: Mapping[str, Any],
+    items: Items,
+    blocks: Sequence[Block],
+    tell: Callable[[str], None],
+) -> Choice | None:
+    """The precision for a run over ``blocks``, by trial; None where there is nothing to try or to win.
+
+    Args:
+        settings: with ``precision: auto``; of the configuration as it was given.
+        model: the record of the model, the run's own PCA basis in it.
+        items: the scenes by year and modality.
+        blocks: what is to be mapped in each year.
+        tell: gets a line for each precision that was tried.
+    """
+    candidates = _candidates(settings)
+    if not candidates or _tiles(settings, len(blocks)) < WORTH_TILES:
+        return None
+    tell("trying precisions on blocks of the run")
+    sample = _sample(settings, model, items, blocks)
+    if sample is None:
+        tell("no block could be read to try precisions on: float32 it is")
+        return None
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        made = choose(_loader(settings), candidates, *sample)
+    finally:
+        torch.set_num_threads(threads)
+    for parity in made.tried:
+        tell(f"precision {parity}")
+    return made
+
+
+def require_precision(settings: Settings) -> None:
+    """Refuse before the run what its workers on this machine could not load.
+
+    Raises:
+        ExtraError: OpenVINO is asked for, by the configuration or by the run as it was begun, and not there.
+    """
+    if settings.cluster.kind == "local" and settings.model.precision.startswith("openvino"):
+        from cryoscale.models import openvino
+
+        openvino.require()
+
+
+def _candidates(settings: Settings) -> list[str]:
+    """What may be tried: for a network on the CPUs of this machine's own workers."""
+    if settings.model.precision != "auto" or settings.model.weights is None:
+        return []
+    if settings.cluster.kind != "local" or settings.cluster.gpu_workers:
+        return []
+    import torch
+
+    from cryoscale.models import openvino
+
+    short = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    by_openvino = ["openvino-bf16", "openvino"] if openvino.is_installed() else []
+    return [name for name in [*by_openvino, "bf16"] if short or not name.endswith("bf16")]
+
+
+def _tiles(settings: Settings, blocks: int) -> int:
+    """Tiles of the whole run, as often as the network sees each."""
+    stride = stride_px(settings.tile_px, settings.model.overlap)
+    a_side = settings.block_px // stride + 1
+    return blocks * len(settings.years) * a_side**2 * settings.model.passes
+
+
+def _loader(settings: Settings) -> Callable[[str], Any]:
+    keywords = {**settings.model.keywords, "device": "cpu", "threads": ACTOR_THREADS}
+    return lambda precision: load_predictor(**{**keywords, "precision": precision})
+
+
+def _sample(
+    settings: Settings, model: Mapping[str, Any], items: Items, blocks: Sequence[Block]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32] | None] | None:
+    """Tiles (n, c, h, w) of a few blocks, their valid pixels (n, h, w), and location codes where wanted."""
+    basis = PcaBasis.from_dict(model["pca"]) if model["pca"] else None
+    channels = tuple(model["channels"])
+    context = dataclasses.replace(context_of(settings, "", items, basis), channels=channels)
+    step = max(1, len(blocks) // _MOST_LOOKED_AT)
+    edge = settings.tile_px
+    tiles, valid, codes = [], [], []
+    for block in blocks[step // 2 :: step]:
+        middle = _middle(block, 2 * edge)
+        try:
+            stack, _, _ = features_of(context, settings.years[-1], middle, Stopwatch())
+        except (AssetReadError, UnreadableError):
+            continue  # the run will say so of this block
+        array = np.ascontiguousarray(stack.sel(channel=list(channels)).to_numpy(), np.float32)
+        mask = valid_pixels(array, optical_channels(channels, len(channels)))
+        if not mask.any():
+            continue
+        for y, x in _CORNERS:
+            cut = np.s_[y * edge : (y + 1) * edge, x * edge : (x + 1) * edge]
+            tiles.append(array[(slice(None), *cut)])
+            valid.append(mask[cut])
+            codes.append(
+                location_code(Window(middle.epsg, middle.row + y * edge, middle.col + x * edge, edge, edge))
+            )
+        if len(tiles) == SAMPLES * len(_CORNERS):
+            break
+    if not tiles:
+        return None
+    return np.stack(tiles), np.stack(valid), np.stack(codes) if model["needs_location"] else None
+
+
+def _middle(block: Block, edge_px: int) -> Window:
+    """A window around the middle of a block, which it may be larger than."""
+    own = block.window
+    row, col = own.row + (own.height - edge_px) // 2, own.col + (own.width - edge_px) // 2
+    return Window(own.epsg, row, col, edge_px, edge_px)

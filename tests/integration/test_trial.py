@@ -1,0 +1,99 @@
+"""``precision: auto``: tried on the run's own blocks, kept for as long as the run is worked on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cryoscale import trial
+from cryoscale.errors import ExtraError
+from cryoscale.models.parity import Choice, Parity
+from cryoscale.pipeline import draft_run
+from cryoscale.pipeline import run as run_pipeline
+from tests.integration.conftest import TinyRange, map_here
+from tests.integration.faults import bytes_that_differ
+
+
+def test_precisions_are_tried_on_blocks_of_the_run_and_told(
+    tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "WORTH_TILES", 0)
+    told: list[str] = []
+    draft = draft_run(tiny_range.settings(), str(tmp_path / "run"), told.append)
+    record = draft.manifest["model"]["precisions"]
+    tried = {parity["precision"]: parity for parity in record["tried"]}
+    assert {"fp32", "openvino"} <= tried.keys()
+    assert tried["openvino"]["passes"]
+    assert tried["openvino"]["agreement"] > 0.999
+    assert tried["openvino"]["difference"] < 1e-4
+    usable = [parity for parity in tried.values() if parity["passes"]]
+    quickest = min(usable, key=lambda parity: parity["seconds_a_tile"])["precision"]
+    assert record["precision"] == quickest == draft.settings.model.precision
+    assert draft.manifest["identity"]["precision"] == quickest
+    assert all(any(f"precision {name}: " in line for line in told) for name in tried)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_short_run_is_done_in_float32_untried(tiny_range: TinyRange, tmp_path: Path) -> None:
+    told: list[str] = []
+    draft = draft_run(tiny_range.settings(), str(tmp_path / "run"), told.append)
+    assert draft.manifest["identity"]["precision"] == "auto"
+    assert "precisions" not in draft.manifest["model"]
+    assert not any("precision" in line for line in told)
+
+
+def test_a_run_is_gone_on_with_in_the_precision_that_it_was_begun_with(
+    tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Choice("openvino", (Parity("fp32", 1.0, 0.0, 2.0), Parity("openvino", 1.0, 0.0, 1.0)))
+    calls: list[Any] = []
+
+    def chosen(*arguments: Any) -> Choice:
+        calls.append(arguments)
+        return made
+
+    monkeypatch.setattr(trial, "WORTH_TILES", 0)
+    monkeypatch.setattr(trial, "choose", chosen)
+    settings, out = tiny_range.settings(), tmp_path / "run"
+    outcome = run_pipeline(settings, str(out))
+    assert outcome.exit_code == 0
+    assert len(calls) == 1
+    tiles, valid = calls[0][2:4]
+    assert tiles.shape[1:] == (30, 64, 64)
+    assert valid.shape == (len(tiles), 64, 64)
+    assert valid.any()
+
+    # a block done again, though the trial would by now choose another
+    made = Choice("fp32", made.tried)
+    marker = next(path for path in (out / "ledger" / "done").rglob("*.json"))
+    whole = json.loads(marker.read_text())
+    marker.unlink()
+    again = run_pipeline(settings, str(out))
+    assert (again.computed, len(calls)) == (1, 1)
+    assert json.loads(marker.read_text())["checksum"] == whole["checksum"]
+
+    # and it is the map of a run that asked for it by name
+    named = tmp_path / "named"
+    by_name = tiny_range.settings(model={**tiny_range.config()["model"], "precision": "openvino"})
+    run_pipeline(by_name, str(named))
+    assert bytes_that_differ(out, named) == 0
+
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ExtraError, match=r"cryoscale\[cpu\]"):
+        run_pipeline(settings, str(out))
+
+
+def test_float32_of_openvino_is_nearly_the_map_of_torch(tiny_range: TinyRange, tmp_path: Path) -> None:
+    model = tiny_range.config()["model"]
+    for name in ("fp32", "openvino"):
+        map_here(tiny_range.settings(model={**model, "precision": name}), tmp_path / name)
+    from cryoscale.write.mosaic import open_mosaic, zones
+
+    for epsg in zones(tmp_path / "fp32", 2018):
+        torchs, ours = (open_mosaic(tmp_path / name, 2018, epsg) for name in ("fp32", "openvino"))
+        apart = np.abs(torchs["probability"].astype(int) - ours["probability"].astype(int)).to_numpy()
+        assert apart.max() <= 1
