@@ -75,7 +75,7 @@ class OpenVinoNetwork:
         examples = tuple(torch.zeros(tensor.shape) for tensor in inputs)
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             # what a network asks of its input's shape is a constant of the trace, as it should be
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            warnings.simplefilter("ignore")
             graph = openvino.convert_model(
                 self._model, example_input=examples, input=[tuple(tensor.shape) for tensor in inputs]
             )
