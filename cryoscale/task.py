@@ -25,6 +25,7 @@ from cryoscale.features import stack as features
 from cryoscale.features.stack import PcaBasis
 from cryoscale.grid import Block, Window, transformer
 from cryoscale.infer import tiles
+from cryoscale.infer.heap import keep_freed_memory
 from cryoscale.ledger import Ledger, Marker, SceneShare
 from cryoscale.processor import cpu_s
 from cryoscale.read import snapshot
@@ -178,6 +179,7 @@ def process_block(
         UnreadableError: a scene is broken, under ``on_unreadable: fail``.
         ActorLostError: the actor died under the block.
     """
+    keep_freed_memory()
     watch = Stopwatch()
     context = run_context(out, identity)
     outer = tiles.read_window(block, context.tile_px, context.overlap) if context.needs_halo else block.window

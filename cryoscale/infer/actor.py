@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cryoscale.errors import ActorLostError, ActorSilentError, ConfigError, OperatorError
 from cryoscale.infer.encode import Confidence, encode
 from cryoscale.infer.gate import Gate
+from cryoscale.infer.heap import keep_freed_memory
 from cryoscale.infer.metrics import show_metrics
 from cryoscale.infer.predict import (
     Predict,
@@ -105,6 +106,7 @@ class ModelActor:
         confidence: str = "entropy",
     ) -> None:
         start = time.perf_counter()
+        keep_freed_memory()
         self._threads = threads
         self._predictor = load(**model)
         self._confidence = Confidence(confidence, getattr(self._predictor, "calibration", None))
