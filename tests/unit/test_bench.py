@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from cryoscale.bench import actor, blending, clock, features, ground, network, suite, table, writing
@@ -39,6 +40,13 @@ def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Pat
         assert figure["of_limit"] == pytest.approx(figure["rate"] / figure["limit"], rel=1e-3)
         assert figure["times_rival"] == pytest.approx(figure["rate"] / figure["rival_rate"], rel=1e-3)
     assert stages["features"]["memory_over_output"] < 2.5
+
+
+def test_both_products_that_the_limit_is_taken_from_are_one() -> None:
+    left, right = torch.randn(6, 6), torch.randn(6, 6)
+    pixels = left.reshape(1, 6, 6, 1).permute(0, 2, 1, 3)
+    found = torch.nn.functional.conv2d(pixels, right.reshape(6, 6, 1, 1))[0, :, :, 0].T
+    torch.testing.assert_close(found, left @ right.T)
 
 
 def test_what_cannot_be_measured_is_refused_in_a_line_before_anything_is() -> None:
