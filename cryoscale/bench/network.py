@@ -67,8 +67,8 @@ def measure(size: str, predictor: Predictor, tile_px: int, batch: int, limits: L
         batch / seconds(lambda: predictor(features)),
         "tiles/s",
         limits.matmul_tflops[predictor.precision] * 1e3 / gflop,
-        f"its {rounded(gflop)} GFLOP a tile at the speed of a large {predictor.precision} product, though 3 x 3 "
-        "convolutions by Winograd's way take fewer",
+        f"its {rounded(gflop)} GFLOP a tile at the speed of a large {predictor.precision} product, though "
+        "3 x 3 convolutions by Winograd's way take fewer",
         Rival("torch, eager, fp32", batch / seconds(eager)),
         {
             "tile_px": tile_px,
