@@ -15,7 +15,7 @@ from cryoscale.features.channels import CHANNELS
 from cryoscale.grid import Window
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.blend import hann
-from cryoscale.infer.tiles import read_window, stride_px, tile_origins
+from cryoscale.infer.tiles import read_window
 from cryoscale.models.predictor import Predictor
 
 
@@ -29,7 +29,7 @@ def measure(
     features = np.random.default_rng(5).standard_normal(shape, np.float32)
     actor = ModelActor({}, tile_px=tile_px, overlap=overlap, load=lambda **_: predictor)
     took = seconds(lambda: actor.predict(features, outer.row, outer.col, window), turns=2)
-    count = len(_origins(window, tile_px, overlap))
+    count = len(ground.origins(window, tile_px, overlap))
     batch = actor.describe()["batch"]
     rival_s = seconds(lambda: notebook(predictor, features, outer, window, tile_px, overlap, batch), turns=2)
     return Figure(
@@ -60,7 +60,7 @@ def notebook(
     weight = np.outer(hann(tile_px), hann(tile_px))
     sums = np.zeros((len(predictor.classes), outer.height, outer.width), np.float32)
     total = np.zeros((outer.height, outer.width), np.float32)
-    corners = [(row - outer.row, col - outer.col) for row, col in _origins(window, tile_px, overlap)]
+    corners = [(row - outer.row, col - outer.col) for row, col in ground.origins(window, tile_px, overlap)]
     for start in range(0, len(corners), batch):
         chosen = corners[start : start + batch]
         cut = np.stack([features[:, y : y + tile_px, x : x + tile_px] for y, x in chosen])
@@ -75,10 +75,3 @@ def _eager(predictor: Predictor, cut: NDArray[np.float32]) -> Any:
     device, on = predictor.device, predictor.precision == "bf16"
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=on):
         return torch.softmax(predictor.model(torch.from_numpy(cut).to(device)).float(), 1).cpu().numpy()
-
-
-def _origins(window: Window, tile_px: int, overlap: float) -> list[tuple[int, int]]:
-    stride = stride_px(tile_px, overlap)
-    rows = tile_origins(window.row, window.row + window.height, tile_px, stride)
-    cols = tile_origins(window.col, window.col + window.width, tile_px, stride)
-    return [(row, col) for row in rows for col in cols]

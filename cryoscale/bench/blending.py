@@ -11,16 +11,12 @@ from cryoscale.bench.figure import Figure, Rival
 from cryoscale.bench.limits import Limits
 from cryoscale.grid import Window
 from cryoscale.infer.blend import Blender, hann
-from cryoscale.infer.tiles import stride_px, tile_origins
 
 
 def measure(size_px: int, tile_px: int, overlap: float, limits: Limits) -> Figure:
     """One core over a block; limit: each tile read and its accumulators read and written, at copy speed."""
     window = ground.block_of(size_px).window
-    stride = stride_px(tile_px, overlap)
-    rows = tile_origins(window.row, window.row + window.height, tile_px, stride)
-    cols = tile_origins(window.col, window.col + window.width, tile_px, stride)
-    places = [(row, col) for row in rows for col in cols]
+    places = ground.origins(window, tile_px, overlap)
     drawn = ground.tiles(8, tile_px)
     pixels = window.height * window.width
 

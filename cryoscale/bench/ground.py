@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from cryoscale.features.channels import BANDS
 from cryoscale.features.pca import PcaBasis
-from cryoscale.grid import Block
+from cryoscale.grid import Block, Window
+from cryoscale.infer.tiles import stride_px, tile_origins
 from cryoscale.write.arrays import ARRAYS
 
 EPSG, YEAR = 32645, 2018
@@ -29,6 +30,14 @@ _RADAR = {"coherence": (0.5, 0.2), "phase": (0.0, 1.0)}
 def block_of(size_px: int) -> Block:
     """A block around 87 E, 28 N."""
     return Block(EPSG, 309_000 // size_px, 49_000 // size_px, size_px)
+
+
+def origins(window: Window, tile_px: int, overlap: float) -> list[tuple[int, int]]:
+    """World (row, col) of every tile that touches a window, row by row."""
+    stride = stride_px(tile_px, overlap)
+    rows = tile_origins(window.row, window.row + window.height, tile_px, stride)
+    cols = tile_origins(window.col, window.col + window.width, tile_px, stride)
+    return [(row, col) for row in rows for col in cols]
 
 
 def bands(size_px: int, *, halo_px: int = 0) -> xr.Dataset:

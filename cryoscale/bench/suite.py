@@ -92,9 +92,7 @@ def measure(
     chosen = choose_device(device).type
     on_stage("what the machine can do: copying and multiplying")
     limits = measure_limits(chosen)
-    found = []
-    for figure in _figures(set(workloads or WORKLOADS), SCALES[scale], chosen, limits, on_stage):
-        found.append(figure)
+    found = _figures(set(workloads or WORKLOADS), SCALES[scale], chosen, limits, on_stage)
     made = Bench(scale, limits, tuple(found))
     if out is not None:
         record.append(out, made.line())
@@ -125,4 +123,4 @@ def _figures(
         yield blending.measure(scale.block_px, scale.tile_px, OVERLAP, limits)
     if "writing" in wanted:
         on_stage("writing")
-        yield writing.measure(scale.block_px, limits)
+        yield writing.measure(scale.block_px)

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from cryoscale.bench import ground
 from cryoscale.bench.clock import seconds
 from cryoscale.bench.figure import Figure, Rival, rounded
-from cryoscale.bench.limits import Limits
 from cryoscale.processor import cpu_s
 from cryoscale.write import mosaic
 from cryoscale.write.store import COMPRESSOR
 
 
-def measure(size_px: int, limits: Limits) -> Figure:
+def measure(size_px: int) -> Figure:
     """One writer, checksums included; limit: what the shards hold written plainly to the same disk."""
     layers, block = ground.layers(size_px), ground.block_of(size_px)
     amount = sum(layer.nbytes for layer in layers.values()) / 1e6
@@ -46,7 +45,6 @@ def measure(size_px: int, limits: Limits) -> Figure:
             "block_px": size_px,
             "stored_over_layers": rounded(stored / 1e6 / amount),
             "cpu_seconds": rounded(cpu),
-            "copy_gb_s": rounded(limits.copy_gb_s),
         },
     )
 
