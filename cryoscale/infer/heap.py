@@ -10,6 +10,7 @@ https://man7.org/linux/man-pages/man3/mallopt.3.html
 from __future__ import annotations
 
 import ctypes
+import sys
 from functools import cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -24,6 +25,8 @@ MAPPED_BYTES = 2**25
 @cache
 def keep_freed_memory() -> bool:
     """Tell the C library's allocator of this process, once; False where it cannot be told (not glibc)."""
+    if sys.platform == "win32":  # no C library goes by no name there
+        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

@@ -37,7 +37,7 @@ class Parity:
         precision: its name.
         agreement: share of the valid pixels with the same class.
         difference: mean absolute difference of their probabilities.
-        seconds_a_tile: the quicker half of the calls, none of which compiled.
+        seconds_a_tile: the median of the calls after the first, which compiles.
         why_not: why it could not be tried.
     """
 
