@@ -89,15 +89,20 @@ def require_precision(settings: Settings) -> None:
 
 
 def _candidates(settings: Settings) -> list[str]:
-    """What may be tried: for a network on the CPUs of this machine's own workers."""
+    """What may be tried: for a network on the CPUs of this machine's own workers.
+
+    Not with dropout left on: OpenVINO drops nothing, and two samples are no measure of one another.
+    """
     if settings.model.precision != "auto" or settings.model.weights is None:
         return []
-    if settings.cluster.kind != "local" or settings.cluster.gpu_workers:
+    if settings.cluster.kind != "local" or settings.cluster.gpu_workers or settings.model.mc_dropout:
         return []
     import torch
 
     from cryoscale.models import openvino
 
+    if torch.cuda.is_available():  # an actor would find it, whatever its worker was meant for
+        return []
     short = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     by_openvino = ["openvino-bf16", "openvino"] if openvino.is_installed() else []
     return [name for name in [*by_openvino, "bf16"] if short or not name.endswith("bf16")]
@@ -122,7 +127,7 @@ def _sample(
     basis = PcaBasis.from_dict(model["pca"]) if model["pca"] else None
     channels = tuple(model["channels"])
     context = dataclasses.replace(context_of(settings, "", items, basis), channels=channels)
-    step = max(1, len(blocks) // _MOST_LOOKED_AT)
+    step = -(-len(blocks) // _MOST_LOOKED_AT)
     edge = settings.tile_px
     tiles, valid, codes = [], [], []
     for block in blocks[step // 2 :: step]:

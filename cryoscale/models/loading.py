@@ -47,9 +47,12 @@ def load_predictor(
             raise InputError(given, "a network with dropout, such as glavitu", "leave mc_dropout out")
         return _turned(_by_name(name), flips)
 
-    from cryoscale.models.predictor import Predictor
+    from cryoscale.models.predictor import BY_OPENVINO, Predictor
     from cryoscale.models.weights import load
 
+    if mc_dropout and precision in BY_OPENVINO:
+        given = f"mc_dropout {mc_dropout} with precision {precision}, where nothing is dropped"
+        raise InputError(given, "precision fp32, bf16 or auto", "change one of them")
     model, card = load(str(weights))
     predictor = _turned(Predictor(model, card, device=device, precision=precision, threads=threads), flips)
     if not mc_dropout:

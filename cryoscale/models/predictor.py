@@ -26,7 +26,8 @@ LOCATION = 4
 PRECISIONS = ("auto", "fp32", "bf16", "openvino", "openvino-bf16")
 """How a network may be run: by torch in either precision, or on a CPU by OpenVINO in float32 or bf16."""
 
-_BY_OPENVINO = {"openvino": "fp32", "openvino-bf16": "bf16"}
+BY_OPENVINO = {"openvino": "fp32", "openvino-bf16": "bf16"}
+"""Those that are OpenVINO's, with the precision of their arithmetic."""
 
 
 def choose_device(device: str) -> torch.device:
@@ -57,7 +58,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r}", f"one of {', '.join(PRECISIONS)}", "name one of these")
-    if precision in _BY_OPENVINO and device.type != "cpu":
+    if precision in BY_OPENVINO and device.type != "cpu":
         given = f"precision {precision} on {device.type}"
         raise InputError(given, "a CPU for OpenVINO", "use bf16, fp32 or auto on a GPU")
     if precision == "auto":
@@ -104,7 +105,8 @@ class Predictor:
         precision: str = "auto",
         threads: int | None = None,
     ) -> None:
-        self.device = choose_device(device)
+        # OpenVINO means the CPU, also on a machine where auto would find a GPU
+        self.device = choose_device("cpu" if device == "auto" and precision in BY_OPENVINO else device)
         self.precision = choose_precision(precision, self.device)
         if threads is not None:
             if threads < 1:
@@ -121,8 +123,8 @@ class Predictor:
         # Measured on 2 cores: a sixth to a third faster than channels first.
         self.model = convert_conv2d_weight_memory_format(model.to(self.device).eval(), torch.channels_last)
         self._network: Callable[..., torch.Tensor] = self.model
-        if self.precision in _BY_OPENVINO:
-            self._network = OpenVinoNetwork(self.model, _BY_OPENVINO[self.precision])
+        if self.precision in BY_OPENVINO:
+            self._network = OpenVinoNetwork(self.model, BY_OPENVINO[self.precision])
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
         self._std = torch.tensor(card.std, dtype=torch.float32, device=self.device)[:, None, None]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cryoscale import trial
 from cryoscale.errors import ExtraError
@@ -44,6 +46,19 @@ def test_a_short_run_is_done_in_float32_untried(tiny_range: TinyRange, tmp_path:
     assert draft.manifest["identity"]["precision"] == "auto"
     assert "precisions" not in draft.manifest["model"]
     assert not any("precision" in line for line in told)
+
+
+def test_nothing_is_tried_where_an_actor_would_find_a_gpu_or_dropout_is_left_on(
+    tiny_range: TinyRange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_range.settings()
+    assert "openvino" in trial._candidates(settings)
+    dropping = replace(settings, model=replace(settings.model, mc_dropout=4))
+    assert trial._candidates(dropping) == []
+    joined = replace(settings, cluster=replace(settings.cluster, kind="tcp://127.0.0.1:8786"))
+    assert trial._candidates(joined) == []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert trial._candidates(settings) == []
 
 
 def test_a_run_is_gone_on_with_in_the_precision_that_it_was_begun_with(

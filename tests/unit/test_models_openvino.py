@@ -10,6 +10,7 @@ import torch
 
 from cryoscale.bench.network import predictor_of
 from cryoscale.errors import ExtraError, InputError
+from cryoscale.models.loading import load_predictor
 from cryoscale.models.predictor import Predictor, choose_precision
 
 
@@ -62,6 +63,18 @@ def test_without_the_library_it_is_refused_in_one_line(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ExtraError, match=r"openvino.*cryoscale\[cpu\]"):
         predictor_of("tiny", device="cpu", precision="openvino")
+
+
+def test_it_runs_on_the_cpu_where_auto_would_find_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    predictor = predictor_of("tiny", device="auto", precision="openvino")
+    assert (predictor.device.type, predictor.precision) == ("cpu", "openvino")
+
+
+@pytest.mark.parametrize("precision", ["openvino", "openvino-bf16"])
+def test_it_is_refused_for_samples_with_dropout_of_which_it_drops_nothing(precision: str) -> None:
+    with pytest.raises(InputError, match=f"mc_dropout 4 with precision {precision}"):
+        load_predictor(weights="any.safetensors", precision=precision, mc_dropout=4)
 
 
 def test_it_is_refused_on_a_gpu() -> None:
