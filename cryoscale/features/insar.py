@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoscale.errors import InputError
-from cryoscale.features.kernel import kernel
+from cryoscale.kernel import kernel
 
 WINDOW_PX = 5
 HALO_PX = WINDOW_PX // 2

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoscale.features.channels import BANDS
-from cryoscale.features.kernel import kernel
+from cryoscale.kernel import kernel
 
 INDEX_BANDS: dict[str, tuple[str, str]] = {
     "NDVI": ("B08", "B04"),

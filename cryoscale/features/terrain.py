@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoscale.features.kernel import kernel
 from cryoscale.grid import RESOLUTION_M
+from cryoscale.kernel import kernel
 
 HALO_PX = 1
 """How many pixels beyond its own Horn's window looks."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoscale.errors import InputError
-from cryoscale.features.kernel import kernel
+from cryoscale.kernel import kernel
 
 LEVELS = 32
 WINDOW_PX = 7

@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from cryoscale.kernel import kernel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +34,7 @@ def hann(tile_px: int) -> NDArray[np.float32]:
     return weights
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _accumulate(
     tile: NDArray[np.float32],
     weights: NDArray[np.float32],

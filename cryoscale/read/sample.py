@@ -15,9 +15,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numba import njit
 
 from cryoscale.grid import transformer
+from cryoscale.kernel import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -294,12 +294,11 @@ def _apply(
     return out
 
 
-# The kernels are compiled by numba, whose decorators carry no types: hence the ignores below. They take
-# float arrays, whole numbers in int64 and coordinates in pixels of the source.
+# The kernels take coordinates in pixels of the source.
 
 
-@njit(cache=True, nogil=True)
-def _linear(values, top, left, row, column):  # type: ignore[no-untyped-def]
+@kernel
+def _linear(values: NDArray[Any], top: int, left: int, row: float, column: float) -> float:
     """Bilinear over the up to four neighbours that exist and hold data; row, column are centre based."""
     height, width = values.shape
     i0, j0 = math.floor(row), math.floor(column)
@@ -322,8 +321,8 @@ def _linear(values, top, left, row, column):  # type: ignore[no-untyped-def]
     return total / weights
 
 
-@njit(cache=True, nogil=True)
-def _catmull_rom(t, weights):  # type: ignore[no-untyped-def]
+@kernel
+def _catmull_rom(t: float, weights: NDArray[Any]) -> None:
     """The four weights of Keys' cubic convolution with a = -1/2 (doi:10.1109/TASSP.1981.1163711)."""
     weights[0] = ((-0.5 * t + 1.0) * t - 0.5) * t
     weights[1] = (1.5 * t - 2.5) * t * t + 1.0
@@ -331,8 +330,10 @@ def _catmull_rom(t, weights):  # type: ignore[no-untyped-def]
     weights[3] = (0.5 * t - 0.5) * t * t
 
 
-@njit(cache=True, nogil=True)
-def _cubic(values, top, left, row, column, wy, wx):  # type: ignore[no-untyped-def]
+@kernel
+def _cubic(
+    values: NDArray[Any], top: int, left: int, row: float, column: float, wy: NDArray[Any], wx: NDArray[Any]
+) -> float:
     """Catmull-Rom over sixteen neighbours; bilinear where one of them is missing."""
     height, width = values.shape
     i0, j0 = math.floor(row), math.floor(column)
@@ -352,8 +353,16 @@ def _cubic(values, top, left, row, column, wy, wx):  # type: ignore[no-untyped-d
     return total
 
 
-@njit(cache=True, nogil=True)
-def _fill(values, node_columns, node_rows, rim, origin, method, out):  # type: ignore[no-untyped-def]
+@kernel
+def _fill(
+    values: NDArray[Any],
+    node_columns: NDArray[Any],
+    node_rows: NDArray[Any],
+    rim: NDArray[np.int64],
+    origin: NDArray[np.int64],
+    method: int,
+    out: NDArray[Any],
+) -> None:
     """Every pixel of ``out`` (y, x); ``values`` starts at source pixel (origin[0], origin[1])."""
     top, left = origin[0], origin[1]
     height, width = values.shape

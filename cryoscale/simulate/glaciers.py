@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cryoscale.kernel import kernel
 from cryoscale.simulate.landscape import I32, flood_order
-from cryoscale.simulate.noise import F32, coarsen, compiled, fractal, refine
+from cryoscale.simulate.noise import F32, coarsen, fractal, refine
 
 RATE_FACTOR = 2.4e-24 * 3.156e7
 """Glen's A in Pa^-3 a^-1 for temperate ice (Cuffey & Paterson 2010, table 3.4)."""
@@ -38,7 +39,7 @@ class Climate:
     most_loss_m_yr: float = 3.5
 
 
-@compiled
+@kernel
 def _settle(supply: F32, hold: F32, receiver: I32, order: I32) -> F32:
     """Snow after avalanches: every cell keeps the share ``hold`` of what falls or slides on it."""
     load = supply.copy().ravel()
@@ -67,7 +68,7 @@ def snow_transfer(bed: F32, cell_m: float, climate: Climate) -> F32:
     return np.asarray(gain * hold + fan - gain, np.float32)
 
 
-@compiled
+@kernel
 def _diffusivity(bed: F32, thick: F32, cell_m: float, dt: float, east: F32, south: F32) -> None:
     """Ice diffusivity on the faces right of and below each cell, m2/yr, with upwind thickness.
 
@@ -118,13 +119,13 @@ def _diffusivity(bed: F32, thick: F32, cell_m: float, dt: float, east: F32, sout
                     south[r, c] = d
 
 
-@compiled
+@kernel
 def _balance(surface: float, ela: float, transfer: float, rates: tuple[float, float, float]) -> float:
     gradient, gain, loss = rates
     return float(min(max(gradient * (surface - ela), -loss), gain) + transfer)
 
 
-@compiled
+@kernel
 def _step(
     bed: F32,
     thick: F32,
@@ -188,7 +189,7 @@ def _step(
     return float(largest)
 
 
-@compiled
+@kernel
 def _flow(
     bed: F32, thick: F32, climate: tuple[F32, F32, tuple[float, float, float]], cell_m: float, years: float
 ) -> int:
@@ -281,7 +282,7 @@ def surface_velocity(bed: F32, thick: F32, cell_m: float) -> tuple[F32, F32]:
     return (-dx * unit).astype(np.float32), (dy * unit).astype(np.float32)
 
 
-@compiled
+@kernel
 def _merge_basins(surface: F32, order: I32, depth_m: float) -> I32:
     """Watersheds of ``surface`` over cells in rising ``order``; basins under ``depth_m`` deep merge."""
     rows, cols = surface.shape

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cryoscale.simulate.noise import F32, compiled, fractal, refine
+from cryoscale.kernel import kernel
+from cryoscale.simulate.noise import F32, fractal, refine
 
 I32 = NDArray[np.int32]
 
@@ -25,7 +26,7 @@ THRESHOLD_SLOPE = 0.8
 """Slope at which fluvial hillsides fail; rock walls above troughs become steeper than this."""
 
 
-@compiled
+@kernel
 def flood_order(z: F32, sea: NDArray[np.bool_]) -> tuple[F32, I32, I32]:
     """Depression-filled surface, receivers and upward order of all cells, flooding from ``sea``.
 
@@ -77,7 +78,7 @@ def flood_order(z: F32, sea: NDArray[np.bool_]) -> tuple[F32, I32, I32]:
     return filled, receiver, order[:count]
 
 
-@compiled
+@kernel
 def drained_area(receiver: I32, order: I32, cell_m2: float) -> NDArray[np.float64]:
     """Upstream area of every cell (flat), in m2, along ``receiver``."""
     area = np.full(receiver.size, cell_m2)
@@ -88,7 +89,7 @@ def drained_area(receiver: I32, order: I32, cell_m2: float) -> NDArray[np.float6
     return area
 
 
-@compiled
+@kernel
 def _erode(z: F32, receiver: I32, order: I32, steepness: F32, step_m: float, cell_m: float) -> None:
     """One implicit step of stream power under unit uplift ``step_m``, in place (Braun & Willett 2013)."""
     cols = z.shape[1]
@@ -148,7 +149,7 @@ def to_heights(z: F32, *, most_stretch: float = 1.3) -> F32:
     return np.asarray(np.where(out > knee, knee + (out - knee) * squeeze, out), np.float32)
 
 
-@compiled
+@kernel
 def _profile(z: F32, receiver: I32, order: I32, area: NDArray[np.float64], gentle: F32) -> F32:
     """Channel heights (y, x), the long profile flattened by the factor ``gentle``; inf off channels."""
     cols = z.shape[1]
@@ -166,7 +167,7 @@ def _profile(z: F32, receiver: I32, order: I32, area: NDArray[np.float64], gentl
     return out.reshape(z.shape[0], cols)
 
 
-@compiled
+@kernel
 def _carve(z: F32, channel: F32, area: NDArray[np.float64], width: F32, cell_m: float) -> F32:
     """``z`` lowered to U-shaped cross-sections stamped along the channels."""
     rows, cols = z.shape

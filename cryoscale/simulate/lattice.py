@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoscale.grid import RESOLUTION_M, Window, transformer, utm_epsg, window_over_bounds, zone_bounds_deg
-from cryoscale.simulate.noise import compiled
+from cryoscale.kernel import kernel
 
 if TYPE_CHECKING:
     from cryoscale.simulate.terrain import MountainRange
@@ -54,7 +54,7 @@ class Lattice:
         return out
 
 
-@compiled
+@kernel
 def _bilinear(field: F32, row: F32, col: F32, fill: np.float32, out: F32) -> None:
     rows, cols = field.shape
     for j in range(out.shape[0]):
@@ -73,7 +73,7 @@ def _bilinear(field: F32, row: F32, col: F32, fill: np.float32, out: F32) -> Non
             out[j, i] = top * (1 - v) + bottom * v
 
 
-@compiled
+@kernel
 def _block_mean(field: F32, factor: int, out: F32) -> None:
     share = np.float32(1.0 / (factor * factor))
     for j in range(out.shape[0]):

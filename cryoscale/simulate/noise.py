@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from cryoscale.kernel import kernel
+
 F32 = NDArray[np.float32]
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def compiled(function: _F) -> _F:
-    """Compile with numba, single-threaded, and keep the machine code for later processes.
-
-    No fastmath: reassociated sums would let the arrays of a seed differ between machines.
-    """
-    return cast(_F, numba.njit(cache=True, nogil=True)(function))
-
-
-@compiled
+@kernel
 def _hash(x: int, y: int, seed: int) -> int:
     h = (np.int64(x) * np.int64(374761393) + np.int64(y) * np.int64(668265263)) ^ np.int64(seed * 2246822519)
     h = (h ^ ((h >> np.int64(13)) & np.int64(0x7FFFFFFFFFFFF))) * np.int64(1274126177)
@@ -29,7 +18,7 @@ def _hash(x: int, y: int, seed: int) -> int:
     return int(h & np.int64(0xFF))
 
 
-@compiled
+@kernel
 def _add_octave(out: F32, cell_px: float, amplitude: float, seed: int, ridged: bool) -> None:
     """Add one octave of gradient noise (about -0.7..0.7, ridged 0..1) to ``out`` (y, x)."""
     turn = 2.0 * np.pi / 256.0
@@ -87,7 +76,7 @@ def fractal(
     return out
 
 
-@compiled
+@kernel
 def _spline(source: F32, out: F32, step: float, start_y: float, start_x: float, dy: F32, dx: F32) -> None:
     height, width = source.shape
     rows, cols = out.shape

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoscale.grid import RESOLUTION_M
+from cryoscale.kernel import kernel
 from cryoscale.simulate.ground import AXES, MATERIALS, Ground, standard_noise
 from cryoscale.simulate.illumination import Light, Sun, gain, sun_position, utc_of_solar_time
 from cryoscale.simulate.lattice import Lattice, block_mean
-from cryoscale.simulate.noise import compiled
 from cryoscale.simulate.regime import HIMALAYA, OpticalDate, Regime
 from cryoscale.simulate.spectra import BANDS, CLOUD_MEAN, SPECTRA, shade_ratio
 from cryoscale.simulate.weather import clouds
@@ -142,7 +142,7 @@ def _apply_light(reflectance: F32, light: Light, cloud_shadow: F32, water: NDArr
         reflectance[band] *= np.where(water, 0.5 + 0.5 * factor, factor)
 
 
-@compiled
+@kernel
 def _encode(reflectance: F32, offset: float, out: U16) -> None:
     for j in range(out.shape[0]):
         for i in range(out.shape[1]):

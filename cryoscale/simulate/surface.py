@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cryoscale.kernel import kernel
 from cryoscale.simulate.glaciers import Climate, extended_surface
 from cryoscale.simulate.lakes import Ground, Mask
-from cryoscale.simulate.noise import F32, compiled, fractal, refine
+from cryoscale.simulate.noise import F32, fractal, refine
 from cryoscale.simulate.regime import HIMALAYA, Regime
 
 DEBRIS_CLASS_M = 0.02
@@ -91,7 +92,7 @@ def _renumber(label: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.asarray(table[label], np.int32)
 
 
-@compiled
+@kernel
 def _bilinear(field: F32, y: float, x: float) -> float:
     j = min(max(int(np.floor(y)), 0), field.shape[0] - 2)
     i = min(max(int(np.floor(x)), 0), field.shape[1] - 2)
@@ -101,7 +102,7 @@ def _bilinear(field: F32, y: float, x: float) -> float:
     return float(top * (1.0 - v) + bottom * v)
 
 
-@compiled
+@kernel
 def _trace(
     want: Mask,
     place: tuple[float, float, float],

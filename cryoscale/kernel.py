@@ -1,4 +1,4 @@
-"""The one way in which this stage compiles its loops."""
+"""The one way in which loops over pixels are compiled."""
 
 from __future__ import annotations
 
