@@ -2,7 +2,8 @@
 
 The map is read block by block, row by row. What touches no side of its block is whole at once; what
 does is kept until the row below has been seen and nothing of it goes on there. So memory holds one
-row's open bodies, and a body that reaches over many rows for as long as it does.
+row's open bodies, and what a body that reaches over many rows has gathered; once that is more than can
+be held, the body is severed under the last row, and goes on below as another one.
 """
 
 from __future__ import annotations
@@ -15,8 +16,19 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cryoscale.write.polygons import Pieces, Place, PolygonArray, polygons_of
+from cryoscale.write.polygons import Place, PolygonArray
+from cryoscale.write.rims import Lines, Traced, polygons, trace
+from cryoscale.write.stitching import Open, Stitching
 from cryoscale.write.zonal import CLEAN_ICE, DEBRIS, Tally, count_pixels
+
+MOST_CORNERS = 1_000_000
+"""Of the rims of one body and of the debris on it: about 100 MB of memory, and a file row of 16 MB.
+
+The largest complex of the RGI 7 outside of the ice sheets covers some 25,000 km2; with a corner every
+50 m of a rim of 1 km a km2 its outline would have half as many.
+"""
+_TALLIES = 64
+"""A body's counts are summed once there are so many."""
 
 
 @dataclass(frozen=True)
@@ -28,75 +40,63 @@ class Bodies:
         debris: polygons of their debris-covered parts.
         owner: index of the body of each of those.
         tally: what the map says of each body.
+        part: whether it is one part of a body that was too large to be held, ending in a straight line.
     """
 
     polygons: PolygonArray
     debris: PolygonArray
     owner: NDArray[np.int64]
     tally: Tally
+    part: NDArray[np.bool_]
 
 
 @dataclass
-class _Open:
+class _Debris(Open):
+    """A debris-covered patch that may go on in a block not yet seen."""
+
+    body: int = 0
+
+    def take(self, other: _Debris) -> None:
+        super().take(other)
+
+
+@dataclass
+class _Body(Open):
     """A body that may go on in a block not yet seen."""
 
-    ice: Pieces = field(default_factory=Pieces)
-    debris: Pieces = field(default_factory=Pieces)
+    debris: list[tuple[Lines, NDArray[np.int64]]] = field(default_factory=list)
+    """Rings of closed patches, and to which patch each ring belongs."""
     tallies: list[Tally] = field(default_factory=list)
+    corners: int = 0
     kept: bool = False
     """Whether it stays whatever its size."""
+    part: bool = False
 
-    def take(self, other: _Open) -> None:
-        self.ice.take(other.ice)
-        self.debris.take(other.debris)
+    def take(self, other: _Body) -> None:
+        super().take(other)
+        self.debris += other.debris
         self.tallies += other.tallies
+        if len(self.tallies) > _TALLIES:
+            self.tallies = [self.tally]
+        self.corners += other.corners
         self.kept |= other.kept
+        self.part |= other.part
 
+    def weight(self) -> int:
+        return super().weight() + len(self.debris) + len(self.tallies)
 
-@dataclass
-class _Meetings:
-    """Which numbers turned out to be one body: a union-find, and the open body under each root."""
-
-    parent: dict[int, int] = field(default_factory=dict)
-    bodies: dict[int, _Open] = field(default_factory=dict)
-    last: int = 0
-
-    def begin(self, body: _Open) -> int:
-        """A number for a body."""
-        self.last += 1
-        self.parent[self.last] = self.last
-        self.bodies[self.last] = body
-        return self.last
-
-    def root(self, number: int) -> int:
-        """The number that a body goes by now."""
-        while (above := self.parent[number]) != number:
-            self.parent[number] = number = self.parent[above]
-        return number
-
-    def meet(self, ones: NDArray[np.int64], others: NDArray[np.int64]) -> None:
-        """Pixel by pixel along a border: numbers on either side of it, 0 where there is no ice."""
-        both = (ones > 0) & (others > 0)
-        for pair in np.unique(np.column_stack([ones[both], others[both]]), axis=0).tolist():
-            one, other = map(self.root, pair)
-            if one != other:
-                # the smaller moves, or a body over many rows would be copied with each of its pieces
-                if len(self.bodies[one].tallies) < len(self.bodies[other].tallies):
-                    one, other = other, one
-                self.bodies[one].take(self.bodies.pop(other))
-                self.parent[other] = one
-
-    def close(self, frontier: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[_Open]]:
-        """The frontier in the numbers that remain, and the bodies that do not reach it."""
-        numbers, inverse = np.unique(frontier, return_inverse=True)
-        roots = np.array([self.root(number) if number else 0 for number in numbers.tolist()], np.int64)
-        self.parent = {root: root for root in roots.tolist() if root}
-        closed = [self.bodies.pop(number) for number in list(self.bodies) if number not in self.parent]
-        return roots[inverse], closed
+    @property
+    def tally(self) -> Tally:
+        return Tally.joined(self.tallies).total()
 
 
 def bodies_of(
-    dataset: xr.Dataset, *, step_px: int, least_px: float, keeps: Callable[[Place], bool]
+    dataset: xr.Dataset,
+    *,
+    step_px: int,
+    least_px: float,
+    keeps: Callable[[Place], bool],
+    most_corners: int = MOST_CORNERS,
 ) -> Iterator[Bodies]:
     """The 4-connected bodies of clean and debris-covered ice, in the order in which they are complete.
 
@@ -106,73 +106,100 @@ def bodies_of(
             not change the result.
         least_px: bodies of no more pixels are left out.
         keeps: whether bodies with pixels in a part stay whatever their size.
+        most_corners: a body whose rim has more is severed under the row of parts that it has come to.
     """
     height, width = dataset["label"].shape
-    meetings = _Meetings()
-    above = np.zeros(width, np.int64)
+    ice: Stitching[_Body] = Stitching(width)
+    debris: Stitching[_Debris] = Stitching(width)
+    severed = np.zeros(width, bool)
     for y in _steps(height, step_px):
-        left, below = np.zeros(y.stop - y.start, np.int64), np.zeros(width, np.int64)
+        ice.begin_row(y.stop - y.start)
+        debris.begin_row(y.stop - y.start)
         for x in _steps(width, step_px):
             block = _look(dataset, Place(y, x, (height, width)), least_px, keeps)
-            if not block.tally.n:
-                left = np.zeros(y.stop - y.start, np.int64)
-                continue
             yield block.whole()
-            numbers = block.open(meetings)
-            meetings.meet(above[x], numbers[0])
-            meetings.meet(left, numbers[:, 0])
-            left, below[x] = numbers[:, -1], numbers[-1]
-        above, closed = meetings.close(below)
-        yield _gathered(body for body in closed if body.kept or _pixels(body) > least_px)
-        del closed  # or they would be held through the next row
-    closed = meetings.close(np.zeros(width, np.int64))[1]
-    yield _gathered(body for body in closed if body.kept or _pixels(body) > least_px)
+            block.open(ice, debris, severed[x])
+        for patch, rings in debris.end_row(y.stop, last=y.stop == height):
+            ice[patch.body].debris.append((rings, np.zeros(len(rings), np.int64)))
+        for _, patch in debris.open():
+            patch.body = ice.root(patch.body)  # before numbers that are no root are forgotten
+        closed = ice.end_row(y.stop, last=y.stop == height)
+        yield _gathered((body, rings) for body, rings in closed if body.kept or _pixels(body) > least_px)
+        large = [number for number, body in ice.open() if body.corners > most_corners]
+        severed = np.isin(ice.frontier, large)
+        if large:
+            for patch, rings in debris.sever(severed, y.stop):
+                ice[patch.body].debris.append((rings, np.zeros(len(rings), np.int64)))
+            for body, rings in ice.sever(severed, y.stop):
+                body.part = True
+                yield _gathered([(body, rings)])
 
 
 @dataclass(frozen=True)
 class _Block:
-    """One block's bodies by number ``(y, x)``, 0 elsewhere; those over its border open, the others whole."""
+    """One block's bodies and the debris on them by number ``(y, x)``, 0 elsewhere."""
 
     place: Place
-    label: NDArray[np.uint8]
     bodies: NDArray[np.int32]
+    patches: NDArray[np.int32]
+    body_of: NDArray[np.int32]
+    """The body of each patch."""
+    rims: Traced
+    patch_rims: Traced
     tally: Tally
     kept: bool
+    goes_on: NDArray[np.bool_]
+    """Of each body, whether it touches a side of the block."""
 
     def whole(self) -> Bodies:
-        """The bodies that touch no side behind which the map goes on."""
-        wanted = np.arange(self.tally.n + 1) > 0
-        wanted[self.place.numbers_on_border(self.bodies)] = False
-        polygons, numbers, debris, owner = self._polygons(wanted)
-        index = np.zeros(wanted.size, np.int64)
-        index[numbers] = np.arange(numbers.size)
-        return Bodies(polygons, debris, index[owner], self.tally.take(numbers - 1))
+        """The bodies that do not."""
+        rings = np.flatnonzero(~self.goes_on[self.rims.ring_numbers])
+        outlines, numbers = polygons(
+            self.rims.rings.take(rings), self.rims.ring_numbers[rings].astype(np.int64)
+        )
+        patch_rings = np.flatnonzero(~self.goes_on[self.body_of[self.patch_rims.ring_numbers]])
+        debris, patches = polygons(
+            self.patch_rims.rings.take(patch_rings),
+            self.patch_rims.ring_numbers[patch_rings].astype(np.int64),
+        )
+        owner = np.searchsorted(numbers, self.body_of[patches])
+        return Bodies(outlines, debris, owner, self.tally.take(numbers - 1), np.zeros(numbers.size, bool))
 
-    def open(self, meetings: _Meetings) -> NDArray[np.int64]:
-        """Begin the others; the numbers that they go by ``(y, x)``, 0 elsewhere."""
-        wanted = np.zeros(self.tally.n + 1, bool)
-        wanted[self.place.numbers_on_border(self.bodies)] = True
-        polygons, numbers, debris, owner = self._polygons(wanted)
-        given = np.zeros(wanted.size, np.int64)
-        for position, number in enumerate(numbers.tolist()):
-            body = _Open(tallies=[self.tally.take(np.array([number - 1]))], kept=self.kept)
-            body.ice.add(polygons[position : position + 1], self.place)
-            body.debris.add(debris[owner == number], self.place)
-            given[number] = meetings.begin(body)
-        return np.asarray(given[self.bodies], np.int64)
+    def open(self, ice: Stitching[_Body], debris: Stitching[_Debris], severed: NDArray[np.bool_]) -> None:
+        """Begin the others, and join them to what is open to the left and above."""
+        corner = self.place.x.start, self.place.y.start
+        given = np.zeros(self.goes_on.size, np.int64)
+        below_a_cut = np.unique(self.bodies[0, severed])
+        corners = self._corners()
+        for number in np.flatnonzero(self.goes_on).tolist():
+            part = number in below_a_cut
+            body = _Body(
+                tallies=[self.tally.take(np.array([number - 1]))],
+                corners=int(corners[number]),
+                kept=self.kept or part,
+                part=part,
+            )
+            given[number] = ice.begin(body)
+        patch_given = np.zeros(self.body_of.size, np.int64)
+        for patch in self.place.numbers_on_sides(self.patches).tolist():
+            patch_given[patch] = debris.begin(_Debris(body=int(given[self.body_of[patch]])))
+        rings = self.patch_rims.ring_numbers
+        closed = (patch_given[rings] == 0) & self.goes_on[self.body_of[rings]]
+        for number in np.unique(self.body_of[rings[closed]]).tolist():
+            own = np.flatnonzero(closed & (self.body_of[rings] == number))
+            ice[int(given[number])].debris.append(
+                (self.patch_rims.rings.take(own), rings[own].astype(np.int64))
+            )
+        ice.add(corner, given[self.bodies], self.rims, given)
+        debris.add(corner, patch_given[self.patches], self.patch_rims, patch_given)
 
-    def _polygons(
-        self, wanted: NDArray[np.bool_]
-    ) -> tuple[PolygonArray, NDArray[np.int64], PolygonArray, NDArray[np.int64]]:
-        """Polygons of the wanted bodies and their numbers; of their debris, and whose it is."""
-        inside = wanted[self.bodies]
-        polygons, numbers = polygons_of(np.where(inside, self.bodies, 0).astype(np.int32), self.place)
-        under_debris = inside & (self.label == DEBRIS)
-        patches, count = ndimage.label(under_debris)
-        body_of = np.zeros(count + 1, np.int64)
-        body_of[patches[under_debris]] = self.bodies[under_debris]
-        debris, patch = polygons_of(patches.astype(np.int32), self.place)
-        return polygons, numbers, debris, body_of[patch]
+    def _corners(self) -> NDArray[np.int64]:
+        """How many each body has, those of its debris with them."""
+        rims, patches = self.rims, self.patch_rims
+        of = [rims.chain_numbers, rims.ring_numbers]
+        of += [self.body_of[patches.chain_numbers], self.body_of[patches.ring_numbers]]
+        sizes = [lines.sizes for lines in (rims.chains, rims.rings, patches.chains, patches.rings)]
+        return np.bincount(np.concatenate(of), np.concatenate(sizes), self.goes_on.size).astype(np.int64)
 
 
 def _look(dataset: xr.Dataset, place: Place, least_px: float, keeps: Callable[[Place], bool]) -> _Block:
@@ -187,27 +214,44 @@ def _look(dataset: xr.Dataset, place: Place, least_px: float, keeps: Callable[[P
     bodies = np.where(wanted, np.cumsum(wanted), 0).astype(np.int32)[bodies]
     tally = Tally(int(wanted.sum()))
     count_pixels(tally, part, label, bodies.astype(np.int64) - 1)
-    return _Block(place, label, bodies, tally, kept)
+    under_debris = (bodies > 0) & (label == DEBRIS)
+    patches, count = ndimage.label(under_debris)
+    patches = patches.astype(np.int32)
+    body_of = np.zeros(count + 1, np.int32)
+    body_of[patches[under_debris]] = bodies[under_debris]
+    goes_on = np.zeros(tally.n + 1, bool)
+    goes_on[place.numbers_on_sides(bodies)] = True
+    corner = place.x.start, place.y.start
+    rims, patch_rims = trace(bodies, corner), trace(patches, corner)
+    return _Block(place, bodies, patches, body_of, rims, patch_rims, tally, kept, goes_on)
 
 
-def _gathered(bodies: Iterable[_Open]) -> Bodies:
-    """Closed bodies, united over all borders."""
-    polygons: list[PolygonArray] = [np.empty(0, object)]
-    debris: list[PolygonArray] = [np.empty(0, object)]
-    owner: list[int] = []
-    tallies = [Tally(0)]
-    for number, body in enumerate(bodies):
-        (outline,) = body.ice.united()
-        polygons.append(np.array([outline], object))
-        debris.append(body.debris.united())
-        owner += [number] * debris[-1].size
-        tallies.append(Tally.joined(body.tallies).total())
+def _gathered(bodies: Iterable[tuple[_Body, Lines]]) -> Bodies:
+    """Closed bodies and their rings."""
+    rings, owners, debris, patch_of = [], [], [], []
+    owner_of: list[int] = []
+    tallies, part = [Tally(0)], []
+    patches = 0
+    for number, (body, rim) in enumerate(bodies):
+        rings.append(rim)
+        owners.append(np.full(len(rim), number))
+        for lines, patch in body.debris:
+            _, index = np.unique(patch, return_inverse=True)
+            debris.append(lines)
+            patch_of.append(patches + index)
+            patches += int(index.max()) + 1
+            owner_of += [number] * (patches - len(owner_of))
+        tallies.append(body.tally)
+        part.append(body.part)
+    nothing = np.empty(0, np.int64)
+    outlines, _ = polygons(Lines.joined(rings), np.concatenate([nothing, *owners]))
+    covered, _ = polygons(Lines.joined(debris), np.concatenate([nothing, *patch_of]))
     return Bodies(
-        np.concatenate(polygons), np.concatenate(debris), np.array(owner, np.int64), Tally.joined(tallies)
+        outlines, covered, np.array(owner_of, np.int64), Tally.joined(tallies), np.array(part, bool)
     )
 
 
-def _pixels(body: _Open) -> int:
+def _pixels(body: _Body) -> int:
     return sum(int(tally.ice_px.sum()) for tally in body.tallies)
 
 

@@ -44,7 +44,7 @@ PRAGMA cache_size = -16384;
 CREATE TABLE glaciers (
   id INTEGER PRIMARY KEY, name TEXT, cenlon REAL, cenlat REAL, area REAL, debris REAL,
   src_date INTEGER, src_date_first INTEGER, src_date_last INTEGER, confidence REAL,
-  west REAL, south REAL, east REAL, north REAL, shape BLOB);
+  part INTEGER, west REAL, south REAL, east REAL, north REAL, shape BLOB);
 CREATE TABLE debris (glacier INTEGER, area REAL, shape BLOB);
 """
 _INDICES = """
@@ -57,7 +57,7 @@ _NAME = """g.name || coalesce('-' || (1 + nullif((SELECT count(*) FROM glaciers 
 """The second of a name gets a 2; the larger goes before."""
 _ORDER = "ORDER BY g.area DESC, g.cenlat DESC, g.cenlon DESC"
 _GLACIERS = f"""SELECT {_NAME}, cenlon, cenlat, area, debris, src_date, src_date_first, src_date_last,
-  confidence, shape FROM glaciers AS g {_ORDER}"""
+  confidence, part, shape FROM glaciers AS g {_ORDER}"""
 _DEBRIS = f"""SELECT {_NAME}, d.area, d.shape FROM glaciers AS g CROSS JOIN debris AS d ON d.glacier = g.id
   {_ORDER}, d.rowid"""
 _DATES = ("src_date", "src_date_first", "src_date_last")
@@ -96,8 +96,12 @@ class Inventory:
         tally: Tally,
         debris: PolygonArray,
         owner: NDArray[np.int64],
+        part: NDArray[np.bool_],
     ) -> None:
-        """Take up outlines (degrees), what the map says of them, and debris by the index of its outline."""
+        """Take up outlines (degrees), what the map says of them, and debris by the index of its outline.
+
+        ``part`` says which outlines are parts of a body of ice that was severed.
+        """
         if not polygons.size:
             return
         points = shapely.get_coordinates(shapely.point_on_surface(polygons)).reshape(-1, 2)
@@ -111,11 +115,12 @@ class Inventory:
             tally.debris_fraction().tolist(),
             *dates,
             _or_none(tally.mean_confidence()),
+            part.tolist(),
             *shapely.bounds(polygons).reshape(-1, 4).T.tolist(),
             shapely.to_wkb(polygons),
             strict=True,
         )
-        self._base.executemany(f"INSERT INTO glaciers VALUES ({', '.join('?' * 15)})", rows)
+        self._base.executemany(f"INSERT INTO glaciers VALUES ({', '.join('?' * 16)})", rows)
         patches = zip(
             (owner + first).tolist(), zones.area_km2(debris).tolist(), shapely.to_wkb(debris), strict=True
         )
@@ -123,8 +128,8 @@ class Inventory:
 
     def glaciers(self) -> Iterator[gpd.GeoDataFrame]:
         """The outlines in parts, the largest first; one empty part where there are none."""
-        for rows in self._parts(_GLACIERS, 10):
-            name, lon, lat, area, debris, *dates, confidence, shape = rows
+        for rows in self._parts(_GLACIERS, 11):
+            name, lon, lat, area, debris, *dates, confidence, part, shape = rows
             longitude, latitude = np.array(lon, float), np.array(lat, float)
             area_km2, fraction = np.array(area, float), np.array(debris, float)
             columns = {
@@ -138,6 +143,7 @@ class Inventory:
                 "debris_fraction": fraction,
                 **{key: _dates(days) for key, days in zip(_DATES, dates, strict=True)},
                 "confidence": np.array([np.nan if value is None else value for value in confidence], float),
+                "is_part": np.array(part, bool),
             }
             yield _frame(columns | self._attributes, shape)
 

@@ -1,12 +1,13 @@
 """Outlines of the ice: from the maps of a year's zones to one dated inventory of polygons.
 
 A polygon is ice of one piece, clean and debris-covered together, that is 4-connected on the map (see
-:mod:`cryoscale.write.polygons`); holes (rock inside the ice) stay. It is a glacier complex: ice
+:mod:`cryoscale.write.rims`); holes (rock inside the ice) stay. It is a glacier complex: ice
 divides are not drawn here. Columns follow the RGI 7 where it has them
 (https://www.glims.org/rgi_user_guide/).
 
 Outlines are let go one by one as they are complete (:mod:`cryoscale.write.bodies`); held to the end
-are only those that reach the border of two zones.
+are only those that reach the border of two zones. Ice that goes on and on is severed along straight
+lines before its outline is too large to be held; its parts are told from the others by ``is_part``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pyproj import CRS
 
 from cryoscale.errors import SourceError
 from cryoscale.write import zones
-from cryoscale.write.bodies import Bodies, bodies_of
+from cryoscale.write.bodies import MOST_CORNERS, Bodies, bodies_of
 from cryoscale.write.inventory import Inventory
 from cryoscale.write.polygons import Place, PolygonArray, owners_of_points
 from cryoscale.write.zonal import affine_of, tally
@@ -55,10 +56,10 @@ def polygonise(
         run_id: identifier of the run, likewise.
 
     Returns:
-        One row an outline, the largest first: glac_id, year, cenlon and cenlat (degrees, inside the
+        One row an outline, the largest first: glac_id, cenlon and cenlat (degrees, inside the
         outline), utm_zone, area_km2, clean_area_km2, debris_area_km2, debris_fraction,
         src_date (median over its pixels), src_date_first, src_date_last, confidence (0-1, mean),
-        model, run_id, geometry.
+        is_part, year, model, run_id, geometry.
 
     Raises:
         SourceError: if a map carries no CRS, or not that of its zone.
@@ -76,10 +77,13 @@ def survey(
     year: int | None = None,
     model: str = "",
     run_id: str = "",
+    most_corners: int = MOST_CORNERS,
 ) -> Inventory:
     """What :func:`polygonise` finds, and the debris-covered parts, in memory that does not grow with them.
 
-    One outline is as large as it is, though: a body of ice is held while it goes on, row of blocks by row.
+    Args:
+        most_corners: a body with more is severed, see :func:`cryoscale.write.bodies.bodies_of`; the others
+            are as for :func:`polygonise`.
 
     Returns:
         The inventory, to be closed by the caller (it is a context manager).
@@ -93,10 +97,14 @@ def survey(
     try:
         at_cuts: dict[int, _AtCut] = {}
         for epsg, dataset in maps.items():
-            zone = _Zone(epsg, affine_of(dataset), where[epsg], min_area_km2)
+            zone = _Zone(epsg, dataset, affine_of(dataset), _step_px(maps), where[epsg], min_area_km2)
             at_cuts[epsg] = _AtCut()
             for found in bodies_of(
-                dataset, step_px=_step_px(maps), least_px=zone.least_px, keeps=zone.reaches_cut
+                dataset,
+                step_px=zone.step_px,
+                least_px=zone.least_px,
+                keeps=zone.reaches_cut,
+                most_corners=most_corners,
             ):
                 zone.sort_out(found, inventory, at_cuts[epsg])
         _join(maps, where, at_cuts, min_area_km2, inventory)
@@ -144,10 +152,12 @@ class _AtCut:
 
 @dataclass(frozen=True)
 class _Zone:
-    """One zone's map: how its pixels lie, where it is cut, and how small its bodies may be."""
+    """One zone's map: how its pixels lie and are read, where it is cut, and how small its bodies may be."""
 
     epsg: int
+    dataset: xr.Dataset
     affine: Affine
+    step_px: int
     cut: zones.Cut
     min_area_km2: float
 
@@ -174,15 +184,34 @@ class _Zone:
         polygons = self.to_degrees(found.polygons)
         crosses = zones.straddles(polygons, self.cut)
         area = zones.area_km2(polygons)
-        keep = ~crosses & zones.lies_in(polygons, self.cut) & (area >= self.min_area_km2)
-        if crosses.any():
-            at_cut.ice.append(polygons[crosses])
-            at_cut.debris.append(self.to_degrees(found.debris[crosses[found.owner]]))
+        waits = crosses & ~found.part
+        keep = ~crosses & zones.lies_in(polygons, self.cut) & ((area >= self.min_area_km2) | found.part)
+        if waits.any():
+            at_cut.ice.append(polygons[waits])
+            at_cut.debris.append(self.to_degrees(found.debris[waits[found.owner]]))
+        for index in np.flatnonzero(crosses & found.part).tolist():
+            debris = self.to_degrees(found.debris[found.owner == index])
+            self._cut_off(polygons[index : index + 1], debris, inventory)
         kept = np.flatnonzero(keep)
         mine = keep[found.owner]
         owner = np.searchsorted(kept, found.owner[mine])
         debris = self.to_degrees(found.debris[mine])
-        inventory.add(polygons[keep], area[keep], found.tally.take(kept), debris, owner)
+        inventory.add(polygons[keep], area[keep], found.tally.take(kept), debris, owner, found.part[keep])
+
+    def _cut_off(self, part: PolygonArray, debris: PolygonArray, inventory: Inventory) -> None:
+        """A part of a severed body ends at the cut too: joined to what lies beyond it could be too large."""
+        pieces = zones.clip(part, self.cut)
+        covered = zones.clip(debris, self.cut)
+        owner = owners_of_points(pieces, shapely.point_on_surface(covered))
+        counted = tally(pieces, {self.epsg: self.dataset}, {self.epsg: self.cut}, self.step_px)
+        inventory.add(
+            pieces,
+            zones.area_km2(pieces),
+            counted,
+            covered[owner >= 0],
+            owner[owner >= 0],
+            np.ones(pieces.size, bool),
+        )
 
 
 def _join(
@@ -201,4 +230,5 @@ def _join(
     debris = zones.join({epsg: np.concatenate(one.debris) for epsg, one in at_cuts.items()}, where)
     owner = owners_of_points(outlines, shapely.point_on_surface(debris))
     counted = tally(outlines, maps, where, _step_px(maps))
-    inventory.add(outlines, area, counted, debris[owner >= 0], owner[owner >= 0])
+    whole = np.zeros(outlines.size, bool)
+    inventory.add(outlines, area, counted, debris[owner >= 0], owner[owner >= 0], whole)

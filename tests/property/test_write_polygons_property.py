@@ -5,19 +5,25 @@ from __future__ import annotations
 import numpy as np
 import shapely
 import xarray as xr
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from cryoscale.write.bodies import bodies_of
-from cryoscale.write.polygons import without_straight_vertices
 
 labels = hnp.arrays(
     np.uint8,
     hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24),
     elements=st.sampled_from([0, 1, 1, 2, 255]),
+)
+
+much_ice = hnp.arrays(
+    np.uint8,
+    hnp.array_shapes(min_dims=2, max_dims=2, min_side=6, max_side=20),
+    elements=st.sampled_from([1, 1, 1, 2, 0]),
+    fill=st.nothing(),  # or most of it would be one value
 )
 
 
@@ -28,7 +34,7 @@ def by_component(mask: NDArray[np.bool_]) -> list[str]:
     for number in range(1, count + 1):
         rows, cols = np.nonzero(components == number)
         united = shapely.union_all(shapely.box(cols, rows, cols + 1, rows + 1))
-        found.append(shapely.normalize(without_straight_vertices(united)).wkt)
+        found.append(shapely.normalize(shapely.simplify(united, 0.0)).wkt)
     return sorted(found)
 
 
@@ -67,3 +73,36 @@ def test_bodies_too_small_are_left_out_and_the_others_are_as_without_the_sieve(
     components, count = ndimage.label(np.isin(label, (1, 2)))
     sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
     assert sorted(areas) == sorted(sizes[sizes > least_px].tolist())
+
+
+@given(label=much_ice, step_px=st.integers(1, 12), most=st.integers(0, 40))
+def test_a_severed_body_loses_no_pixel_and_its_parts_do_not_overlap(
+    label: NDArray[np.uint8], step_px: int, most: int
+) -> None:
+    dataset = xr.Dataset({"label": (("y", "x"), label)})
+    seen, covered = np.zeros(label.shape, int), np.zeros(label.shape, int)
+    y, x = np.indices(label.shape)
+    pixels = shapely.points(x + 0.5, y + 0.5)
+    parts = 0
+    for found in bodies_of(dataset, step_px=step_px, least_px=0, keeps=lambda _: False, most_corners=most):
+        assert shapely.is_valid(found.polygons).all()
+        assert shapely.is_valid(found.debris).all()
+        assert found.tally.ice_px.tolist() == shapely.area(found.polygons).tolist()
+        under = np.bincount(found.owner, shapely.area(found.debris), found.polygons.size)
+        assert found.tally.debris_px.tolist() == under.tolist()
+        for index, polygon in enumerate(found.polygons):
+            seen += shapely.contains(polygon, pixels)
+            for patch in found.debris[found.owner == index]:
+                assert polygon.covers(patch)
+                covered += shapely.contains(patch, pixels)
+        parts += int(found.part.sum())
+    np.testing.assert_array_equal(seen, np.isin(label, (1, 2)))
+    np.testing.assert_array_equal(covered, label == 2)
+    event("severed" if parts else "whole")
+
+
+@given(label=labels, step_px=st.integers(1, 12))
+def test_bodies_of_few_corners_are_never_severed(label: NDArray[np.uint8], step_px: int) -> None:
+    dataset = xr.Dataset({"label": (("y", "x"), label)})
+    whole = bodies_of(dataset, step_px=step_px, least_px=0, keeps=lambda _: False, most_corners=10**6)
+    assert not any(found.part.any() for found in whole)

@@ -293,15 +293,37 @@ def test_bodies_are_let_go_once_they_are_complete_however_many_rows_a_map_has() 
     def most_at_once(tiles: int) -> tuple[int, int]:
         held, given = 0, 0
         for found in bodies_of(rows_of_blobs(tiles), step_px=20, least_px=0, keeps=lambda _: False):
-            held = max(held, sum(type(thing).__name__ == "_Open" for thing in gc.get_objects()))
+            held = max(held, sum(type(thing).__name__ in ("_Body", "_Debris") for thing in gc.get_objects()))
             given = max(given, found.polygons.size)
         return held, given
 
     gc.freeze()  # what is there already is not looked through
     held, given = most_at_once(5)
-    assert 0 < held < 8  # of two blocks a row those over the upper border and those over the lower
+    assert (
+        0 < held < 16
+    )  # of two blocks a row those over the upper border and those over the lower, and debris
     assert most_at_once(12) == (held, given)
     gc.unfreeze()
+
+
+def test_a_body_too_large_to_be_held_is_severed_and_no_area_of_it_lost(tmp_path: Path) -> None:
+    maps = {e: data.assign_attrs({"cryoscale:block_px": 100}) for e, data in two_zones().items()}
+    (whole,) = outlines.polygonise(maps).itertuples()
+    with outlines.survey(maps, most_corners=300) as found:
+        (parts,), (debris,) = found.glaciers(), found.debris()
+        found.write(tmp_path / "a.parquet", tmp_path / "a.gpkg")
+    assert len(parts) > 4
+    assert parts["is_part"].all()
+    assert parts["area_km2"].sum() == pytest.approx(whole.area_km2, rel=1e-6)
+    assert parts["debris_area_km2"].sum() == pytest.approx(whole.debris_area_km2, rel=1e-3)
+    assert debris["area_km2"].sum() == pytest.approx(whole.debris_area_km2, rel=1e-3)
+    assert set(debris["glac_id"]) <= set(parts["glac_id"])
+    assert parts.geometry.is_valid.all()
+    apart = shapely.symmetric_difference(parts.geometry.union_all(), whole.geometry)
+    assert zones.area_km2(np.array([apart], object))[0] < 1e-6  # no gap, and ...
+    assert shapely.coverage_is_valid(parts.geometry.to_numpy())  # ... no overlap; edges fit vertex by vertex
+    assert gpd.read_file(tmp_path / "a.gpkg", layer="glaciers")["is_part"].all()
+    assert not outlines.polygonise(maps)["is_part"].any()
 
 
 def test_many_outlines_are_written_in_parts_that_make_one_file(
