@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import geopandas
 import numpy as np
 import pystac
 import shapely
@@ -20,9 +18,15 @@ from cryoscale.errors import CryoscaleError
 from cryoscale.grid import RESOLUTION_M, Block, transformer
 from cryoscale.ledger import Ledger, Work
 from cryoscale.write import mosaic, zones
+from cryoscale.write.inventory import read_parts
+from cryoscale.write.nearby import Nearby
+from cryoscale.write.polygons import PolygonArray
 from cryoscale.write.zonal import CLEAN_ICE, DEBRIS
 
 _PIXEL_KM2 = (RESOLUTION_M / 1000.0) ** 2
+
+_MARGIN_DEG = 0.01
+"""Around a block: its sides bend in degrees, and what is cut off there must not lie in it."""
 
 RIM_PX = 1
 """How far an outline may stray: its vertices are pixel corners, carried to degrees and back."""
@@ -50,43 +54,53 @@ def outlines_and_map(
 ) -> Iterator[Fault]:
     """Where the inventory of a year and its map do not agree, block by block."""
     name = f"inventory/{year}.parquet"
-    content = ledger.objects.get(name)
-    if content is None:
+    if ledger.objects.stat(name) is None:
         yield Fault("file", name, "is not there")
         return
-    try:
-        glaciers = geopandas.read_parquet(io.BytesIO(content))
-    except Exception as error:  # whatever a damaged file makes of its reader
-        yield Fault("file", name, f"cannot be read: {' '.join(str(error).split())[:200]}")
-        return
-    broken = int((~shapely.is_valid(glaciers.geometry.to_numpy())).sum())
-    if broken:
-        yield Fault("outline", name, f"{broken} of its outlines are not valid")
     least_px = float(manifest.get("asked", {}).get("min_area_km2", 0.01)) / _PIXEL_KM2
     by_zone: dict[int, list[tuple[str, Block]]] = {}
     for place, ((of_year, block), _) in markers.items():
         if of_year == year:
             by_zone.setdefault(block.epsg, []).append((place, block))
     where = zones.cuts(sorted(by_zone))
-    for epsg, blocks in by_zone.items():
-        project = transformer("EPSG:4326", f"EPSG:{epsg}")
-        shapes = shapely.transform(
-            glaciers.geometry.to_numpy(), lambda xy, p=project: np.column_stack(p.transform(*xy.T))
-        )
-        tree = shapely.STRtree(shapes)
+    with Nearby() as outlines:
+        broken = 0
         try:
-            labels = mosaic.open_mosaic(ledger.out, year, epsg)["label"]
-            window = mosaic.window_of_map(f"{ledger.out}/mosaic.zarr", year, epsg)
-        except (CryoscaleError, ValueError, KeyError, TypeError) as error:
-            yield Fault("file", f"mosaic.zarr/{year}/{epsg}", f"cannot be opened: {error}")
-            continue
-        for place, block in blocks:
-            rows, cols = block.window.slices_in(window)
-            label = np.asarray(labels[rows, cols].values)
-            near = shapes[tree.query(shapely.box(*block.window.bounds_m))]
-            reason = _disagreement(label, _own(block, where[epsg]), near, block, least_px)
-            if reason:
-                yield Fault("outline", place, reason)
+            for part in read_parts(f"{ledger.out}/{name}", ("geometry",)):
+                shapes = part["geometry"].to_numpy()
+                broken += int((~shapely.is_valid(shapes)).sum())
+                outlines.add(shapes)
+        except Exception as error:  # whatever a damaged file makes of its reader
+            yield Fault("file", name, f"cannot be read: {' '.join(str(error).split())[:200]}")
+            return
+        if broken:
+            yield Fault("outline", name, f"{broken} of its outlines are not valid")
+        for epsg, blocks in by_zone.items():
+            try:
+                labels = mosaic.open_mosaic(ledger.out, year, epsg)["label"]
+                window = mosaic.window_of_map(f"{ledger.out}/mosaic.zarr", year, epsg)
+            except (CryoscaleError, ValueError, KeyError, TypeError) as error:
+                yield Fault("file", f"mosaic.zarr/{year}/{epsg}", f"cannot be opened: {error}")
+                continue
+            for place, block in blocks:
+                rows, cols = block.window.slices_in(window)
+                label = np.asarray(labels[rows, cols].values)
+                near = _near(block, outlines)
+                reason = _disagreement(label, _own(block, where[epsg]), near, block, least_px)
+                if reason:
+                    yield Fault("outline", place, reason)
+
+
+def _near(block: Block, outlines: Nearby) -> PolygonArray:
+    """What outlines have over a block, in metres of its zone."""
+    west, south, east, north = transformer(f"EPSG:{block.epsg}", "EPSG:4326").transform_bounds(
+        *block.window.bounds_m
+    )
+    box = (west - _MARGIN_DEG, south - _MARGIN_DEG, east + _MARGIN_DEG, north + _MARGIN_DEG)
+    project = transformer("EPSG:4326", f"EPSG:{block.epsg}")
+    return np.asarray(
+        shapely.transform(outlines.over(box), lambda xy: np.column_stack(project.transform(*xy.T))), object
+    )
 
 
 def _own(block: Block, cut: zones.Cut) -> NDArray[np.bool_]:

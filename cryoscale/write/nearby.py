@@ -1,0 +1,70 @@
+"""Outlines by place: those over a box, however many there are, without all of them in memory."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import shapely
+
+from cryoscale.write.polygons import PolygonArray
+
+_TABLES = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA cache_size = -16384;
+CREATE TABLE outlines (id INTEGER PRIMARY KEY, shape BLOB);
+CREATE VIRTUAL TABLE boxes USING rtree (id, west, east, south, north);
+"""
+_OVER = """SELECT shape FROM boxes JOIN outlines USING (id)
+  WHERE east >= ? AND west <= ? AND north >= ? AND south <= ? ORDER BY id"""
+
+
+class Nearby:
+    """Outlines in degrees, until closed in a temporary file with an R-tree (https://www.sqlite.org/rtree.html)."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="cryoscale-")
+        self._base = sqlite3.connect(Path(self._folder.name, "nearby.sqlite"))
+        self._base.executescript(_TABLES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._base.close()
+        self._folder.cleanup()
+
+    def add(self, outlines: PolygonArray) -> None:
+        """Take up outlines."""
+        (first,) = self._base.execute("SELECT coalesce(max(id), 0) + 1 FROM outlines").fetchone()
+        ids = range(first, first + outlines.size)
+        self._base.executemany(
+            "INSERT INTO outlines VALUES (?, ?)", zip(ids, shapely.to_wkb(outlines), strict=True)
+        )
+        west, south, east, north = shapely.bounds(outlines).reshape(-1, 4).T.tolist()
+        self._base.executemany(
+            "INSERT INTO boxes VALUES (?, ?, ?, ?, ?)", zip(ids, west, east, south, north, strict=True)
+        )
+
+    def over(self, box_deg: tuple[float, float, float, float]) -> PolygonArray:
+        """What outlines have in a box of west, south, east, north; over the antimeridian where west > east.
+
+        Longitudes are those of the outlines, whole turns away from the box or not.
+        """
+        west, south, east, north = box_deg
+        east += 360.0 * (west > east)
+        found: list[PolygonArray] = [np.empty(0, object)]
+        for turn in (-360.0, 0.0, 360.0):
+            rows = self._base.execute(_OVER, (west + turn, east + turn, south, north))
+            for (shape,) in rows:
+                part = shapely.clip_by_rect(shapely.from_wkb(shape), west + turn, south, east + turn, north)
+                found.append(np.array([part], object))
+        parts = np.concatenate(found)
+        return np.asarray(parts[~shapely.is_empty(parts)], object)
