@@ -15,7 +15,7 @@ from typing import Any
 
 import fsspec
 
-from benchmarks import blocks
+from cryoscale.bench import idle
 from cryoscale.ledger import DONE, name_of
 
 BUCKET, RUN = "benchmark", "run"
@@ -58,8 +58,8 @@ def main() -> None:
 
     backend = s3_backends[ACCOUNT]["aws"]
     backend.create_bucket(BUCKET, "us-east-1")
-    for work in blocks.works(int(sys.argv[1])):
-        content = blocks.marker_of(work).to_bytes()
+    for work in idle.works(int(sys.argv[1])):
+        content = idle.marker_of(work).to_bytes()
         backend.put_object(BUCKET, f"{RUN}/{name_of(DONE, work)}", content)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()

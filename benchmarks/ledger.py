@@ -27,8 +27,8 @@ import shapely.geometry
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks import RESULTS, blocks, bucket
-from cryoscale.bench import record
+from benchmarks import RESULTS, bucket
+from cryoscale.bench import idle, record
 from cryoscale.grid import Block, Window
 from cryoscale.ledger import DONE, ITEMS, Ledger, Marker, Work, name_of
 from cryoscale.manifest import digest
@@ -93,12 +93,12 @@ class Times:
 
 def lay_out(out: str, count: int) -> None:
     """The map's metadata, a small file a shard, and markers that say so."""
-    works = blocks.works(count)
-    rows, cols = (count - 1) // blocks.SIDE + 1, min(count, blocks.SIDE)
-    window = Window(blocks.EPSG, 1 - rows, 0, rows, cols)
+    works = idle.works(count)
+    rows, cols = (count - 1) // idle.SIDE + 1, min(count, idle.SIDE)
+    window = Window(idle.EPSG, 1 - rows, 0, rows, cols)
     mosaic.create(f"{out}/mosaic.zarr", year=YEAR, window=window, block_px=1, classes=CLASSES, attrs={})
     Ledger(out).begin({"name": "none", "context": {"blocks": count}})
-    group = f"{out}/mosaic.zarr/{YEAR}/{blocks.EPSG}"
+    group = f"{out}/mosaic.zarr/{YEAR}/{idle.EPSG}"
     for row in range(rows):
         for name, spec in ARRAYS.items():
             os.makedirs(f"{group}/{name}/c/{'0/' if spec.by_class else ''}{row}", exist_ok=True)
@@ -121,7 +121,7 @@ def _put(path: str, content: bytes) -> tuple[int, str]:
 
 
 def _as_stored(work: Work, shards: Mapping[str, tuple[int, str]]) -> bytes:
-    return blocks.marker_of(work).model_copy(update={"shards": dict(shards)}).to_bytes()
+    return idle.marker_of(work).model_copy(update={"shards": dict(shards)}).to_bytes()
 
 
 def one_by_one(out: str) -> int:
@@ -185,21 +185,21 @@ def on_s3(count: int, single: int) -> dict[str, Any]:
 
 def finished(out: str, count: int, block_px: int) -> None:
     """A run with real shards, markers, outlines and its seal; its scenes and STAC items are left out."""
-    works = [(YEAR, Block(blocks.EPSG, -1, col, block_px)) for col in range(count)]
-    window = Window(blocks.EPSG, -block_px, 0, block_px, count * block_px)
+    works = [(YEAR, Block(idle.EPSG, -1, col, block_px)) for col in range(count)]
+    window = Window(idle.EPSG, -block_px, 0, block_px, count * block_px)
     store, ledger, shapes = f"{out}/mosaic.zarr", Ledger(out), []
     mosaic.create(store, year=YEAR, window=window, block_px=block_px, classes=CLASSES, attrs={})
     for number, (year, block) in enumerate(works):
         layers = _layers(number, block_px)
         written = mosaic.write_block(store, year, block, layers)
         shards = mosaic.stamps(store, year, block)
-        marker = blocks.marker_of((year, block))
+        marker = idle.marker_of((year, block))
         ledger.mark(marker.model_copy(update={"checksum": written.checksum, "shards": shards}))
         ice = np.isin(layers["label"], (1, 2))
         affine = block.window.geobox.affine
         found = rasterio.features.shapes(ice.astype(np.uint8), mask=ice, transform=affine)
         shapes += [shapely.geometry.shape(shape) for shape, _ in found]
-    outlines = geopandas.GeoDataFrame(geometry=shapes, crs=f"EPSG:{blocks.EPSG}").to_crs(4326)
+    outlines = geopandas.GeoDataFrame(geometry=shapes, crs=f"EPSG:{idle.EPSG}").to_crs(4326)
     Path(out, "inventory").mkdir()
     outlines.to_parquet(f"{out}/inventory/{YEAR}.parquet")
     snapshot.freeze({}, f"{out}/{ITEMS}")

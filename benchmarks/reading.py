@@ -27,13 +27,14 @@ import rasterio.errors
 from numpy.typing import NDArray
 
 from benchmarks import RESULTS
-from benchmarks.ranges import RangeServer, serve
-from benchmarks.readers import BASE, READ_THREADS, blocks_of, direct, ways
-from benchmarks.scenes import FINE, SPECTRAL, items_at, write_scenes
 from cryoscale.bench import record
+from cryoscale.bench.ranges import RangeServer, serve
+from cryoscale.bench.readers import BASE, blocks_of, direct, ways
+from cryoscale.bench.scenes import FINE, SPECTRAL, items_at, write_scenes
 from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import Window
 from cryoscale.infer.tiles import read_window
+from cryoscale.read.inputs import READ_THREADS
 
 LATENCY_S = 0.02
 PACKAGES = (

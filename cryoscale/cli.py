@@ -275,6 +275,9 @@ def bench(
     ] = "moderate",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Add the measurement to this file of JSON lines.")] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(help="Draw the stages of the end-to-end run into this PNG.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Measure this machine's speed stage by stage, beside its limits and what others would use."""
@@ -284,11 +287,14 @@ def bench(
 
     console = Console(quiet=json_)
     with console:
-        made = measure(workloads or (), scale, device=device, out=out, on_stage=console.stage).line()
+        made = measure(workloads or (), scale, device=device, out=out, on_stage=console.stage)
+    if timeline is not None and made.timeline_png is not None:
+        timeline.parent.mkdir(parents=True, exist_ok=True)
+        timeline.write_bytes(made.timeline_png)
     if json_:
-        print_json(made)
+        print_json(made.line())
     else:
-        typer.echo(text(made))
+        typer.echo(text(made.line()))
 
 
 def main() -> None:

@@ -88,6 +88,8 @@ class Marker(Record):
     class_pixels: list[int] = []
     seconds: dict[str, float] = {}
     """By stage, of the wall clock."""
+    starts: dict[str, float] = {}
+    """When each stage began, in seconds since 1970 by the clock of the worker's machine."""
     cpu_seconds: dict[str, float] = {}
     """By stage, of the processor; predicting on a GPU, of that GPU."""
     fetches: int = 0

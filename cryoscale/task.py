@@ -113,14 +113,16 @@ def run_context(out: str, identity: str) -> RunContext:
 
 @dataclass
 class Stopwatch:
-    """Seconds by stage, of the clock and of the processor."""
+    """Seconds by stage, of the clock and of the processor, and when each began."""
 
+    starts: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     cpu_seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of the body to stage ``name``."""
+        self.starts.setdefault(name, time.time())
         start, cpu = time.perf_counter(), cpu_s()
         try:
             yield
@@ -222,6 +224,7 @@ def process_block(
         valid_pixels=int(counts.sum()),
         class_pixels=[int(n) for n in counts],
         seconds={name: round(value, 4) for name, value in watch.seconds.items()},
+        starts={name: round(value, 3) for name, value in watch.starts.items()},
         cpu_seconds={name: round(value, 4) for name, value in watch.cpu_seconds.items()},
         fetches=report.fetches,
         fetched_bytes=report.fetched_bytes,

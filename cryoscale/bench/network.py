@@ -31,7 +31,9 @@ def predictor_of(size: str, *, device: str = "auto", precision: str = "auto") ->
     card = Card(
         architecture="cryonet",
         arguments={
-            key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()
+            "in_channels": len(CHANNELS),
+            "classes": len(CLASS_NAMES),
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()},
         },
         channels=CHANNELS,
         mean=(0.0,) * len(CHANNELS),

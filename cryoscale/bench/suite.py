@@ -19,6 +19,11 @@ PACKAGES = (
     "numba",
     "zarr",
     "xarray",
+    "dask",
+    "distributed",
+    "rasterio",
+    "stackstac",
+    "odc-stac",
     "scikit-image",
     "scikit-learn",
     "xarray-spatial",
@@ -31,30 +36,60 @@ METHOD = (
 
 @dataclass(frozen=True)
 class Scale:
-    """Edge of a block for features, blending and writing, and for an actor; tiles; networks by name."""
+    """How much is measured.
+
+    Attributes:
+        block_px: edge of a block for features, blending and writing.
+        actor_px: edge of a block for an actor.
+        tile_px: edge of a tile.
+        networks: by name.
+        fed_px: edge of the blocks that an actor is fed with; the full network is fed with them one by one.
+        fed_blocks: how many of them.
+        scenes: scenes that are read, of ``block_px``.
+        idle_blocks: blocks without work.
+        range: simulated range that is run from end to end.
+    """
 
     block_px: int
     actor_px: int
     tile_px: int
     networks: tuple[str, ...]
+    fed_px: int
+    fed_blocks: int
+    scenes: int
+    idle_blocks: int
+    range: str
 
 
 SCALES = {
-    "tiny": Scale(256, 128, 64, ("tiny",)),
-    "moderate": Scale(2048, 1024, 256, ("small",)),
-    "full": Scale(2048, 1024, 256, ("small", "cryonet")),
+    "tiny": Scale(256, 128, 64, ("tiny",), 64, 4, 1, 50, "tiny"),
+    "moderate": Scale(2048, 1024, 256, ("small",), 512, 16, 4, 1000, "small"),
+    "full": Scale(2048, 1024, 256, ("small", "cryonet"), 512, 16, 4, 1000, "medium"),
 }
-WORKLOADS = ("features", "network", "actor", "blending", "writing")
+WORKLOADS = (
+    "features",
+    "network",
+    "actor",
+    "fed-actor",
+    "reading",
+    "blending",
+    "writing",
+    "orchestration",
+    "end-to-end",
+)
 OVERLAP = 0.5
+FEW_BLOCKS = 4
+"""Of the full network on a CPU, which takes seconds a tile and thread."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured: the scale, the machine's limits, and a figure of each workload."""
+    """What was measured: the scale, the machine's limits, a figure of each workload, and a run's timeline."""
 
     scale: str
     limits: Limits
     figures: tuple[Figure, ...]
+    timeline_png: bytes | None = None
 
     def line(self) -> dict[str, Any]:
         """The measurement as one line of a record."""
@@ -92,8 +127,18 @@ def measure(
     chosen = choose_device(device).type
     on_stage("what the machine can do: copying and multiplying")
     limits = measure_limits(chosen)
-    found = _figures(set(workloads or WORKLOADS), SCALES[scale], chosen, limits, on_stage)
-    made = Bench(scale, limits, tuple(found))
+    wanted = set(workloads or WORKLOADS)
+    found = [*_figures(wanted, SCALES[scale], chosen, limits, on_stage)]
+    found += _of_the_machine(wanted, SCALES[scale], on_stage)
+    picture = None
+    if "end-to-end" in wanted:
+        from cryoscale.bench import whole
+
+        on_stage("a run from end to end")
+        done = whole.measure(SCALES[scale].range)
+        found.append(done.figure)
+        picture = done.timeline_png
+    made = Bench(scale, limits, tuple(found), picture)
     if out is not None:
         record.append(out, made.line())
     return made
@@ -102,13 +147,14 @@ def measure(
 def _figures(
     wanted: set[str], scale: Scale, device: str, limits: Limits, on_stage: Callable[[str], None]
 ) -> Iterator[Figure]:
-    from cryoscale.bench import actor, blending, features, network, writing
+    """What is held against the machine's limits, or against one another."""
+    from cryoscale.bench import actor, features, fed, network
     from cryoscale.infer.actor import GPU_BATCH
 
     if "features" in wanted:
         on_stage("features")
         yield features.measure(scale.block_px, limits)
-    for size in scale.networks if wanted & {"network", "actor"} else ():
+    for size in scale.networks if wanted & {"network", "actor", "fed-actor"} else ():
         on_stage(f"network {size}")
         predictor = network.predictor_of(size, device=device)
         batch = GPU_BATCH if device == "cuda" else 1
@@ -118,9 +164,27 @@ def _figures(
         if "actor" in wanted:
             on_stage(f"actor {size}")
             yield actor.measure(predictor, alone, scale.actor_px, scale.tile_px, OVERLAP)
+        if "fed-actor" in wanted:
+            on_stage(f"actor {size}, fed by Dask")
+            few = FEW_BLOCKS if size == "cryonet" and device == "cpu" else scale.fed_blocks
+            yield fed.measure(size, predictor, fed.Feed(scale.fed_px, scale.tile_px, OVERLAP, few))
     if "blending" in wanted:
+        from cryoscale.bench import blending
+
         on_stage("blending")
         yield blending.measure(scale.block_px, scale.tile_px, OVERLAP, limits)
+
+
+def _of_the_machine(wanted: set[str], scale: Scale, on_stage: Callable[[str], None]) -> Iterator[Figure]:
+    """What waits for disks, networks and other processes."""
+    from cryoscale.bench import orchestration, reading, writing
+
+    if "reading" in wanted:
+        on_stage("reading")
+        yield reading.measure(scale.block_px, scale.block_px // 2, scale.scenes)
     if "writing" in wanted:
         on_stage("writing")
         yield writing.measure(scale.block_px)
+    if "orchestration" in wanted:
+        on_stage("orchestration")
+        yield orchestration.measure(scale.idle_blocks)

@@ -12,8 +12,8 @@ import rasterio
 import shapely
 from shapely.geometry import shape
 
-from benchmarks.ranges import serve
-from benchmarks.scenes import SPECTRAL, items_at, write_scenes
+from cryoscale.bench.ranges import serve
+from cryoscale.bench.scenes import SPECTRAL, items_at, write_scenes
 from cryoscale.candidates import candidate_blocks
 from cryoscale.errors import ConfigError, InputError, SourceError
 from cryoscale.features.stack import HALO_PX

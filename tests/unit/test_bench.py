@@ -11,7 +11,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cryoscale.bench import actor, blending, clock, features, ground, network, suite, table, writing
+from cryoscale.bench import (
+    actor,
+    blending,
+    clock,
+    features,
+    fed,
+    ground,
+    idle,
+    network,
+    suite,
+    table,
+    timeline,
+    whole,
+    writing,
+)
 from cryoscale.bench.figure import Figure, Rival
 from cryoscale.cli import app
 from cryoscale.errors import InputError
@@ -20,19 +34,23 @@ from cryoscale.features.stack import build_stack
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.blend import Blender
 from cryoscale.infer.tiles import read_window
+from cryoscale.models import weights
 from cryoscale.write import mosaic
 
 
 def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Path) -> None:
-    kept = tmp_path / "bench.jsonl"
-    answer = CliRunner().invoke(app, ["bench", "--scale", "tiny", "--device", "cpu", "--out", str(kept)])
+    kept, drawn = tmp_path / "bench.jsonl", tmp_path / "new" / "timeline.png"
+    command = ["bench", "--scale", "tiny", "--device", "cpu", "--out", str(kept), "--timeline", str(drawn)]
+    answer = CliRunner().invoke(app, command)
     assert answer.exit_code == 0, answer.output
     (line,) = [json.loads(text) for text in kept.read_text("utf-8").splitlines()]
     assert line["machine"]["cores"] >= 1
     assert line["versions"]["torch"]
     assert line["results"]["limits"]["copy_gb_s"] > 0
     stages = line["results"]["figures"]
-    assert set(stages) == {"features", "network tiny", "actor tiny", "blending", "writing"}
+    network_stages = {"network tiny", "actor tiny", "fed actor tiny"}
+    others = {"features", "blending", "reading", "writing", "orchestration", "end to end"}
+    assert set(stages) == network_stages | others
     for name, figure in stages.items():
         assert name in answer.stdout
         assert figure["rate"] > 0
@@ -40,6 +58,9 @@ def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Pat
         assert figure["of_limit"] == pytest.approx(figure["rate"] / figure["limit"], rel=1e-3)
         assert figure["times_rival"] == pytest.approx(figure["rate"] / figure["rival_rate"], rel=1e-3)
     assert stages["features"]["memory_over_output"] < 2.5
+    assert stages["end to end"]["blocks"] >= 1
+    assert stages["end to end"]["seconds"]["mapping"] > 0
+    assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
 def test_both_products_that_the_limit_is_taken_from_are_one() -> None:
@@ -127,6 +148,46 @@ def test_the_loop_of_a_notebook_labels_as_the_actor_does() -> None:
     theirs = actor.notebook(predictor, stack, outer, window, 64, 0.5, batch=1)
     assert (ours["label"] == theirs).mean() > 0.999
     assert len(np.unique(theirs)) > 1
+
+
+def test_dask_array_labels_its_blocks_as_an_actor_does(tmp_path: Path) -> None:
+    predictor = network.predictor_of("tiny", device="cpu", precision="fp32")
+    path = str(tmp_path / "drawn.safetensors")
+    weights.save(predictor.model, predictor.card, path)
+    block, feed = ground.block_of(128), fed.Feed(128, 64, 0.5, 3)
+    labels = fed.labels_by_dask_array(path, "cpu", "fp32", block, feed)
+    assert labels.shape == (128, 3 * 128)
+    found = labels.compute(scheduler="synchronous")
+    # the one in the middle sees its neighbours, whose drawn values are its own
+    outer = read_window(block, 64, 0.5)
+    middle = np.concatenate([fed.features(128, 128)] * 3, axis=2)[:, :, 96:288]
+    stack = np.pad(middle, ((0, 0), (32, 32), (0, 0)), mode="symmetric")
+    assert stack.shape == (30, outer.height, outer.width)
+    ours = ModelActor({}, tile_px=64, load=lambda **_: predictor).predict(stack, outer.row, outer.col, block)
+    assert (ours["label"] == found[:, 128:256]).mean() > 0.999
+
+
+def test_spans_of_a_run_lie_in_the_first_row_that_is_free() -> None:
+    at = 1_543_000_000.0
+    starts = [{"read": at, "write": at + 5}, {"read": at + 1, "write": at + 6}, {"read": at + 3}, {}]
+    seconds = {"read": 2.0, "write": 0.5}
+    markers = [
+        idle.marker_of(work).model_copy(update={"starts": begun, "seconds": seconds})
+        for work, begun in zip(idle.works(4), starts, strict=True)
+    ]
+    found = timeline.spans(markers)
+    reads = [span for span in found if span.stage == "read"]
+    assert [(span.begin_s, span.end_s) for span in reads] == [(0, 2), (1, 3), (3, 5)]
+    assert timeline.lanes(reads) == [0, 1, 0]
+    assert [span.begin_s for span in found if span.stage == "write"] == [5, 6]
+    with pytest.raises(ValueError, match="says when"):
+        timeline.draw(markers[3:], title="", caption="")
+
+
+def test_the_seconds_of_a_run_are_told_by_what_it_was_doing() -> None:
+    moments = [("searching", 0.0), ("starting workers for 2 blocks", 1.0), ("mapping on 4 tasks", 3.0)]
+    moments += [("making coarser levels", 10.0), ("drawing", 12.0)]
+    assert whole.phases(moments, 15.0) == {"prepare": 1, "start workers": 2, "mapping": 7, "finish": 5}
 
 
 def test_xarrays_writer_stores_the_same_layers(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import RESULTS, ledger, memory, orchestration, planning, reading, readme
-from benchmarks.scenes import SPECTRAL
+from benchmarks import RESULTS, ledger, memory, orchestration, overlap, planning, reading, readme
 from cryoscale.bench import record
+from cryoscale.bench.scenes import SPECTRAL
 
 
 def test_the_comparison_of_readers_runs_and_keeps_a_whole_line(
@@ -69,6 +69,46 @@ def test_the_benchmark_of_planning_runs_and_keeps_a_whole_line(
     assert results["fetches"] > results["blocks"]
     assert results["ratio"] > 0
     assert f"{results['blocks']:,} blocks" in capsys.readouterr().out
+
+
+def test_the_price_of_overlap_is_told_tiling_by_tiling(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, drawn = tmp_path / "overlap.jsonl", tmp_path / "overlap.png"
+    overlap.main(["--scale", "tiny", "--out", str(kept), "--chart", str(drawn)])
+    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
+    study, cheaper = document["results"]["rows"]
+    assert (study["tile_px"], study["overlap"], study["passes_inside"]) == (256, 0.5, 4.0)
+    assert cheaper["passes_inside"] == pytest.approx(16 / 9, abs=1e-3)
+    for row in (study, cheaper):
+        assert 50 < row["mean_iou"] <= 100
+        assert row["passes"] >= row["passes_inside"]
+        assert 0.5 < row["seam_probability"] < 2
+    assert "recommended" in capsys.readouterr().out
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_recommended_tiling_is_the_cheapest_that_loses_nothing_that_matters() -> None:
+    def row(tile_px: int, overlap_: float, passes: float, mean: float, debris: float) -> dict[str, object]:
+        iou = {"debris_covered_ice": debris}
+        return {
+            "tile_px": tile_px,
+            "overlap": overlap_,
+            "passes_inside": passes,
+            "cpu_s": passes,
+            "mean_iou": mean,
+            "accuracy": 90.0,
+            "iou": iou,
+        }
+
+    rows = [
+        row(256, 0.5, 4, 80.0, 70.0),
+        row(256, 0.25, 1.8, 79.9, 69.9),
+        row(256, 0.125, 1.3, 79.9, 69.0),  # loses debris
+        row(512, 0.0, 1.0, 79.7, 70.5),  # loses in the mean
+    ]
+    assert overlap.recommended(rows) is rows[1]
+    assert overlap.recommended(rows[:1]) is rows[0]
 
 
 def test_orchestration_is_measured_by_the_block_and_beside_plain_dask(

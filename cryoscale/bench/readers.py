@@ -86,7 +86,8 @@ def through(loader: Any) -> Read:
 def computed(layers: Sequence[Any]) -> NDArray[np.float32]:
     """Lazy (scene, y, x) of each band, stacked and computed with as many threads as the others have."""
     with dask.config.set(scheduler="threads", num_workers=READ_THREADS):
-        return np.stack(dask.compute(*layers), axis=1).astype(np.float32, copy=False)
+        computed_layers = dask.compute(*layers)  # type: ignore[no-untyped-call, attr-defined]
+        return np.stack(computed_layers, axis=1).astype(np.float32, copy=False)
 
 
 def odc_stac(items: Items, bands: Sequence[str], region: Window, edge: int) -> NDArray[np.float32]:
@@ -199,6 +200,7 @@ class WithoutGdal:
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
     def __call__(self, items: Items, bands: Sequence[str], region: Window, edge: int) -> NDArray[np.float32]:
+        """A :data:`Read`."""
         opened: dict[str, Any] = {}
 
         def read(spec: Any, block: Window) -> Any:

@@ -15,7 +15,6 @@ from pathlib import Path
 import psutil
 from distributed import Client
 
-_ROOT = Path(__file__).parents[1]
 _DASK = [sys.executable, "-m", "dask"]
 START_S = 120.0
 
@@ -70,7 +69,7 @@ def cluster(cpu_workers: int, actors: int) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:

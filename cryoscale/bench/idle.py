@@ -16,7 +16,7 @@ from cryoscale.write.arrays import ARRAYS
 EPSG, BLOCK_PX, SIDE = 32645, 1, 1000
 """Blocks of one pixel, so that what the actor does with one is next to nothing."""
 
-_FEATURES = np.full((len(OPTICAL_CHANNELS), BLOCK_PX, BLOCK_PX), np.nan, np.float32)
+FEATURES = np.full((len(OPTICAL_CHANNELS), BLOCK_PX, BLOCK_PX), np.nan, np.float32)
 """No data: the actor cuts tiles, blends and encodes as ever, and never calls its model."""
 
 
@@ -42,6 +42,10 @@ def marker_of(work: Work, attempt: int = 1) -> Marker:
         valid_pixels=4_100_000,
         class_pixels=[2_000_000, 1_500_000, 500_000, 50_000, 50_000],
         seconds={"read": 12.3456, "features": 7.8912, "predict": 34.5678, "write": 1.2345},
+        starts={"read": 1_543_000_000.123, "features": 12.3, "predict": 20.2, "write": 54.7},
+        cpu_seconds={"read": 12.3456, "features": 7.8912, "predict": 34.5678, "write": 1.2345},
+        fetches=123,
+        fetched_bytes=123_456_789,
         scenes_read=[*scenes, "LC08_L2SP_140041_20181022_02_T1", "Copernicus_DSM_COG_10_N27_00_E086_00_DEM"],
         scenes_failed=[],
         modality_pixels=dict.fromkeys(("optical", "thermal", "insar", "terrain", "velocity"), 4_194_304),
@@ -63,7 +67,7 @@ def returns(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, 
 def asks(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float) -> str:
     """A task that asks its actor first, for a place and for the bands."""
     started = time.perf_counter()
-    predict_on(actor, _FEATURES, work[1].window, work[1], deadline_s=deadline_s)
+    predict_on(actor, FEATURES, work[1].window, work[1], deadline_s=deadline_s)
     return _timed(work, attempt, actor=time.perf_counter() - started)
 
 
@@ -77,7 +81,7 @@ def marks(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, de
 def whole(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float) -> str:
     """A task that does both: all of a block but reading, features, prediction and writing shards."""
     started = time.perf_counter()
-    predict_on(actor, _FEATURES, work[1].window, work[1], deadline_s=deadline_s)
+    predict_on(actor, FEATURES, work[1].window, work[1], deadline_s=deadline_s)
     asked = time.perf_counter()
     Ledger(out).mark(marker_of(work, attempt))
     return _timed(work, attempt, actor=asked - started, marker=time.perf_counter() - asked)

@@ -21,7 +21,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).parents[1]
 _TAKE = "/-/take"
 
 
@@ -50,8 +49,8 @@ class RangeServer:
 @contextlib.contextmanager
 def serve(folder: Path, latency_s: float) -> Iterator[RangeServer]:
     """Files of ``folder`` over HTTP from another process, each answer ``latency_s`` late."""
-    command = [sys.executable, "-m", "benchmarks.ranges", str(folder), str(latency_s)]
-    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "cryoscale.bench.ranges", str(folder), str(latency_s)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield RangeServer(f"http://127.0.0.1:{int(process.stdout.readline())}")
@@ -119,7 +118,7 @@ class _Server(ThreadingHTTPServer):
 
 
 def main() -> None:
-    """``python -m benchmarks.ranges FOLDER LATENCY_S``: serve, and print the port."""
+    """``python -m cryoscale.bench.ranges FOLDER LATENCY_S``: serve, and print the port."""
     _Handler.folder, _Handler.latency_s = Path(sys.argv[1]), float(sys.argv[2])
     with _Server(("127.0.0.1", 0), _Handler) as server:
         print(server.server_address[1], flush=True)
