@@ -2,8 +2,8 @@
 
 The map is read block by block, row by row. What touches no side of its block is whole at once; what
 does is kept until the row below has been seen and nothing of it goes on there. So memory holds one
-row's open bodies, and what a body that reaches over many rows has gathered; once that is more than can
-be held, the body is severed under the last row, and goes on below as another one.
+row's open bodies, and what bodies that reach over many rows have gathered: where two that meet are more
+than can be held together, they are severed along the border of the blocks.
 """
 
 from __future__ import annotations
@@ -67,10 +67,8 @@ class _Body(Open):
     debris: list[tuple[Lines, NDArray[np.int64]]] = field(default_factory=list)
     """Rings of closed patches, and to which patch each ring belongs."""
     tallies: list[Tally] = field(default_factory=list)
-    corners: int = 0
     kept: bool = False
     """Whether it stays whatever its size."""
-    part: bool = False
 
     def take(self, other: _Body) -> None:
         super().take(other)
@@ -78,9 +76,7 @@ class _Body(Open):
         self.tallies += other.tallies
         if len(self.tallies) > _TALLIES:
             self.tallies = [self.tally]
-        self.corners += other.corners
         self.kept |= other.kept
-        self.part |= other.part
 
     def weight(self) -> int:
         return super().weight() + len(self.debris) + len(self.tallies)
@@ -106,33 +102,26 @@ def bodies_of(
             not change the result.
         least_px: bodies of no more pixels are left out.
         keeps: whether bodies with pixels in a part stay whatever their size.
-        most_corners: a body whose rim has more is severed under the row of parts that it has come to.
+        most_corners: bodies that have more together are severed where they meet.
     """
     height, width = dataset["label"].shape
-    ice: Stitching[_Body] = Stitching(width)
+    ice: Stitching[_Body] = Stitching(width, most_corners)
     debris: Stitching[_Debris] = Stitching(width)
-    severed = np.zeros(width, bool)
     for y in _steps(height, step_px):
         ice.begin_row(y.stop - y.start)
         debris.begin_row(y.stop - y.start)
         for x in _steps(width, step_px):
             block = _look(dataset, Place(y, x, (height, width)), least_px, keeps)
             yield block.whole()
-            block.open(ice, debris, severed[x])
+            block.open(ice, debris)
         for patch, rings in debris.end_row(y.stop, last=y.stop == height):
             ice[patch.body].debris.append((rings, np.zeros(len(rings), np.int64)))
-        for _, patch in debris.open():
+        for patch in debris.open():
             patch.body = ice.root(patch.body)  # before numbers that are no root are forgotten
         closed = ice.end_row(y.stop, last=y.stop == height)
-        yield _gathered((body, rings) for body, rings in closed if body.kept or _pixels(body) > least_px)
-        large = [number for number, body in ice.open() if body.corners > most_corners]
-        severed = np.isin(ice.frontier, large)
-        if large:
-            for patch, rings in debris.sever(severed, y.stop):
-                ice[patch.body].debris.append((rings, np.zeros(len(rings), np.int64)))
-            for body, rings in ice.sever(severed, y.stop):
-                body.part = True
-                yield _gathered([(body, rings)])
+        yield _gathered(
+            (body, rings) for body, rings in closed if body.kept or body.part or _pixels(body) > least_px
+        )
 
 
 @dataclass(frozen=True)
@@ -165,20 +154,14 @@ class _Block:
         owner = np.searchsorted(numbers, self.body_of[patches])
         return Bodies(outlines, debris, owner, self.tally.take(numbers - 1), np.zeros(numbers.size, bool))
 
-    def open(self, ice: Stitching[_Body], debris: Stitching[_Debris], severed: NDArray[np.bool_]) -> None:
+    def open(self, ice: Stitching[_Body], debris: Stitching[_Debris]) -> None:
         """Begin the others, and join them to what is open to the left and above."""
         corner = self.place.x.start, self.place.y.start
         given = np.zeros(self.goes_on.size, np.int64)
-        below_a_cut = np.unique(self.bodies[0, severed])
         corners = self._corners()
         for number in np.flatnonzero(self.goes_on).tolist():
-            part = number in below_a_cut
-            body = _Body(
-                tallies=[self.tally.take(np.array([number - 1]))],
-                corners=int(corners[number]),
-                kept=self.kept or part,
-                part=part,
-            )
+            tally = self.tally.take(np.array([number - 1]))
+            body = _Body(tallies=[tally], corners=int(corners[number]), kept=self.kept)
             given[number] = ice.begin(body)
         patch_given = np.zeros(self.body_of.size, np.int64)
         for patch in self.place.numbers_on_sides(self.patches).tolist():
@@ -190,8 +173,8 @@ class _Block:
             ice[int(given[number])].debris.append(
                 (self.patch_rims.rings.take(own), rings[own].astype(np.int64))
             )
-        ice.add(corner, given[self.bodies], self.rims, given)
-        debris.add(corner, patch_given[self.patches], self.patch_rims, patch_given)
+        cuts = ice.add(corner, given[self.bodies], self.rims, given)
+        debris.add(corner, patch_given[self.patches], self.patch_rims, patch_given, cuts)
 
     def _corners(self) -> NDArray[np.int64]:
         """How many each body has, those of its debris with them."""

@@ -16,9 +16,9 @@ _Corner = tuple[int, int]
 class Chains:
     """The open chains of a map that is read in rows of blocks from the top.
 
-    Chains have their body on the right hand. At a corner one of them arrives and one leaves, or, where
-    two pixels of ice meet over the corner, two and two: each then goes on by the turn to the right, which
-    keeps to its own pixel.
+    Chains have their body on the right hand. Where several arrive at a corner, each goes on by the first of
+    a turn to the right, straight on and a turn to the left that there is: so it keeps to its own pixel where
+    two meet over the corner only, and to its own side of a cut.
     """
 
     def __init__(self) -> None:
@@ -27,6 +27,7 @@ class Chains:
         self._arriving: defaultdict[_Corner, list[tuple[int, int]]] = defaultdict(list)
         self._leaving: defaultdict[_Corner, list[tuple[int, int]]] = defaultdict(list)
         self._cuts: set[int] = set()
+        """Chains that keep all of their corners."""
         self._last = 0
 
     def add(self, points: NDArray[np.int32], first: int, last: int) -> int:
@@ -43,37 +44,36 @@ class Chains:
         return self.add(_straight([start, stop], line, direction), direction, direction)
 
     def add_cut(self, start: int, stop: int, line: int, direction: int) -> int:
-        """A run along a row at which bodies are severed: it keeps a vertex at every pixel's corner.
+        """A run along which a body is severed: it keeps a vertex at every pixel's corner.
 
         So both sides of it have the same vertices, wherever either meets something else, and fit
         exactly in every projection.
         """
-        self._cuts.add(line)
-        return self.add(_straight(range(start, stop + 1), line, direction), direction, direction)
+        chain = self.add(_straight(range(start, stop + 1), line, direction), direction, direction)
+        self._cuts.add(chain)
+        return chain
 
     def tie(self, below: int) -> None:
         """Tie all ends above the row of corners ``below``: everything around them is known."""
         for corner in [corner for corner in self._arriving if corner[0] < below]:
-            self.tie_at(corner)
-
-    def tie_at(self, corner: _Corner) -> None:
-        """Tie the ends at one corner (y, x)."""
-        arriving, leaving = self._arriving.pop(corner), dict(self._leaving.pop(corner))
-        for direction, chain in arriving:
-            turn = (direction + 1) % 4
-            self._after[chain] = leaving[turn] if len(arriving) > 1 else next(iter(leaving.values()))
+            leaving = dict(self._leaving.pop(corner))
+            for direction, chain in self._arriving.pop(corner):
+                turns_to = (direction + 1) % 4, direction, (direction + 3) % 4
+                self._after[chain] = leaving[next(turn for turn in turns_to if turn in leaving)]
 
     def rings(self, chains: Sequence[int]) -> Lines:
         """The rings that these chains make up, all of whose ends are tied; they are let go."""
         found = []
         for first in chains:
-            parts, chain = [], first
+            parts, keep, chain = [], [], first
             while chain in self._points:
                 parts.append(self._points.pop(chain)[:-1])
+                keep.append(np.full(len(parts[-1]), chain in self._cuts))
+                self._cuts.discard(chain)
                 chain = self._after.pop(chain)
             if parts:
-                ring = np.concatenate(parts)
-                found.append(ring[turns(ring) | np.isin(ring[:, 1], list(self._cuts))])
+                ring, of_cut = np.concatenate(parts), np.concatenate(keep)
+                found.append(ring[turns(ring) | of_cut | np.roll(of_cut, 1)])  # to the last of each cut
         return Lines.of(found)
 
 

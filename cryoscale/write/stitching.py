@@ -20,15 +20,21 @@ class Open:
     Attributes:
         chains: numbers of the pieces of its rim that end on borders of parts.
         rings: what of its rim is closed.
+        corners: how many it has.
+        part: whether it has been severed from what it touches.
     """
 
     chains: list[int] = field(default_factory=list)
     rings: list[Lines] = field(default_factory=list)
+    corners: int = 0
+    part: bool = False
 
     def take(self, other: Self) -> None:
         """What turned out to be the same."""
         self.chains += other.chains
         self.rings += other.rings
+        self.corners += other.corners
+        self.part |= other.part
 
     def weight(self) -> int:
         """About how much it holds: the lighter of two moves, or one over many rows would be copied often."""
@@ -36,6 +42,9 @@ class Open:
 
 
 _Thing = TypeVar("_Thing", bound=Open)
+
+Cuts = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+"""Along the upper side of a part and along its left side."""
 
 
 class Stitching(Generic[_Thing]):
@@ -46,17 +55,17 @@ class Stitching(Generic[_Thing]):
 
     Args:
         width: of the map, px.
+        most_corners: what would have more together is severed where it meets.
     """
 
-    def __init__(self, width: int) -> None:
-        self._width = width
+    def __init__(self, width: int, most_corners: float = float("inf")) -> None:
+        self._width, self._most_corners = width, most_corners
         self._parent: dict[int, int] = {}
         self._things: dict[int, _Thing] = {}
         self._last = 0
         self._chains = Chains()
         self._above = np.zeros(width, np.int64)
         self._below = np.zeros(width, np.int64)
-        self._severed = np.zeros(width, bool)
         self._left = np.zeros(0, np.int64)
 
     def begin(self, thing: _Thing) -> int:
@@ -81,8 +90,13 @@ class Stitching(Generic[_Thing]):
         self._below = np.zeros(self._width, np.int64)
 
     def add(
-        self, corner: tuple[int, int], numbers: NDArray[np.int64], traced: Traced, given: NDArray[np.int64]
-    ) -> None:
+        self,
+        corner: tuple[int, int],
+        numbers: NDArray[np.int64],
+        traced: Traced,
+        given: NDArray[np.int64],
+        cuts: Cuts | None = None,
+    ) -> Cuts:
         """The next part of the row.
 
         Args:
@@ -90,9 +104,13 @@ class Stitching(Generic[_Thing]):
             numbers: ``(y, x)``, 0 elsewhere, of what is open, as :meth:`begin` gave them.
             traced: the rims of the part, in numbers of its own.
             given: for each of those the number that :meth:`begin` gave, 0 for what is not open.
+            cuts: where things are severed along the part's upper side and along its left side.
+
+        Returns:
+            The same, with what has too many corners to be joined.
         """
         x0, y0 = corner
-        width = numbers.shape[1]
+        height, width = numbers.shape
         for index, own in enumerate(traced.chain_numbers.tolist()):
             chain = self._chains.add(traced.chains[index], int(traced.first[index]), int(traced.last[index]))
             self[int(given[own])].chains.append(chain)
@@ -100,9 +118,11 @@ class Stitching(Generic[_Thing]):
             rings = traced.rings.take(np.flatnonzero(traced.ring_numbers == own))
             self[int(given[own])].rings.append(rings)
         columns = slice(x0, x0 + width)
-        self._border(self._above[columns], numbers[0], (EAST, WEST), x0, y0, self._severed[columns])
-        self._border(self._left, numbers[:, 0], (NORTH, SOUTH), y0, x0)
+        above, left = cuts or (np.zeros(width, bool), np.zeros(height, bool))
+        above = self._border(self._above[columns], numbers[0], (EAST, WEST), x0, y0, above)
+        left = self._border(self._left, numbers[:, 0], (NORTH, SOUTH), y0, x0, left)
         self._left, self._below[columns] = numbers[:, -1], numbers[-1]
+        return above, left
 
     def end_row(self, bottom: int, *, last: bool) -> Iterator[tuple[_Thing, Lines]]:
         """What goes on nowhere: the thing and its rings, each touching itself nowhere.
@@ -112,44 +132,24 @@ class Stitching(Generic[_Thing]):
             last: whether the map ends there.
         """
         height = self._left.size
-        self._border(self._left, np.zeros(height, np.int64), (NORTH, SOUTH), bottom - height, self._width)
+        nothing, whole = np.zeros(max(height, self._width), np.int64), np.zeros(self._width, bool)
+        self._border(
+            self._left, nothing[:height], (NORTH, SOUTH), bottom - height, self._width, np.zeros(height, bool)
+        )
         if last:
-            nothing = np.zeros(self._width, np.int64)
-            self._border(self._below, nothing, (EAST, WEST), 0, bottom)
-            self._below = nothing
+            self._border(self._below, nothing[: self._width], (EAST, WEST), 0, bottom, whole)
+            self._below = nothing[: self._width]
         self._chains.tie(bottom + 1 if last else bottom)
         numbers, inverse = np.unique(self._below, return_inverse=True)
         roots = np.array([self.root(number) if number else 0 for number in numbers.tolist()], np.int64)
-        self._above, self._severed = roots[inverse], np.zeros(self._width, bool)
+        self._above = roots[inverse]
         self._parent = {root: root for root in roots.tolist() if root}
         for number in [number for number in self._things if number not in self._parent]:
             yield self._closed(number)
 
-    @property
-    def frontier(self) -> NDArray[np.int64]:
-        """``(x,)``: after a row, the number of what is open under each column, 0 where nothing is."""
-        return self._above
-
-    def open(self) -> Iterator[tuple[int, _Thing]]:
-        """What goes on below the last row."""
-        yield from self._things.items()
-
-    def sever(self, columns: NDArray[np.bool_], bottom: int) -> Iterator[tuple[_Thing, Lines]]:
-        """What lies over these columns of the frontier ends there, as if there were nothing below.
-
-        All columns of a thing must be among them.
-        """
-        severed = np.where(columns, self._above, 0)
-        for number in np.unique(severed[severed > 0]).tolist():
-            for start, stop in zip(*_runs(severed == number), strict=True):
-                cut = self._chains.add_cut(int(start), int(stop), bottom, WEST)
-                self._things[number].chains.append(cut)
-                self._chains.tie_at((bottom, start))
-                self._chains.tie_at((bottom, stop))
-            del self._parent[number]
-            yield self._closed(number)
-        self._above = np.where(columns, 0, self._above)
-        self._severed = columns.copy()
+    def open(self) -> Iterator[_Thing]:
+        """What may go on."""
+        yield from self._things.values()
 
     def _closed(self, number: int) -> tuple[_Thing, Lines]:
         thing = self._things.pop(number)
@@ -163,8 +163,8 @@ class Stitching(Generic[_Thing]):
         directions: tuple[int, int],
         start: int,
         line: int,
-        severed: NDArray[np.bool_] | None = None,
-    ) -> None:
+        cut: NDArray[np.bool_],
+    ) -> NDArray[np.bool_]:
         """Join what meets over a border, and add the rims that lie along it.
 
         Args:
@@ -173,29 +173,47 @@ class Stitching(Generic[_Thing]):
             directions: of an edge with a body after it, and of one with a body before it.
             start: the first corner along it.
             line: its row or column of corners.
-            severed: where what was above it has been severed from what is below.
+            cut: where things that meet over it are severed.
+
+        Returns:
+            The same, with what has too many corners to be joined.
         """
-        self._meet(before, after)
-        cut = np.zeros(before.size, bool) if severed is None else severed
+        cut = self._meet(before, after, cut)
         for here, there, direction in ((after, before, directions[0]), (before, after, directions[1])):
-            rim = (here > 0) & (there == 0)
-            for wanted, add in ((rim & ~cut, self._chains.add_run), (rim & cut, self._chains.add_cut)):
-                for first, stop in zip(*_runs(wanted), strict=True):
-                    chain = add(int(first) + start, int(stop) + start, line, direction)
-                    self[int(here[first])].chains.append(chain)
+            for wanted, add in (
+                ((here > 0) & (there == 0), self._chains.add_run),
+                (cut, self._chains.add_cut),
+            ):
+                for first, stop in zip(*_runs(np.where(wanted, here, 0)), strict=True):
+                    thing = self[int(here[first])]
+                    thing.chains.append(add(int(first) + start, int(stop) + start, line, direction))
+                    thing.part |= bool(cut[first])
+        return cut
 
-    def _meet(self, ones: NDArray[np.int64], others: NDArray[np.int64]) -> None:
-        both = (ones > 0) & (others > 0)
-        for pair in np.unique(np.column_stack([ones[both], others[both]]), axis=0).tolist():
+    def _meet(
+        self, before: NDArray[np.int64], after: NDArray[np.int64], cut: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Join what meets and is not cut; where things are severed, which are more than can be held."""
+        both = (before > 0) & (after > 0)
+        severed = cut & both
+        pairs = np.column_stack([before, after])
+        for pair in np.unique(pairs[both & ~cut], axis=0).tolist():
             one, other = map(self.root, pair)
-            if one != other:
-                if self._things[one].weight() < self._things[other].weight():
-                    one, other = other, one
-                self._things[one].take(self._things.pop(other))
-                self._parent[other] = one
+            if one == other:
+                continue
+            if self._things[one].corners + self._things[other].corners > self._most_corners:
+                severed |= both & (pairs == pair).all(axis=1)
+                continue
+            if self._things[one].weight() < self._things[other].weight():
+                one, other = other, one
+            self._things[one].take(self._things.pop(other))
+            self._parent[other] = one
+        return severed
 
 
-def _runs(wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where runs of true begin, and the places after their ends."""
-    changes = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
-    return changes[::2], changes[1::2]
+def _runs(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where runs of one number other than 0 begin, and the places after their ends."""
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], numbers, [0]])))
+    begins = changes[:-1][numbers[changes[:-1]] > 0]
+    ends = changes[1:][numbers[changes[1:] - 1] > 0]
+    return begins, ends
