@@ -27,6 +27,9 @@ MOST_CORNERS = 1_000_000
 The largest complex of the RGI 7 outside of the ice sheets covers some 25,000 km2; with a corner every
 50 m of a rim of 1 km a km2 its outline would have half as many.
 """
+_BATCH_CORNERS = 100_000
+"""Bodies become polygons together up to so many."""
+
 _TALLIES = 64
 """A body's counts are summed once there are so many."""
 
@@ -119,9 +122,10 @@ def bodies_of(
         for patch in debris.open():
             patch.body = ice.root(patch.body)  # before numbers that are no root are forgotten
         closed = ice.end_row(y.stop, last=y.stop == height)
-        yield _gathered(
+        large_enough = (
             (body, rings) for body, rings in closed if body.kept or body.part or _pixels(body) > least_px
         )
+        yield from map(_gathered, _batches(large_enough))
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,19 @@ def _look(dataset: xr.Dataset, place: Place, least_px: float, keeps: Callable[[P
     corner = place.x.start, place.y.start
     rims, patch_rims = trace(bodies, corner), trace(patches, corner)
     return _Block(place, bodies, patches, body_of, rims, patch_rims, tally, kept, goes_on)
+
+
+def _batches(closed: Iterable[tuple[_Body, Lines]]) -> Iterator[list[tuple[_Body, Lines]]]:
+    """A wide map's row may close many large bodies, which must not become polygons all at once."""
+    batch, corners = [], 0
+    for body, rings in closed:
+        batch.append((body, rings))
+        corners += body.corners
+        if corners > _BATCH_CORNERS:
+            yield batch
+            batch, corners = [], 0
+    if batch:
+        yield batch
 
 
 def _gathered(bodies: Iterable[tuple[_Body, Lines]]) -> Bodies:
