@@ -22,10 +22,11 @@ from cryoscale.write.stitching import Open, Stitching
 from cryoscale.write.zonal import CLEAN_ICE, DEBRIS, Tally, count_pixels
 
 MOST_CORNERS = 1_000_000
-"""Of the rims of one body and of the debris on it: about 100 MB of memory, and a file row of 16 MB.
+"""Of the rims of one body and of the debris on it; some 300 MB of memory where it becomes an outline.
 
-The largest complex of the RGI 7 outside of the ice sheets covers some 25,000 km2; with a corner every
-50 m of a rim of 1 km a km2 its outline would have half as many.
+Outlines drawn by hand have 85 corners a km2 when they lie on pixels of 10 m (the complex around
+Hintereisferner in the RGI 7), mapped ones with the debris on them up to 800 (the demo's): ice that is
+connected over 1,200 to 12,000 km2 is left whole.
 """
 _BATCH_CORNERS = 100_000
 """Bodies become polygons together up to so many."""
