@@ -21,12 +21,24 @@ EXPECTED = {
         "features",
         "network small",
         "actor small",
+        "fed actor small",
         "network cryonet",
         "actor cryonet",
+        "fed actor cryonet",
+        "reading",
         "blending",
         "writing",
+        "orchestration",
+        "end to end",
     ),
-    "cuda": ("network small", "actor small", "network cryonet", "actor cryonet"),
+    "cuda": (
+        "network small",
+        "actor small",
+        "fed actor small",
+        "network cryonet",
+        "actor cryonet",
+        "fed actor cryonet",
+    ),
 }
 """Figures by device that the table has a row for, measured or not."""
 

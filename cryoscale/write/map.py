@@ -21,12 +21,11 @@ import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.patheffects import Stroke
+from matplotlib.patches import Patch, PathPatch
+from matplotlib.path import Path
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from rasterio.enums import Resampling
@@ -58,7 +57,9 @@ _SAMPLE_PX = 500_000
 _LIGHT = 237
 """Grey of the ground where nothing is known of it."""
 _MOST_VERTICES = 500_000
-"""Of outlines in a picture: by then it is black with them, and matplotlib holds a kilobyte a ring."""
+"""Of outlines in a picture: by then it is black with them."""
+_PATH_VERTICES = 10_000
+"""Of one path: the library that draws them has an end of its memory for one."""
 
 CLASS_STYLE: Mapping[int, tuple[str, str, float]] = {
     1: ("Clean ice", "#8fd3f7", 0.60),
@@ -305,7 +306,7 @@ class _Told:
 
 
 def _draw_outlines(axes: Axes, glaciers: Iterable[gpd.GeoDataFrame], frame: Frame) -> _Told:
-    told, drawn, vertices = _Told(), list[NDArray[np.float64]](), 0
+    told, vertices = _Told(), 0
     for part in glaciers:
         told.count += len(part)
         told.area_km2 += float(part["area_km2"].sum())
@@ -313,12 +314,32 @@ def _draw_outlines(axes: Axes, glaciers: Iterable[gpd.GeoDataFrame], frame: Fram
         if vertices < _MOST_VERTICES and len(part):
             rings = _rings(part, frame)
             fit = np.cumsum(get_num_coordinates(rings)) <= _MOST_VERTICES - vertices
-            drawn += [get_coordinates(ring) for ring in rings[fit]]
+            _draw_rings(axes, rings[fit])
             vertices += int(get_num_coordinates(rings).sum())
-    lines = LineCollection(drawn, colors=INK, linewidths=0.55, zorder=3)
-    lines.set_path_effects([Stroke(linewidth=1.3, foreground="white", alpha=0.65), Stroke()])
-    axes.add_collection(lines)
     return told
+
+
+def _draw_rings(axes: Axes, rings: NDArray[np.object_]) -> None:
+    """Dark lines on light ones, many rings a path: a collection would hold a kilobyte for each."""
+    points, ring = get_coordinates(rings, return_index=True)
+    codes = np.full(len(points), Path.LINETO, np.uint8)
+    codes[np.flatnonzero(np.diff(ring, prepend=-1))] = Path.MOVETO
+    for start in range(0, len(points), _PATH_VERTICES):
+        cut = slice(max(start - 1, 0), start + _PATH_VERTICES)  # a path goes on where the last one ended
+        own = codes[cut].copy()
+        own[0] = Path.MOVETO
+        for width, colour, alpha, order in ((1.3, "white", 0.65, 3.0), (0.55, INK, 1.0, 3.1)):
+            axes.add_artist(
+                PathPatch(
+                    Path(points[cut], own),
+                    fill=False,
+                    edgecolor=colour,
+                    linewidth=width,
+                    alpha=alpha,
+                    joinstyle="round",
+                    zorder=order,
+                )
+            )
 
 
 def _rings(part: gpd.GeoDataFrame, frame: Frame) -> NDArray[np.object_]:
