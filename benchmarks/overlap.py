@@ -201,6 +201,9 @@ def chart(rows: Sequence[dict[str, Any]], path: Path) -> None:
         for tile_px in sorted({row["tile_px"] for row in rows}):
             own = sorted((r for r in rows if r["tile_px"] == tile_px), key=lambda r: r["passes_inside"])
             axes.plot([r["passes_inside"] for r in own], [r[key] for r in own], "o-", label=f"{tile_px} px")
+        if key.startswith("seam"):
+            axes.set_yscale("log")
+            axes.axhline(1.0, color="#8a929c", linewidth=0.8, linestyle="--")
         axes.set_xlabel("times that a pixel goes through the network")
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
-from shapely import bounds, get_coordinates, get_num_coordinates, get_parts, get_rings, simplify
+from shapely import bounds, get_coordinates, get_num_coordinates, get_rings, simplify
 
 from cryoscale.grid import RESOLUTION_M
 from cryoscale.write.furniture import (
@@ -56,6 +56,7 @@ _SAMPLE_PX = 500_000
 """Pixels that say how dark and how bright a picture is."""
 _LIGHT = 237
 """Grey of the ground where nothing is known of it."""
+_M_PER_DEG = 111_000.0
 _MOST_VERTICES = 500_000
 """Of outlines in a picture: by then it is black with them."""
 _PATH_VERTICES = 10_000
@@ -344,12 +345,22 @@ def _draw_rings(axes: Axes, rings: NDArray[np.object_]) -> None:
 
 def _rings(part: gpd.GeoDataFrame, frame: Frame) -> NDArray[np.object_]:
     """Rims and holes in the frame's metres, without what is finer than a pixel of the picture."""
-    rings = np.asarray(get_rings(get_parts(part.geometry.to_crs(frame.crs).to_numpy())), object)
+    rings = np.asarray(get_rings(part.geometry.to_numpy()), object)
+    if frame.pixel_m > RESOLUTION_M:
+        rings = rings[_extents_m(rings) >= 0.8 * frame.pixel_m]  # before they are projected: most are holes
+    rings = np.asarray(gpd.GeoSeries(rings, crs=part.crs).to_crs(frame.crs), object)
     if frame.pixel_m > RESOLUTION_M:
         west, south, east, north = bounds(rings).T
         rings = rings[np.maximum(east - west, north - south) >= frame.pixel_m]
-        rings = simplify(rings, frame.pixel_m / 2, preserve_topology=False)
+        rings = np.asarray(simplify(rings, frame.pixel_m / 2, preserve_topology=False), object)
     return rings
+
+
+def _extents_m(rings: NDArray[np.object_]) -> NDArray[np.float64]:
+    """The longer side of each ring's box (degrees), to a few per cent."""
+    west, south, east, north = bounds(rings).T
+    width = (east - west) * np.cos(np.deg2rad((south + north) / 2))
+    return np.asarray(np.maximum(width, north - south) * _M_PER_DEG, np.float64)
 
 
 def _draw_words(axes: Axes, told: _Told, label: NDArray[np.uint8], title: str, caption: str) -> None:
