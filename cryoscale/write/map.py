@@ -18,6 +18,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import xarray as xr
+from affine import Affine
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -168,20 +169,46 @@ def _thin(data: xr.DataArray) -> xr.DataArray:
 def _warp(
     data: xr.DataArray, epsg: int, frame: Frame, resampling: Resampling, nodata: float
 ) -> NDArray[np.float32]:
-    thin = _thin(data)
+    """A layer on the frame; strip by strip, as it may have four times the picture's pixels."""
     target = np.full(frame.shape, nodata, np.float32)
-    reproject(
-        np.ascontiguousarray(thin.values, np.float32),
-        target,
-        src_transform=affine_of(thin),
-        src_crs=f"EPSG:{epsg}",
-        src_nodata=nodata,
-        dst_transform=frame.affine,
-        dst_crs=CRS.from_user_input(frame.crs).to_wkt(),
-        dst_nodata=nodata,
-        resampling=resampling,
-    )
+    step = max(1, max(data.shape) // _LONGEST_PX)
+    to_zone = Transformer.from_crs(frame.crs, epsg, always_xy=True)
+    for rows, _ in _strips(frame.shape[0]):
+        at = frame.affine @ Affine.translation(0, rows.start)
+        north, south = at.f, at.f + at.e * (rows.stop - rows.start)
+        bounds_m = to_zone.transform_bounds(frame.west_m, south, frame.east_m, north)
+        part = _part(data, bounds_m, step)
+        if part is not None:
+            reproject(
+                np.ascontiguousarray(part.values, np.float32),
+                target[rows],
+                src_transform=affine_of(part),
+                src_crs=f"EPSG:{epsg}",
+                src_nodata=nodata,
+                dst_transform=at,
+                dst_crs=CRS.from_user_input(frame.crs).to_wkt(),
+                dst_nodata=nodata,
+                resampling=resampling,
+            )
     return target
+
+
+def _part(data: xr.DataArray, bounds_m: tuple[float, float, float, float], step: int) -> xr.DataArray | None:
+    """Every n-th pixel within bounds and two around them, of whole strides from the layer's corner."""
+    if not np.isfinite(bounds_m).all():  # beyond what the projection can tell
+        return data[::step, ::step].load()
+    west, south, east, north = bounds_m
+    affine = affine_of(data)
+    slices = []
+    for first, last, origin, size_m, count in (
+        (north, south, affine.f, affine.e, data.shape[0]),
+        (west, east, affine.c, affine.a, data.shape[1]),
+    ):
+        start = math.floor((first - origin) / size_m / step) - 2
+        stop = math.ceil((last - origin) / size_m / step) + 2
+        slices.append(slice(max(start, 0) * step, min(stop * step, count), step))
+    part = data[slices[0], slices[1]]
+    return part.load() if min(part.shape) > 1 else None
 
 
 def _warp_label(mosaics: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[np.uint8]:
