@@ -11,14 +11,13 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import xarray as xr
-from affine import Affine
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -28,9 +27,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
-from rasterio.enums import Resampling
-from rasterio.warp import reproject
 from shapely import bounds, get_coordinates, get_num_coordinates, get_rings, simplify
 
 from cryoscale.grid import RESOLUTION_M
@@ -43,16 +39,11 @@ from cryoscale.write.furniture import (
     draw_zone_borders,
 )
 from cryoscale.write.store import put
-from cryoscale.write.zonal import affine_of
+from cryoscale.write.warp import NODATA, frame_of, strips, warp_all, warp_label
 
-_NODATA = 255
 _UNMAPPED = "#cdd1d6"
 _DPI = 200
 _WIDTH_IN = 10.0
-_LONGEST_PX = 2400
-"""No side of the warped picture is longer; more would not be seen at this size of page."""
-_STRIP_PX = 256
-"""Rows of the picture that are read at once: dask keeps an account of every chunk that it is asked for."""
 _SAMPLE_PX = 500_000
 """Pixels that say how dark and how bright a picture is."""
 _LIGHT = 237
@@ -94,8 +85,8 @@ def draw_map(
         title: the line above the map.
         caption: the line below it, e.g. that the imagery is simulated.
     """
-    frame = _frame(mosaics)
-    label = _warp_label(mosaics, frame)
+    frame = frame_of(mosaics)
+    label = warp_label(mosaics, frame)
     picture = _background(background or {}, frame)
     _paint(picture, label)
     figure, axes = _sheet(frame)
@@ -129,105 +120,6 @@ def hillshade(elevation_m: NDArray[np.float32], pixel_m: float) -> NDArray[np.fl
     return np.asarray(shade, np.float32)
 
 
-def _frame(mosaics: Mapping[int, xr.Dataset]) -> Frame:
-    """The frame around all valid pixels, in a transverse Mercator through their middle."""
-    lons, lats = [], []
-    for epsg, dataset in mosaics.items():
-        thin = _thin(dataset["label"])
-        valid = thin.values != _NODATA
-        rows = np.flatnonzero(valid.any(axis=1))
-        # the first and the last valid pixel of each row draw the rim of the mapped area
-        cols = np.concatenate(
-            [valid.argmax(axis=1)[rows], valid.shape[1] - 1 - valid[:, ::-1].argmax(axis=1)[rows]]
-        )
-        x, y = thin["x"].values[cols], thin["y"].values[np.tile(rows, 2)]
-        if rows.size:
-            lon, lat = Transformer.from_crs(epsg, 4326, always_xy=True).transform(x, y)
-            lons.append(lon)
-            lats.append(lat)
-    if not lons:  # nothing is valid: an empty frame around the first window
-        return _frame({e: d.assign(label=d["label"] * 0) for e, d in mosaics.items()})
-    lon, lat = np.concatenate(lons), np.concatenate(lats)
-    middle = (lon.min() + lon.max()) / 2
-    crs = f"+proj=tmerc +lon_0={middle:.6f} +lat_0={lat.mean():.6f} +k=1 +ellps=WGS84 +units=m"
-    x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(lon, lat)
-    margin = 0.01 * max(np.ptp(x), np.ptp(y)) + 50.0
-    west, south, east, north = x.min() - margin, y.min() - margin, x.max() + margin, y.max() + margin
-    return Frame(crs, west, south, east, north, max(10.0, max(east - west, north - south) / _LONGEST_PX))
-
-
-def _thin(data: xr.DataArray) -> xr.DataArray:
-    """Every n-th pixel, so that no side is longer than the picture can show; read a strip at a time."""
-    step = max(1, max(data.shape) // _LONGEST_PX)
-    strips = [
-        data[top : top + _STRIP_PX * step : step, ::step].load()
-        for top in range(0, data.shape[0], _STRIP_PX * step)
-    ]
-    return xr.concat(strips, "y") if len(strips) > 1 else strips[0]
-
-
-def _warp(
-    data: xr.DataArray, epsg: int, frame: Frame, resampling: Resampling, nodata: float
-) -> NDArray[np.float32]:
-    """A layer on the frame; strip by strip, as it may have four times the picture's pixels."""
-    target = np.full(frame.shape, nodata, np.float32)
-    step = max(1, max(data.shape) // _LONGEST_PX)
-    to_zone = Transformer.from_crs(frame.crs, epsg, always_xy=True)
-    for rows, _ in _strips(frame.shape[0]):
-        at = frame.affine @ Affine.translation(0, rows.start)
-        north, south = at.f, at.f + at.e * (rows.stop - rows.start)
-        bounds_m = to_zone.transform_bounds(frame.west_m, south, frame.east_m, north)
-        part = _part(data, bounds_m, step)
-        if part is not None:
-            reproject(
-                np.ascontiguousarray(part.values, np.float32),
-                target[rows],
-                src_transform=affine_of(part),
-                src_crs=f"EPSG:{epsg}",
-                src_nodata=nodata,
-                dst_transform=at,
-                dst_crs=CRS.from_user_input(frame.crs).to_wkt(),
-                dst_nodata=nodata,
-                resampling=resampling,
-            )
-    return target
-
-
-def _part(data: xr.DataArray, bounds_m: tuple[float, float, float, float], step: int) -> xr.DataArray | None:
-    """Every n-th pixel within bounds and two around them, of whole strides from the layer's corner."""
-    if not np.isfinite(bounds_m).all():  # beyond what the projection can tell
-        return data[::step, ::step].load()
-    west, south, east, north = bounds_m
-    affine = affine_of(data)
-    slices = []
-    for first, last, origin, size_m, count in (
-        (north, south, affine.f, affine.e, data.shape[0]),
-        (west, east, affine.c, affine.a, data.shape[1]),
-    ):
-        start = math.floor((first - origin) / size_m / step) - 2
-        stop = math.ceil((last - origin) / size_m / step) + 2
-        slices.append(slice(max(start, 0) * step, min(stop * step, count), step))
-    part = data[slices[0], slices[1]]
-    return part.load() if min(part.shape) > 1 else None
-
-
-def _warp_label(mosaics: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[np.uint8]:
-    merged = np.full(frame.shape, _NODATA, np.float32)
-    for epsg, dataset in mosaics.items():
-        warped = _warp(dataset["label"], epsg, frame, Resampling.nearest, float(_NODATA))
-        merged = np.where(merged == _NODATA, warped, merged)
-    return merged.astype(np.uint8)
-
-
-def _warp_all(background: Mapping[int, xr.Dataset], name: str, frame: Frame) -> NDArray[np.float32]:
-    merged = np.full(frame.shape, np.nan, np.float32)
-    for epsg, dataset in background.items():
-        if name in dataset:
-            warped = _warp(dataset[name], epsg, frame, Resampling.bilinear, float("nan"))
-            merged = np.where(np.isnan(merged), warped, merged)
-    return merged
-
-
 def _background(background: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[np.uint8]:
     """Red, green, blue, opacity (y, x, 4): true colour where there is imagery, relief where elevation.
 
@@ -237,31 +129,26 @@ def _background(background: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[n
     picture[..., :3] = _LIGHT
     names = {str(name) for dataset in background.values() for name in dataset}
     if "elevation" in names:
-        elevation = _warp_all(background, "elevation", frame)
-        for rows, around in _strips(frame.shape[0]):
-            shade = hillshade(elevation[around], frame.pixel_m)[rows.start - around.start :][:_STRIP_PX]
+        elevation = warp_all(background, "elevation", frame)
+        for rows, around in strips(frame.shape[0]):
+            shade = hillshade(elevation[around], frame.pixel_m)[rows.start - around.start :][
+                : rows.stop - rows.start
+            ]
             relief = np.where(np.isnan(shade), _LIGHT, 255 * (0.25 + 0.75 * shade))
             picture[rows, :, :3] = relief[..., np.newaxis]
         del elevation
     if {"B04", "B03", "B02"} <= names:
-        bands = [_warp_all(background, name, frame) for name in ("B04", "B03", "B02")]
+        bands = [warp_all(background, name, frame) for name in ("B04", "B03", "B02")]
         step = max(1, math.isqrt(picture.size // _SAMPLE_PX))
         sample = np.stack([band[::step, ::step] for band in bands], axis=-1)
         seen = sample[np.isfinite(sample).all(axis=-1)]
         if seen.size:
             low, high = contrast(seen)
-            for rows, _ in _strips(frame.shape[0]):
+            for rows, _ in strips(frame.shape[0]):
                 colour = np.stack([band[rows] for band in bands], axis=-1)
                 known = np.isfinite(colour).all(axis=-1)
                 picture[rows][known, :3] = 255 * stretch(colour[known], low, high)
     return picture
-
-
-def _strips(height: int) -> Iterator[tuple[slice, slice]]:
-    """Rows of a picture, a strip at a time, and the same with a row more on both sides."""
-    for top in range(0, height, _STRIP_PX):
-        bottom = min(top + _STRIP_PX, height)
-        yield slice(top, bottom), slice(max(top - 1, 0), min(bottom + 1, height))
 
 
 def contrast(reflectance: NDArray[np.float32]) -> tuple[float, float]:
@@ -283,7 +170,7 @@ def _paint(picture: NDArray[np.uint8], label: NDArray[np.uint8]) -> None:
         under = picture[inside, :3].astype(np.float32)
         over = 255 * opacity * np.array(to_rgb(colour), np.float32)
         picture[inside, :3] = np.rint((1 - opacity) * under + over)
-    picture[label == _NODATA, 3] = 0
+    picture[label == NODATA, 3] = 0
 
 
 def _sheet(frame: Frame) -> tuple[Figure, Axes]:
@@ -396,7 +283,7 @@ def _draw_words(axes: Axes, told: _Told, label: NDArray[np.uint8], title: str, c
         for value, (name, colour, opacity) in CLASS_STYLE.items()
         if (label == value).any()
     ]
-    if (label == _NODATA).any():
+    if (label == NODATA).any():
         handles.append(Patch(facecolor=_UNMAPPED, edgecolor=INK, linewidth=0.4, label="Not mapped"))
     handles.append(Line2D([], [], color=INK, linewidth=0.9, label=f"Outlines ({told.count})"))
     box = axes.get_window_extent()

@@ -13,6 +13,7 @@ from matplotlib.image import imread
 
 from cryoscale.grid import Window, transformer
 from cryoscale.write import map as map_module
+from cryoscale.write import warp
 from cryoscale.write.furniture import _degrees, _nice_step
 from cryoscale.write.map import draw_map, hillshade
 from cryoscale.write.outlines import polygonise
@@ -135,10 +136,10 @@ def test_relief_and_imagery_do_not_depend_on_the_strips_that_they_are_made_in(
     relief = xr.Dataset({"elevation": (("y", "x"), height)}, coords=data.coords)
     bright = np.where(height > 200, np.nan, 0.3 + height / 1000).astype(np.float32)
     imagery = relief.assign({name: (("y", "x"), bright) for name in ("B04", "B03", "B02")})
-    frame = map_module._frame({32645: data})
+    frame = warp.frame_of({32645: data})
     for ground in (relief, imagery):
-        monkeypatch.setattr(map_module, "_STRIP_PX", 256)
+        monkeypatch.setattr(warp, "_STRIP_PX", 256)
         whole = map_module._background({32645: ground}, frame)
-        monkeypatch.setattr(map_module, "_STRIP_PX", 7)
+        monkeypatch.setattr(warp, "_STRIP_PX", 7)
         assert np.array_equal(map_module._background({32645: ground}, frame), whole)
         assert np.ptp(whole[..., 0].astype(int)) > 100

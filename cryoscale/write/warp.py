@@ -1,0 +1,131 @@
+"""Layers of all zones on one frame: every n-th pixel of them, a strip at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import xarray as xr
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from rasterio.enums import Resampling
+from rasterio.warp import reproject
+
+from cryoscale.write.furniture import Frame
+from cryoscale.write.zonal import affine_of
+
+NODATA = 255
+_LONGEST_PX = 2400
+"""No side of the warped picture is longer; more would not be seen at this size of page."""
+_STRIP_PX = 256
+"""Rows of the picture that are read at once: dask keeps an account of every chunk that it is asked for."""
+
+
+def frame_of(mosaics: Mapping[int, xr.Dataset]) -> Frame:
+    """The frame around all valid pixels, in a transverse Mercator through their middle."""
+    lons, lats = [], []
+    for epsg, dataset in mosaics.items():
+        thin = _thin(dataset["label"])
+        valid = thin.values != NODATA
+        rows = np.flatnonzero(valid.any(axis=1))
+        # the first and the last valid pixel of each row draw the rim of the mapped area
+        cols = np.concatenate(
+            [valid.argmax(axis=1)[rows], valid.shape[1] - 1 - valid[:, ::-1].argmax(axis=1)[rows]]
+        )
+        x, y = thin["x"].values[cols], thin["y"].values[np.tile(rows, 2)]
+        if rows.size:
+            lon, lat = Transformer.from_crs(epsg, 4326, always_xy=True).transform(x, y)
+            lons.append(lon)
+            lats.append(lat)
+    if not lons:  # nothing is valid: an empty frame around the first window
+        return frame_of({e: d.assign(label=d["label"] * 0) for e, d in mosaics.items()})
+    lon, lat = np.concatenate(lons), np.concatenate(lats)
+    middle = (lon.min() + lon.max()) / 2
+    crs = f"+proj=tmerc +lon_0={middle:.6f} +lat_0={lat.mean():.6f} +k=1 +ellps=WGS84 +units=m"
+    x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(lon, lat)
+    margin = 0.01 * max(np.ptp(x), np.ptp(y)) + 50.0
+    west, south, east, north = x.min() - margin, y.min() - margin, x.max() + margin, y.max() + margin
+    return Frame(crs, west, south, east, north, max(10.0, max(east - west, north - south) / _LONGEST_PX))
+
+
+def _thin(data: xr.DataArray) -> xr.DataArray:
+    """Every n-th pixel, so that no side is longer than the picture can show; read a strip at a time."""
+    step = max(1, max(data.shape) // _LONGEST_PX)
+    strips = [
+        data[top : top + _STRIP_PX * step : step, ::step].load()
+        for top in range(0, data.shape[0], _STRIP_PX * step)
+    ]
+    return xr.concat(strips, "y") if len(strips) > 1 else strips[0]
+
+
+def _warp(
+    data: xr.DataArray, epsg: int, frame: Frame, resampling: Resampling, nodata: float
+) -> NDArray[np.float32]:
+    """A layer on the frame; strip by strip, as it may have four times the picture's pixels."""
+    target = np.full(frame.shape, nodata, np.float32)
+    step = max(1, max(data.shape) // _LONGEST_PX)
+    to_zone = Transformer.from_crs(frame.crs, epsg, always_xy=True)
+    for rows, _ in strips(frame.shape[0]):
+        at = frame.affine @ Affine.translation(0, rows.start)
+        north, south = at.f, at.f + at.e * (rows.stop - rows.start)
+        bounds_m = to_zone.transform_bounds(frame.west_m, south, frame.east_m, north)
+        part = _part(data, bounds_m, step)
+        if part is not None:
+            reproject(
+                np.ascontiguousarray(part.values, np.float32),
+                target[rows],
+                src_transform=affine_of(part),
+                src_crs=f"EPSG:{epsg}",
+                src_nodata=nodata,
+                dst_transform=at,
+                dst_crs=CRS.from_user_input(frame.crs).to_wkt(),
+                dst_nodata=nodata,
+                resampling=resampling,
+            )
+    return target
+
+
+def _part(data: xr.DataArray, bounds_m: tuple[float, float, float, float], step: int) -> xr.DataArray | None:
+    """Every n-th pixel within bounds and two around them, of whole strides from the layer's corner."""
+    if not np.isfinite(bounds_m).all():  # beyond what the projection can tell
+        return data[::step, ::step].load()
+    west, south, east, north = bounds_m
+    affine = affine_of(data)
+    slices = []
+    for first, last, origin, size_m, count in (
+        (north, south, affine.f, affine.e, data.shape[0]),
+        (west, east, affine.c, affine.a, data.shape[1]),
+    ):
+        start = math.floor((first - origin) / size_m / step) - 2
+        stop = math.ceil((last - origin) / size_m / step) + 2
+        slices.append(slice(max(start, 0) * step, min(max(stop, 0) * step, count), step))
+    part = data[slices[0], slices[1]]
+    return part.load() if min(part.shape) > 1 else None
+
+
+def warp_label(mosaics: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[np.uint8]:
+    """Labels of all zones on the frame (y, x), 255 where there is none."""
+    merged = np.full(frame.shape, NODATA, np.float32)
+    for epsg, dataset in mosaics.items():
+        warped = _warp(dataset["label"], epsg, frame, Resampling.nearest, float(NODATA))
+        merged = np.where(merged == NODATA, warped, merged)
+    return merged.astype(np.uint8)
+
+
+def warp_all(background: Mapping[int, xr.Dataset], name: str, frame: Frame) -> NDArray[np.float32]:
+    """A layer of all zones on the frame (y, x), NaN where there is none."""
+    merged = np.full(frame.shape, np.nan, np.float32)
+    for epsg, dataset in background.items():
+        if name in dataset:
+            warped = _warp(dataset[name], epsg, frame, Resampling.bilinear, float("nan"))
+            merged = np.where(np.isnan(merged), warped, merged)
+    return merged
+
+
+def strips(height: int) -> Iterator[tuple[slice, slice]]:
+    """Rows of a picture, a strip at a time, and the same with a row more on both sides."""
+    for top in range(0, height, _STRIP_PX):
+        bottom = min(top + _STRIP_PX, height)
+        yield slice(top, bottom), slice(max(top - 1, 0), min(bottom + 1, height))
