@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import dask.array
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from shapely.geometry import MultiPolygon
 
@@ -150,7 +151,11 @@ def _alone_s(path: str, predictor: Predictor, block: Block, feed: Feed) -> float
     actor = ModelActor(model, tile_px=feed.tile_px, overlap=feed.overlap, threads=ACTOR_THREADS)
     outer = read_window(block, feed.tile_px, feed.overlap)
     array = features(outer.height, outer.width)
-    return seconds(lambda: actor.predict(array, outer.row, outer.col, block), turns=2)
+    threads = torch.get_num_threads()
+    try:
+        return seconds(lambda: actor.predict(array, outer.row, outer.col, block), turns=2)
+    finally:
+        torch.set_num_threads(threads)  # the actor has pinned its own, and others are measured after it
 
 
 def _by_dask_array(found: Workers, path: str, predictor: Predictor, block: Block, feed: Feed) -> float:

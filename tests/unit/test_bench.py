@@ -41,8 +41,10 @@ from cryoscale.write import mosaic
 def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Path) -> None:
     kept, drawn = tmp_path / "bench.jsonl", tmp_path / "new" / "timeline.png"
     command = ["bench", "--scale", "tiny", "--device", "cpu", "--out", str(kept), "--timeline", str(drawn)]
+    threads = torch.get_num_threads()
     answer = CliRunner().invoke(app, command)
     assert answer.exit_code == 0, answer.output
+    assert torch.get_num_threads() == threads  # no workload is measured with what another one pinned
     (line,) = [json.loads(text) for text in kept.read_text("utf-8").splitlines()]
     assert line["machine"]["cores"] >= 1
     assert line["versions"]["torch"]
