@@ -17,6 +17,7 @@ from shapely.geometry import MultiPolygon
 
 from cryoscale.bench import ground
 from cryoscale.bench.actor import notebook
+from cryoscale.bench.clock import seconds
 from cryoscale.bench.figure import Figure, Rival
 from cryoscale.cluster import ACTOR_THREADS, CPU, Workers, workers
 from cryoscale.drive import ACTOR_DEADLINE_S, AHEAD
@@ -145,8 +146,6 @@ def features(height: int, width: int) -> NDArray[np.float32]:
 
 
 def _alone_s(path: str, predictor: Predictor, block: Block, feed: Feed) -> float:
-    from cryoscale.bench.clock import seconds
-
     model = {"weights": path, "device": predictor.device.type, "precision": predictor.precision}
     actor = ModelActor(model, tile_px=feed.tile_px, overlap=feed.overlap, threads=ACTOR_THREADS)
     outer = read_window(block, feed.tile_px, feed.overlap)
