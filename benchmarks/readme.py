@@ -16,29 +16,12 @@ from cryoscale.bench.table import markdown
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- bench-table -->", "<!-- bench-table-end -->"
+_NETWORKS = tuple(
+    f"{stage} {size}" for size in ("small", "cryonet") for stage in ("network", "actor", "fed actor")
+)
 EXPECTED = {
-    "cpu": (
-        "features",
-        "network small",
-        "actor small",
-        "fed actor small",
-        "network cryonet",
-        "actor cryonet",
-        "fed actor cryonet",
-        "reading",
-        "blending",
-        "writing",
-        "orchestration",
-        "end to end",
-    ),
-    "cuda": (
-        "network small",
-        "actor small",
-        "fed actor small",
-        "network cryonet",
-        "actor cryonet",
-        "fed actor cryonet",
-    ),
+    "cpu": ("features", *_NETWORKS, "reading", "blending", "writing", "orchestration", "end to end"),
+    "cuda": _NETWORKS,
 }
 """Figures by device that the table has a row for, measured or not."""
 

@@ -60,9 +60,6 @@ class _Debris(Open):
 
     body: int = 0
 
-    def take(self, other: _Debris) -> None:
-        super().take(other)
-
 
 @dataclass
 class _Body(Open):
@@ -102,8 +99,8 @@ def bodies_of(
 
     Args:
         dataset: ``label`` ``(y, x)``, and where there are, ``confidence`` and ``source_date``.
-        step_px: edge of the parts that are read one after the other; it bounds the memory and does
-            not change the result.
+        step_px: edge of the parts that are read one after the other; it bounds the memory and changes
+            nothing but where a body is severed.
         least_px: bodies of no more pixels are left out.
         keeps: whether bodies with pixels in a part stay whatever their size.
         most_corners: bodies that have more together are severed where they meet.

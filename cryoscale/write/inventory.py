@@ -10,13 +10,11 @@ import io
 import json
 import os
 import shutil
-import sqlite3
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import fsspec
 import geopandas as gpd
@@ -31,6 +29,7 @@ from cryoscale.errors import OutputError
 from cryoscale.grid import utm_epsg
 from cryoscale.write import zones
 from cryoscale.write.polygons import PolygonArray
+from cryoscale.write.scratch import Scratch
 from cryoscale.write.zonal import Tally
 
 _PART_ROWS, _PART_BYTES = 4096, 1 << 23
@@ -63,7 +62,7 @@ _DEBRIS = f"""SELECT {_NAME}, d.area, d.shape FROM glaciers AS g CROSS JOIN debr
 _DATES = ("src_date", "src_date_first", "src_date_last")
 
 
-class Inventory:
+class Inventory(Scratch):
     """The outlines of one year and their debris-covered parts, kept in a temporary file until closed.
 
     Args:
@@ -71,23 +70,8 @@ class Inventory:
     """
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
+        super().__init__(_TABLES)
         self._attributes = dict(attributes)
-        self._folder = tempfile.TemporaryDirectory(prefix="cryoscale-")
-        self._base = sqlite3.connect(Path(self._folder.name, "outlines.sqlite"))
-        self._base.executescript(_TABLES)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let the temporary file go."""
-        self._base.close()
-        self._folder.cleanup()
 
     def add(
         self,

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
-import tempfile
-from pathlib import Path
-from types import TracebackType
-from typing import Self
-
 import numpy as np
 import shapely
 
 from cryoscale.write.polygons import PolygonArray
+from cryoscale.write.scratch import Scratch
 
 _TABLES = """
 PRAGMA journal_mode = OFF;
@@ -24,22 +19,11 @@ _OVER = """SELECT shape FROM boxes JOIN outlines USING (id)
   WHERE east >= ? AND west <= ? AND north >= ? AND south <= ? ORDER BY id"""
 
 
-class Nearby:
+class Nearby(Scratch):
     """Outlines in degrees, until closed in a temporary file with an R-tree (https://www.sqlite.org/rtree.html)."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="cryoscale-")
-        self._base = sqlite3.connect(Path(self._folder.name, "nearby.sqlite"))
-        self._base.executescript(_TABLES)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._base.close()
-        self._folder.cleanup()
+        super().__init__(_TABLES)
 
     def add(self, outlines: PolygonArray) -> None:
         """Take up outlines."""
