@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cryoscale import template
 from cryoscale.errors import ExtraError, InputError
 from cryoscale.settings import ClusterSpec
 
@@ -48,6 +49,10 @@ ACTOR_THREADS = 1
 """CPU threads of one actor. Fixed, since convolutions on two threads differ from those on one in the
 last bits: with one thread everywhere, a map does not tell on how many cores it was made. A machine
 with more cores runs more actors."""
+
+
+SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+"""Numerical libraries would otherwise start a thread a core in every process."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,7 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
+    template.start()
     cores = os.cpu_count() or 1
     on_cpu = min(cores, spec.cpu_workers)
     actors = (spec.gpu_workers or on_cpu) if with_actors else 0
@@ -141,6 +147,7 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
                 # who is to blame for a dead worker is ours to count, block by block
                 "distributed.scheduler.allowed-failures": 0,
                 **UNWATCHED,
+                **template.start_method(),
             }
         ),
         SpecCluster(workers=layout, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
@@ -151,13 +158,13 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
 
 
 def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) -> dict[str, Any]:
-    # Numerical libraries would otherwise start a thread a core in every process.
-    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    # all of the environment: a template's is as old as the template
+    environment = {**os.environ, **(SINGLE_THREADED if CPU in resources else {}), **device}
     return {
         "nthreads": nthreads,
         "resources": resources,
         "host": "127.0.0.1",
-        "env": {**(single if CPU in resources else {}), **device},
+        "env": environment,
         "memory_limit": 0,
         # What goes wrong in a task comes back to the driver, which tells it once.
         "silence_logs": logging.CRITICAL,
