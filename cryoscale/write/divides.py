@@ -229,7 +229,7 @@ def _carry(body: shapely.Polygon, older: PolygonArray, terrain: Terrain | None, 
 
 @dataclass(frozen=True, eq=False)
 class _Shares:
-    """To whom cells ``(y, x)`` go: older glaciers by index, then new ones; and where lines have to be drawn."""
+    """To whom cells ``(y, x)`` go, older glaciers by index, then new ones; where to draw lines."""
 
     numbers: NDArray[np.int32]
     where: NDArray[np.bool_]
@@ -237,7 +237,7 @@ class _Shares:
 
 
 def _share_out(body: shapely.Polygon, glaciers: PolygonArray, grid: Flowsheds, rules: Rules) -> _Shares:
-    """Every cell on and around the ice to the older glacier on it, to a new one, or to the nearest of its shed."""
+    """Each cell on and around the ice to the older glacier on it, to a new one, or to the nearest."""
     shape, affine, sheds = grid.numbers.shape, grid.affine, grid.numbers
     ice = rasterized([body], shape, affine, all_touched=True) >= 0
     near = _widened(ice)
@@ -257,15 +257,15 @@ def _share_out(body: shapely.Polygon, glaciers: PolygonArray, grid: Flowsheds, r
 
 
 def _to_nearest(numbers: NDArray[np.int32], near: NDArray[np.bool_], sheds: NDArray[np.int32]) -> None:
-    """Cells without a number (-1) take that of the nearest that has one, if possible in their own flowshed."""
-    left = near & (numbers < 0)
-    given = near & (numbers >= 0)
-    for shed in np.unique(sheds[left]).tolist():
-        here = left & (sheds == shed)
-        there = given & (sheds == shed)
-        there = there if there.any() else given
-        _, nearest = cKDTree(np.argwhere(there)).query(np.argwhere(here))
-        numbers[here] = numbers[there][nearest]
+    """Cells without a number (-1) take that of the nearest that has one, of their flowshed if it has any."""
+    left, given = np.argwhere(near & (numbers < 0)), np.argwhere(near & (numbers >= 0))
+    shed_left, shed_given = sheds[tuple(left.T)], sheds[tuple(given.T)]
+    for shed in np.unique(shed_left).tolist():
+        there = given[shed_given == shed]
+        there = there if len(there) else given
+        here = left[shed_left == shed]
+        _, nearest = cKDTree(there).query(here)
+        numbers[tuple(here.T)] = numbers[tuple(there[nearest].T)]
 
 
 def _blank(body: shapely.Polygon) -> Flowsheds:

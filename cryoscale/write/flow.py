@@ -131,7 +131,7 @@ def _route(
     between a neighbour over an edge and one over a corner. Of the two, that one is chosen which leaves
     the path nearer to the line that started at its head.
     """
-    height, width = filled.shape
+    width = filled.shape[1]
     astray = np.zeros(filled.shape, np.float32)  # cells, to the left of the way down
     most = np.zeros(filled.shape, np.int64)
     for place in range(order.size - 1, -1, -1):

@@ -11,6 +11,7 @@ the width of a cell.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class Terrain:
 
     @property
     def cell_m(self) -> float:
+        """Edge of a cell."""
         return float(self.affine.a)
 
     def around(self, bounds: tuple[float, float, float, float], margin_m: float) -> Terrain:
@@ -83,12 +85,14 @@ class Terrain:
         right, bottom = ~self.affine * (east + margin_m, south - margin_m)
         x0, y0 = math.floor(left), math.floor(top)
         wanted = np.full((math.ceil(bottom) - y0, math.ceil(right) - x0), np.nan, np.float32)
-        height, width = self.elevation.shape
-        y, x = slice(max(y0, 0), min(y0 + wanted.shape[0], height)), slice(max(x0, 0), None)
-        part = self.elevation[y, x][:, : max(x0 + wanted.shape[1] - x.start, 0)]
+        rows, columns = (
+            slice(max(start, 0), max(min(start + size, of), 0))
+            for start, size, of in zip((y0, x0), wanted.shape, self.elevation.shape, strict=True)
+        )
+        part = self.elevation[rows, columns]
         if part.size:
-            to_y, to_x = y.start - y0, x.start - x0
-            wanted[to_y : to_y + part.shape[0], to_x : to_x + part.shape[1]] = part
+            y, x = rows.start - y0, columns.start - x0
+            wanted[y : y + part.shape[0], x : x + part.shape[1]] = part
         return Terrain(wanted, self.affine * Affine.translation(x0, y0))
 
 
@@ -201,7 +205,7 @@ class _Sheds:
 
     def area_km2(self) -> NDArray[np.float64]:
         count = np.bincount(self.numbers[self.ice], minlength=self.pour_cell.size)
-        return count * (self.cell_m / 1000.0) ** 2
+        return np.asarray(count * (self.cell_m / 1000.0) ** 2, np.float64)
 
     def merge_over_passes(self, pass_m: float) -> None:
         """The lowest pass first, so that a flowshed is part of what it would flow over to."""
@@ -298,19 +302,21 @@ def absorb(
     for (a, b), along in zip(pairs.tolist(), length.tolist(), strict=True):
         borders[a][b] = borders[a].get(b, 0.0) + along
         borders[b][a] = borders[b].get(a, 0.0) + along
-    small = {number for number in np.flatnonzero(area < least).tolist() if borders[number]}
+    small = [(area[number], number) for number in np.flatnonzero(area < least).tolist()]
+    heapq.heapify(small)
     while small:
-        number = min(small, key=lambda one: (area[one], one))
-        to = max(borders[number], key=lambda one: (borders[number][one], -one))
+        then, number = heapq.heappop(small)
+        if then != area[number] or parent[number] != number or not borders[number]:
+            continue  # it has grown, is gone or has nowhere to go
+        to = min(borders[number].items(), key=lambda item: (-item[1], item[0]))[0]
         for other, along in borders[number].items():
             del borders[other][number]
             if other != to:
                 borders[to][other] = borders[other][to] = borders[to].get(other, 0.0) + along
         parent[number] = to
         area[to] += area[number]
-        small.discard(number)
-        if area[to] >= least[to] or not borders[to]:
-            small.discard(to)
+        if area[to] < least[to]:
+            heapq.heappush(small, (area[to], to))
     return np.array([_root(parent, number) for number in range(area.size)], np.int64)
 
 

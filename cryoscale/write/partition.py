@@ -66,7 +66,7 @@ def dividing_lines(
 
 
 def _changes(numbers: NDArray[np.int32], where: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return (numbers[:, :-1] != numbers[:, 1:]) & (where[:, :-1] | where[:, 1:])
+    return np.asarray((numbers[:, :-1] != numbers[:, 1:]) & (where[:, :-1] | where[:, 1:]), bool)
 
 
 def _smooth(lines: NDArray[np.object_]) -> NDArray[np.object_]:
@@ -86,18 +86,19 @@ def faces(outline: shapely.Polygon, lines: Sequence[BaseGeometry] | NDArray[np.o
         return np.array([outline], object)
     noded = shapely.union_all([outline.boundary, *touching])
     found = explode(shapely.polygonize(shapely.get_parts(noded)))
-    return found[shapely.contains_xy(outline, *_inside(found).T)]
+    return np.asarray(found[shapely.contains_xy(outline, *_inside(found).T)], object)
 
 
 def at_points(polygons: PolygonArray, numbers: NDArray[np.int32], affine: Affine) -> NDArray[np.int32]:
     """The number of the cell under a point inside of each polygon, of the nearest cell beyond the grid."""
     x, y = (~affine) * _inside(polygons).T
     row = np.clip(np.floor(y).astype(np.int64), 0, numbers.shape[0] - 1)
-    return numbers[row, np.clip(np.floor(x).astype(np.int64), 0, numbers.shape[1] - 1)]
+    column = np.clip(np.floor(x).astype(np.int64), 0, numbers.shape[1] - 1)
+    return np.asarray(numbers[row, column], np.int32)
 
 
 def _inside(polygons: PolygonArray) -> NDArray[np.float64]:
-    return shapely.get_coordinates(shapely.point_on_surface(polygons)).reshape(-1, 2)
+    return np.asarray(shapely.get_coordinates(shapely.point_on_surface(polygons)), float).reshape(-1, 2)
 
 
 def united(
@@ -116,7 +117,7 @@ def united(
     borders = borders_of(parts)
     same = numbers[borders.pairs[:, 0]] == numbers[borders.pairs[:, 1]]
     group = _connected(parts.size, borders.pairs[same])
-    area = np.bincount(group, shapely.area(parts))
+    area = np.bincount(group, shapely.area(parts)).astype(np.float64)
     number_of = np.zeros(area.size, np.int64)
     number_of[group] = numbers
     meet = group[borders.pairs[~same]].reshape(-1, 2)
@@ -137,7 +138,8 @@ def _union(parts: PolygonArray) -> BaseGeometry:
 
 def _connected(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    return connected_components(links, directed=False)[1].astype(np.int64)
+    _, group = connected_components(links, directed=False)
+    return np.asarray(group, np.int64)
 
 
 def borders_of(polygons: PolygonArray) -> Borders:
