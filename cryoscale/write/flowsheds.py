@@ -44,6 +44,8 @@ class Rules:
         reach: radius of a pour point's surroundings by the square root of the area that drains through it;
             Kienholz and others have 14.3 m by the root of the number of cells of 40 m.
         reach_most_m: largest such radius.
+        reach_up_m: how far the surroundings rise above the pour point, so that those of a glacier that is
+            wide and short do not reach over its ridge.
         least_km2: flowsheds of a smaller area are slivers.
     """
 
@@ -51,6 +53,7 @@ class Rules:
     pass_m: float = 100.0
     reach: float = 14.3 / 40.0
     reach_most_m: float = 3500.0
+    reach_up_m: float = 200.0
     least_km2: float = 0.1
 
 
@@ -221,11 +224,11 @@ class _Sheds:
         parent = np.arange(self.pour_cell.size)
         for number in np.flatnonzero(area_km2 > 0).tolist():
             radius_m = min(rules.reach * 1000.0 * math.sqrt(area_km2[number]), rules.reach_most_m)
-            for other in self._around(number, radius_m / self.cell_m).tolist():
+            for other in self._around(number, radius_m / self.cell_m, rules.reach_up_m).tolist():
                 _join(parent, number, other)
         self._become(parent)
 
-    def _around(self, number: int, radius_px: float) -> NDArray[np.int64]:
+    def _around(self, number: int, radius_px: float, up_m: float) -> NDArray[np.int64]:
         """The flowsheds on the connected ice around a pour point."""
         y, x = divmod(int(self.pour_cell[number]), self.ice.shape[1])
         reach = math.ceil(radius_px)
@@ -235,7 +238,7 @@ class _Sheds:
         away = np.add.outer(
             (np.arange(ice.shape[0]) + top - y) ** 2, (np.arange(ice.shape[1]) + left - x) ** 2
         )
-        near = ice & (away <= radius_px**2)
+        near = ice & (away <= radius_px**2) & (self.surface[part] < self.pour_m[number] + up_m)
         if not near.any():
             return np.empty(0, np.int64)
         pieces, _ = ndimage.label(near, _EIGHT)
