@@ -179,7 +179,7 @@ def intersects(glaciers: gpd.GeoDataFrame, ids: str = "glac_id") -> gpd.GeoDataF
 
 
 def _by_body(outline: BaseGeometry, one: Callable[[shapely.Polygon], Divided]) -> Divided:
-    return _joined([one(body) for body in explode(outline)])
+    return _joined([one(body) for body in explode(shapely.force_2d(outline))])
 
 
 def _joined(found: Sequence[Divided]) -> Divided:
@@ -207,10 +207,11 @@ def _divide(body: shapely.Polygon, terrain: Terrain | None, rules: Rules) -> Div
 
 
 def _carry(body: shapely.Polygon, older: PolygonArray, terrain: Terrain | None, rules: Rules) -> Divided:
-    near = np.flatnonzero(shapely.area(shapely.intersection(older, body)) > 0.0)
+    shapely.prepare(body)
+    near = np.flatnonzero(shapely.intersects(body, older) & ~shapely.touches(body, older))
     if not near.size:
         return _divide(body, terrain, rules)
-    glaciers = older[near]
+    glaciers = np.asarray(shapely.force_2d(older[near]), object)
     sheds = flowsheds(body, terrain, rules) if terrain is not None else None
     grid = sheds or _blank(body)
     shares = _share_out(body, glaciers, grid, rules)

@@ -229,7 +229,7 @@ class _Sheds:
         self._become(parent)
 
     def _around(self, number: int, radius_px: float, up_m: float) -> NDArray[np.int64]:
-        """The flowsheds on the connected ice around a pour point."""
+        """The flowsheds on the ice around a pour point, as far as it is connected with its own."""
         y, x = divmod(int(self.pour_cell[number]), self.ice.shape[1])
         reach = math.ceil(radius_px)
         top, left = max(y - reach, 0), max(x - reach, 0)
@@ -239,10 +239,11 @@ class _Sheds:
             (np.arange(ice.shape[0]) + top - y) ** 2, (np.arange(ice.shape[1]) + left - x) ** 2
         )
         near = ice & (away <= radius_px**2) & (self.surface[part] < self.pour_m[number] + up_m)
-        if not near.any():
-            return np.empty(0, np.int64)
         pieces, _ = ndimage.label(near, _EIGHT)
-        own = pieces.flat[np.argmin(np.where(near, away, np.iinfo(np.int64).max))]
+        mine = near & (self.numbers[part] == number)
+        if not mine.any():
+            return np.empty(0, np.int64)
+        own = pieces.flat[np.argmin(np.where(mine, away, np.iinfo(np.int64).max))]
         return np.unique(self.numbers[part][pieces == own])
 
     def merge_slivers(self, least_km2: float) -> None:

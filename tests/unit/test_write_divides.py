@@ -247,6 +247,16 @@ def test_a_scrap_of_a_neighbour_s_outline_makes_no_glacier() -> None:
     assert carry(ON_ROOF, older, ROOF).older.tolist() == [0]  # 4 m of the second reach on the ice
 
 
+def test_heights_of_vertices_are_left_out() -> None:
+    older = np.asarray(older_glaciers().geometry.array, object)
+    flat, high = (
+        carry(ON_ROOF, older, ROOF),
+        carry(shapely.force_3d(ON_ROOF, 9.0), shapely.force_3d(older, 7.0), ROOF),
+    )
+    assert not shapely.has_z(high.polygons).any()
+    assert shapely.equals_exact(flat.polygons, high.polygons).all()
+
+
 def test_without_older_glaciers_the_terrain_divides() -> None:
     complexes = gpd.GeoDataFrame({"glac_id": ["x"]}, geometry=[ON_ROOF], crs=UTM, index=[7])
     far = older_glaciers().translate(90_000, 0)
