@@ -31,7 +31,7 @@ from cryoscale.write.polygons import PolygonArray, explode, owners_of_points
 
 _GEOD = Geod(ellps="WGS84")
 _LEAST_PART_M2 = 10_000.0
-"""A detached part of a glacier is told of from the size on that an inventory has (RGI 7: 0.01 km2)."""
+"""A smaller detached part of a glacier goes to its neighbour: the least area of an inventory (RGI 7)."""
 _CELL_M = 30.0
 """Of the grid on which new ice is shared out where there is no elevation model."""
 _OVERLAP_PX = 3

@@ -41,8 +41,9 @@ class Rules:
         pass_m: flowsheds are merged over a pass that stands less than this above the higher of
             their pour points: about the thickness of the ice. A hole that is deeper below its rim is a
             valley, to which ice flows, and not a nunatak.
-        reach: radius of a pour point's surroundings by the square root of the area that drains through it;
-            Kienholz and others have 14.3 m by the root of the number of cells of 40 m.
+        reach: radius of a pour point's surroundings by the square root of the area that drains through it:
+            14.3 m by the root of the number of cells of 40 m, as https://github.com/OGGM/partitioning has it
+            from Kienholz and others.
         reach_most_m: largest such radius.
         reach_up_m: how far the surroundings rise above the pour point, so that those of a glacier that is
             wide and short do not reach over its ridge.
