@@ -1,0 +1,314 @@
+"""Glacier complexes split into glaciers: by the flow of the terrain, or by divides carried forward.
+
+A complex is divided by the watersheds of its surface (:mod:`cryoscale.write.flowsheds`). Where an
+older inventory has glaciers, their divides are kept instead and their ids with them, so that a glacier's
+change over the years is not one of the divides. Either way the glaciers of a complex are a coverage of it:
+they share their borders vertex by vertex and leave nothing out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import Geod
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from shapely.geometry.base import BaseGeometry
+
+from cryoscale.errors import InputError
+from cryoscale.write.flowsheds import Flowsheds, Rules, Terrain, flowsheds, rasterized
+from cryoscale.write.partition import at_points, borders_of, dividing_lines, faces, united
+from cryoscale.write.polygons import PolygonArray, explode, owners_of_points
+
+_GEOD = Geod(ellps="WGS84")
+_LEAST_PART_M2 = 10_000.0
+"""A smaller detached part of a glacier goes to its neighbour: the least area of an inventory (RGI 7)."""
+_CELL_M = 30.0
+"""Of the grid on which new ice is shared out where there is no elevation model."""
+_OVERLAP_PX = 3
+"""How far lines drawn on a grid go on beyond where they are needed, to meet lines that are not."""
+
+DEM, RGI, NONE = "dem", "rgi", "none"
+
+
+@dataclass(frozen=True, eq=False)
+class Divided:
+    """The glaciers of a complex.
+
+    Attributes:
+        polygons: a coverage of it.
+        older: index of the older glacier that each goes on from, -1 where there is none.
+        source: where its divides come from: ``"dem"``, ``"rgi"``, or ``"none"`` for a complex without
+            elevation, which stays whole.
+        no_dem_fraction: share of each without elevation, 0-1: what of its divides is guesswork.
+    """
+
+    polygons: PolygonArray
+    older: NDArray[np.int64]
+    source: NDArray[np.object_]
+    no_dem_fraction: NDArray[np.float64]
+
+
+def divide(outline: BaseGeometry, terrain: Terrain | None, rules: Rules | None = None) -> Divided:
+    """Split a complex by the terrain alone.
+
+    Args:
+        outline: polygon, or several that are taken one by one, in the CRS of the terrain (m).
+        terrain: elevation around it, or None where there is none.
+        rules: when flowsheds are one glacier.
+    """
+    return _by_body(outline, lambda body: _divide(body, terrain, rules or Rules()))
+
+
+def carry(
+    outline: BaseGeometry, older: PolygonArray, terrain: Terrain | None, rules: Rules | None = None
+) -> Divided:
+    """Split a complex by the divides of older glaciers where there were any.
+
+    Ice of today belongs to the glacier that lay there. Ice where none lay goes to the nearest of those in its
+    flowshed, or is a glacier of its own where they cover less than half of a flowshed. Without elevation
+    it goes to the nearest.
+
+    Args:
+        outline: polygon, or several that are taken one by one, in the CRS of the terrain (m).
+        older: glaciers in the same CRS that do not overlap; those elsewhere do no harm.
+        terrain: elevation around it, or None where there is none.
+        rules: when flowsheds are one glacier.
+    """
+    return _by_body(outline, lambda body: _carry(body, older, terrain, rules or Rules()))
+
+
+def split(
+    complexes: gpd.GeoDataFrame,
+    *,
+    terrain: Callable[[shapely.Polygon], Terrain | None],
+    rgi: gpd.GeoDataFrame | None = None,
+    rules: Rules | None = None,
+) -> gpd.GeoDataFrame:
+    """The glaciers of complexes, one complex after the other.
+
+    Args:
+        complexes: polygons in a projected CRS in m.
+        terrain: gives the elevation around a polygon, in the same CRS, or None.
+        rgi: glaciers whose divides are carried forward, with a column ``rgi_id``, in any CRS.
+        rules: when flowsheds are one glacier.
+
+    Returns:
+        One row a glacier, in the CRS and the order of the complexes: complex (index of its row), rgi_id (of
+        the older glacier, else None), part (1 for the largest glacier of that id, then 2, 3 ...),
+        divide_source ("dem", "rgi", "none"), no_dem_fraction (0-1), geometry.
+
+    Raises:
+        InputError: if polygons have no CRS or not such a one, no ``rgi_id``, or rings that cross.
+    """
+    _check(complexes, "glacier complexes")
+    if complexes.crs.is_geographic or complexes.crs.axis_info[0].unit_name != "metre":
+        raise InputError(
+            f"glacier complexes in {complexes.crs.name}", "a projected CRS in metres", "reproject to UTM"
+        )
+    older, ids = np.empty(0, object), np.empty(0, object)
+    if rgi is not None:
+        _check(rgi, "RGI glaciers")
+        if "rgi_id" not in rgi:
+            raise InputError(f"RGI glaciers with {', '.join(rgi)}", "a column rgi_id", "give RGI 7 glaciers")
+        older, ids = np.asarray(rgi.geometry.to_crs(complexes.crs).array, object), rgi["rgi_id"].to_numpy()
+    tree = shapely.STRtree(older)
+    found, rows, names = [], [], []
+    for row, outline in complexes.geometry.items():
+        near = np.sort(tree.query(outline, predicate="intersects"))
+        glaciers = carry(outline, older[near], terrain(outline), rules)
+        found.append(glaciers)
+        rows += [row] * glaciers.polygons.size
+        names += [ids[near[index]] if index >= 0 else None for index in glaciers.older.tolist()]
+    return _frame(_joined(found), rows, names, complexes.crs)
+
+
+def _frame(found: Divided, rows: list[Any], names: list[Any], crs: Any) -> gpd.GeoDataFrame:
+    area = shapely.area(found.polygons)
+    part = np.ones(area.size, np.int64)
+    seen: Counter[Any] = Counter()
+    for index in np.argsort(-area, kind="stable").tolist():
+        if names[index] is not None:
+            seen[names[index]] += 1
+            part[index] = seen[names[index]]
+    columns = {
+        "complex": rows,
+        "rgi_id": np.array(names, object),
+        "part": part,
+        "divide_source": found.source,
+        "no_dem_fraction": found.no_dem_fraction,
+    }
+    return gpd.GeoDataFrame(columns, geometry=list(found.polygons), crs=crs)
+
+
+def intersects(glaciers: gpd.GeoDataFrame, ids: str = "glac_id") -> gpd.GeoDataFrame:
+    """The divides that neighbours share.
+
+    Args:
+        glaciers: a coverage, in any CRS.
+        ids: the column that tells them apart.
+
+    Returns:
+        One row a pair of neighbours, in the same CRS: <ids>_1, <ids>_2, length_m (on the ellipsoid), and
+        the line or lines.
+
+    Raises:
+        InputError: if there is no CRS or no such column.
+    """
+    _check(glaciers, "glaciers")
+    if ids not in glaciers:
+        raise InputError(f"glaciers with {', '.join(glaciers)}", f"a column {ids}", "name the column of ids")
+    found = borders_of(np.asarray(glaciers.geometry.array, object))
+    names = glaciers[ids].to_numpy()[found.pairs]
+    lines = gpd.GeoSeries(found.lines, crs=glaciers.crs)
+    length_m = [_GEOD.geometry_length(line) for line in lines.to_crs(4326)]
+    return gpd.GeoDataFrame(
+        {f"{ids}_1": names[:, 0], f"{ids}_2": names[:, 1], "length_m": np.array(length_m, float)},
+        geometry=lines,
+        crs=glaciers.crs,
+    )
+
+
+def _by_body(outline: BaseGeometry, one: Callable[[shapely.Polygon], Divided]) -> Divided:
+    return _joined([one(body) for body in explode(shapely.force_2d(outline))])
+
+
+def _joined(found: Sequence[Divided]) -> Divided:
+    return Divided(
+        np.concatenate([np.empty(0, object), *[part.polygons for part in found]]),
+        np.concatenate([np.empty(0, np.int64), *[part.older for part in found]]),
+        np.concatenate([np.empty(0, object), *[part.source for part in found]]),
+        np.concatenate([np.empty(0), *[part.no_dem_fraction for part in found]]),
+    )
+
+
+def _divide(body: shapely.Polygon, terrain: Terrain | None, rules: Rules) -> Divided:
+    sheds = flowsheds(body, terrain, rules) if terrain is not None else None
+    if sheds is None:
+        return Divided(
+            np.array([body], object), np.array([-1]), np.array([NONE], object), np.ones(1, np.float64)
+        )
+    ice = rasterized([body], sheds.numbers.shape, sheds.affine, all_touched=True) >= 0
+    parts = faces(body, dividing_lines(sheds.numbers, _widened(ice), sheds.affine))
+    numbers = at_points(parts, sheds.numbers, sheds.affine).astype(np.int64)
+    least_m2 = np.full(int(sheds.numbers.max()) + 1, rules.least_km2 * 1e6)
+    polygons, _ = united(parts, numbers, least_m2)
+    source = np.full(polygons.size, DEM, object)
+    return Divided(polygons, np.full(polygons.size, -1), source, _unknown_fraction(polygons, sheds))
+
+
+def _carry(body: shapely.Polygon, older: PolygonArray, terrain: Terrain | None, rules: Rules) -> Divided:
+    shapely.prepare(body)
+    near = np.flatnonzero(shapely.intersects(body, older) & ~shapely.touches(body, older))
+    if not near.size:
+        return _divide(body, terrain, rules)
+    glaciers = np.asarray(shapely.force_2d(older[near]), object)
+    sheds = flowsheds(body, terrain, rules) if terrain is not None else None
+    grid = sheds or _blank(body)
+    shares = _share_out(body, glaciers, grid, rules)
+    drawn = dividing_lines(shares.numbers, shares.where, grid.affine)
+    parts = faces(body, [*drawn, *shapely.boundary(glaciers)])
+    owner = owners_of_points(glaciers, shapely.point_on_surface(parts))
+    owner = np.where(owner >= 0, owner, at_points(parts, shares.numbers, grid.affine))
+    least_old_m2 = np.minimum(_LEAST_PART_M2, shapely.area(glaciers) / 2)
+    least_m2 = np.concatenate([least_old_m2, np.full(shares.new, rules.least_km2 * 1e6)])
+    polygons, owner = united(parts, owner, least_m2)
+    is_old = owner < near.size
+    source = np.where(is_old, RGI, DEM).astype(object)
+    unknown = _unknown_fraction(polygons, sheds) if sheds else np.ones(polygons.size)
+    return Divided(polygons, np.where(is_old, near[np.minimum(owner, near.size - 1)], -1), source, unknown)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shares:
+    """To whom cells ``(y, x)`` go, older glaciers by index, then new ones; where to draw lines."""
+
+    numbers: NDArray[np.int32]
+    where: NDArray[np.bool_]
+    new: int
+
+
+def _share_out(body: shapely.Polygon, glaciers: PolygonArray, grid: Flowsheds, rules: Rules) -> _Shares:
+    """Each cell on and around the ice to the older glacier on it, to a new one, or to the nearest."""
+    shape, affine, sheds = grid.numbers.shape, grid.affine, grid.numbers
+    ice = rasterized([body], shape, affine, all_touched=True) >= 0
+    near = _widened(ice)
+    # touched cells below, so that no glacier is too small for the grid
+    touched = rasterized(glaciers, shape, affine, all_touched=True)
+    covered = rasterized(glaciers, shape, affine, all_touched=False)
+    covered = np.where(covered >= 0, covered, touched)
+    of_ice, count = sheds[ice], int(sheds.max()) + 1
+    cells = np.bincount(of_ice, minlength=count)
+    open_cells = np.bincount(of_ice, covered[ice] < 0, count)
+    is_new = (open_cells > cells / 2) & (open_cells * affine.a**2 >= rules.least_km2 * 1e6)
+    is_new &= not grid.unknown.all()
+    numbers = np.where((covered < 0) & is_new[sheds], glaciers.size + sheds, covered).astype(np.int32)
+    where = _widened(near & (covered < 0))
+    _to_nearest(numbers, near, sheds)
+    return _Shares(numbers, where, count)
+
+
+def _to_nearest(numbers: NDArray[np.int32], near: NDArray[np.bool_], sheds: NDArray[np.int32]) -> None:
+    """Cells without a number (-1) take that of the nearest that has one, of their flowshed if it has any."""
+    left, given = np.argwhere(near & (numbers < 0)), np.argwhere(near & (numbers >= 0))
+    shed_left, shed_given = sheds[tuple(left.T)], sheds[tuple(given.T)]
+    for shed in np.unique(shed_left).tolist():
+        there = given[shed_given == shed]
+        there = there if len(there) else given
+        here = left[shed_left == shed]
+        _, nearest = cKDTree(there).query(here)
+        numbers[tuple(here.T)] = numbers[tuple(there[nearest].T)]
+
+
+def _blank(body: shapely.Polygon) -> Flowsheds:
+    """A grid of one flowshed of which nothing is known."""
+    west, south, east, north = body.bounds
+    margin_m = (_OVERLAP_PX + 1) * _CELL_M
+    shape = [math.ceil((size + 2 * margin_m) / _CELL_M) for size in (north - south, east - west)]
+    affine = Affine(_CELL_M, 0.0, west - margin_m, 0.0, -_CELL_M, north + margin_m)
+    return Flowsheds(np.zeros(shape, np.int32), np.ones(shape, bool), affine)
+
+
+def _widened(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(ndimage.binary_dilation(cells, np.ones((3, 3), bool), _OVERLAP_PX), bool)
+
+
+def _unknown_fraction(polygons: PolygonArray, sheds: Flowsheds) -> NDArray[np.float64]:
+    owner = rasterized(polygons, sheds.unknown.shape, sheds.affine, all_touched=False)
+    inside = owner >= 0
+    cells = np.bincount(owner[inside], minlength=polygons.size)
+    unknown = np.bincount(owner[inside], sheds.unknown[inside], polygons.size)
+    at_point = at_points(polygons, sheds.unknown.astype(np.int32), sheds.affine)
+    return np.where(cells > 0, unknown / np.maximum(cells, 1), at_point)
+
+
+def _check(polygons: gpd.GeoDataFrame, name: str) -> None:
+    if polygons.crs is None:
+        raise InputError(
+            f"{name} without a CRS", "a layer that knows its CRS", "declare it, e.g. with ogr2ogr -a_srs"
+        )
+    shapes = np.asarray(polygons.geometry.array, object)
+    areas = np.isin(
+        shapely.get_type_id(shapes), (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
+    )
+    if not areas.all():
+        first = int(np.flatnonzero(~areas)[0])
+        kind = getattr(shapes[first], "geom_type", "nothing")
+        raise InputError(f"{name} with {kind} in row {first}", "polygons", "give the layer of outlines")
+    valid = shapely.is_valid(shapes)
+    if not valid.all():
+        first = int(np.flatnonzero(~valid)[0])
+        raise InputError(
+            f"{name} with an invalid polygon in row {first} ({shapely.is_valid_reason(shapes[first])})",
+            "polygons that are valid",
+            "mend them, e.g. with ogr2ogr -makevalid",
+        )
