@@ -2,7 +2,8 @@
 
 ``OUT/quicklook.zarr/<year>/<epsg>``: ``B04``, ``B03``, ``B02`` (reflectance) and ``elevation`` (m),
 float32 at 40 m, each pixel the mean of sixteen. One shard a block as in the mosaic, so that blocks
-write side by side. It decides nothing: no checksum is kept of it, and it may be deleted.
+write side by side. It decides no pixel: no checksum is kept of it, and it may be deleted once a run is
+finished; inventories that are made again without it lack what only elevation tells.
 """
 
 from __future__ import annotations

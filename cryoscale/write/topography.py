@@ -101,9 +101,7 @@ def topography(outline: Polygon, elevation: xr.DataArray, *, north_deg: float = 
         sums.add(outline, strip, ring)
     if not sums.z:
         nothing = math.nan
-        return Topography(
-            nothing, nothing, nothing, nothing, nothing, nothing, NOT_ASSIGNED, None, None, 1.0
-        )
+        return Topography(nothing, nothing, nothing, nothing, nothing, nothing, NOT_ASSIGNED, None, None, 1.0)
     z, weight = np.concatenate(sums.z), np.concatenate(sums.weight)
     core = z[weight >= 0.5] if (weight >= 0.5).any() else z
     covered = weight.sum() * abs(affine_of(elevation).determinant)
