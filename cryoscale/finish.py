@@ -29,8 +29,8 @@ from cryoscale.plan import fail_overs
 from cryoscale.read import snapshot
 from cryoscale.scenes import Account, SceneUse, account_of, sample_gaps, why
 from cryoscale.settings import Settings
-from cryoscale.write import map as picture
 from cryoscale.write import columns, mosaic, outlines, quicklook, report, stac
+from cryoscale.write import map as picture
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import read_parts
 from cryoscale.write.seams import seam_score_of_maps

@@ -288,7 +288,7 @@ def metadata() -> dict[str, dict[str, str]]:
     return {column.name: column.metadata() for column in COLUMNS}
 
 
-def frame(columns: Mapping[str, object], rows: int) -> pd.DataFrame:
+def table(columns: Mapping[str, object], rows: int) -> pd.DataFrame:
     """A table of all columns in their order and types; one that is not given is empty.
 
     Args:

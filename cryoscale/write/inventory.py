@@ -31,7 +31,8 @@ from shapely.geometry import Polygon
 
 from cryoscale.errors import OutputError
 from cryoscale.grid import utm_epsg
-from cryoscale.write import columns, zones
+from cryoscale.write import zones
+from cryoscale.write.columns import TOLD, table
 from cryoscale.write.polygons import PolygonArray
 from cryoscale.write.scratch import Scratch
 from cryoscale.write.topography import BAND_M, Hypsometry
@@ -40,7 +41,7 @@ from cryoscale.write.zonal import Tally
 _PART_ROWS, _PART_BYTES = 4096, 1 << 23
 """At most so many outlines, or so many bytes of them, are in memory at once; one outline always is."""
 
-_TOLD = tuple(column.name for column in columns.TOLD)
+_TOLD = tuple(column.name for column in TOLD)
 
 _TABLES = f"""
 PRAGMA journal_mode = OFF;
@@ -65,7 +66,8 @@ _NAME = """g.name || coalesce('-' || (1 + nullif((SELECT count(*) FROM glaciers 
 """The second of a name gets a 2; the larger goes before."""
 _ORDER = "ORDER BY g.area DESC, g.cenlat DESC, g.cenlon DESC"
 _GLACIERS = f"""SELECT {_NAME}, cenlon, cenlat, area, debris, src_date, src_date_first, src_date_last,
-  confidence, part, {", ".join(_TOLD)}, shape FROM glaciers AS g LEFT JOIN told ON told.glacier = g.id {_ORDER}"""
+  confidence, part, {", ".join(_TOLD)}, shape FROM glaciers AS g LEFT JOIN told ON told.glacier = g.id
+  {_ORDER}"""
 _DEBRIS = f"""SELECT {_NAME}, d.area, d.shape FROM glaciers AS g CROSS JOIN debris AS d ON d.glacier = g.id
   {_ORDER}, d.rowid"""
 _HYPSOMETRIES = f"""SELECT {_NAME}, g.area, h.lowest, h.thousandths FROM glaciers AS g
@@ -178,8 +180,7 @@ class Inventory(Scratch):
                 "confidence": np.array([np.nan if value is None else value for value in confidence], float),
                 "is_part": np.array(part, bool),
             }
-            table = columns.frame(values | told | self._attributes, len(shape))
-            yield _frame(table, shape)
+            yield _frame(table(values | told | self._attributes, len(shape)), shape)
 
     def debris(self) -> Iterator[gpd.GeoDataFrame]:
         """Their debris-covered parts in parts, in the order of the outlines: glac_id, area_km2, geometry."""
@@ -189,8 +190,8 @@ class Inventory(Scratch):
     def write_hypsometry(self, path: str | os.PathLike[str]) -> None:
         """Writes the hypsometries as the RGI 7 does: CSV, a row a glacier in the order of the outlines.
 
-        Columns are glac_id, area_km2 and the central elevations (m) of all bands from the lowest to the highest
-        ice; values are thousandths of the glacier's area. Outlines without elevation are left out.
+        Columns are glac_id, area_km2 and the central elevations (m) of all bands from the lowest ice to the
+        highest; values are thousandths of the glacier's area. Outlines without elevation are left out.
 
         Raises:
             OutputError: if the file cannot be written.
@@ -201,8 +202,8 @@ class Inventory(Scratch):
         ).fetchone()
         bands = range(lowest, end, BAND_M) if lowest is not None else range(0)
         with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
-            table = Path(folder, "hypsometry.csv")
-            with table.open("w", newline="", encoding="utf-8") as file:
+            local = Path(folder, "hypsometry.csv")
+            with local.open("w", newline="", encoding="utf-8") as file:
                 rows = csv.writer(file, lineterminator="\n")
                 rows.writerow(["glac_id", "area_km2", *(band + BAND_M // 2 for band in bands)])
                 for name, area, first, thousandths in self._base.execute(_HYPSOMETRIES):
@@ -210,7 +211,7 @@ class Inventory(Scratch):
                     before = [0] * ((first - bands.start) // BAND_M)
                     after = [0] * (len(bands) - len(before) - len(shares))
                     rows.writerow([name, area, *before, *shares, *after])
-            _move(table, path)
+            _move(local, path)
 
     def write(self, path_parquet: str | os.PathLike[str], path_gpkg: str | os.PathLike[str]) -> None:
         """Writes GeoParquet and a GeoPackage (layers glaciers and debris).
