@@ -13,12 +13,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pandas as pd
+from shapely.geometry import Polygon
 
 from cryoscale.features.stack import MODALITIES
 from cryoscale.grid import RESOLUTION_M
@@ -31,8 +33,9 @@ from cryoscale.scenes import Account, SceneUse, account_of, sample_gaps, why
 from cryoscale.settings import Settings
 from cryoscale.write import columns, mosaic, outlines, quicklook, report, stac
 from cryoscale.write import map as picture
+from cryoscale.write.carried import read_known
 from cryoscale.write.ground import Ground
-from cryoscale.write.inventory import read_parts
+from cryoscale.write.inventory import Description, read_parts
 from cryoscale.write.seams import seam_score_of_maps
 
 _SCENES_LINKED = 1000
@@ -77,14 +80,24 @@ def write_inventory(settings: Settings, out: str, folder: Path, year: int, manif
         model=str(manifest["model"]["name"]),
         run_id=str(manifest["identity_sha256"])[:16],
     ) as found:
-        ground = ground_of(settings, out, year)
-        if ground is not None:
-            found.describe(ground.under)
+        found.describe(_described(settings, out, year))
         found.write(parquet, parquet.with_suffix(".gpkg"))
         found.write_hypsometry(parquet.with_name(f"{year}-hypsometry.csv"))
     text = json.dumps(columns.metadata(), indent=2, ensure_ascii=False)
     parquet.with_name("attributes_metadata.json").write_text(f"{text}\n", encoding="utf-8")
     return parquet
+
+
+def _described(settings: Settings, out: str, year: int) -> Callable[[Polygon], Description]:
+    """What elevation and the RGI say of an outline, as far as the run has them."""
+    ground = ground_of(settings, out, year)
+    known = read_known(settings.known_glaciers, settings.region) if settings.known_glaciers else None
+
+    def describe(outline: Polygon) -> Description:
+        told = ground.under(outline) if ground is not None else Description({})
+        return told if known is None else replace(told, values={**told.values, **known.over(outline)})
+
+    return describe
 
 
 def ground_of(settings: Settings, out: str, year: int) -> Ground | None:
@@ -94,8 +107,7 @@ def ground_of(settings: Settings, out: str, year: int) -> Ground | None:
         return None
     name = source.collection or source.href or ""
     try:
-        seen = {epsg: quicklook.open_quicklook(out, year, epsg) for epsg in mosaic.zones(out, year)}
-        elevations = {epsg: one["elevation"] for epsg, one in seen.items()}
+        elevations = {epsg: quicklook.open_elevation(out, year, epsg) for epsg in mosaic.zones(out, year)}
     except (FileNotFoundError, KeyError):
         return None
     return Ground(elevations, _DEM_NAMES.get(name, name))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyogrio
 import shapely
-from shapely.geometry import Polygon
+from shapely.geometry import Polygon, box
+from shapely.geometry.base import BaseGeometry
 
 from cryoscale.errors import SourceError
 from cryoscale.write import zones
@@ -61,6 +64,33 @@ class KnownGlaciers:
             return {}
         best = self._values.iloc[int(near[np.argmax(area)])]
         return {name: _plain(value) for name, value in best.items() if not pd.isna(value)}
+
+
+def read_known(path: str, region: BaseGeometry) -> KnownGlaciers:
+    """The glaciers of an RGI file over the box around a region (degrees).
+
+    Raises:
+        SourceError: the file is absent, unreadable, without CRS or identifiers, or of another region.
+    """
+    expected = "the glacier product of the RGI 7 for the region that is mapped"
+    if not Path(path).is_file():
+        raise SourceError(f"known glaciers {path}, which are not there", expected, "correct outlines.rgi")
+    try:
+        crs = pyogrio.read_info(path)["crs"]
+        # a box without a CRS of its own is taken for one in that of the file
+        around = gpd.GeoSeries([box(*region.bounds)], crs="EPSG:4326")
+        frame = gpd.read_file(path, bbox=around if crs else None)
+    except Exception as error:  # GDAL's drivers raise whatever they like
+        reason = " ".join(str(error).split())
+        raise SourceError(
+            f"known glaciers {path}, which cannot be read ({reason})", expected, "give another file"
+        ) from error
+    known = KnownGlaciers(frame)
+    if frame.empty:
+        raise SourceError(
+            f"known glaciers {path}, of which none lies in the region", expected, "give that region's file"
+        )
+    return known
 
 
 def _plain(value: Any) -> Any:

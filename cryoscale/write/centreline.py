@@ -18,19 +18,19 @@ import shapely
 import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.features import rasterize
 from scipy import ndimage, sparse
 from scipy.sparse import csgraph
 from shapely.geometry import LineString, Polygon
 
+from cryoscale.write.polygons import burned
 from cryoscale.write.zonal import affine_of
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 MOST_CELLS = 200_000
-"""Of the grid around a glacier, which is coarser where it would have more: the cost of the largest
-glaciers stays at about a second and 100 MB."""
+"""Of the grid around a glacier, which is coarser where it would have more: the routes of the largest
+take a second and 100 MB."""
 
 _SMOOTH_M = 100.0
 """Standard deviation of the smoothing of elevations: what is finer steers no glacier."""
@@ -112,8 +112,8 @@ class _Grid:
         z = _elevation_on(affine, shape, elevation)
         if z is None:
             return None
-        inside = rasterize([outline], shape, transform=affine, all_touched=True, dtype="uint8") > 0
-        return cls(np.asarray(inside, bool), ndimage.gaussian_filter(z, _SMOOTH_M / step_m), affine)
+        inside = burned(_without_small_holes(outline, step_m**2), affine, shape, all_touched=True)
+        return cls(inside, ndimage.gaussian_filter(z, _SMOOTH_M / step_m), affine)
 
     def places(self, points: Floats) -> Floats:
         """Row and column (2, n) of points (n, 2), 0 at the centre of the first cell."""
@@ -136,6 +136,13 @@ class _Grid:
         rim = self.inside & ~ndimage.binary_erosion(self.inside)
         cost[rim] = _RIM_COST * max(float(cost[rim].max()), 1.0)
         return np.asarray(cost + 1.0, np.float64)  # something everywhere, or the graph had no edge there
+
+
+def _without_small_holes(outline: Polygon, least_m2: float) -> Polygon:
+    """The outline without holes that no cell would lie in: a mapped one may have 100,000 of them."""
+    holes = shapely.get_rings(outline)[1:]
+    large = shapely.area(shapely.polygons(holes)) >= least_m2 if holes.size else slice(0)
+    return shapely.polygons(outline.exterior, holes[large])
 
 
 def _elevation_on(affine: Affine, shape: tuple[int, int], elevation: xr.DataArray) -> Floats | None:
@@ -164,10 +171,12 @@ def _elevation_on(affine: Affine, shape: tuple[int, int], elevation: xr.DataArra
 
 def _evenly(outline: Polygon, step_m: float) -> Floats:
     """Points (n, 2) along the outer ring, a step apart."""
-    ring = outline.exterior
-    count = max(math.ceil(ring.length / step_m), 8)
-    along = shapely.line_interpolate_point(ring, np.linspace(0.0, ring.length, count, endpoint=False))
-    return np.asarray(shapely.get_coordinates(along), np.float64)
+    corners = np.asarray(shapely.get_coordinates(outline.exterior), np.float64)
+    walked = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))])
+    count = max(math.ceil(walked[-1] / step_m), 8)
+    # shapely's own interpolation begins at the first corner for every point
+    at = np.linspace(0.0, walked[-1], count, endpoint=False)
+    return np.column_stack([np.interp(at, walked, corners[:, axis]) for axis in (0, 1)])
 
 
 def _heads(ring: Floats, z: Floats, grid: _Grid, area_m2: float) -> Floats:

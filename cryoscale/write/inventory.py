@@ -143,12 +143,12 @@ class Inventory(Scratch):
         """
         self._base.executescript("DELETE FROM told; DELETE FROM hypsometry;")
         last = 0
-        while rows := self._base.execute(
-            "SELECT id, shape FROM glaciers WHERE id > ? ORDER BY id LIMIT 64", (last,)
-        ).fetchall():
-            for number, shape in rows:
-                self._note(number, told(shapely.from_wkb(shape)))
-            last = rows[-1][0]
+        # one at a time: a single one may have a million corners
+        while row := self._base.execute(
+            "SELECT id, shape FROM glaciers WHERE id > ? ORDER BY id LIMIT 1", (last,)
+        ).fetchone():
+            last, shape = row
+            self._note(last, told(shapely.from_wkb(shape)))
 
     def _note(self, number: int, told: Description) -> None:
         unknown = told.values.keys() - set(_TOLD)

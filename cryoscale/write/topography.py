@@ -17,10 +17,10 @@ import shapely
 import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.features import rasterize
 from scipy import ndimage
 from shapely.geometry import Polygon
 
+from cryoscale.write.polygons import burned
 from cryoscale.write.zonal import affine_of
 
 Floats = NDArray[np.float64]
@@ -33,7 +33,6 @@ NOT_ASSIGNED = 9
 
 _FINER = 8
 _STRIP_ROWS = 32
-"""GDAL fills a polygon in rows times vertices: few rows at a time, each with its own few vertices."""
 _LEAST_RESULTANT = 0.01
 """Mean of the unit vectors below which no direction prevails: flat ice, or a dome that falls to all sides."""
 
@@ -104,13 +103,14 @@ def topography(outline: Polygon, elevation: xr.DataArray, *, north_deg: float = 
         return Topography(nothing, nothing, nothing, nothing, nothing, nothing, NOT_ASSIGNED, None, None, 1.0)
     z, weight = np.concatenate(sums.z), np.concatenate(sums.weight)
     core = z[weight >= 0.5] if (weight >= 0.5).any() else z
-    covered = weight.sum() * abs(affine_of(elevation).determinant)
+    total = float(weight.sum(dtype=np.float64))
+    covered = total * abs(affine_of(elevation).determinant)
     aspect_deg = _azimuth_deg(sums.east, sums.north, sums.steep_weight, north_deg)
     return Topography(
         zmin_m=float(core.min()),
         zmax_m=float(core.max()),
         zmed_m=weighted_median(z, weight),
-        zmean_m=float(np.average(z, weights=weight)),
+        zmean_m=sums.weighted_z / total,
         slope_deg=sums.slope / sums.slope_weight if sums.slope_weight else math.nan,
         aspect_deg=aspect_deg,
         aspect_sec=sector(aspect_deg),
@@ -120,7 +120,7 @@ def topography(outline: Polygon, elevation: xr.DataArray, *, north_deg: float = 
     )
 
 
-def hypsometry(z: Floats, weight: Floats) -> Hypsometry:
+def hypsometry(z: NDArray[np.floating], weight: NDArray[np.floating]) -> Hypsometry:
     """Thousandths of the weight by bands of 50 m; remainders go to the bands that were cut most."""
     band = np.floor(z / BAND_M).astype(np.int64)
     lowest = int(band.min())
@@ -132,11 +132,12 @@ def hypsometry(z: Floats, weight: Floats) -> Hypsometry:
     return Hypsometry(lowest * BAND_M, tuple(whole.tolist()))
 
 
-def weighted_median(z: Floats, weight: Floats) -> float:
+def weighted_median(z: NDArray[np.floating], weight: NDArray[np.floating]) -> float:
     """Value in the middle of the weight, between two values where it falls between them."""
     order = np.argsort(z, kind="stable")
     z, weight = z[order], weight[order]
-    return float(np.interp(weight.sum() / 2, np.cumsum(weight) - weight / 2, z))
+    passed = np.cumsum(weight, dtype=np.float64)
+    return float(np.interp(passed[-1] / 2, passed - weight / 2, z))
 
 
 def sector(aspect_deg: float) -> int:
@@ -161,18 +162,9 @@ class _Strip:
     def coverage(self, outline: Polygon) -> Floats:
         """Share of each inner cell that lies in the outline."""
         rows, cols = self.inner.shape
-        west, north = self.affine * (0, 0)
-        east, south = self.affine * (cols, rows)
-        near = shapely.clip_by_rect(outline, west, south, east, north)
-        if near.is_empty:
-            return np.zeros((rows, cols))
-        fine = rasterize(
-            [near],
-            (rows * _FINER, cols * _FINER),
-            transform=self.affine * Affine.scale(1 / _FINER),
-            dtype="uint8",
-        )
-        return np.asarray(fine.reshape(rows, _FINER, cols, _FINER).mean(axis=(1, 3)), np.float64)
+        finer = self.affine * Affine.scale(1 / _FINER)
+        inside = burned(outline, finer, (rows * _FINER, cols * _FINER))
+        return np.asarray(inside.reshape(rows, _FINER, cols, _FINER).mean(axis=(1, 3)), np.float64)
 
     def rises(self) -> tuple[Floats, Floats]:
         """Rise to the east and to the north, m/m; NaN beside a void."""
@@ -194,8 +186,9 @@ class _Strip:
 class _Sums:
     """What strips add up to."""
 
-    z: list[Floats] = field(default_factory=list)
-    weight: list[Floats] = field(default_factory=list)
+    z: list[NDArray[np.float32]] = field(default_factory=list)
+    weight: list[NDArray[np.float32]] = field(default_factory=list)
+    weighted_z: float = 0.0
     slope: float = 0.0
     slope_weight: float = 0.0
     east: float = 0.0
@@ -209,8 +202,10 @@ class _Sums:
         weight = strip.coverage(outline)
         known = (weight > 0) & np.isfinite(strip.inner)
         if known.any():
-            self.z.append(strip.inner[known])
-            self.weight.append(weight[known])
+            # elevations come as float32, weights are 64ths: nothing is lost, and half the memory is saved
+            self.z.append(strip.inner[known].astype(np.float32))
+            self.weight.append(weight[known].astype(np.float32))
+            self.weighted_z += float((strip.inner * weight)[known].sum())
         east, north = strip.rises()
         steepness = np.hypot(east, north)
         sloped = (weight > 0) & np.isfinite(steepness)

@@ -133,7 +133,7 @@ def test_two_heights_are_two_bands_by_their_areas() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.floats(-400, 8800), st.floats(1e-3, 1.0)),
+        st.tuples(st.floats(-400, 8800, width=32), st.floats(1e-3, 1.0)),
         min_size=1,
         max_size=60,
     )
