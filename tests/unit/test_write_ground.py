@@ -60,6 +60,21 @@ def test_a_glacier_over_the_meridian_has_the_ground_of_both_zones(east_m: float)
     assert told["dem_source"] == "SIMULATED"
 
 
+def test_longitudes_that_go_on_beyond_180_stay_those_of_the_outline() -> None:
+    # the last zone's map, which reaches over the antimeridian into the first
+    x, y = transformer("EPSG:4326", "EPSG:32760").transform(179.999, -17.0)
+    x, y = x // 40 * 40 + np.arange(100) * 40 - 1980, y // 40 * 40 - np.arange(100) * 40 + 1980
+    z = xr.DataArray(
+        np.add.outer(0.2 * (y - y[-1]), 0.0 * x), dims=("y", "x"), coords={"y": y, "x": x}
+    ).astype(np.float32)
+    for epsg_of_centre, west in ((32760, 179.99), (32701, 179.995)):
+        outline = box(west, -17.005, west + 0.012, -16.995)
+        told = Ground({32760: z}, "").under(outline).values
+        assert told["dem_void_fraction"] < 0.01, epsg_of_centre
+        assert outline.exterior.distance(shapely.Point(told["termlon"], told["termlat"])) < 1e-8
+        assert told["aspect_deg"] == pytest.approx(180.0, abs=1.5)
+
+
 def test_what_no_zone_has_is_told_as_void() -> None:
     ground = Ground({32644: elevation(32644)}, "")
     assert ground.under(glacier(1000.0)).values["dem_void_fraction"] == pytest.approx(1.0, abs=0.02)

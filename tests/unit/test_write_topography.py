@@ -84,6 +84,30 @@ def test_a_dome_falls_to_all_sides_and_has_no_aspect_but_half_of_it_has() -> Non
     assert topography(half, dome).aspect_deg == pytest.approx(90.0, abs=0.5)
 
 
+def test_the_aspect_is_the_mean_of_unit_vectors_however_steep_each_of_them_is() -> None:
+    east, north = centres(60, 70)
+    ridge = 30 * STEP_M
+    # steep to the east in the north, gentle to the north in the south, the same area of both
+    z = np.where(north > -ridge, -1.2 * east, -0.05 * north)
+    halves = box(WEST + 400.0, NORTH - 1100.0, WEST + 2000.0, NORTH - 700.0) | box(
+        WEST + 400.0, NORTH - 1700.0, WEST + 2000.0, NORTH - 1300.0
+    )
+    found = [topography(part, model(z)).aspect_deg for part in halves.geoms]
+    assert sorted(found) == pytest.approx([0.0, 90.0], abs=1e-6)
+    joined = halves | box(WEST + 1160.0, NORTH - 1400.0, WEST + 1170.0, NORTH - 1000.0)
+    assert topography(joined, model(z)).aspect_deg == pytest.approx(45.0, abs=0.5)
+
+
+def test_a_cell_that_the_outline_hardly_touches_is_neither_the_lowest_nor_the_highest() -> None:
+    z = np.full((20, 20), 3000.0)
+    z[5, 5], z[5, 10] = 2000.0, 4000.0
+    inner = box(WEST + 6 * STEP_M, NORTH - 10 * STEP_M, WEST + 10 * STEP_M, NORTH - 4 * STEP_M)
+    found = topography(inner.buffer(10.0, join_style="mitre"), model(z))  # a quarter of the cells around it
+    assert (found.zmin_m, found.zmax_m) == (3000.0, 3000.0)
+    found = topography(inner.buffer(30.0, join_style="mitre"), model(z))
+    assert (found.zmin_m, found.zmax_m) == (2000.0, 4000.0)
+
+
 def test_flat_ice_has_no_aspect() -> None:
     found = topography(star(3), model(np.full((60, 70), 2500.0)))
     assert (found.slope_deg, found.aspect_sec) == (0.0, 9)
