@@ -174,9 +174,10 @@ class CandidatesConfig(_Strict):
 
 
 class OutlinesConfig(_Strict):
-    """What counts as a glacier."""
+    """What counts as a glacier, and the RGI's glaciers whose names and identifiers are carried over."""
 
     min_area_km2: Annotated[float, Field(ge=0)] = 0.01
+    rgi: str | None = None
 
 
 class ClusterConfig(_Strict):
@@ -248,6 +249,11 @@ class Config(_Strict):
                 "an elevation model to tell them",
                 "name a terrain collection, or leave these limits out",
             )
+        glaciers = path(self.outlines.rgi) if self.outlines.rgi else None
+        if glaciers is not None:
+            from cryoscale.write.carried import read_known  # geopandas, which most commands do without
+
+            read_known(glaciers, geometry)  # it is wanted at the end, and told to be wrong at the beginning
         return Settings(
             name=self.name,
             region=geometry,
@@ -272,6 +278,7 @@ class Config(_Strict):
             candidates=read_region(known) if known else None,
             coarse=coarse,
             min_area_km2=self.outlines.min_area_km2,
+            known_glaciers=glaciers,
             cluster=ClusterSpec(self.cluster.kind, self.cluster.cpu_workers, self.cluster.gpu_workers),
             document=self.model_dump(mode="json", exclude_none=True),
         )

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pandas as pd
+from shapely.geometry import Polygon
 
 from cryoscale.features.stack import MODALITIES
 from cryoscale.grid import RESOLUTION_M
@@ -28,13 +31,17 @@ from cryoscale.plan import fail_overs
 from cryoscale.read import snapshot
 from cryoscale.scenes import Account, SceneUse, account_of, sample_gaps, why
 from cryoscale.settings import Settings
+from cryoscale.write import columns, mosaic, outlines, quicklook, report, stac
 from cryoscale.write import map as picture
-from cryoscale.write import mosaic, outlines, quicklook, report, stac
-from cryoscale.write.inventory import read_parts
+from cryoscale.write.carried import read_known
+from cryoscale.write.ground import Ground
+from cryoscale.write.inventory import Description, read_parts
 from cryoscale.write.seams import seam_score_of_maps
 
 _SCENES_LINKED = 1000
 """Scenes of a year that a map's STAC item names; it says how many more the frozen catalogue has."""
+_DEM_NAMES = {"cop-dem-glo-30": "COPDEM30", "cop-dem-glo-90": "COPDEM90"}
+"""Elevation models by the names that the RGI 7 has for them."""
 _NOT_SHOWN = ("pca", "pca_sample", "identity", "channels")
 """Of the model's record: numbers, and what the report tells elsewhere."""
 
@@ -60,7 +67,10 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
 
 
 def write_inventory(settings: Settings, out: str, folder: Path, year: int, manifest: dict[str, Any]) -> Path:
-    """Outlines of one year over all zones, as ``inventory/<year>.parquet`` and ``.gpkg`` under ``folder``."""
+    """Outlines of one year over all zones, as ``inventory/<year>.parquet`` and ``.gpkg`` under ``folder``.
+
+    Beside them their hypsometry, and what the columns of all years mean.
+    """
     maps = {epsg: mosaic.open_mosaic(out, year, epsg) for epsg in mosaic.zones(out, year)}
     parquet = folder / "inventory" / f"{year}.parquet"
     with outlines.survey(
@@ -70,8 +80,37 @@ def write_inventory(settings: Settings, out: str, folder: Path, year: int, manif
         model=str(manifest["model"]["name"]),
         run_id=str(manifest["identity_sha256"])[:16],
     ) as found:
+        found.describe(_described(settings, out, year))
         found.write(parquet, parquet.with_suffix(".gpkg"))
+        found.write_hypsometry(parquet.with_name(f"{year}-hypsometry.csv"))
+    text = json.dumps(columns.metadata(), indent=2, ensure_ascii=False)
+    parquet.with_name("attributes_metadata.json").write_text(f"{text}\n", encoding="utf-8")
     return parquet
+
+
+def _described(settings: Settings, out: str, year: int) -> Callable[[Polygon], Description]:
+    """What elevation and the RGI say of an outline, as far as the run has them."""
+    ground = ground_of(settings, out, year)
+    known = read_known(settings.known_glaciers, settings.region) if settings.known_glaciers else None
+
+    def describe(outline: Polygon) -> Description:
+        told = ground.under(outline) if ground is not None else Description({})
+        return told if known is None else replace(told, values={**told.values, **known.over(outline)})
+
+    return describe
+
+
+def ground_of(settings: Settings, out: str, year: int) -> Ground | None:
+    """The elevation of a year's zones as the run saw it; None where it had none or its quicklook is gone."""
+    source = settings.sources.get("terrain")
+    if source is None:
+        return None
+    name = source.collection or source.href or ""
+    try:
+        elevations = {epsg: quicklook.open_elevation(out, year, epsg) for epsg in mosaic.zones(out, year)}
+    except (FileNotFoundError, KeyError):
+        return None
+    return Ground(elevations, _DEM_NAMES.get(name, name))
 
 
 def draw(

@@ -155,6 +155,8 @@ class Settings:
     """Known outlines with their buffer; blocks beside them are not mapped."""
     coarse: CoarseLimits | None = None
     min_area_km2: float = 0.01
+    known_glaciers: str | None = None
+    """A file of the RGI 7's glaciers, of which names and identifiers are carried over."""
     cluster: ClusterSpec = ClusterSpec()
     document: Mapping[str, Any] = field(default_factory=dict)
     """The configuration as it was written, for the run's record."""

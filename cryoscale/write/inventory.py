@@ -6,13 +6,16 @@ parts of a few thousand, and so they go into GeoParquet (a row group a part) and
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +27,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
+from shapely.geometry import Polygon
 
 from cryoscale.errors import OutputError
 from cryoscale.grid import utm_epsg
 from cryoscale.write import zones
+from cryoscale.write.columns import TOLD, table
 from cryoscale.write.polygons import PolygonArray
 from cryoscale.write.scratch import Scratch
+from cryoscale.write.topography import BAND_M, Hypsometry
 from cryoscale.write.zonal import Tally
 
 _PART_ROWS, _PART_BYTES = 4096, 1 << 23
 """At most so many outlines, or so many bytes of them, are in memory at once; one outline always is."""
 
-_TABLES = """
+_TOLD = tuple(column.name for column in TOLD)
+
+_TABLES = f"""
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA temp_store = FILE;
@@ -45,6 +53,8 @@ CREATE TABLE glaciers (
   src_date INTEGER, src_date_first INTEGER, src_date_last INTEGER, confidence REAL,
   part INTEGER, west REAL, south REAL, east REAL, north REAL, shape BLOB);
 CREATE TABLE debris (glacier INTEGER, area REAL, shape BLOB);
+CREATE TABLE told (glacier INTEGER PRIMARY KEY, {", ".join(_TOLD)});
+CREATE TABLE hypsometry (glacier INTEGER PRIMARY KEY, lowest INTEGER, bands INTEGER, thousandths TEXT);
 """
 _INDICES = """
 CREATE INDEX IF NOT EXISTS by_size ON glaciers (area DESC, cenlat DESC, cenlon DESC);
@@ -56,10 +66,26 @@ _NAME = """g.name || coalesce('-' || (1 + nullif((SELECT count(*) FROM glaciers 
 """The second of a name gets a 2; the larger goes before."""
 _ORDER = "ORDER BY g.area DESC, g.cenlat DESC, g.cenlon DESC"
 _GLACIERS = f"""SELECT {_NAME}, cenlon, cenlat, area, debris, src_date, src_date_first, src_date_last,
-  confidence, part, shape FROM glaciers AS g {_ORDER}"""
+  confidence, part, {", ".join(_TOLD)}, shape FROM glaciers AS g LEFT JOIN told ON told.glacier = g.id
+  {_ORDER}"""
 _DEBRIS = f"""SELECT {_NAME}, d.area, d.shape FROM glaciers AS g CROSS JOIN debris AS d ON d.glacier = g.id
   {_ORDER}, d.rowid"""
+_HYPSOMETRIES = f"""SELECT {_NAME}, g.area, h.lowest, h.thousandths FROM glaciers AS g
+  JOIN hypsometry AS h ON h.glacier = g.id {_ORDER}"""
 _DATES = ("src_date", "src_date_first", "src_date_last")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is to be said of one outline beyond what its map says.
+
+    Attributes:
+        values: by the names of :data:`cryoscale.write.columns.TOLD`; what is left out, None or NaN is empty.
+        hypsometry: by bands of 50 m, None where no elevation is known.
+    """
+
+    values: Mapping[str, Any]
+    hypsometry: Hypsometry | None = None
 
 
 class Inventory(Scratch):
@@ -110,16 +136,41 @@ class Inventory(Scratch):
         )
         self._base.executemany("INSERT INTO debris VALUES (?, ?, ?)", patches)
 
+    def describe(self, told: Callable[[Polygon], Description]) -> None:
+        """Ask of every outline (degrees) what is to be said of it, one at a time, in the order of the map.
+
+        What was said of it before is forgotten.
+        """
+        self._base.executescript("DELETE FROM told; DELETE FROM hypsometry;")
+        last = 0
+        # one at a time: a single one may have a million corners
+        while row := self._base.execute(
+            "SELECT id, shape FROM glaciers WHERE id > ? ORDER BY id LIMIT 1", (last,)
+        ).fetchone():
+            last, shape = row
+            self._note(last, told(shapely.from_wkb(shape)))
+
+    def _note(self, number: int, told: Description) -> None:
+        unknown = told.values.keys() - set(_TOLD)
+        if unknown:
+            raise ValueError(f"no column to be told: {', '.join(sorted(unknown))}")
+        values = [_told(told.values.get(name)) for name in _TOLD]
+        self._base.execute(f"INSERT INTO told VALUES (?{', ?' * len(_TOLD)})", (number, *values))
+        if told.hypsometry is not None:
+            bands = told.hypsometry.thousandths
+            row = (number, told.hypsometry.lowest_m, len(bands), json.dumps(bands))
+            self._base.execute("INSERT INTO hypsometry VALUES (?, ?, ?, ?)", row)
+
     def glaciers(self) -> Iterator[gpd.GeoDataFrame]:
         """The outlines in parts, the largest first; one empty part where there are none."""
-        for rows in self._parts(_GLACIERS, 11):
-            name, lon, lat, area, debris, *dates, confidence, part, shape = rows
-            longitude, latitude = np.array(lon, float), np.array(lat, float)
+        for rows in self._parts(_GLACIERS, 11 + len(_TOLD)):
+            name, lon, lat, area, debris, *dates, confidence, part = rows[:10]
+            told, shape = dict(zip(_TOLD, map(list, rows[10:-1]), strict=True)), rows[-1]
             area_km2, fraction = np.array(area, float), np.array(debris, float)
-            columns = {
-                "glac_id": name,
-                "cenlon": longitude,
-                "cenlat": latitude,
+            values = {
+                "glac_id": list(name),
+                "cenlon": np.array(lon, float),
+                "cenlat": np.array(lat, float),
                 "utm_zone": np.array([utm_epsg(x, y) % 100 for x, y in zip(lon, lat, strict=True)], np.int16),
                 "area_km2": area_km2,
                 "clean_area_km2": area_km2 * (1 - fraction),
@@ -129,12 +180,38 @@ class Inventory(Scratch):
                 "confidence": np.array([np.nan if value is None else value for value in confidence], float),
                 "is_part": np.array(part, bool),
             }
-            yield _frame(columns | self._attributes, shape)
+            yield _frame(table(values | told | self._attributes, len(shape)), shape)
 
     def debris(self) -> Iterator[gpd.GeoDataFrame]:
         """Their debris-covered parts in parts, in the order of the outlines: glac_id, area_km2, geometry."""
         for name, area, shape in self._parts(_DEBRIS, 3):
             yield _frame({"glac_id": name, "area_km2": np.array(area, float)}, shape)
+
+    def write_hypsometry(self, path: str | os.PathLike[str]) -> None:
+        """Writes the hypsometries as the RGI 7 does: CSV, a row a glacier in the order of the outlines.
+
+        Columns are glac_id, area_km2 and the central elevations (m) of all bands from the lowest ice to the
+        highest; values are thousandths of the glacier's area. Outlines without elevation are left out.
+
+        Raises:
+            OutputError: if the file cannot be written.
+        """
+        self._base.executescript(_INDICES)
+        lowest, end = self._base.execute(
+            f"SELECT min(lowest), max(lowest + {BAND_M} * bands) FROM hypsometry"
+        ).fetchone()
+        bands = range(lowest, end, BAND_M) if lowest is not None else range(0)
+        with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
+            local = Path(folder, "hypsometry.csv")
+            with local.open("w", newline="", encoding="utf-8") as file:
+                rows = csv.writer(file, lineterminator="\n")
+                rows.writerow(["glac_id", "area_km2", *(band + BAND_M // 2 for band in bands)])
+                for name, area, first, thousandths in self._base.execute(_HYPSOMETRIES):
+                    shares = json.loads(thousandths)
+                    before = [0] * ((first - bands.start) // BAND_M)
+                    after = [0] * (len(bands) - len(before) - len(shares))
+                    rows.writerow([name, area, *before, *shares, *after])
+            _move(local, path)
 
     def write(self, path_parquet: str | os.PathLike[str], path_gpkg: str | os.PathLike[str]) -> None:
         """Writes GeoParquet and a GeoPackage (layers glaciers and debris).
@@ -207,7 +284,7 @@ def read_parts(url: str, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
             yield frame
 
 
-def _frame(columns: Mapping[str, Any], shapes: Sequence[bytes]) -> gpd.GeoDataFrame:
+def _frame(columns: Mapping[str, Any] | pd.DataFrame, shapes: Sequence[bytes]) -> gpd.GeoDataFrame:
     geometry = list(shapely.from_wkb(np.array(shapes, object)))
     return gpd.GeoDataFrame(columns, geometry=geometry, crs="EPSG:4326")
 
@@ -217,6 +294,11 @@ def _geoparquet(part: gpd.GeoDataFrame) -> pa.Table:
     stored = io.BytesIO()
     part.to_parquet(stored, index=False, schema_version="1.1.0", write_covering_bbox=True)
     return pq.read_table(stored)
+
+
+def _told(value: Any) -> Any:
+    """A told value as SQLite keeps it, with nothing for NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _dates(days: Sequence[int | None]) -> NDArray[np.datetime64]:

@@ -6,10 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
+from rasterio.features import rasterize
+from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
 PolygonArray = NDArray[np.object_]
+
+_BURNED_ROWS = 256
+"""GDAL fills a polygon in rows times vertices: few rows at a time, each with its own few vertices."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,22 @@ def owners_of_points(outlines: PolygonArray, points: PolygonArray) -> NDArray[np
     owner = np.full(len(points), -1, np.int64)
     owner[point] = polygon
     return owner
+
+
+def burned(
+    outline: Polygon, affine: Affine, shape: tuple[int, int], *, all_touched: bool = False
+) -> NDArray[np.bool_]:
+    """Cells ``(y, x)`` of a north-up grid with their centre in a polygon, or all that it touches."""
+    inside = np.zeros(shape, bool)
+    west, _ = affine * (0, 0)
+    east, _ = affine * (shape[1], 0)
+    for top in range(0, shape[0], _BURNED_ROWS):
+        part = inside[top : top + _BURNED_ROWS]
+        own = affine * Affine.translation(0, top)
+        near = shapely.clip_by_rect(outline, west, (own * (0, len(part)))[1], east, (own * (0, 0))[1])
+        if not near.is_empty:
+            part[:] = rasterize([near], part.shape, transform=own, all_touched=all_touched, dtype="uint8")
+    return inside
 
 
 def explode(geometry: BaseGeometry | PolygonArray) -> PolygonArray:

@@ -2,7 +2,8 @@
 
 ``OUT/quicklook.zarr/<year>/<epsg>``: ``B04``, ``B03``, ``B02`` (reflectance) and ``elevation`` (m),
 float32 at 40 m, each pixel the mean of sixteen. One shard a block as in the mosaic, so that blocks
-write side by side. It decides nothing: no checksum is kept of it, and it may be deleted.
+write side by side. It decides no pixel: no checksum is kept of it, and it may be deleted once a run is
+finished; inventories that are made again without it lack what only elevation tells.
 """
 
 from __future__ import annotations
@@ -83,3 +84,18 @@ def open_quicklook(out: str, year: int, epsg: int) -> xr.Dataset:
         store.open_store(url_of(out), read_only=True), group=f"{year}/{epsg}", consolidated=False
     )
     return opened
+
+
+def open_elevation(out: str, year: int, epsg: int) -> xr.DataArray:
+    """The elevation (y, x) of one year and zone, 40 m, read where it is cut.
+
+    There is no Dask behind it: of a region of 100,000 blocks every small cut would walk through the graph of
+    all.
+
+    Raises:
+        FileNotFoundError: there is no quicklook of that year and zone.
+    """
+    root = store.open_store(url_of(out), read_only=True)
+    opened = xr.open_zarr(root, group=f"{year}/{epsg}", consolidated=False, chunks=None)
+    elevation: xr.DataArray = opened["elevation"]
+    return elevation

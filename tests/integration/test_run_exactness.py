@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import xarray as xr
 
 from cryoscale.api import run
-from cryoscale.finish import finish
+from cryoscale.finish import finish, write_inventory
 from cryoscale.ledger import Ledger
 from cryoscale.results import Run
 from cryoscale.verify import seal
@@ -170,6 +171,39 @@ def test_blocks_far_from_the_candidates_are_left_out_and_the_others_unchanged(
     assert expected.items() <= found.items()
 
 
+def test_the_inventory_of_a_run_says_what_elevation_and_the_rgi_know(
+    tiny_range: TinyRange, whole: Run, tmp_path: Path
+) -> None:
+    import geopandas
+    import pandas as pd
+    from shapely.geometry import box
+
+    names = {"rgi_id": ["RGI2000-v7.0-G-15-00001"], "glac_name": ["Everything"], "subm_id": [731]}
+    known = geopandas.GeoDataFrame(names, geometry=[box(*tiny_range.bbox)], crs=4326)
+    known.to_file(tmp_path / "rgi.gpkg")
+    settings = tiny_range.settings(outlines={"rgi": str(tmp_path / "rgi.gpkg")})
+    manifest = Ledger(whole.out).manifest()
+    assert manifest is not None
+    path = write_inventory(settings, whole.out, tmp_path, 2018, manifest)
+    glaciers = geopandas.read_parquet(path)
+    assert len(glaciers) > 0
+    for name in ("rgi_id", "glac_name", "subm_id"):
+        assert set(glaciers[name]) == set(names[name])
+    assert set(glaciers["dem_source"]) == {"COPDEM30"}
+    assert (glaciers["dem_void_fraction"] < 0.02).all()
+    assert (glaciers["zmin_m"] <= glaciers["zmed_m"]).all()
+    assert (glaciers["zmed_m"] <= glaciers["zmax_m"]).all()
+    # no line is longer than the rim of its glacier, nor shorter than the width of a small one
+    rims_m = glaciers.to_crs(32644).length
+    assert (glaciers["lmax_m"] < rims_m).all()
+    assert (glaciers["lmax_m"] > 50).all()
+    bands = pd.read_csv(path.with_name("2018-hypsometry.csv"))
+    assert bands["glac_id"].tolist() == glaciers["glac_id"].tolist()
+    assert set(bands.iloc[:, 2:].sum(axis=1)) == {1000}
+    described = json.loads(path.with_name("attributes_metadata.json").read_text())
+    assert list(described) == [name for name in glaciers.columns if name != "geometry"]
+
+
 def test_a_run_may_lie_on_any_filesystem_that_fsspec_knows(tiny_range: TinyRange, whole: Run) -> None:
     settings = tiny_range.settings()
     out = "memory://exactness/run"
@@ -181,5 +215,11 @@ def test_a_run_may_lie_on_any_filesystem_that_fsspec_knows(tiny_range: TinyRange
     assert made.verify().sound
     assert made.outlines(2018).crs == 4326
     fs, root = fsspec.core.url_to_fs(out)
-    for name in ("map.png", "report.html", "catalog.json", "inventory/2018.gpkg"):
+    for name in (
+        "map.png",
+        "report.html",
+        "catalog.json",
+        "inventory/2018.gpkg",
+        "inventory/2018-hypsometry.csv",
+    ):
         assert fs.size(f"{root}/{name}") > 0, name

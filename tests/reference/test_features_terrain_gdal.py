@@ -42,14 +42,14 @@ def gdal():
     return library
 
 
-def gdaldem(gdal, folder, z, mode, *options):
-    """``gdaldem MODE -alg Horn OPTIONS`` of an array on a 10 m grid."""
+def gdaldem(gdal, folder, z, mode, *options, alg="Horn"):
+    """``gdaldem MODE -alg ALG OPTIONS`` of an array on a 10 m grid."""
     source, target = folder / "z.tif", folder / f"{mode}.tif"
     profile = {"driver": "GTiff", "height": z.shape[0], "width": z.shape[1], "count": 1, "dtype": "float32"}
     grid = from_origin(500_000, 3_100_000, 10, 10)
     with rasterio.open(source, "w", crs="EPSG:32645", transform=grid, nodata=np.nan, **profile) as raster:
         raster.write(z, 1)
-    words = [b"-alg", b"Horn", *(option.encode() for option in options), None]
+    words = [b"-alg", alg.encode(), *(option.encode() for option in options), None]
     given = gdal.GDALDEMProcessingOptionsNew((ctypes.c_char_p * len(words))(*words), None)
     opened = gdal.GDALOpen(str(source).encode(), 0)
     made = gdal.GDALDEMProcessing(str(target).encode(), opened, mode.encode(), None, given, None)

@@ -43,3 +43,18 @@ def test_blocks_lie_where_they_belong_and_what_was_not_written_is_nan(tmp_path: 
     assert np.isfinite(seen["B04"]).sum() == 64 * 64
     assert not np.isfinite(seen["elevation"]).any()
     np.testing.assert_allclose(part["y"], y.reshape(-1, 4).mean(axis=1))
+
+
+def test_elevation_is_cut_without_a_graph_and_is_not_there_where_there_is_no_quicklook(
+    tmp_path: Path,
+) -> None:
+    block = Block(32645, -1200, 81, 256)
+    quicklook.create(str(tmp_path), year=2018, window=block.window, block_px=256)
+    layer = np.random.default_rng(2).random((256, 256)).astype(np.float32)
+    quicklook.write_block(str(tmp_path), 2018, block, {"elevation": layer})
+    elevation = quicklook.open_elevation(str(tmp_path), 2018, 32645)
+    assert elevation.chunks is None
+    np.testing.assert_array_equal(elevation[5:9, 7:20].values, quicklook.thinned(layer)[5:9, 7:20])
+    for out, year in ((str(tmp_path / "none"), 2018), (str(tmp_path), 2019)):
+        with pytest.raises(FileNotFoundError):
+            quicklook.open_elevation(out, year, 32645)

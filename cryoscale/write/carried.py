@@ -1,0 +1,99 @@
+"""What no map can know of a glacier, carried over from the RGI's glacier that it overlaps most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyogrio
+import shapely
+from shapely.geometry import Polygon, box
+from shapely.geometry.base import BaseGeometry
+
+from cryoscale.errors import SourceError
+from cryoscale.write import zones
+from cryoscale.write.columns import COLUMNS
+from cryoscale.write.polygons import explode
+
+CARRIED: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.source == "RGI")
+"""The columns that are carried over, by the names of the RGI 7."""
+
+LEAST_KM2 = 200e-6
+"""A smaller overlap is none, as in the links of the RGI 7 to its forerunner."""
+
+
+class KnownGlaciers:
+    """The glaciers of an RGI file, to be asked for one outline at a time.
+
+    Args:
+        known: with the columns of the RGI 7 that it has, in any CRS; invalid rings are mended.
+
+    Raises:
+        SourceError: if it has no CRS, or none of the RGI's identifiers.
+    """
+
+    def __init__(self, known: gpd.GeoDataFrame) -> None:
+        if known.crs is None:
+            raise SourceError("RGI outlines without a CRS", "outlines that name theirs", "set it in the file")
+        if "rgi_id" not in known:
+            raise SourceError(
+                f"outlines with the columns {', '.join(map(str, known.columns))}",
+                "the glacier product of the RGI 7, with rgi_id",
+                "give another file",
+            )
+        present = known.to_crs("EPSG:4326")
+        self._shapes = shapely.make_valid(present.geometry.to_numpy())
+        self._tree = shapely.STRtree(self._shapes)
+        self._values = present.reindex(columns=list(CARRIED))
+
+    def over(self, outline: Polygon) -> dict[str, Any]:
+        """The carried columns of one outline (degrees); nothing where no glacier overlaps it by 200 m2."""
+        west, _, east, _ = outline.bounds
+        turns = 360.0 * np.floor(((west + east) / 2 + 180.0) / 360.0)
+        if turns:  # outlines go on beyond 180 degrees, the RGI begins again at -180
+            outline = shapely.transform(outline, lambda xy: xy - (turns, 0.0))
+        near = self._tree.query(outline, predicate="intersects")
+        if not near.size:
+            return {}
+        common = shapely.intersection(self._shapes[near], outline)
+        area = np.array([zones.area_km2(explode(part)).sum() for part in common])
+        if area.max() < LEAST_KM2:
+            return {}
+        best = self._values.iloc[int(near[np.argmax(area)])]
+        return {name: _plain(value) for name, value in best.items() if not pd.isna(value)}
+
+
+def read_known(path: str, region: BaseGeometry) -> KnownGlaciers:
+    """The glaciers of an RGI file over the box around a region (degrees).
+
+    Raises:
+        SourceError: the file is absent, unreadable, without CRS or identifiers, or of another region.
+    """
+    expected = "the glacier product of the RGI 7 for the region that is mapped"
+    if not Path(path).is_file():
+        raise SourceError(f"known glaciers {path}, which are not there", expected, "correct outlines.rgi")
+    try:
+        crs = pyogrio.read_info(path)["crs"]
+        # a box without a CRS of its own is taken for one in that of the file
+        around = gpd.GeoSeries([box(*region.bounds)], crs="EPSG:4326")
+        frame = gpd.read_file(path, bbox=around if crs else None)
+    except Exception as error:  # GDAL's drivers raise whatever they like
+        reason = " ".join(str(error).split())
+        raise SourceError(
+            f"known glaciers {path}, which cannot be read ({reason})", expected, "give another file"
+        ) from error
+    known = KnownGlaciers(frame)
+    if frame.empty:
+        raise SourceError(
+            f"known glaciers {path}, of which none lies in the region", expected, "give that region's file"
+        )
+    return known
+
+
+def _plain(value: Any) -> Any:
+    """A value as SQLite takes it: whole numbers that a file had as floats are whole again."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value

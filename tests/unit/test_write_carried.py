@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+from shapely.geometry import Polygon, box
+
+from cryoscale.errors import SourceError
+from cryoscale.write.carried import KnownGlaciers, read_known
+
+M = 1 / 111_320  # degrees of latitude
+
+
+def known(**more: object) -> gpd.GeoDataFrame:
+    """A wide glacier in the west, a narrow one in the east, side by side at 10 E, 46 N."""
+    columns = {
+        "rgi_id": ["RGI2000-v7.0-G-11-00001", "RGI2000-v7.0-G-11-00002"],
+        "glac_name": ["West", None],
+        "surge_type": [0.0, np.nan],
+        "anlys_id": [755_531, 755_532],
+        "zmed_m": [3000.0, 3100.0],
+    } | more
+    shapes = [box(10.0, 46.0, 10.03, 46.01), box(10.03, 46.0, 10.04, 46.01)]
+    return gpd.GeoDataFrame(columns, geometry=shapes, crs="EPSG:4326")
+
+
+def test_the_glacier_that_an_outline_overlaps_most_gives_what_no_map_can_know() -> None:
+    found = KnownGlaciers(known()).over(box(10.005, 46.002, 10.037, 46.008))
+    assert found == {
+        "rgi_id": "RGI2000-v7.0-G-11-00001",
+        "glac_name": "West",
+        "surge_type": 0,
+        "anlys_id": 755_531,
+    }
+    assert [type(found[name]) for name in ("surge_type", "anlys_id")] == [int, int]
+
+
+def test_what_the_glacier_has_not_stays_empty() -> None:
+    found = KnownGlaciers(known()).over(box(10.028, 46.002, 10.037, 46.008))
+    assert found == {"rgi_id": "RGI2000-v7.0-G-11-00002", "anlys_id": 755_532}
+
+
+def test_an_overlap_below_200_m2_is_none_and_beside_all_there_is_nothing() -> None:
+    glaciers = KnownGlaciers(known())
+    for north_m, expected in ((9.0, False), (11.0, True)):  # of 20 m
+        touching = box(10.01, 46.0 - 500 * M, 10.01 + 20 * M / np.cos(np.deg2rad(46)), 46.0 + north_m * M)
+        assert bool(glaciers.over(touching)) is expected
+    assert glaciers.over(box(11.0, 46.0, 11.1, 46.1)) == {}
+    assert KnownGlaciers(known().iloc[:0]).over(box(10.0, 46.0, 10.1, 46.1)) == {}
+
+
+def test_outlines_that_go_on_beyond_180_degrees_find_theirs() -> None:
+    west = known()
+    west.geometry = [box(-179.99, 60.0, -179.95, 60.01), box(179.9, 60.0, 180.0, 60.01)]
+    assert KnownGlaciers(west).over(box(180.012, 60.002, 180.04, 60.008))["glac_name"] == "West"
+    assert KnownGlaciers(west).over(box(-180.08, 60.002, -180.05, 60.008))["anlys_id"] == 755_532
+
+
+def test_another_crs_and_a_ring_that_crosses_itself_are_taken() -> None:
+    bow = Polygon([(10.0, 46.0), (10.03, 46.01), (10.03, 46.0), (10.0, 46.01)])
+    crossed = known().set_geometry([bow, known().geometry.iloc[1]])
+    found = KnownGlaciers(crossed.to_crs(32632)).over(box(10.022, 46.002, 10.029, 46.008))
+    assert found["glac_name"] == "West"
+
+
+def test_bad_glaciers_are_refused_in_a_line() -> None:
+    with pytest.raises(SourceError, match="without a CRS; expected .*; set it"):
+        KnownGlaciers(known().set_crs(None, allow_override=True))
+    with pytest.raises(SourceError, match="with rgi_id; give another file"):
+        KnownGlaciers(known().drop(columns="rgi_id"))
+
+
+REGION = box(9.99, 45.99, 10.02, 46.02)
+
+
+@pytest.mark.parametrize("epsg", [4326, 32632])
+def test_a_file_in_any_crs_is_read_around_the_region(tmp_path: Path, epsg: int) -> None:
+    known().to_crs(epsg).to_file(tmp_path / "rgi.gpkg")
+    glaciers = read_known(str(tmp_path / "rgi.gpkg"), REGION)
+    assert glaciers.over(box(10.001, 46.001, 10.01, 46.009))["glac_name"] == "West"
+    assert glaciers.over(box(10.035, 46.001, 10.039, 46.009)) == {}  # it was not read
+
+
+def test_a_file_that_does_not_serve_is_told_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "rgi.shp"
+    with pytest.raises(SourceError, match="which are not there; .*; correct outlines.rgi"):
+        read_known(str(path), REGION)
+    path.write_bytes(b"no shapefile")
+    with pytest.raises(SourceError, match="cannot be read .*; give another file"):
+        read_known(str(path), REGION)
+    known().to_file(path)
+    with pytest.raises(SourceError, match="none lies in the region; .*; give that region's file"):
+        read_known(str(path), box(80.0, 28.0, 81.0, 29.0))
+    path.with_suffix(".prj").unlink()
+    with pytest.raises(SourceError, match="without a CRS"):
+        read_known(str(path), REGION)
+
+
+def test_hintereisferner_is_found_by_its_outline(shared_data) -> None:  # type: ignore[no-untyped-def]
+    rgi = gpd.read_file(shared_data / "hintereis" / "rgi7g_hef_complex.shp")
+    glaciers = KnownGlaciers(rgi)
+    shifted = shapely.affinity.translate(rgi.set_index("glac_name").geometry["Hintereisferner"], 2e-4, 1e-4)
+    found = glaciers.over(shifted)
+    assert found["glac_name"] == "Hintereisferner"
+    assert found["glims_id"] == "G010752E46802N"
+    assert (found["o2region"], found["subm_id"], found["term_type"]) == ("11-01", 731, 9)
