@@ -66,7 +66,9 @@ def normalized_difference(
 
 
 @kernel
-def _widen(bands: NDArray[np.float32], at: tuple[int, int, int], count: int, strip: NDArray[np.float64]) -> None:
+def _widen(
+    bands: NDArray[np.float32], at: tuple[int, int, int], count: int, strip: NDArray[np.float64]
+) -> None:
     """Copy ``count`` pixels of a band that begin ``at`` (b, y, x) to where the strip has that band."""
     b, y, first = np.uint64(at[0]), np.uint64(at[1]), np.uint64(at[2])
     start = np.uint64(at[0] * _STRIP_PX)
@@ -82,7 +84,7 @@ def _weigh(
     count: int,
     out: NDArray[np.float32],
 ) -> None:
-    """Write one axis' start and weighted bands; of constant count and distance, so that the loop vectorises."""
+    """Write an axis' start and weighted bands; of constant count and distance, so that the loop vectorises."""
     starts, weights = sums
     k, y, first = np.uint64(at[0]), np.uint64(at[1]), np.uint64(at[2])
     for x in range(np.uint64(count)):
@@ -137,7 +139,7 @@ class Projection:
         return cls(starts, np.array(axes, np.float64))
 
     def write(self, bands: NDArray[np.float32], rows: tuple[int, int], out: NDArray[np.float32]) -> None:
-        """Write the planes (k, y, x) of the 12 bands (12, y, x), from the first of two rows up to the second."""
+        """Write planes (k, y, x) of the 12 bands (12, y, x), from the first of two rows up to the second."""
         _project(bands, self.starts, self.weights, rows, out)
 
 

@@ -81,12 +81,12 @@ def _mean_of_offsets(sums: NDArray[np.int32], grey: NDArray[np.int32], out: NDAr
         k, m = (c[x] >> _COUNT_SHIFT) & _LOWER, (d[x] >> _COUNT_SHIFT) & _LOWER
         offsets = np.int32(i > 0) + np.int32(j > 0) + np.int32(k > 0) + np.int32(m > 0)
         # An offset without a pair has a sum of 0, over whatever but 0.
-        fi, fj = np.float64(np.int32(max(i, 1))), np.float64(np.int32(max(j, 1)))
-        fk, fm = np.float64(np.int32(max(k, 1))), np.float64(np.int32(max(m, 1)))
+        fi, fj = np.float64(np.int32(i if i > 0 else 1)), np.float64(np.int32(j if j > 0 else 1))
+        fk, fm = np.float64(np.int32(k if k > 0 else 1)), np.float64(np.int32(m if m > 0 else 1))
         fa, fb = np.float64(np.int32(a[x] & _LOWER)), np.float64(np.int32(b[x] & _LOWER))
         fc, fd = np.float64(np.int32(c[x] & _LOWER)), np.float64(np.int32(d[x] & _LOWER))
         total = (fa * fj + fb * fi) * (fk * fm) + (fc * fm + fd * fk) * (fi * fj)
-        parts = np.float64(np.int32(max(offsets, 1))) * ((fi * fj) * (fk * fm))
+        parts = np.float64(np.int32(offsets if offsets > 0 else 1)) * ((fi * fj) * (fk * fm))
         none = (offsets == 0) | (grey[x] < 0)
         out[x] = np.float32(np.nan) if none else np.float32(total / parts)
 
