@@ -84,7 +84,7 @@ def _weigh(
     count: int,
     out: NDArray[np.float32],
 ) -> None:
-    """Write an axis' start and weighted bands; of constant count and distance, so that the loop vectorises."""
+    """Write an axis' start and weighted bands; count and distance are constant, so the loop vectorises."""
     starts, weights = sums
     k, y, first = np.uint64(at[0]), np.uint64(at[1]), np.uint64(at[2])
     for x in range(np.uint64(count)):
