@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +34,10 @@ transformation of segmented images from the satellite Sentinel-2", C. R. Acad. B
 687-692; the weights of B10, which L2A has not, are left out."""
 TASSELLED_CAP.setflags(write=False)
 
+_N_BANDS = len(BANDS)
+_STRIP_PX = 256
+_CACHE_LINE = 64
+
 
 @kernel
 def _normalized_difference(a: NDArray[np.float32], b: NDArray[np.float32], out: NDArray[np.float32]) -> None:
@@ -59,46 +66,92 @@ def normalized_difference(
 
 
 @kernel
-def _project(
-    bands: NDArray[np.float32],
-    mean: NDArray[np.float64],
-    axes: NDArray[np.float64],
+def _widen(
+    bands: NDArray[np.float32], at: tuple[int, int, int], count: int, strip: NDArray[np.float64]
+) -> None:
+    """Copy ``count`` pixels of a band that begin ``at`` (b, y, x) to where the strip has that band."""
+    b, y, first = np.uint64(at[0]), np.uint64(at[1]), np.uint64(at[2])
+    start = np.uint64(at[0] * _STRIP_PX)
+    for x in range(np.uint64(count)):
+        strip[start + x] = np.float64(bands[b, y, first + x])
+
+
+@kernel
+def _weigh(
+    strip: NDArray[np.float64],
+    sums: tuple[NDArray[np.float64], NDArray[np.float64]],
+    at: tuple[int, int, int],
+    count: int,
     out: NDArray[np.float32],
 ) -> None:
-    count, height, width = bands.shape
-    row = np.empty((axes.shape[0], width), np.float64)
-    for y in range(height):
-        row[:] = 0.0
-        for b in range(count):
-            for k in range(axes.shape[0]):
-                weight, centre = axes[k, b], mean[b]
-                for x in range(width):
-                    row[k, x] += (bands[b, y, x] - centre) * weight
-        for k in range(axes.shape[0]):
-            for x in range(width):
-                out[k, y, x] = np.float32(row[k, x])
+    """Write an axis' start and weighted bands; count and distance are constant, so the loop vectorises."""
+    starts, weights = sums
+    k, y, first = np.uint64(at[0]), np.uint64(at[1]), np.uint64(at[2])
+    for x in range(np.uint64(count)):
+        total = starts[k]
+        for b in range(_N_BANDS):
+            total += strip[np.uint64(b * _STRIP_PX) + x] * weights[k, np.uint64(b)]
+        out[k, y, first + x] = np.float32(total)
+
+
+@kernel
+def _project(
+    bands: NDArray[np.float32],
+    starts: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    rows: tuple[int, int],
+    out: NDArray[np.float32],
+) -> None:
+    """Takes whole arrays and cuts by index: a slice counts its references, too dear for a strip of a row.
+
+    Indices are unsigned where a loop should vectorise, since a negative one would count from the end.
+    """
+    width = bands.shape[2]
+    # The bands of a strip stay in the nearest cache; they begin with a line of it, so that no load spans two.
+    room = np.empty(_N_BANDS * _STRIP_PX + _CACHE_LINE // 8, np.float64)
+    strip = room[-room.ctypes.data % _CACHE_LINE // 8 :]
+    for y in range(rows[0], rows[1]):
+        for first in range(0, width, _STRIP_PX):
+            count = min(_STRIP_PX, width - first)
+            for b in range(_N_BANDS):
+                _widen(bands, (b, y, first), count, strip)
+            for k in range(weights.shape[0]):
+                _weigh(strip, (starts, weights), (k, y, first), count, out)
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """(bands - mean) on some axes, as ``starts`` (k,) and the ``weights`` (k, 12) of the bands.
+
+    Summed in float64 from -mean @ axis on, band by band: a matrix product would order its sums by the
+    shape of the block, and the last bit of a pixel would depend on it. A NaN in any band gives NaN.
+    """
+
+    starts: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, mean: NDArray[np.float64], axes: NDArray[np.float64]) -> Projection:
+        """Axes (k, 12) with a mean (12,) in common or one each (k, 12)."""
+        # Correctly rounded sums: those of a numerical library may differ from machine to machine.
+        starts = np.array([0.0 - math.fsum(products) for products in axes * mean])
+        # A copy, since numba would compile once more for a read-only table.
+        return cls(starts, np.array(axes, np.float64))
+
+    def write(self, bands: NDArray[np.float32], rows: tuple[int, int], out: NDArray[np.float32]) -> None:
+        """Write planes (k, y, x) of the 12 bands (12, y, x), from the first of two rows up to the second."""
+        _project(bands, self.starts, self.weights, rows, out)
 
 
 def project(
-    bands: NDArray[np.float32],
-    mean: NDArray[np.float64],
-    axes: NDArray[np.float64],
-    *,
-    out: NDArray[np.float32] | None = None,
+    bands: NDArray[np.float32], mean: NDArray[np.float64], axes: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """(bands - mean) on ``axes`` (k, b), for bands (b, y, x); the result is (k, y, x).
-
-    Summed in float64, band by band, row by row: a matrix product would order its sums by the shape
-    of the block, and the last bit of a pixel would depend on it. A NaN in any band gives NaN.
-    """
-    result = np.empty((len(axes), *bands.shape[1:]), np.float32) if out is None else out
-    # Copies, since numba would compile once more for a read-only table.
-    _project(bands, np.array(mean, np.float64), np.array(axes, np.float64), result)
-    return result
+    """(bands - mean) on ``axes`` (k, 12), for the 12 bands (12, y, x); the result is (k, y, x)."""
+    out = np.empty((len(axes), *bands.shape[1:]), np.float32)
+    Projection.of(mean, axes).write(bands, (0, bands.shape[1]), out)
+    return out
 
 
-def tasselled_cap(
-    bands: NDArray[np.float32], *, out: NDArray[np.float32] | None = None
-) -> NDArray[np.float32]:
-    """Brightness, greenness and wetness (3, y, x) of the 12 bands (b, y, x), by Nedkov's table."""
-    return project(bands, np.zeros(len(BANDS)), TASSELLED_CAP, out=out)
+def tasselled_cap(bands: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Brightness, greenness and wetness (3, y, x) of the 12 bands (12, y, x), by Nedkov's table."""
+    return project(bands, np.zeros(len(BANDS)), TASSELLED_CAP)

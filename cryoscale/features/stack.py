@@ -49,6 +49,9 @@ HALO_PX = max(terrain.HALO_PX, texture.HALO_PX, insar.HALO_PX)
 
 _AT = {name: position for position, name in enumerate(CHANNELS)}
 
+_ROWS_AT_ONCE = 16
+"""The 12 bands of so many rows of a block fill a core's cache of a megabyte or two."""
+
 OnMissing = Literal["nan", "fail"]
 Planes = dict[str, NDArray[Any]]
 
@@ -171,26 +174,53 @@ def _fill_named(
 
 def _fill(planes: Planes, basis: PcaBasis | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The stack of one block; each kernel writes into its own planes, so nothing is held twice."""
-    out = np.full((len(CHANNELS), *shape), np.nan, np.float32)
-    for name in (*BANDS, *PASSED_THROUGH):
+    out = np.empty((len(CHANNELS), *shape), np.float32)
+    made = _fill_spectral(planes, basis, out)
+    for name in PASSED_THROUGH:
         if name in planes:
             out[_AT[name]] = planes[name]
-    for name, (a, b) in spectral.INDEX_BANDS.items():
-        if a in planes and b in planes:
-            spectral.normalized_difference(out[_AT[a]], out[_AT[b]], out=out[_AT[name]])
+            made.add(name)
     if "elevation" in planes:
         terrain.slope_aspect(out[_AT["elevation"]], out=(out[_AT["slope"]], out[_AT["aspect"]]))
+        made |= {"slope", "aspect"}
     if "B08" in planes:
         texture.glcm_dissimilarity(out[_AT["B08"]], out=out[_AT["GLCM_dissimilarity"]])
+        made.add("GLCM_dissimilarity")
     if set(PAIR) <= set(planes):
         slc1, slc2 = (np.ascontiguousarray(planes[name], np.complex64) for name in PAIR)
         computed = insar.coherence_phase(slc1, slc2)
         for name, plane in zip(("coherence", "phase"), computed, strict=True):
             if name not in planes:
                 out[_AT[name]] = plane
-    if set(BANDS) <= set(planes):
-        bands = out[: len(BANDS)]
-        if basis is not None:
-            spectral.project(bands, basis.mean, basis.components, out=out[_AT["PCA1"] : _AT["PCA3"] + 1])
-        spectral.tasselled_cap(bands, out=out[_AT["TC_brightness"] : _AT["TC_wetness"] + 1])
+                made.add(name)
+    for name in CHANNELS:
+        if name not in made:
+            out[_AT[name]] = np.nan
     return out
+
+
+def _fill_spectral(planes: Planes, basis: PcaBasis | None, out: NDArray[np.float32]) -> set[str]:
+    """Write the bands that are given and what is made of them, a few rows at a time; the channels written.
+
+    So the bands come from memory once: they are still in a cache when indices and projections read them.
+    """
+    given = [name for name in BANDS if name in planes]
+    indices = {name: of for name, of in spectral.INDEX_BANDS.items() if set(of) <= set(given)}
+    axes, mean, first_axis = spectral.TASSELLED_CAP, np.zeros(spectral.TASSELLED_CAP.shape), "TC_brightness"
+    if basis is not None:
+        axes = np.concatenate([basis.components, axes])
+        mean = np.concatenate([np.broadcast_to(basis.mean, basis.components.shape), mean])
+        first_axis = "PCA1"
+    complete = len(given) == len(BANDS)
+    projected = slice(_AT[first_axis], _AT["TC_wetness"] + 1) if complete else slice(0)
+    projection = spectral.Projection.of(mean, axes)
+    for first in range(0, out.shape[1], _ROWS_AT_ONCE):
+        last = min(first + _ROWS_AT_ONCE, out.shape[1])
+        for name in given:
+            out[_AT[name], first:last] = planes[name][first:last]
+        for name, (a, b) in indices.items():
+            pair = out[_AT[a], first:last], out[_AT[b], first:last]
+            spectral.normalized_difference(*pair, out=out[_AT[name], first:last])
+        if complete:
+            projection.write(out[: len(BANDS)], (first, last), out[projected])
+    return {*given, *indices, *CHANNELS[projected]}

@@ -60,6 +60,7 @@ def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Pat
         assert figure["of_limit"] == pytest.approx(figure["rate"] / figure["limit"], rel=1e-3)
         assert figure["times_rival"] == pytest.approx(figure["rate"] / figure["rival_rate"], rel=1e-3)
     assert stages["features"]["memory_over_output"] < 2.5
+    assert stages["features"]["plain_copy_mpx_s"] > 0
     assert stages["end to end"]["blocks"] >= 1
     assert stages["end to end"]["seconds"]["mapping"] > 0
     assert drawn.read_bytes().startswith(b"\x89PNG")
@@ -120,6 +121,15 @@ def test_the_library_route_gives_our_channels() -> None:
         np.testing.assert_allclose(
             plane[inside], ours.sel(channel=name).to_numpy()[inside], atol=tolerance, err_msg=name
         )
+
+
+def test_a_plain_copy_moves_the_bytes_of_a_stack() -> None:
+    inputs = ground.bands(64)
+    made = features.copied(inputs)
+    assert made.nbytes == build_stack(inputs, pca=ground.PCA).nbytes
+    for plane, band in zip(made, inputs.data_vars.values(), strict=False):
+        np.testing.assert_array_equal(plane, band)
+    assert not made[len(inputs.data_vars) :].any()
 
 
 def test_the_loop_over_windows_gives_our_texture() -> None:

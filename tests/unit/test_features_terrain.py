@@ -42,9 +42,10 @@ def test_flat_ground_has_slope_and_aspect_zero():
     assert (aspect[1:-1, 1:-1] == 0).all()
 
 
-def test_the_rim_and_the_neighbours_of_a_hole_are_no_data():
+@pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf])
+def test_the_rim_and_the_neighbours_of_a_hole_are_no_data(hole):
     z = plane(0.1, 0.2, (9, 9))
-    z[4, 5] = np.nan
+    z[4, 5] = hole
     slope, aspect = slope_aspect(z)
     expected = np.ones((9, 9), bool)
     expected[1:-1, 1:-1] = False
@@ -71,3 +72,21 @@ def test_aspect_stays_below_360_where_rounding_would_reach_it():
         assert (inside < 360).all()
         assert (inside >= 0).all()
     assert other[1, 1] in (0.0, np.nextafter(np.float32(360), np.float32(0)))
+
+
+@pytest.mark.parametrize("relief_m", [1e-3, 1.0, 30.0, 3000.0])
+def test_angles_are_those_of_numpys_arc_tangents_rounded_to_float32(relief_m):
+    # Whole steps make many diagonals and multiples of 22.5 degrees, where the angle's octant changes.
+    rng = np.random.default_rng(5)
+    whole = rng.integers(-3, 4, (120, 150)) * relief_m
+    for z in (whole.astype(np.float32), rng.normal(0, relief_m, (120, 150)).astype(np.float32)):
+        d = z.astype(float)
+        column = d[:-2] + 2 * d[1:-1] + d[2:]
+        row = d[:, :-2] + 2 * d[:, 1:-1] + d[:, 2:]
+        rise_east, rise_north = (column[:, 2:] - column[:, :-2]) / 80, (row[:-2] - row[2:]) / 80
+        facing = np.degrees(np.arctan2(-rise_east, -rise_north)) % 360
+        facing[(rise_east == 0) & (rise_north == 0)] = 0
+        slope, aspect = (found[1:-1, 1:-1] for found in slope_aspect(z))
+        steepness = np.degrees(np.arctan(np.hypot(rise_east, rise_north)))
+        np.testing.assert_array_max_ulp(slope, steepness.astype(np.float32), maxulp=1)
+        np.testing.assert_array_max_ulp(aspect, (facing.astype(np.float32) % 360), maxulp=1)
