@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.errors import InputError
 from cryoscale.models.openvino import OpenVinoNetwork
+from cryoscale.models.serving import LOCATION, Network, Served, arithmetic
 from cryoscale.models.weights import Card, serving_digest
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 TILE_MULTIPLE = 32
 """What a network's tiles must be a multiple of, unless it says otherwise: encoders halve five times."""
-
-LOCATION = 4
-"""Length of a location code."""
 
 PRECISIONS = ("auto", "fp32", "bf16", "openvino", "openvino-bf16")
 """How a network may be run: by torch in either precision, or on a CPU by OpenVINO in float32 or bf16."""
@@ -128,6 +126,39 @@ class Predictor:
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
         self._std = torch.tensor(card.std, dtype=torch.float32, device=self.device)[:, None, None]
 
+    @property
+    def on_device(self) -> bool:
+        """Whether blocks are best cut, predicted, blended and encoded by the device, see :meth:`serve`."""
+        return self.device.type == "cuda" and self.needs_halo
+
+    @property
+    def standard(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation (c, 1, 1) of the channels, on the device."""
+        return self._mean, self._std
+
+    @cached_property
+    def network(self) -> Network:
+        """The network made ready for serving: a copy, in the same arithmetic but for its batch norms.
+
+        Raises:
+            InputError: OpenVINO runs it, by arrays alone.
+        """
+        if self.precision in BY_OPENVINO:
+            given = f"precision {self.precision} for tensors on a device"
+            raise InputError(given, "fp32 or bf16", "choose another precision")
+        return Network.of(
+            self.model, len(self.channels), self.card.temperature, self.precision, self.needs_location
+        )
+
+    def serve(self, batch: int, tile_px: int) -> Served:
+        """The network for ``batch`` tiles of ``tile_px`` at a time, tensors in and out.
+
+        Raises:
+            InputError: as :attr:`network`.
+            torch.OutOfMemoryError: the device has no room for so many.
+        """
+        return Served(self.network, batch, tile_px)
+
     def __call__(
         self, features: NDArray[np.float32], location: NDArray[np.float32] | None = None, /
     ) -> NDArray[np.float32]:
@@ -144,7 +175,7 @@ class Predictor:
         ]
         # One by one on CPU: oneDNN picks its kernels and its split of the work by the whole batch's shape.
         size = 1 if self.device.type == "cpu" else len(features)
-        with torch.inference_mode(), self._arithmetic():
+        with torch.inference_mode(), arithmetic(self.device):
             parts = zip(*(torch.split(array.to(self.device), size) for array in batch), strict=True)
             answers = [self._forward(*part) for part in parts]
         probabilities: NDArray[np.float32] = torch.cat(answers).cpu().numpy()
@@ -157,15 +188,6 @@ class Predictor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self._network(x, *location)
         return torch.softmax(logits.float() / self.card.temperature, dim=1).contiguous()
-
-    def _arithmetic(self) -> AbstractContextManager[None]:
-        """fp32 means fp32 on a GPU too: cuDNN's default for convolutions is the shorter TF32."""
-        if self.device.type == "cuda":
-            context: AbstractContextManager[None] = torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            )
-            return context
-        return nullcontext()
 
     def _refuse_misfit(self, shape: tuple[int, ...], location: tuple[int, ...] | None) -> None:
         if len(shape) != 4 or shape[0] < 1 or shape[1] != len(self.channels):
