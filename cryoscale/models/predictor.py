@@ -12,7 +12,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.errors import InputError
 from cryoscale.models.openvino import OpenVinoNetwork
-from cryoscale.models.serving import LOCATION, Network, Served, arithmetic
+from cryoscale.models.serving import BY_COMPILER, LOCATION, Network, Served, ServedTiles, arithmetic
 from cryoscale.models.weights import Card, serving_digest
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 TILE_MULTIPLE = 32
 """What a network's tiles must be a multiple of, unless it says otherwise: encoders halve five times."""
 
-PRECISIONS = ("auto", "fp32", "bf16", "openvino", "openvino-bf16")
-"""How a network may be run: by torch in either precision, or on a CPU by OpenVINO in float32 or bf16."""
+PRECISIONS = ("auto", "fp32", "bf16", "bf16-compiled", "openvino", "openvino-bf16")
+"""How a network may be run: by torch in either precision, on a GPU with its pointwise steps fused by a
+compiler too, or on a CPU by OpenVINO in float32 or bf16."""
 
 BY_OPENVINO = {"openvino": "fp32", "openvino-bf16": "bf16"}
 """Those that are OpenVINO's, with the precision of their arithmetic."""
@@ -59,6 +60,8 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision in BY_OPENVINO and device.type != "cpu":
         given = f"precision {precision} on {device.type}"
         raise InputError(given, "a CPU for OpenVINO", "use bf16, fp32 or auto on a GPU")
+    if precision in BY_COMPILER and device.type != "cuda":
+        raise InputError(f"precision {precision} on {device.type}", "a GPU", "use auto, bf16 or fp32")
     if precision == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     return precision
@@ -159,6 +162,14 @@ class Predictor:
         """
         return Served(self.network, batch, tile_px)
 
+    def served_tiles(self, batch: int) -> ServedTiles:
+        """The same as :meth:`serve`, of arrays of physical features; for the gate, and for measuring.
+
+        Raises:
+            InputError: as :attr:`network`.
+        """
+        return ServedTiles(self.network, self.card.mean, self.card.std, batch)
+
     def __call__(
         self, features: NDArray[np.float32], location: NDArray[np.float32] | None = None, /
     ) -> NDArray[np.float32]:
@@ -185,7 +196,7 @@ class Predictor:
         x = (features - self._mean) / self._std
         x = torch.where(torch.isfinite(x), x, torch.zeros((), device=self.device))
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.startswith("bf16")):
             logits = self._network(x, *location)
         return torch.softmax(logits.float() / self.card.temperature, dim=1).contiguous()
 

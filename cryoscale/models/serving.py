@@ -3,8 +3,11 @@
 Batch norms are folded, weights lie in the precision of the arithmetic and channels last, and on a GPU the
 whole network is captured once as a CUDA graph, which a call replays without any of torch's work on the host:
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs. The same code runs on a CPU without the
-graph. **What is particular to CUDA here has not met a GPU yet**: tests/unit/test_device_cuda.py is for
-whoever has one.
+graph. A compiler may fuse what is pointwise first, without which CryoNet's bytes alone allow an H200 fewer
+than 2,500 tiles/s (``python -m benchmarks.roofline``).
+
+**What is particular to CUDA here has not met a GPU yet**: tests/unit/test_device_cuda.py is for whoever has
+one.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ log = logging.getLogger("cryoscale")
 
 WARM_UP = 3
 """Calls before a graph is captured, in which libraries choose their kernels and take their memory."""
+
+BY_COMPILER = {"bf16-compiled": "bf16"}
+"""Ways to run a network whose pointwise steps a compiler fuses, with the precision of their arithmetic."""
 
 LOCATION = 4
 """Length of a location code."""
@@ -74,20 +80,28 @@ class Network:
     def of(
         cls, model: nn.Module, channels: int, temperature: float, precision: str, location: bool
     ) -> Network:
-        """A copy of ``model``, which is in evaluation mode on its device in float32, made ready."""
+        """A copy of ``model``, which is in evaluation mode on its device in float32, made ready.
+
+        With a precision of ``BY_COMPILER`` it is compiled at the first call of each shape, which takes a
+        minute or so.
+        """
         device = next(model.parameters()).device
         drawn = torch.Generator().manual_seed(0)
         shapes = [(1, channels, _EXAMPLE_PX, _EXAMPLE_PX), *([(1, LOCATION)] if location else [])]
         example = [torch.randn(shape, generator=drawn).to(device) for shape in shapes]
         with arithmetic(device):
             ready = fold_batch_norms(model, *example)
-        if precision == "bf16":
+        shortened = BY_COMPILER.get(precision, precision)
+        if shortened == "bf16":
             # autocast would round the weights anew at every call; what it leaves in float32 stays so
             for module in ready.modules():
                 if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                     module.to(torch.bfloat16)
         ready = convert_conv2d_weight_memory_format(ready, torch.channels_last)
-        return cls(ready, channels, temperature, precision, location, device)
+        if precision in BY_COMPILER:
+            # in one piece, since what falls apart would neither be fused nor captured
+            ready.compile(fullgraph=True, dynamic=False)
+        return cls(ready, channels, temperature, shortened, location, device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -189,7 +203,9 @@ class ServedTiles:
 
     def __init__(self, network: Network, mean: Sequence[float], std: Sequence[float], batch: int) -> None:
         self.network, self.batch = network, batch
-        self._mean, self._std = (np.asarray(of, np.float32)[:, None, None] for of in (mean, std))
+        self._mean, self._std = (
+            torch.tensor(of, dtype=torch.float32, device=network.device)[:, None, None] for of in (mean, std)
+        )
         self._served: Served | None = None
 
     def __call__(
@@ -202,12 +218,11 @@ class ServedTiles:
             self._served = Served(self.network, self.batch, size)
         served, answers = self._served, []
         for start in range(0, len(features), self.batch):
-            part = (features[start : start + self.batch] - self._mean) / self._std
-            part = np.where(np.isfinite(part), part, np.float32(0)).transpose(0, 2, 3, 1)
-            served.tiles[: len(part)] = torch.from_numpy(np.ascontiguousarray(part)).to(served.tiles)
+            part = torch.from_numpy(np.ascontiguousarray(features[start : start + self.batch]))
+            x = (part.to(self._mean.device) - self._mean) / self._std
+            served.tiles[: len(part)] = torch.where(torch.isfinite(x), x, 0.0).permute(0, 2, 3, 1)
             if served.codes is not None and location is not None:
-                served.codes[: len(part)] = torch.from_numpy(location[start : start + self.batch]).to(
-                    served.codes
-                )
+                codes = torch.from_numpy(location[start : start + self.batch])
+                served.codes[: len(part)] = codes.to(served.codes.device)
             answers.append(served.run()[: len(part)].permute(0, 3, 1, 2).cpu().numpy())
         return np.ascontiguousarray(np.concatenate(answers))

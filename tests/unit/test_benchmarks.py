@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import RESULTS, ledger, memory, orchestration, overlap, planning, reading, readme
+from benchmarks import RESULTS, ledger, memory, orchestration, overlap, planning, reading, readme, roofline
 from cryoscale.bench import record
+from cryoscale.bench.network import gflop_a_tile
 from cryoscale.bench.scenes import SPECTRAL
 
 
@@ -140,6 +141,37 @@ def test_looking_through_what_is_done_is_measured_on_disk_and_on_s3(
     assert results["verify"]["blocks"] == 2
     assert results["verify"]["seconds_per_1000_blocks"] > 0
     assert "over reading the files" in capsys.readouterr().out
+
+
+def test_the_roofline_tells_each_part_of_the_network_and_what_is_measured_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "roofline.jsonl"
+    roofline.main(["--scale", "tiny", "--out", str(kept)])
+    results = json.loads(kept.read_text("utf-8"))["results"]
+    parts, printed = results["parts"], capsys.readouterr().out
+    assert results["gflop"] == pytest.approx(gflop_a_tile("tiny", 64), rel=1e-3)
+    assert sum(part["flop"] for part in parts.values()) == pytest.approx(1e9 * results["gflop"], rel=2e-3)
+    assert len([name for name in parts if name.startswith("decoder")]) == 11
+    for name, part in parts.items():
+        assert (part["measured_ms"] is None) == (name == roofline.BETWEEN)
+        assert name.removeprefix("decoder.blocks.") in printed
+    assert results["tiles_a_second"]["fused"] > results["tiles_a_second"]["unfused"] > 0
+    assert results["measured_tiles_a_second"] > 0
+
+
+def test_the_papers_network_has_the_roofline_that_its_layers_give_by_hand() -> None:
+    speed = roofline.Speed(790.0, 4300.0)
+    parts = roofline.count("cryonet", 256, "bf16", speed, batch=32)
+    assert roofline.rates(parts)["fused"] == pytest.approx(5270, rel=0.01)
+    stem = parts["encoder.conv1"]  # 7 x 7 from 30 to 64 channels at 128 x 128, two bytes a number
+    flop, weights = 2 * 128**2 * 64 * 30 * 49, 2 * 64 * 30 * 49
+    assert stem.flop == flop
+    assert stem.conv_bytes == 2 * (256**2 * 30 + 128**2 * 64) + weights / 32
+    assert stem.conv_us == pytest.approx(max(flop / 790e6, stem.conv_bytes / 4.3e6))
+    head = parts["segmentation_head"]
+    assert head.compute_us == 0.0
+    assert head.conv_us == pytest.approx(head.conv_bytes / 4.3e6)
 
 
 def test_a_record_says_which_packages_are_absent_and_lines_are_added(tmp_path: Path) -> None:

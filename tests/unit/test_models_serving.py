@@ -11,7 +11,7 @@ from torch import nn
 
 from cryoscale.errors import InputError
 from cryoscale.models.fold import fold_batch_norms
-from cryoscale.models.serving import Served, ServedTiles
+from cryoscale.models.serving import Network, Served, ServedTiles
 from cryoscale.models.weights import ARCHITECTURES
 from tests.toy_networks import stirred, toy
 from tests.unit.test_models_architectures import a_net
@@ -84,6 +84,27 @@ def test_bf16_weights_are_rounded_once_and_norms_and_places_are_not() -> None:
     assert answer.dtype == torch.float32
     assert answer.shape == (2, 32, 32, 4)
     torch.testing.assert_close(answer.sum(dim=-1), torch.ones(2, 32, 32))
+
+
+@pytest.mark.parametrize("kind", ["cryonet", "glavitu"])
+def test_a_network_to_be_compiled_can_be_in_one_piece(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = toy(kind, precision="bf16"), dict[str, Any]()
+    compiles = nn.Module.compile
+
+    def without_a_compiler(module: nn.Module, **options: Any) -> None:
+        asked.update(options)
+        compiles(module, backend="eager", **options)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(nn.Module, "compile", without_a_compiler)
+    network = Network.of(model.model, 3, model.card.temperature, "bf16-compiled", kind == "glavitu")
+    assert asked["fullgraph"]
+    assert network.precision == "bf16"
+    served, plain = Served(network, 2, 32), model.serve(2, 32)
+    for one in (served, plain):
+        one.tiles.copy_(drawn(2, 32, 32, 3))
+    torch.testing.assert_close(served.run(), plain.run(), rtol=0, atol=0)
+    with pytest.raises(InputError, match="bf16-compiled on cpu"):
+        toy(precision="bf16-compiled")
 
 
 def test_on_a_cpu_nothing_is_captured_and_openvino_is_not_served() -> None:
