@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cryoscale.errors import ActorLostError, ActorSilentError, ConfigError, OperatorError
@@ -25,6 +26,7 @@ from cryoscale.infer.heap import keep_freed_memory
 from cryoscale.infer.metrics import show_metrics
 from cryoscale.infer.predict import Carried, Mapped, Predict, Tiling, channel_indices, optical_channels
 from cryoscale.infer.tiles import window_of_block
+from cryoscale.infer.wire import Standard, narrow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,7 +129,7 @@ class ModelActor:
         """``probability`` (k, y, x), ``label``, ``confidence``, ``disagreement`` (y, x) of ``block``, u1.
 
         Args:
-            features: (c, h, w) float32, physical units, NaN = missing.
+            features: (c, h, w) float32, physical units, NaN = missing; or as :meth:`wire` allows.
             row: world row of the first row of ``features``.
             col: world column of its first column.
             block: the pixels to map, in the zone of the features.
@@ -193,6 +195,10 @@ class ModelActor:
     async def admit(self) -> int:
         """A ticket for :meth:`predict`, once the process has room for one more block."""
         return await self._gate.enter()
+
+    async def wire(self) -> Standard | None:
+        """Mean and deviation of the channels where features may come as of :mod:`wire`, None where not."""
+        return self._engine.wire
 
     async def progress(self) -> dict[str, float]:
         """As :meth:`stats`, and the most blocks that were in this process at once; during a block too."""
@@ -346,10 +352,19 @@ def predict_on(
     Raises:
         ActorLostError: as :func:`call_actor`.
     """
+    standard = _wire_of(actor, deadline_s)
+    sent = features if standard is None else narrow(features, standard)
     ticket = call_actor(actor, "admit", deadline_s=deadline_s)
     place = (window.row, window.col, block, None, ticket)
-    bands, seconds = call_actor(actor, "serve", features, *place, deadline_s=deadline_s)
+    bands, seconds = call_actor(actor, "serve", sent, *place, deadline_s=deadline_s)
     return bands, seconds
+
+
+@lru_cache(maxsize=64)
+def _wire_of(actor: ActorRef, deadline_s: float) -> Standard | None:
+    """How an actor may be sent features, asked once a process."""
+    found: Standard | None = call_actor(actor, "wire", deadline_s=deadline_s)
+    return found
 
 
 def _sender(address: str) -> tuple[IOLoop, Callable[[dict[str, Any]], Awaitable[Any]]]:

@@ -21,6 +21,9 @@ class ArrayEngine:
         confidence: what the layer of that name holds.
     """
 
+    wire: None = None
+    """Features come as they are."""
+
     def __init__(self, model: Predict, tiling: Tiling, confidence: Confidence) -> None:
         self._model, self._tiling, self._confidence = model, tiling, confidence
 

@@ -3,10 +3,10 @@
 Features travel in strips of rows: each is copied into page-locked memory and sent on a stream of its own,
 standardised there once, and laid into a canvas from which tiles are cut by index. A batch runs as soon as
 the rows of its tiles are on their way, so that all but the first rows are copied while the device computes,
-and only the bytes of the map come back. The arithmetic of 2,500 tiles/s at 50 % overlap: 41 Mpixel/s of new
-pixels are 4.9 GB/s of float32, of which PCIe 5 carries some 50, and a host core copies some 10 into
-page-locked memory: half of the time that the network takes, hence the overlap; the first batch of 32 waits
-for 384 of 2304 rows.
+and only the bytes of the map come back. The arithmetic of 2,500 tiles/s at 50 % overlap: 46 Mpixel/s are 5.5
+GB/s of float32, or 2.8 as of :mod:`wire`; PCI Express 5 carries some 50, and a host core copies some 10 into
+page-locked memory: half of the time that the network takes, or a quarter, hence the overlap. The first batch
+of 32 waits for 384 of the 2304 rows of a block, which is all of the copying that is not hidden.
 
 It answers as :func:`predict.predict_window` and :func:`encode.encode` do, which are its oracle: equal to
 rounding, of a byte at most by one level. **On a CPU it is tested; what is particular to CUDA (streams,
@@ -30,10 +30,12 @@ from cryoscale.grid import Window, location_code
 from cryoscale.infer.merge import Merger
 from cryoscale.infer.predict import Carried, Mapped
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
+from cryoscale.infer.wire import NARROW
 
 if TYPE_CHECKING:
     from cryoscale.infer.encode import Confidence
     from cryoscale.infer.predict import Tiling
+    from cryoscale.infer.wire import Standard
 
 STRIP_ROWS = 64
 """Rows of features a copy: at 2304 pixels of 30 channels 18 MB, which page-locked memory holds twice."""
@@ -56,6 +58,10 @@ class ServesTiles(Protocol):
     def standard(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation (c, 1, 1) of the channels, on the device."""
 
+    @property
+    def network(self) -> Any:
+        """Its network; ``dtype`` is what its features are rounded to."""
+
     def serve(self, batch: int, tile_px: int) -> Any:
         """Batches of one shape: ``tiles`` (n, s, s, c), ``codes`` (n, 4) or None, ``run()``."""
 
@@ -73,6 +79,14 @@ class DeviceEngine:
         self.tiling = tiling
         self._model, self._confidence = model, confidence
         self._served: Any = None
+
+    @property
+    def wire(self) -> Standard | None:
+        """Mean and deviation of the channels, where features may come as of :func:`wire.narrow`."""
+        if self._model.network.dtype != torch.bfloat16:
+            return None
+        mean, std = (of.flatten().tolist() for of in self._model.standard)
+        return mean, std
 
     def shrink_to(self, batch: int) -> None:
         """From now on so many tiles at once; what a batch needed so far is let go."""
@@ -163,6 +177,10 @@ class _Upload:
         if self._device.type == "cuda":
             self._stream = torch.cuda.Stream(self._device)
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        # torch has few steps for unsigned numbers of 16 bits, and the bits are those of signed ones
+        self._narrow = features.array.dtype == NARROW
+        self._array = features.array.view(np.int16) if self._narrow else features.array
+        self._host = torch.int16 if self._narrow else torch.float32
         self._number = 0
         self.codes: Tensor | None = None
 
@@ -223,7 +241,7 @@ class _Upload:
         staged = self._staged(strip)
         target = staged.numpy()
         for number, channel in enumerate(self._sent):
-            np.copyto(target[number], self._features.array[channel, rows, cols])
+            np.copyto(target[number], self._array[channel, rows, cols])
         with self._aside():
             there = staged.to(self._device, non_blocking=True)
             if self._stream is not None:
@@ -235,9 +253,9 @@ class _Upload:
         """Host memory (c, h, w) that the device no longer reads; page-locked for a GPU."""
         shape = (len(self._sent), *strip.shape)
         if self._stream is None:
-            return torch.empty(shape)
+            return torch.empty(shape, dtype=self._host)
         if len(self._buffers) < _BUFFERS:
-            whole = torch.empty(STRIP_ROWS * shape[0] * shape[2], pin_memory=True)
+            whole = torch.empty(STRIP_ROWS * shape[0] * shape[2], dtype=self._host, pin_memory=True)
             self._buffers.append((whole, torch.cuda.Event()))
         whole, read = self._buffers[self._number % _BUFFERS]
         read.synchronize()
@@ -246,7 +264,11 @@ class _Upload:
     def _lay(self, strip: Tensor, at: Window) -> None:
         """Put a strip (c, h, w) that is on the device into the canvas and the mask."""
         mean, std = self._standard
-        x = (strip[: len(mean)] - mean) / std
+        if self._narrow:  # standardised before it was sent
+            strip = strip.view(torch.bfloat16)
+            x = strip[: len(mean)]
+        else:
+            x = (strip[: len(mean)] - mean) / std
         x = torch.where(torch.isfinite(x), x, 0.0)
         rows, cols = at.slices_in(self.hull)
         self._canvas[rows, cols] = x.permute(1, 2, 0).to(self._canvas.dtype)

@@ -75,7 +75,7 @@ class Carried:
     """Features on their way to the device.
 
     Attributes:
-        array: (c, h, w) float32, physical units, NaN = missing.
+        array: (c, h, w) float32, physical units, NaN = missing; or, for a device, as of :mod:`wire`.
         extent: the world pixels that it lies on.
         taken: its channels that the model takes, in the model's order.
         optical: its channels that have to be finite where there is to be a map.

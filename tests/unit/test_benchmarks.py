@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import RESULTS, ledger, memory, orchestration, overlap, planning, reading, readme, roofline
+from benchmarks import (
+    RESULTS,
+    ledger,
+    memory,
+    orchestration,
+    overlap,
+    planning,
+    reading,
+    readme,
+    roofline,
+    wire,
+)
 from cryoscale.bench import record
 from cryoscale.bench.network import gflop_a_tile
 from cryoscale.bench.scenes import SPECTRAL
@@ -158,6 +169,27 @@ def test_the_roofline_tells_each_part_of_the_network_and_what_is_measured_of_it(
         assert name.removeprefix("decoder.blocks.") in printed
     assert results["tiles_a_second"]["fused"] > results["tiles_a_second"]["unfused"] > 0
     assert results["measured_tiles_a_second"] > 0
+
+
+def test_what_travels_to_an_actor_is_reckoned_by_form_and_link(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "wire.jsonl"
+    wire.main(["--scale", "tiny", "--out", str(kept)])
+    results = json.loads(kept.read_text("utf-8"))["results"]
+    whole, short, numbers = (results["forms"][form] for form in wire.FORMS)
+    # a block of 2048 has 17 x 17 tiles at 50 % overlap, over 2304 x 2304 pixels
+    assert whole["gb_s"] == pytest.approx(2500 * 2304**2 / 17**2 * 120 / 1e9, abs=1e-3)
+    assert (
+        whole["bytes_a_pixel"]
+        == 2 * short["bytes_a_pixel"]
+        > short["bytes_a_pixel"]
+        > numbers["bytes_a_pixel"]
+    )
+    slow = [form["tiles_s_by_link"]["25 Gbit/s between machines"] for form in (whole, short)]
+    assert slow[0] < 2500 < slow[1]
+    assert min(results["measured"].values()) > 0
+    assert "60 bytes a pixel" in capsys.readouterr().out
 
 
 def test_the_papers_network_has_the_roofline_that_its_layers_give_by_hand() -> None:

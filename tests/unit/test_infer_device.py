@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from cryoscale.errors import OperatorError
 from cryoscale.grid import Window
-from cryoscale.infer.actor import ModelActor
+from cryoscale.infer import actor
+from cryoscale.infer.actor import ActorRef, ModelActor
 from cryoscale.infer.arrays import ArrayEngine
 from cryoscale.infer.blend import Blender
 from cryoscale.infer.device import DeviceEngine
@@ -22,6 +24,7 @@ from cryoscale.infer.hardware import is_out_of_memory
 from cryoscale.infer.merge import Curve, Merger, encode_share
 from cryoscale.infer.predict import Carried, Mapped, Tiling
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
+from cryoscale.infer.wire import narrow
 from cryoscale.models.predictor import Predictor
 from cryoscale.models.serving import Served
 from tests.toy_networks import toy
@@ -168,6 +171,66 @@ def test_answers_that_are_not_finite_on_a_valid_pixel_are_refused() -> None:
         DeviceEngine(model, Tiling(64, 0.0), PLAIN).predict(carried(features_on(window), window), window)
 
 
+# --- narrow features -----------------------------------------------------------------------------
+
+
+def test_features_that_were_rounded_before_they_were_sent_give_the_same_bytes() -> None:
+    window, model = Window(EPSG, -70, 37, 90, 70), toy(precision="bf16")
+    extent = read_window(window, 64, 0.5)
+    array = features_on(extent)
+    array[2, :9] = np.inf
+    engine = DeviceEngine(model, Tiling(64, 0.5, 3), PLAIN)
+    assert engine.wire is not None
+    sent = narrow(array, engine.wire)
+    assert sent.nbytes * 2 == array.nbytes
+    wanted = engine.predict(carried(array, extent), window).bands
+    found = engine.predict(carried(sent, extent), window).bands
+    for name, band in wanted.items():
+        np.testing.assert_array_equal(found[name], band, err_msg=name)
+
+
+@given(
+    bits=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20),
+    mean=st.floats(-1e3, 1e3, width=32),
+    std=st.floats(2**-10, 2**10, width=32),
+)
+def test_narrow_features_are_what_torch_rounds_to(bits: list[int], mean: float, std: float) -> None:
+    features = np.array(bits, np.uint32).view(np.float32).reshape(1, 1, -1)
+    with np.errstate(all="ignore"):
+        plain = (torch.from_numpy(features) - mean) / torch.tensor(std)
+    wanted = plain.to(torch.bfloat16)
+    found = torch.from_numpy(narrow(features, ([mean], [std])).view(np.int16)).view(torch.bfloat16)
+    finite = torch.isfinite(plain)
+    assert torch.equal(found[finite], wanted[finite])
+    assert torch.isnan(found[~finite]).all()
+
+
+def test_an_actor_takes_narrow_features_only_where_they_change_nothing() -> None:
+    for precision, model in (("bf16", OnDevice(9, precision="bf16")), ("fp32", OnDevice(9)), ("", toy())):
+        standard = asyncio.run(actor_of(model).wire())
+        assert (standard is not None) == (precision == "bf16")
+    assert actor_of(toy(precision="bf16")).predict(features_on(OUTER), OUTER.row, OUTER.col, BLOCK)
+
+
+def test_a_task_sends_what_the_actor_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    served, sent = actor_of(OnDevice(9, precision="bf16"), batch=4), list[np.ndarray]()
+    loop = asyncio.new_event_loop()
+
+    def call(ref: ActorRef, method: str, *given: Any, deadline_s: float) -> Any:
+        if method == "serve":
+            sent.append(given[0])
+            return served.serve(*given)
+        return loop.run_until_complete(getattr(served, method)())
+
+    monkeypatch.setattr(actor, "call_actor", call)
+    array = features_on(OUTER)
+    bands, _ = actor.predict_on(ActorRef("tcp://nowhere", "a"), array, OUTER, BLOCK, deadline_s=1.0)
+    loop.close()
+    assert (sent[0].dtype, sent[0].shape) == (np.uint16, array.shape)
+    for name, band in served.predict(array, OUTER.row, OUTER.col, BLOCK).items():
+        np.testing.assert_array_equal(bands[name], band)
+
+
 # --- blending and encoding -----------------------------------------------------------------------
 
 
@@ -230,8 +293,9 @@ class OnDevice:
 
     on_device = True
 
-    def __init__(self, holds: int, raises: Any = None) -> None:
-        self.inner, self.holds, self.raises, self.batches = toy(), holds, raises, list[int]()
+    def __init__(self, holds: int, raises: Any = None, precision: str = "fp32") -> None:
+        self.inner, self.batches = toy(precision=precision), list[int]()
+        self.holds, self.raises = holds, raises
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -259,12 +323,12 @@ def actor_of(model: Any, **options: Any) -> ModelActor:
 @pytest.mark.parametrize("raises", [None, RuntimeError("capture was invalidated")])
 def test_a_device_without_room_for_the_batch_gets_half_of_it_for_good(raises: Any) -> None:
     model = OnDevice(holds=3, raises=raises)
-    actor = actor_of(model, batch=16)
-    bands = actor.predict(features_on(OUTER), OUTER.row, OUTER.col, BLOCK)
+    made = actor_of(model, batch=16)
+    bands = made.predict(features_on(OUTER), OUTER.row, OUTER.col, BLOCK)
     assert model.batches == [16, 8, 4, 2]
-    actor.predict(features_on(OUTER), OUTER.row, OUTER.col, BLOCK)
+    made.predict(features_on(OUTER), OUTER.row, OUTER.col, BLOCK)
     assert model.batches == [16, 8, 4, 2]
-    told, stats = actor.describe(), actor.stats()
+    told, stats = made.describe(), made.stats()
     assert (told["batch"], told["tiles_on_device"], stats["memory_retries"]) == (2, True, 3)
     assert (stats["blocks"], stats["tiles"], stats["pixels"]) == (2, 50, 2 * 128 * 128)
     plain = actor_of(toy()).predict(features_on(OUTER), OUTER.row, OUTER.col, BLOCK)
