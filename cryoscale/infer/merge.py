@@ -9,6 +9,7 @@ threads happen to run can show; and no more tiles are kept than those that still
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +23,34 @@ from cryoscale.infer.tiles import stride_px, tile_origins
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from cryoscale.grid import Window
     from cryoscale.infer.encode import Confidence
     from cryoscale.infer.predict import Tiling
 
 _TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One of the tiles on each pixel (y, x) of a row of the lattice: which, where in it, how much it counts.
+
+    Attributes:
+        above: rows of the lattice between the pixels' row and the tile's.
+        inside: rows (y, 1) in the tile.
+        which: its column (x,) of the lattice.
+        at: columns (x,) in the tile.
+        weight: (y, x).
+        share: (y, x, 1) of the weights so far.
+    """
+
+    above: int
+    inside: Tensor
+    which: Tensor
+    at: Tensor
+    weight: Tensor
+    share: Tensor
 
 
 class Merger:
@@ -52,8 +76,7 @@ class Merger:
         self._deep = math.ceil(self._tile_px / self._stride)
         size, shape = self._tile_px, window.shape
         self._kept = torch.zeros((self._deep, len(cols), size, size, classes), device=device)
-        self._weights = torch.from_numpy(hann(size).copy()).to(device)
-        self._across = [self._column(cols, back) for back in reversed(range(self._deep))]
+        self._layers, self._total = self._geometry(cols)
         curve = confidence.curve
         self._curve = None if curve is None else Curve(*curve, device)
         self._done = 0
@@ -65,25 +88,45 @@ class Merger:
             name: torch.full(of, NO_DATA, dtype=torch.uint8, device=device) for name, of in layers.items()
         }
 
-    def _column(self, cols: range, back: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each column of the window: its tile ``back`` before the newest, the place in it, the weight."""
-        world = np.arange(self._window.col, self._window.col + self._window.width)
-        origin = (world // self._stride - back) * self._stride
-        inside = world - origin
-        covered = inside < self._tile_px
-        which = np.where(covered, (origin - cols[0]) // self._stride, 0)
-        at = np.where(covered, inside, 0)
-        weight = np.where(covered, hann(self._tile_px)[at], np.float32(0))
-        device = self._valid.device
-        which_, at_, weight_ = (torch.from_numpy(np.ascontiguousarray(of)) for of in (which, at, weight))
-        return which_.to(device), at_.to(device), weight_.to(device)
+    def _geometry(self, cols: range) -> tuple[list[_Layer], Tensor]:
+        """The layers of tiles over the pixels of one row of the lattice, in order, and their total weight.
 
-    def put(self, row: int, cols: Sequence[int], answers: Tensor) -> None:
-        """Take the tiles (n, s, s, k) at columns ``cols`` of the lattice's ``row``; rows come in order."""
+        Where the stride does not divide the tile some pixels have a layer fewer: there the weight is zero,
+        and what is read in its place, finite as all answers are, adds nothing. All rows share this, as all
+        tiles of a pixel that is to be mapped have been predicted.
+        """
+        device, down = self._valid.device, np.arange(self._stride)
+        across = np.arange(self._window.col, self._window.col + self._window.width)
+        total = torch.zeros((self._stride, self._window.width), device=device)
+        layers = []
+        for above in reversed(range(self._deep)):
+            _, inside, weight_y = self._along(down, above)
+            for before in reversed(range(self._deep)):
+                origin, at, weight_x = self._along(across, before)
+                which = np.where(weight_x > 0, (origin - cols[0]) // self._stride, 0)
+                arrays = inside[:, None], which, at, weight_y[:, None], weight_x
+                rows, columns, places, weights_y, weights_x = (
+                    torch.from_numpy(of).to(device) for of in arrays
+                )
+                weight = weights_y * weights_x
+                total += weight
+                share = (weight / torch.clamp_min(total, _TINY))[..., None]
+                layers.append(_Layer(above, rows, columns, places, weight, share))
+        return layers, total
+
+    def _along(
+        self, world: NDArray[np.int64], back: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Of pixels along an axis, as to their tile ``back`` before the newest: origin, place in it, weight."""
+        origin = (world // self._stride - back) * self._stride
+        covered = world - origin < self._tile_px
+        at = np.where(covered, world - origin, 0)
+        return origin, at, np.where(covered, hann(self._tile_px)[at], np.float32(0))
+
+    def put(self, row: int, col: int, answers: Tensor) -> None:
+        """Take the tiles (n, s, s, k) from column ``col`` of the lattice's ``row`` on; rows come in order."""
         self.close(row)
-        # one by one: a list as an index would have to be sent, and torch waits for that
-        for col, answer in zip(cols, answers, strict=True):
-            self._kept[row % self._deep, col].copy_(answer)
+        self._kept[row % self._deep, col : col + len(answers)] = answers
 
     def close(self, before: int) -> None:
         """Finish all pixels above the origin of the lattice's row ``before``, counted from 0."""
@@ -119,36 +162,20 @@ class Merger:
             self._bands[name][..., part, :] = torch.where(valid, band, NO_DATA)
 
     def _blended(self, row: int, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Mean (h, w, k) and disagreement (h, w) of world rows [first, last), as :class:`blend.Blender`."""
-        height, width, classes = last - first, self._window.width, self._kept.shape[-1]
-        device = self._valid.device
-        mean = torch.zeros((height, width, classes), device=device)
-        total = torch.zeros((height, width), device=device)
-        spread = torch.zeros((height, width), device=device)
-        for back in reversed(range(self._deep)):
-            above = first - (self._rows[row] - back * self._stride)  # row of ``first`` in that tile
-            count = min(height, self._tile_px - above)
-            if count <= 0:
-                continue
-            inside = torch.arange(above, above + count, device=device)[:, None]
-            for which, at, across in self._across:
-                weight = self._weights[above : above + count, None] * across
-                tile = self._kept[(row - back) % self._deep][which, inside, at]
-                self._fold(tile, weight, mean[:count], total[:count], spread[:count])
-        return mean, torch.sqrt(torch.clamp_min(spread / total, 0.0))
+        """Mean (h, w, k) and disagreement (h, w) of world rows [first, last), as :class:`blend.Blender`.
 
-    @staticmethod
-    def _fold(tile: Tensor, weight: Tensor, mean: Tensor, total: Tensor, spread: Tensor) -> None:
-        """West's update, in the order of operations of :func:`blend._accumulate`.
-
-        Where the stride does not divide the tile some pixels have a tile fewer: there the weight is zero, and
-        what is read in its place, finite as all answers are, adds nothing.
+        West's update in that module's order; weights and shares are known beforehand.
         """
-        total += weight
-        share = weight / torch.clamp_min(total, _TINY)
-        before = tile - mean
-        mean += share[..., None] * before
-        spread += (weight[..., None] * before * (tile - mean)).sum(dim=-1)
+        part = slice(first - self._rows[row], last - self._rows[row])
+        total, device = self._total[part], self._valid.device
+        mean = torch.zeros((*total.shape, self._kept.shape[-1]), device=device)
+        spread = torch.zeros_like(total)
+        for layer in self._layers:
+            tile = self._kept[(row - layer.above) % self._deep][layer.which, layer.inside[part], layer.at]
+            before = tile - mean
+            mean.addcmul_(layer.share[part], before)
+            spread.addcmul_(layer.weight[part], before.mul_(tile - mean).sum(dim=-1))
+        return mean, torch.sqrt(torch.clamp_min(spread / total, 0.0))
 
     def _sure(self, mean: Tensor) -> Tensor:
         """Confidence (h, w) of mean (h, w, k), as :class:`encode.Confidence`."""

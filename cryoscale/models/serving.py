@@ -110,7 +110,9 @@ class Network:
 
     def __call__(self, features: Tensor, *location: Tensor) -> Tensor:
         """Probabilities (n, h, w, k) float32 of features (n, c, h, w)."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        short = self.precision == "bf16"
+        # without autocast's cache of shortened weights, which would have to outlive a graph; they are short
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=short, cache_enabled=False):
             logits = self.model(features, *location)
         last = logits.float().permute(0, 2, 3, 1) / self.temperature
         return torch.softmax(last, dim=-1).contiguous()
@@ -178,7 +180,8 @@ class Served:
         torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # other threads of a worker may call CUDA meanwhile
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._answer = self._eager()
         except torch.OutOfMemoryError:
             raise

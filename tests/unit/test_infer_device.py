@@ -255,7 +255,7 @@ def test_rows_merged_as_they_come_are_the_running_mean_of_tiles_in_order(
     for number, row in enumerate(rows):
         raw = generator.random((len(cols), tile_px, tile_px, 3)).astype(np.float32) ** 4
         tiles = raw / raw.sum(axis=-1, keepdims=True)
-        merger.put(number, range(len(cols)), torch.from_numpy(tiles))
+        merger.put(number, 0, torch.from_numpy(tiles))
         for tile, col in zip(tiles, cols, strict=True):
             blender.add(np.ascontiguousarray(tile.transpose(2, 0, 1)), row, col)
     mean, disagreement = blender.result()
@@ -271,7 +271,7 @@ def test_equal_tiles_merge_to_themselves_without_disagreement() -> None:
     merger = Merger(window, Tiling(10, 0.7), 3, torch.ones(window.shape, dtype=torch.bool), PLAIN)
     rows, cols = (tile_origins(a, a + n, 10, 3) for a, n in ((-9, 30), (4, 25)))
     for row in range(len(rows)):
-        merger.put(row, range(len(cols)), share.expand(len(cols), 10, 10, 3))
+        merger.put(row, 0, share.expand(len(cols), 10, 10, 3))
     bands, _ = merger.result()
     assert (bands["probability"] == encode_share(share)[:, None, None]).all()
     assert (bands["disagreement"] == 0).all()
