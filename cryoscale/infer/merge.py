@@ -117,7 +117,7 @@ class Merger:
     def _along(
         self, world: NDArray[np.int64], back: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Of pixels along an axis, as to their tile ``back`` before the newest: origin, place in it, weight."""
+        """Of pixels along an axis: origin of their tile ``back`` before the newest, place in it, weight."""
         origin = (world // self._stride - back) * self._stride
         covered = world - origin < self._tile_px
         at = np.where(covered, world - origin, 0)
