@@ -87,11 +87,19 @@ def require_precision(settings: Settings) -> None:
 
     Raises:
         ExtraError: OpenVINO is asked for, by the configuration or by the run as it was begun, and not there.
+        InputError: so is what only a GPU does, and there is none.
     """
-    if settings.cluster.kind == "local" and settings.model.precision.startswith("openvino"):
+    if settings.cluster.kind != "local" or settings.model.weights is None:
+        return
+    precision = settings.model.precision
+    if precision.startswith("openvino"):
         from cryoscale.models import openvino
 
         openvino.require()
+    elif precision.endswith("compiled"):
+        from cryoscale.models.predictor import choose_device, choose_precision
+
+        choose_precision(precision, choose_device("auto"))
 
 
 def _candidates(settings: Settings) -> list[str]:

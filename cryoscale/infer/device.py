@@ -72,20 +72,19 @@ class DeviceEngine:
         model: the model.
         tiling: the lattice, and the tiles a batch.
         confidence: what the layer of that name holds.
+
+    Attributes:
+        wire: mean and deviation of the channels, where features may come as of :func:`wire.narrow`.
     """
 
     def __init__(self, model: ServesTiles, tiling: Tiling, confidence: Confidence) -> None:
         self.tiling = tiling
         self._model, self._confidence = model, confidence
         self._served: Any = None
-
-    @property
-    def wire(self) -> Standard | None:
-        """Mean and deviation of the channels, where features may come as of :func:`wire.narrow`."""
-        if self._model.network.dtype != torch.bfloat16:
-            return None
-        mean, std = (of.flatten().tolist() for of in self._model.standard)
-        return mean, std
+        self.wire: Standard | None = None
+        if model.network.dtype == torch.bfloat16:
+            mean, std = (of.flatten().tolist() for of in model.standard)
+            self.wire = mean, std
 
     def shrink_to(self, batch: int) -> None:
         """From now on so many tiles at once; what a batch needed so far is let go."""

@@ -175,9 +175,6 @@ class Served:
             for _ in range(WARM_UP):
                 self._eager()
         torch.cuda.current_stream(device).wait_stream(aside)
-        torch.cuda.synchronize(device)
-        # a graph's memory is a pool of its own, which what the warm-up has left behind cannot serve
-        torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         try:
             # other threads of a worker may call CUDA meanwhile

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cryoscale import trial
-from cryoscale.errors import ExtraError
+from cryoscale.errors import ExtraError, InputError
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.parity import Choice, Parity
 from cryoscale.pipeline import draft_run
@@ -58,6 +58,9 @@ def test_on_a_gpu_bf16_is_tried_and_nothing_where_dropout_is_left_on_or_a_cluste
     assert trial._candidates(dropping) == []
     joined = replace(settings, cluster=replace(settings.cluster, kind="tcp://127.0.0.1:8786"))
     assert trial._candidates(joined) == []
+    compiled = replace(settings, model=replace(settings.model, precision="bf16-compiled"))
+    with pytest.raises(InputError, match="precision bf16-compiled on cpu; expected a GPU"):
+        trial.require_precision(compiled)
     promised = replace(settings, cluster=replace(settings.cluster, gpu_workers=1))
     assert trial._candidates(promised) == []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
