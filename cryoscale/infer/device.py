@@ -184,7 +184,7 @@ class _Upload:
         self._next = self._common.row if self._common else 0
         self._stream: Any = None
         self._buffers: list[tuple[Tensor, Any]] = []
-        if self._device.type == "cuda":
+        if _has_streams(self._device):
             # of high priority: its short steps must not queue behind the network's long ones
             self._stream = torch.cuda.Stream(self._device, priority=-1)
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -297,9 +297,13 @@ class _Upload:
         return context
 
 
+def _has_streams(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 def _to_host(band: Tensor) -> Tensor:
     """The band in host memory once the device has settled; page-locked, which torch keeps for later."""
-    if band.device.type != "cuda":
+    if not _has_streams(band.device):
         return band
     there = torch.empty(band.shape, dtype=band.dtype, pin_memory=True)
     return there.copy_(band, non_blocking=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from cryoscale.errors import OperatorError
 from cryoscale.grid import Window
-from cryoscale.infer import actor
+from cryoscale.infer import actor, device
 from cryoscale.infer.actor import ActorRef, ModelActor
 from cryoscale.infer.arrays import ArrayEngine
 from cryoscale.infer.blend import Blender
@@ -27,6 +28,7 @@ from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.infer.wire import narrow
 from cryoscale.models.predictor import Predictor
 from cryoscale.models.serving import Served
+from tests.fake_cuda import FakeCuda
 from tests.toy_networks import toy
 
 EPSG = 32645
@@ -169,6 +171,33 @@ def test_answers_that_are_not_finite_on_a_valid_pixel_are_refused() -> None:
     model.model.segmentation_head[0].bias.data[0] = float("nan")
     with pytest.raises(OperatorError, match="not finite on valid pixels"):
         DeviceEngine(model, Tiling(64, 0.0), PLAIN).predict(carried(features_on(window), window), window)
+
+
+def test_on_streams_memory_is_written_again_only_after_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda(monkeypatch)
+    monkeypatch.setattr(device, "STRIP_ROWS", 20)
+    window, model = Window(EPSG, -70, 37, 150, 131), toy(precision="bf16")
+    extent = read_window(window, 64, 0.5)
+    engine = DeviceEngine(model, Tiling(64, 0.5, 4), PLAIN)
+    assert engine.wire is not None
+    array = features_on(extent)
+    wanted = engine.predict(carried(array, extent), window).bands
+    assert not fake.log
+    monkeypatch.setattr(device, "_has_streams", lambda device: True)
+    for form in (array, narrow(array, engine.wire)):
+        fake.log.clear()
+        found = engine.predict(carried(form, extent), window).bands
+        for name, band in wanted.items():
+            np.testing.assert_array_equal(found[name], band, err_msg=name)
+        strips = math.ceil(extent.height / 20)
+        assert fake.count("record") == strips
+        events = [(what, event) for what, event in fake.log if what in ("record", "synchronize")]
+        assert len({id(event) for _, event in events}) == 2
+        for number, (what, event) in enumerate(events):
+            if what == "record":
+                assert events[number - 1] == ("synchronize", event)
+        assert fake.count("wait") > len(wanted)
+        assert fake.log[-1][0] == "settle"
 
 
 # --- narrow features -----------------------------------------------------------------------------

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from cryoscale.errors import InputError
+from cryoscale.infer.hardware import is_out_of_memory
 from cryoscale.models.fold import fold_batch_norms
-from cryoscale.models.serving import Network, Served, ServedTiles
+from cryoscale.models.serving import WARM_UP, Network, Served, ServedTiles
 from cryoscale.models.weights import ARCHITECTURES
+from tests.fake_cuda import FakeCuda
 from tests.toy_networks import stirred, toy
 from tests.unit.test_models_architectures import a_net
 
@@ -105,6 +107,41 @@ def test_a_network_to_be_compiled_can_be_in_one_piece(kind: str, monkeypatch: py
     torch.testing.assert_close(served.run(), plain.run(), rtol=0, atol=0)
     with pytest.raises(InputError, match="bf16-compiled on cpu"):
         toy(precision="bf16-compiled")
+
+
+def test_a_capture_that_fails_for_want_of_memory_says_so_and_any_other_leaves_single_calls(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake, model = FakeCuda(monkeypatch), toy()
+    served = model.serve(2, 16)
+    wanted = served.run()
+    served._capture()
+    assert served.captured
+    torch.testing.assert_close(served.run(), wanted)
+    assert fake.count("replay") == 1
+
+    fake.at_end = [RuntimeError("not permitted when stream is capturing")]
+    other = model.serve(2, 16)
+    other._capture()
+    assert not other.captured
+    assert "not permitted" in caplog.text
+    torch.testing.assert_close(other.run(), wanted)
+
+    def too_much() -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > WARM_UP:
+            raise torch.OutOfMemoryError("out of memory")
+        return wanted
+
+    calls: list[int] = []
+    other._eager = too_much  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="not permitted") as raised:
+        other._capture()
+    assert is_out_of_memory(raised.value)
+    calls.clear()
+    fake.at_end = []
+    with pytest.raises(torch.OutOfMemoryError):
+        other._capture()
 
 
 def test_on_a_cpu_nothing_is_captured_and_openvino_is_not_served() -> None:
