@@ -3,8 +3,8 @@
 Batch norms are folded, weights lie in the precision of the arithmetic and channels last, and on a GPU the
 whole network is captured once as a CUDA graph, which a call replays without any of torch's work on the host:
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs. The same code runs on a CPU without the
-graph. A compiler may fuse what is pointwise first, without which CryoNet's bytes alone allow an H200 fewer
-than 2,500 tiles/s (``python -m benchmarks.roofline``).
+graph. A compiler may fuse what is pointwise first: without it CryoNet's bytes and products allow an H200 some
+2,160 tiles/s at best, with it some 3,440 (``python -m benchmarks.roofline``).
 
 **What is particular to CUDA here has not met a GPU yet**: tests/unit/test_device_cuda.py is for whoever has
 one.
