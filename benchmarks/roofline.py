@@ -37,8 +37,8 @@ from cryoscale.models.cryonet import CryoNet, ScSE
 
 BYTES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GATE_PASSES = {"attention1": 5, "attention2": 3}
-"""Times that a map is read or written for a gate: read for its gates, read and written by the product; and for
-the first its parts are read and written side by side."""
+"""Times that a map is read or written for a gate: read for its gates, read and written by the product; and
+for the first its parts are read and written side by side."""
 
 BETWEEN = "between"
 """What is in no part: the stem's ReLU and pooling, and the softmax."""
