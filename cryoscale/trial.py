@@ -1,7 +1,8 @@
-"""``precision: auto`` on CPUs: which way to run the network is tried on blocks of the run before it begins.
+"""``precision: auto`` here: ways to run the network are tried on blocks of the run before it begins.
 
 What is chosen becomes part of the run's identity, so that whoever goes on with it, elsewhere or later, runs
-the same arithmetic. A run too short to win the trial's own time back takes float32, untried.
+the same arithmetic. On CPUs a run too short to win the trial's own time back takes float32, untried. On a
+GPU the network is tried as it is served there (:mod:`cryoscale.models.serving`), whatever the run's length.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from cryoscale.errors import AssetReadError
 from cryoscale.features.stack import PcaBasis
 from cryoscale.featurise import context_of
 from cryoscale.grid import Block, Window, location_code
+from cryoscale.infer.actor import GPU_BATCH
+from cryoscale.infer.hardware import let_go_of_memory
 from cryoscale.infer.predict import optical_channels, valid_pixels
 from cryoscale.infer.tiles import stride_px
 from cryoscale.models.loading import load_predictor
-from cryoscale.models.parity import Choice, choose
+from cryoscale.models.parity import REFERENCE, Choice, choose
 from cryoscale.plan import Items
 from cryoscale.read.raster import UnreadableError
 from cryoscale.settings import Settings
@@ -56,21 +59,24 @@ def try_precisions(
         blocks: what is to be mapped in each year.
         tell: gets a line for each precision that was tried.
     """
-    candidates = _candidates(settings)
-    if not candidates or _tiles(settings, len(blocks)) < WORTH_TILES:
+    device, candidates = _device(), _candidates(settings)
+    short = device == "cpu" and _tiles(settings, len(blocks)) < WORTH_TILES
+    if not candidates or short:
         return None
     tell("trying precisions on blocks of the run")
     sample = _sample(settings, model, items, blocks)
     if sample is None:
         tell("no block could be read to try precisions on: float32 it is")
-        return None
+        # what auto means where nothing was chosen: float32 on a CPU, and bf16 on a GPU
+        return None if device == "cpu" else Choice(REFERENCE, ())
     import torch
 
     threads = torch.get_num_threads()
     try:
-        made = choose(_loader(settings), candidates, *sample)
+        made = choose(_loader(settings, device), candidates, *sample)
     finally:
         torch.set_num_threads(threads)
+        let_go_of_memory()
     for parity in made.tried:
         tell(f"precision {parity}")
     return made
@@ -81,27 +87,37 @@ def require_precision(settings: Settings) -> None:
 
     Raises:
         ExtraError: OpenVINO is asked for, by the configuration or by the run as it was begun, and not there.
+        InputError: so is what only a GPU does, and there is none.
     """
-    if settings.cluster.kind == "local" and settings.model.precision.startswith("openvino"):
+    if settings.cluster.kind != "local" or settings.model.weights is None:
+        return
+    precision = settings.model.precision
+    if precision.startswith("openvino"):
         from cryoscale.models import openvino
 
         openvino.require()
+    elif precision.endswith("compiled"):
+        from cryoscale.models.predictor import choose_device, choose_precision
+
+        choose_precision(precision, choose_device("auto"))
 
 
 def _candidates(settings: Settings) -> list[str]:
-    """What may be tried: for a network on the CPUs of this machine's own workers.
+    """What may be tried: for a network on the GPU or the CPUs of this machine's own workers.
 
     Not with dropout left on: OpenVINO drops nothing, and two samples are no measure of one another.
     """
     if settings.model.precision != "auto" or settings.model.weights is None:
         return []
-    if settings.cluster.kind != "local" or settings.cluster.gpu_workers or settings.model.mc_dropout:
+    if settings.cluster.kind != "local" or settings.model.mc_dropout:
         return []
     import torch
 
     from cryoscale.models import openvino
 
-    if torch.cuda.is_available():  # an actor would find it, whatever its worker was meant for
+    if _device() == "cuda":
+        return ["bf16-compiled", "bf16"] if torch.cuda.is_bf16_supported() else []
+    if settings.cluster.gpu_workers:
         return []
     short = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     by_openvino = ["openvino-bf16", "openvino"] if openvino.is_installed() else []
@@ -115,9 +131,23 @@ def _tiles(settings: Settings, blocks: int) -> int:
     return blocks * len(settings.years) * a_side**2 * settings.model.passes
 
 
-def _loader(settings: Settings) -> Callable[[str], Any]:
-    keywords = {**settings.model.keywords, "device": "cpu", "threads": ACTOR_THREADS}
-    return lambda precision: load_predictor(**{**keywords, "precision": precision})
+def _device() -> str:
+    """Where an actor would run its model: on a GPU if there is one, whatever its worker was meant for."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _loader(settings: Settings, device: str) -> Callable[[str], Any]:
+    """Models by precision; on a GPU all but the reference as they are served there."""
+    keywords = {**settings.model.keywords, "device": device, "threads": ACTOR_THREADS}
+
+    def load(precision: str) -> Any:
+        model: Any = load_predictor(**{**keywords, "precision": precision})
+        served = precision != REFERENCE and getattr(model, "on_device", False)
+        return model.served_tiles(GPU_BATCH) if served else model
+
+    return load
 
 
 def _sample(

@@ -72,6 +72,6 @@ def notebook(
 
 
 def _eager(predictor: Predictor, cut: NDArray[np.float32]) -> Any:
-    device, on = predictor.device, predictor.precision == "bf16"
+    device, on = predictor.device, predictor.precision.startswith("bf16")
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=on):
         return torch.softmax(predictor.model(torch.from_numpy(cut).to(device)).float(), 1).cpu().numpy()

@@ -156,7 +156,9 @@ def _figures(
         yield features.measure(scale.block_px, limits)
     for size in scale.networks if wanted & {"network", "actor", "fed-actor"} else ():
         on_stage(f"network {size}")
-        predictor = network.predictor_of(size, device=device)
+        # on a GPU the way that a run's own trial would most likely choose
+        precision = "bf16-compiled" if device == "cuda" else "auto"
+        predictor = network.predictor_of(size, device=device, precision=precision)
         batch = GPU_BATCH if device == "cuda" else 1
         alone = network.measure(size, predictor, scale.tile_px, batch, limits)
         if "network" in wanted:

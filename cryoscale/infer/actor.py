@@ -9,28 +9,24 @@ call it through :func:`call_actor`, which never waits beyond its deadline.
 from __future__ import annotations
 
 import asyncio
-import platform
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cryoscale.errors import ActorLostError, ActorSilentError, ConfigError, OperatorError
-from cryoscale.infer.encode import Confidence, encode
+from cryoscale.grid import Window
+from cryoscale.infer.arrays import ArrayEngine
+from cryoscale.infer.encode import Confidence
 from cryoscale.infer.gate import Gate
+from cryoscale.infer.hardware import device_name, is_out_of_memory, let_go_of_memory
 from cryoscale.infer.heap import keep_freed_memory
 from cryoscale.infer.metrics import show_metrics
-from cryoscale.infer.predict import (
-    Predict,
-    Prediction,
-    Tiling,
-    channel_indices,
-    optical_channels,
-    predict_window,
-    valid_pixels,
-)
+from cryoscale.infer.predict import Carried, Mapped, Predict, Tiling, channel_indices, optical_channels
 from cryoscale.infer.tiles import window_of_block
+from cryoscale.infer.wire import Standard, narrow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tornado.ioloop import IOLoop
 
-    from cryoscale.grid import Block, Window
+    from cryoscale.grid import Block
+    from cryoscale.infer.device import DeviceEngine
 
 CONNECT_S = 5.0
 """How long a caller tries to reach the actor's worker before it counts as gone."""
@@ -113,6 +110,7 @@ class ModelActor:
         self._on_gpu = str(getattr(self._predictor, "device", "cpu")).startswith("cuda")
         self._tiling = Tiling(tile_px, overlap, batch or (GPU_BATCH if self._on_gpu else 1))
         self._refuse_tile()
+        self._engine = self._chosen_engine()
         self._gate = Gate()
         self._work = Work(load_s=time.perf_counter() - start)
         self._ready_at = time.perf_counter()
@@ -131,7 +129,7 @@ class ModelActor:
         """``probability`` (k, y, x), ``label``, ``confidence``, ``disagreement`` (y, x) of ``block``, u1.
 
         Args:
-            features: (c, h, w) float32, physical units, NaN = missing.
+            features: (c, h, w) float32, physical units, NaN = missing; or as :meth:`wire` allows.
             row: world row of the first row of ``features``.
             col: world column of its first column.
             block: the pixels to map, in the zone of the features.
@@ -149,17 +147,16 @@ class ModelActor:
             self._gate.arrive(ticket)
         self._pin_threads()
         try:
-            result = self._predict(features, (row, col), window_of_block(block), channels)
-            bands = encode(result.probability, result.disagreement, self._confidence)
+            done = self._predict(features, (row, col), window_of_block(block), channels)
         finally:
             self._busy = (done_s + time.perf_counter() - start, None)
             if ticket is not None:
                 self._gate.leave(ticket)
         self._work.blocks += 1
-        self._work.tiles += result.tiles
-        self._work.tiles_skipped += result.tiles_skipped
-        self._work.pixels += result.disagreement.size
-        return bands
+        self._work.tiles += done.tiles
+        self._work.tiles_skipped += done.tiles_skipped
+        self._work.pixels += done.bands["label"].size
+        return done.bands
 
     def serve(self, *arguments: Any) -> tuple[dict[str, NDArray[np.uint8]], float]:
         """As :meth:`predict`, and how long it took: of the GPU by the clock, on a CPU of the processor."""
@@ -182,12 +179,13 @@ class ModelActor:
         torch = sys.modules.get("torch")
         of_model: dict[str, Any] = getattr(self._predictor, "describe", dict)()
         return of_model | {
-            "device_name": _device_name(getattr(self._predictor, "device", "cpu")),
+            "device_name": device_name(getattr(self._predictor, "device", "cpu")),
             "torch": None if torch is None else str(torch.__version__),
             "tile_px": self._tiling.tile_px,
             "overlap": self._tiling.overlap,
             "batch": self._tiling.batch,
             "threads": self._threads,
+            "tiles_on_device": not isinstance(self._engine, ArrayEngine),
         }
 
     async def probe(self) -> bool:
@@ -197,6 +195,10 @@ class ModelActor:
     async def admit(self) -> int:
         """A ticket for :meth:`predict`, once the process has room for one more block."""
         return await self._gate.enter()
+
+    async def wire(self) -> Standard | None:
+        """Mean and deviation of the channels where features may come as of :mod:`wire`, None where not."""
+        return self._engine.wire
 
     async def progress(self) -> dict[str, float]:
         """As :meth:`stats`, and the most blocks that were in this process at once; during a block too."""
@@ -208,23 +210,18 @@ class ModelActor:
         origin: tuple[int, int],
         window: Window,
         channels: tuple[str, ...] | None,
-    ) -> Prediction:
+    ) -> Mapped:
         """Predict ``window``; start over with half the batch as often as memory runs out."""
         wanted = getattr(self._predictor, "channels", None)
-        valid = valid_pixels(features, optical_channels(channels or wanted, features.shape[0]))
+        optical = optical_channels(channels or wanted, features.shape[0])
         taken = channel_indices(channels, wanted, features.shape[0])
+        extent = Window(window.epsg, *origin, *features.shape[1:])
+        carried = Carried(features, extent, taken or range(features.shape[0]), optical)
         while True:
             try:
-                return predict_window(
-                    features if taken is None else features[taken],
-                    origin,
-                    window,
-                    predict=self._predictor,
-                    tiling=self._tiling,
-                    valid=valid,
-                )
+                return self._engine.predict(carried, window)
             except Exception as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if self._tiling.batch == 1:
                     size = self._tiling.tile_px
@@ -234,12 +231,20 @@ class ModelActor:
             # Outside the handler, whose traceback would keep the failed batch's memory alive.
             self._halve_batch()
 
+    def _chosen_engine(self) -> ArrayEngine | DeviceEngine:
+        """By arrays, or what keeps a block's tiles on the device where the model wants that."""
+        if not getattr(self._predictor, "on_device", False):
+            return ArrayEngine(self._predictor, self._tiling, self._confidence)
+        from cryoscale.infer.device import DeviceEngine
+
+        model: Any = self._predictor
+        return DeviceEngine(model, self._tiling, self._confidence)
+
     def _halve_batch(self) -> None:
         self._tiling = replace(self._tiling, batch=self._tiling.batch // 2)
         self._work.memory_retries += 1
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self._engine.shrink_to(self._tiling.batch)
+        let_go_of_memory()
 
     def _refuse_tile(self) -> None:
         """Say at the start, and not at every block, that the network cannot take tiles of this size."""
@@ -347,10 +352,19 @@ def predict_on(
     Raises:
         ActorLostError: as :func:`call_actor`.
     """
+    standard = _wire_of(actor, deadline_s)
+    sent = features if standard is None else narrow(features, standard)
     ticket = call_actor(actor, "admit", deadline_s=deadline_s)
     place = (window.row, window.col, block, None, ticket)
-    bands, seconds = call_actor(actor, "serve", features, *place, deadline_s=deadline_s)
+    bands, seconds = call_actor(actor, "serve", sent, *place, deadline_s=deadline_s)
     return bands, seconds
+
+
+@lru_cache(maxsize=64)
+def _wire_of(actor: ActorRef, deadline_s: float) -> Standard | None:
+    """How an actor may be sent features, asked once a process."""
+    found: Standard | None = call_actor(actor, "wire", deadline_s=deadline_s)
+    return found
 
 
 def _sender(address: str) -> tuple[IOLoop, Callable[[dict[str, Any]], Awaitable[Any]]]:
@@ -383,18 +397,3 @@ def _sender(address: str) -> tuple[IOLoop, Callable[[dict[str, Any]], Awaitable[
             raise ConnectionError(str(error)) from error
 
     return worker.loop, directly
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """True for an allocation that failed on the device or the host."""
-    torch = sys.modules.get("torch")
-    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
-
-
-def _device_name(device: Any) -> str:
-    """The name of a torch device as people know it: the GPU's product name, or the CPU's architecture."""
-    if str(device).startswith("cuda"):
-        import torch
-
-        return str(torch.cuda.get_device_name(device))
-    return f"cpu ({platform.processor() or platform.machine()})"

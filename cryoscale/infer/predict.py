@@ -61,6 +61,32 @@ class Prediction:
     tiles_skipped: int
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """The bands of a window, u1, and the tiles that were predicted and left out."""
+
+    bands: dict[str, NDArray[np.uint8]]
+    tiles: int
+    tiles_skipped: int
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """Features on their way to the device.
+
+    Attributes:
+        array: (c, h, w) float32, physical units, NaN = missing; or, for a device, as of :mod:`wire`.
+        extent: the world pixels that it lies on.
+        taken: its channels that the model takes, in the model's order.
+        optical: its channels that have to be finite where there is to be a map.
+    """
+
+    array: NDArray[Any]
+    extent: Window
+    taken: Sequence[int]
+    optical: Sequence[int]
+
+
 def optical_channels(channels: Sequence[str] | None, count: int) -> list[int]:
     """Indices of the optical bands (``B01`` ... ``B12``); the first twelve where none is named."""
     named = [i for i, name in enumerate(channels or ()) if name[:1] == "B" and name[1:2].isdigit()]

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoscale.models.protocol import PredictsTiles
-
 REFERENCE = "fp32"
 """What the others are held against."""
 
@@ -25,8 +23,8 @@ LEAST_AGREEMENT = 0.995
 MOST_DIFFERENCE = 0.01
 """Mean absolute difference of the valid pixels' probabilities, at most."""
 
-Load = Callable[[str], PredictsTiles]
-"""A model by its precision."""
+Load = Callable[[str], Callable[..., NDArray[np.float32]]]
+"""A model by its precision; or its network as it is served, with the tiles of a ``batch``."""
 
 
 @dataclass(frozen=True)
@@ -119,15 +117,22 @@ def choose(
 
 
 def _answers(
-    model: PredictsTiles, tiles: NDArray[np.float32], location: NDArray[np.float32] | None
+    model: Callable[..., NDArray[np.float32]],
+    tiles: NDArray[np.float32],
+    location: NDArray[np.float32] | None,
 ) -> tuple[NDArray[np.float32], float]:
-    """Probabilities (n, k, h, w), a tile at a time, and how long a tile takes once all is compiled."""
+    """Probabilities (n, k, h, w), and how long a tile takes once all is compiled.
+
+    A tile at a time, or as many as a model's ``batch`` says: it then takes as long for fewer.
+    """
     found, took = [], []
-    for number in (0, *range(len(tiles))):
-        codes = () if location is None else (location[number : number + 1],)
+    at_once = int(getattr(model, "batch", 1))
+    for start in (0, *range(0, len(tiles), at_once)):
+        part = slice(start, start + at_once)
+        codes = () if location is None else (location[part],)
         begun = time.perf_counter()
-        found.append(model(tiles[number : number + 1], *codes))
-        took.append(time.perf_counter() - begun)
+        found.append(model(tiles[part], *codes))
+        took.append((time.perf_counter() - begun) / at_once)
     return np.concatenate(found[1:]), float(np.median(took[1:]))
 
 

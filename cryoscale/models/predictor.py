@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.errors import InputError
 from cryoscale.models.openvino import OpenVinoNetwork
+from cryoscale.models.serving import BY_COMPILER, LOCATION, Network, Served, ServedTiles, arithmetic
 from cryoscale.models.weights import Card, serving_digest
 
 if TYPE_CHECKING:
@@ -20,11 +21,9 @@ if TYPE_CHECKING:
 TILE_MULTIPLE = 32
 """What a network's tiles must be a multiple of, unless it says otherwise: encoders halve five times."""
 
-LOCATION = 4
-"""Length of a location code."""
-
-PRECISIONS = ("auto", "fp32", "bf16", "openvino", "openvino-bf16")
-"""How a network may be run: by torch in either precision, or on a CPU by OpenVINO in float32 or bf16."""
+PRECISIONS = ("auto", "fp32", "bf16", "bf16-compiled", "openvino", "openvino-bf16")
+"""How a network may be run: by torch in either precision, on a GPU with its pointwise steps fused by a
+compiler too, or on a CPU by OpenVINO in float32 or bf16."""
 
 BY_OPENVINO = {"openvino": "fp32", "openvino-bf16": "bf16"}
 """Those that are OpenVINO's, with the precision of their arithmetic."""
@@ -61,6 +60,8 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision in BY_OPENVINO and device.type != "cpu":
         given = f"precision {precision} on {device.type}"
         raise InputError(given, "a CPU for OpenVINO", "use bf16, fp32 or auto on a GPU")
+    if precision in BY_COMPILER and device.type != "cuda":
+        raise InputError(f"precision {precision} on {device.type}", "a GPU", "use auto, bf16 or fp32")
     if precision == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     return precision
@@ -128,6 +129,47 @@ class Predictor:
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
         self._std = torch.tensor(card.std, dtype=torch.float32, device=self.device)[:, None, None]
 
+    @property
+    def on_device(self) -> bool:
+        """Whether blocks are best cut, predicted, blended and encoded by the device, see :meth:`serve`."""
+        return self.device.type == "cuda" and self.needs_halo
+
+    @property
+    def standard(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation (c, 1, 1) of the channels, on the device."""
+        return self._mean, self._std
+
+    @cached_property
+    def network(self) -> Network:
+        """The network made ready for serving: a copy, in the same arithmetic but for its batch norms.
+
+        Raises:
+            InputError: OpenVINO runs it, by arrays alone.
+        """
+        if self.precision in BY_OPENVINO:
+            given = f"precision {self.precision} for tensors on a device"
+            raise InputError(given, "fp32 or bf16", "choose another precision")
+        return Network.of(
+            self.model, len(self.channels), self.card.temperature, self.precision, self.needs_location
+        )
+
+    def serve(self, batch: int, tile_px: int) -> Served:
+        """The network for ``batch`` tiles of ``tile_px`` at a time, tensors in and out.
+
+        Raises:
+            InputError: as :attr:`network`.
+            torch.OutOfMemoryError: the device has no room for so many.
+        """
+        return Served(self.network, batch, tile_px)
+
+    def served_tiles(self, batch: int) -> ServedTiles:
+        """The same as :meth:`serve`, of arrays of physical features; for the gate, and for measuring.
+
+        Raises:
+            InputError: as :attr:`network`.
+        """
+        return ServedTiles(self.network, self.card.mean, self.card.std, batch)
+
     def __call__(
         self, features: NDArray[np.float32], location: NDArray[np.float32] | None = None, /
     ) -> NDArray[np.float32]:
@@ -144,7 +186,7 @@ class Predictor:
         ]
         # One by one on CPU: oneDNN picks its kernels and its split of the work by the whole batch's shape.
         size = 1 if self.device.type == "cpu" else len(features)
-        with torch.inference_mode(), self._arithmetic():
+        with torch.inference_mode(), arithmetic(self.device):
             parts = zip(*(torch.split(array.to(self.device), size) for array in batch), strict=True)
             answers = [self._forward(*part) for part in parts]
         probabilities: NDArray[np.float32] = torch.cat(answers).cpu().numpy()
@@ -154,18 +196,9 @@ class Predictor:
         x = (features - self._mean) / self._std
         x = torch.where(torch.isfinite(x), x, torch.zeros((), device=self.device))
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.startswith("bf16")):
             logits = self._network(x, *location)
         return torch.softmax(logits.float() / self.card.temperature, dim=1).contiguous()
-
-    def _arithmetic(self) -> AbstractContextManager[None]:
-        """fp32 means fp32 on a GPU too: cuDNN's default for convolutions is the shorter TF32."""
-        if self.device.type == "cuda":
-            context: AbstractContextManager[None] = torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            )
-            return context
-        return nullcontext()
 
     def _refuse_misfit(self, shape: tuple[int, ...], location: tuple[int, ...] | None) -> None:
         if len(shape) != 4 or shape[0] < 1 or shape[1] != len(self.channels):

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from cryoscale import trial
-from cryoscale.errors import ExtraError
+from cryoscale.errors import ExtraError, InputError
+from cryoscale.models.loading import load_predictor
 from cryoscale.models.parity import Choice, Parity
 from cryoscale.pipeline import draft_run
 from cryoscale.pipeline import run as run_pipeline
@@ -48,7 +49,7 @@ def test_a_short_run_is_done_in_float32_untried(tiny_range: TinyRange, tmp_path:
     assert not any("precision" in line for line in told)
 
 
-def test_nothing_is_tried_where_an_actor_would_find_a_gpu_or_dropout_is_left_on(
+def test_on_a_gpu_bf16_is_tried_and_nothing_where_dropout_is_left_on_or_a_cluster_joined(
     tiny_range: TinyRange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tiny_range.settings()
@@ -57,8 +58,43 @@ def test_nothing_is_tried_where_an_actor_would_find_a_gpu_or_dropout_is_left_on(
     assert trial._candidates(dropping) == []
     joined = replace(settings, cluster=replace(settings.cluster, kind="tcp://127.0.0.1:8786"))
     assert trial._candidates(joined) == []
+    compiled = replace(settings, model=replace(settings.model, precision="bf16-compiled"))
+    with pytest.raises(InputError, match="precision bf16-compiled on cpu; expected a GPU"):
+        trial.require_precision(compiled)
+    promised = replace(settings, cluster=replace(settings.cluster, gpu_workers=1))
+    assert trial._candidates(promised) == []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert trial._candidates(settings) == trial._candidates(promised) == ["bf16-compiled", "bf16"]
+    assert trial._candidates(dropping) == trial._candidates(joined) == []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert trial._candidates(settings) == []
+
+
+def test_on_a_gpu_the_network_is_tried_as_it_is_served_there(
+    tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_cpu(**keywords: Any) -> Any:
+        model = load_predictor(**{**keywords, "device": "cpu"})
+        monkeypatch.setattr(type(model), "on_device", True)
+        loaded.append(model)
+        return model
+
+    loaded: list[Any] = []
+    monkeypatch.setattr(trial, "_device", lambda: "cuda")
+    monkeypatch.setattr(trial, "_candidates", lambda settings: ["bf16"])
+    monkeypatch.setattr(trial, "GPU_BATCH", 5)
+    monkeypatch.setattr(trial, "load_predictor", on_cpu)
+    draft = draft_run(tiny_range.settings(), str(tmp_path / "run"))
+    reference, served = draft.manifest["model"]["precisions"]["tried"]
+    assert [model.precision for model in loaded] == ["fp32", "bf16"]
+    assert ("network" in vars(loaded[0]), "network" in vars(loaded[1])) == (False, True)
+    assert reference["precision"] == "fp32"
+    assert 0 < served["difference"] < 0.05  # weights are drawn: too much for the gate, and no more
+
+    monkeypatch.setattr(trial, "_sample", lambda *given: None)
+    draft = draft_run(tiny_range.settings(), str(tmp_path / "run"))
+    assert draft.manifest["identity"]["precision"] == "fp32"
 
 
 def test_a_run_is_gone_on_with_in_the_precision_that_it_was_begun_with(

@@ -7,8 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import RESULTS, ledger, memory, orchestration, overlap, planning, reading, readme
+from benchmarks import (
+    RESULTS,
+    ledger,
+    memory,
+    orchestration,
+    overlap,
+    planning,
+    reading,
+    readme,
+    roofline,
+    wire,
+)
 from cryoscale.bench import record
+from cryoscale.bench.network import gflop_a_tile
 from cryoscale.bench.scenes import SPECTRAL
 
 
@@ -140,6 +152,61 @@ def test_looking_through_what_is_done_is_measured_on_disk_and_on_s3(
     assert results["verify"]["blocks"] == 2
     assert results["verify"]["seconds_per_1000_blocks"] > 0
     assert "over reading the files" in capsys.readouterr().out
+
+
+def test_the_roofline_tells_each_part_of_the_network_and_what_is_measured_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "roofline.jsonl"
+    roofline.main(["--scale", "tiny", "--out", str(kept)])
+    results = json.loads(kept.read_text("utf-8"))["results"]
+    parts, printed = results["parts"], capsys.readouterr().out
+    assert results["gflop"] == pytest.approx(gflop_a_tile("tiny", 64), rel=1e-3)
+    assert sum(part["flop"] for part in parts.values()) == pytest.approx(1e9 * results["gflop"], rel=2e-3)
+    assert len([name for name in parts if name.startswith("decoder")]) == 11
+    for name, part in parts.items():
+        assert (part["measured_ms"] is None) == (name == roofline.BETWEEN)
+        assert name.removeprefix("decoder.blocks.") in printed
+    rates = results["tiles_a_second"]
+    assert rates["fused"] > rates["compiled"] > rates["unfused"] > 0
+    assert results["measured_tiles_a_second"] > 0
+
+
+def test_what_travels_to_an_actor_is_reckoned_by_form_and_link(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "wire.jsonl"
+    wire.main(["--scale", "tiny", "--out", str(kept)])
+    results = json.loads(kept.read_text("utf-8"))["results"]
+    whole, short, numbers = (results["forms"][form] for form in wire.FORMS)
+    # a block of 2048 has 17 x 17 tiles at 50 % overlap, over 2304 x 2304 pixels
+    assert whole["gb_s"] == pytest.approx(2500 * 2304**2 / 17**2 * 120 / 1e9, abs=1e-3)
+    assert (
+        whole["bytes_a_pixel"]
+        == 2 * short["bytes_a_pixel"]
+        > short["bytes_a_pixel"]
+        > numbers["bytes_a_pixel"]
+    )
+    slow = [form["tiles_s_by_link"]["25 Gbit/s between machines"] for form in (whole, short)]
+    assert slow[0] < 2500 < slow[1]
+    assert min(results["measured"].values()) > 0
+    assert "60 bytes a pixel" in capsys.readouterr().out
+
+
+def test_the_papers_network_has_the_roofline_that_its_layers_give_by_hand() -> None:
+    speed = roofline.Speed(790.0, 4300.0)
+    parts = roofline.count("cryonet", 256, "bf16", speed, batch=32)
+    assert roofline.rates(parts)["fused"] == pytest.approx(5270, rel=0.01)
+    stem = parts["encoder.conv1"]  # 7 x 7 from 30 to 64 channels at 128 x 128, two bytes a number
+    flop, weights = 2 * 128**2 * 64 * 30 * 49, 2 * 64 * 30 * 49
+    assert stem.flop == flop
+    assert stem.conv_bytes == 2 * (256**2 * 30 + 128**2 * 64) + weights / 32
+    assert stem.conv_us == pytest.approx(max(flop / 790e6, stem.conv_bytes / 4.3e6))
+    # node x_0_4 has no gate before it, and one of 16 channels at 256 x 256 after it
+    assert parts["decoder.blocks.x_0_4"].gate_us == pytest.approx(3 * 2 * 16 * 256**2 / 4.3e6)
+    head = parts["segmentation_head"]
+    assert head.compute_us == 0.0
+    assert head.conv_us == pytest.approx(head.conv_bytes / 4.3e6)
 
 
 def test_a_record_says_which_packages_are_absent_and_lines_are_added(tmp_path: Path) -> None:
