@@ -1,0 +1,248 @@
+"""The same scene through cryoscale, TerraTorch, torchgeo and a notebook's loop, with the same weights.
+
+``python -m benchmarks.peers [--scale tiny|moderate|full] [--network small|cryonet] [--route NAME]``
+
+Each way maps the scene in a fresh process, in float32 on as many threads, with tiles of 256 px that overlap
+by half; cryoscale also with the 12.5 % that it recommends. Of each it tells seconds, the memory above that of
+the loaded network, how much the tiles' borders show, how far its labels agree with cryoscale's (over the
+scene, and farther than a tile from its rim, where lattices differ), and how much no data it gives a class.
+The libraries come with ``pip install "cryoscale[peers]"``; what is not installed is told as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import RESULTS
+from benchmarks.peers.routes import ROUTES, Job
+from benchmarks.peers.scene import make, open_scene, origin_of, write_scene
+from cryoscale.bench import record
+from cryoscale.bench.network import predictor_of
+from cryoscale.demo import demo_weights
+from cryoscale.errors import CryoscaleError, InputError, OperatorError
+from cryoscale.infer.tiles import stride_px
+from cryoscale.models import weights
+from cryoscale.write.seams import seam_score
+
+REFERENCE = "cryoscale, blocks"
+SEAMS, SHARES = ("seam_probability", "seam_label"), ("same_label", "same_label_inside", "no_data_mapped")
+NO_DATA = 255
+PACKAGES = ("cryoscale", "torch", "numpy", "terratorch", "torchgeo")
+METHOD = (
+    "channels in files, one a channel, in the page cache; each way reads them, maps the scene and has labels "
+    "and probabilities, in a process of its own; seconds of one run after one on a corner; memory is VmHWM "
+    "above VmRSS with libraries and network loaded; seam scores at the tiles' borders, the worse of where "
+    "tiles begin and where they end, without the pixels that cryoscale calls no data; fp32"
+)
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Edges of scene, block and tile in pixels, size of the simulated range (None: made up), networks."""
+
+    scene_px: int
+    block_px: int
+    tile_px: int
+    size: str | None
+    networks: tuple[str, ...]
+
+
+SCALES = {
+    "tiny": Scale(256, 128, 64, None, ("tiny",)),
+    "moderate": Scale(2048, 1024, 256, "medium", ("small",)),
+    "full": Scale(4096, 2048, 256, "large", ("small", "cryonet")),
+}
+OVERLAPS = (0.5, 0.125)
+"""That of the study, for all; and the recommended one, for cryoscale."""
+
+
+def compare(job: Job, routes: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each way, cryoscale's first, which the others are held against."""
+    plan = [(name, OVERLAPS[0]) for name in ROUTES if name in routes or name == REFERENCE]
+    plan.insert(1, (REFERENCE, OVERLAPS[1]))
+    rows: list[dict[str, Any]] = []
+    reference: NDArray[np.uint8] | None = None
+    for name, overlap in plan:
+        row: dict[str, Any] = {"route": name, "overlap": overlap}
+        rows.append(row)
+        if not ROUTES[name].there:
+            row["note"] = "not installed"
+            print(_line(row), flush=True)
+            continue
+        with tempfile.TemporaryDirectory(prefix="cryoscale-peers-") as out:
+            one = replace(job, route=name, overlap=overlap, out=out)
+            row |= {"note": ROUTES[name].note, **measured(one)}
+            label = np.load(Path(out) / "label.npy")
+            reference = label if reference is None else reference
+            row |= judged(np.load(Path(out) / "probability.npy", mmap_mode="r"), label, reference, one)
+        print(_line(row), flush=True)
+    return rows
+
+
+def measured(job: Job) -> dict[str, Any]:
+    """What :func:`benchmarks.peers.routes.measure` finds in a fresh process.
+
+    Raises:
+        OperatorError: if that process fails, with its last words.
+    """
+    command = [sys.executable, "-m", "benchmarks.peers.routes", json.dumps(asdict(job))]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise OperatorError(f"{job.route} failed: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def judged(
+    probability: NDArray[np.uint8], label: NDArray[np.uint8], reference: NDArray[np.uint8], job: Job
+) -> dict[str, Any]:
+    """Seams of a map at its tiles' borders, its agreement with a reference, and what it makes of no data."""
+    missing = reference == NO_DATA
+    stride, trim = stride_px(job.tile_px, job.overlap), ROUTES[job.route].trim_px
+    ends = {0, (job.tile_px - 2 * trim) % stride}
+    by_class, of_label = [], []
+    for end in ends:
+        at = (-end, -end)
+        layers = [
+            seam_score(np.where(missing, NO_DATA, layer), stride, offset_px=at).score for layer in probability
+        ]
+        telling = [score for score in layers if np.isfinite(score)]
+        by_class.append(float(np.mean(telling)) if telling else float("nan"))
+        masked = np.where(missing, NO_DATA, label)
+        of_label.append(seam_score(masked, stride, offset_px=at, categorical=True).score)
+    inside = np.zeros_like(missing)
+    core = np.s_[job.tile_px : -job.tile_px, job.tile_px : -job.tile_px]
+    inside[core] = ~missing[core]
+    same, same_inside = (
+        float((label == reference)[held].mean()) if held.any() else float("nan")
+        for held in (~missing, inside)
+    )
+    mapped = (label[missing] != NO_DATA).mean() if missing.any() else 0.0
+    return {
+        "seam_probability": _told(max(by_class)),
+        "seam_label": _told(max(of_label)),
+        "same_label": _told(same, 5),
+        "same_label_inside": _told(same_inside, 5),
+        "no_data_mapped": round(float(mapped), 5),
+    }
+
+
+def _told(score: float, digits: int = 3) -> float | None:
+    return round(score, digits) if np.isfinite(score) else None
+
+
+def weights_of(network: str, given: Mapping[str, Path], folder: Path) -> tuple[str, str]:
+    """Path of a network's weights, and in words what they are.
+
+    Raises:
+        InputError: if a given file is not there.
+    """
+    if network in given:
+        if not given[network].is_file():
+            raise InputError(f"weights {given[network]}", "a .safetensors file", "correct the path")
+        return str(given[network]), f"{given[network].name}, given"
+    if network == "small":
+        return str(demo_weights()), "the package's, trained on simulated ranges"
+    drawn, path = predictor_of(network, device="cpu", precision="fp32"), folder / f"{network}.safetensors"
+    weights.save(drawn.model, drawn.card, path)
+    return str(path), "drawn, not trained: seams and agreement say little"
+
+
+HEADER = (
+    f"{'':22}{'overlap':>8}{'tiles':>7}{'s':>9}{'CPU s':>9}{'Mpx/s':>8}{'loaded':>8}{'+ MiB':>8}"
+    f"{'seam':>8}{'label':>8}{'same %':>9}{'inside':>9}{'no data mapped %':>18}"
+)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    head = f"{row['route']:22}{100 * row['overlap']:7.1f}%"
+    if "seconds" not in row:
+        return f"{head}  {row['note']}"
+    told = {name: "-" if row[name] is None else format(row[name], ".2f") for name in SEAMS}
+    told |= {name: "-" if row[name] is None else format(100 * row[name], ".2f") for name in SHARES}
+    return (
+        f"{head}{row['tiles']:7}{row['seconds']:9.1f}{row['cpu_s']:9.1f}{row['mpx_s']:8.3f}"
+        f"{row['loaded_mib']:8.0f}{row['peak_mib']:8.0f}{told['seam_probability']:>8}{told['seam_label']:>8}"
+        f"{told['same_label']:>9}{told['same_label_inside']:>9}{told['no_data_mapped']:>18}"
+    )
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--scale", choices=list(SCALES), default="moderate")
+    parser.add_argument(
+        "--network", choices=("small", "cryonet"), action="append", help="default: the scale's"
+    )
+    parser.add_argument("--route", choices=list(ROUTES), action="append", help="default: all")
+    parser.add_argument("--weights-cryonet", type=Path, help="trained weights of the full CryoNet")
+    parser.add_argument("--scene-px", type=int, help="edge of the scene; default: the scale's")
+    parser.add_argument("--scene", type=Path, help="folder that keeps the scene's channels between runs")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS / "peers.jsonl")
+    return parser.parse_args(arguments)
+
+
+def run(given: argparse.Namespace) -> None:
+    """Measure, print, and keep the result as a JSON line."""
+    scale = SCALES[given.scale]
+    edge = given.scene_px or scale.scene_px
+    if edge < 2 * scale.tile_px:
+        raise InputError(
+            f"a scene of {edge} px", f"{2 * scale.tile_px} or more: two tiles", "give a larger --scene-px"
+        )
+    files = {"cryonet": given.weights_cryonet} if given.weights_cryonet else {}
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cryoscale-peers-")))
+        networks = {
+            name: weights_of(name, files, scratch) for name in dict.fromkeys(given.network or scale.networks)
+        }
+        folder = given.scene or scratch / "scene"
+        if not (folder / "scene.json").exists():
+            stack, made_of = make(scale.size, edge)
+            write_scene(folder, stack, made_of, scale.block_px, with_tiff=ROUTES["torchgeo"].there)
+            del stack  # gigabytes that would lie beside what is measured
+        scene = open_scene(folder)
+        results = {}
+        for name, (path, of) in networks.items():
+            print(
+                f"{name} ({of}), {scene.held.height} x {scene.held.width} px of {origin_of(folder)}\n{HEADER}"
+            )
+            job = Job("", str(folder), path, "", scale.tile_px, 0.0, scale.block_px, given.threads)
+            results[name] = {"weights": of, "rows": compare(job, given.route or list(ROUTES))}
+        sizes = {
+            "scale": given.scale,
+            "scene_px": list(scene.held.shape),
+            "scene": origin_of(folder),
+            "block_px": scale.block_px,
+            "tile_px": scale.tile_px,
+            "threads": given.threads,
+        }
+    line = record.line("peers", method=METHOD, sizes=sizes, results=results, packages=PACKAGES)
+    record.append(given.out, line)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0, or 2 with one line where something given cannot be used."""
+    try:
+        run(_arguments(arguments))
+    except CryoscaleError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
