@@ -37,7 +37,10 @@ from cryoscale.models import weights
 from cryoscale.write.seams import seam_score
 
 REFERENCE = "cryoscale, blocks"
-SEAMS, SHARES = ("seam_probability", "seam_label"), ("same_label", "same_label_inside", "no_data_mapped")
+SEAMS, SHARES = (
+    ("seam_probability", "seam_error", "seam_label"),
+    ("same_label", "same_label_inside", "no_data_mapped"),
+)
 NO_DATA = 255
 PACKAGES = ("cryoscale", "torch", "numpy", "terratorch", "torchgeo")
 METHOD = (
@@ -111,18 +114,6 @@ def judged(
 ) -> dict[str, Any]:
     """Seams of a map at its tiles' borders, its agreement with a reference, and what it makes of no data."""
     missing = reference == NO_DATA
-    stride, trim = stride_px(job.tile_px, job.overlap), ROUTES[job.route].trim_px
-    ends = {0, (job.tile_px - 2 * trim) % stride}
-    by_class, of_label = [], []
-    for end in ends:
-        at = (-end, -end)
-        layers = [
-            seam_score(np.where(missing, NO_DATA, layer), stride, offset_px=at).score for layer in probability
-        ]
-        telling = [score for score in layers if np.isfinite(score)]
-        by_class.append(float(np.mean(telling)) if telling else float("nan"))
-        masked = np.where(missing, NO_DATA, label)
-        of_label.append(seam_score(masked, stride, offset_px=at, categorical=True).score)
     inside = np.zeros_like(missing)
     core = np.s_[job.tile_px : -job.tile_px, job.tile_px : -job.tile_px]
     inside[core] = ~missing[core]
@@ -132,16 +123,33 @@ def judged(
     )
     mapped = (label[missing] != NO_DATA).mean() if missing.any() else 0.0
     return {
-        "seam_probability": _told(max(by_class)),
-        "seam_label": _told(max(of_label)),
+        **_seams(np.where(missing, NO_DATA, probability), np.where(missing, NO_DATA, label), job),
         "same_label": _told(same, 5),
         "same_label_inside": _told(same_inside, 5),
         "no_data_mapped": round(float(mapped), 5),
     }
 
 
+def _seams(probability: NDArray[np.uint8], label: NDArray[np.uint8], job: Job) -> dict[str, Any]:
+    """The worse of the scores where tiles begin and where they end, if those are other lines."""
+    stride, trim = stride_px(job.tile_px, job.overlap), ROUTES[job.route].trim_px
+    by_class, of_label, errors = [], [], []
+    for end in {0, (job.tile_px - 2 * trim) % stride}:
+        at = (-end, -end)
+        layers = [seam_score(layer, stride, offset_px=at) for layer in probability]
+        telling = [seam for seam in layers if np.isfinite(seam.score)]
+        by_class.append(np.mean([seam.score for seam in telling]) if telling else np.nan)
+        errors += [seam.standard_error for seam in telling]
+        of_label.append(seam_score(label, stride, offset_px=at, categorical=True).score)
+    return {
+        "seam_probability": _told(np.fmax.reduce(by_class)),
+        "seam_error": _told(np.mean(errors) if errors else np.nan),
+        "seam_label": _told(np.fmax.reduce(of_label)),
+    }
+
+
 def _told(score: float, digits: int = 3) -> float | None:
-    return round(score, digits) if np.isfinite(score) else None
+    return round(float(score), digits) if np.isfinite(score) else None
 
 
 def weights_of(network: str, given: Mapping[str, Path], folder: Path) -> tuple[str, str]:
@@ -163,7 +171,7 @@ def weights_of(network: str, given: Mapping[str, Path], folder: Path) -> tuple[s
 
 HEADER = (
     f"{'':22}{'overlap':>8}{'tiles':>7}{'s':>9}{'CPU s':>9}{'Mpx/s':>8}{'loaded':>8}{'+ MiB':>8}"
-    f"{'seam':>8}{'label':>8}{'same %':>9}{'inside':>9}{'no data mapped %':>18}"
+    f"{'seam':>8}{'+-':>6}{'label':>8}{'same %':>9}{'inside':>9}{'no data mapped %':>18}"
 )
 
 
@@ -175,8 +183,8 @@ def _line(row: Mapping[str, Any]) -> str:
     told |= {name: "-" if row[name] is None else format(100 * row[name], ".2f") for name in SHARES}
     return (
         f"{head}{row['tiles']:7}{row['seconds']:9.1f}{row['cpu_s']:9.1f}{row['mpx_s']:8.3f}"
-        f"{row['loaded_mib']:8.0f}{row['peak_mib']:8.0f}{told['seam_probability']:>8}{told['seam_label']:>8}"
-        f"{told['same_label']:>9}{told['same_label_inside']:>9}{told['no_data_mapped']:>18}"
+        f"{row['loaded_mib']:8.0f}{row['peak_mib']:8.0f}{told['seam_probability']:>8}{told['seam_error']:>6}"
+        f"{told['seam_label']:>8}{told['same_label']:>9}{told['same_label_inside']:>9}{told['no_data_mapped']:>18}"
     )
 
 

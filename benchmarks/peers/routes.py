@@ -32,6 +32,8 @@ from cryoscale.infer.tiles import read_window, stride_px
 from cryoscale.models import baselines
 from cryoscale.models.loading import load_predictor
 
+_KEPT = "probability", "label"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -99,20 +101,25 @@ def by_blocks(job: Job) -> Run:
     """Block after block, each read with its halo and put on disk, as a run does it."""
     actor = _actor(job)
 
-    def run(scene: Scene) -> Map:
-        before, out = actor.stats()["tiles"], Path(job.out)
-        for number, block in enumerate(blocks(scene.window, job.block_px)):
-            features, extent = scene.read(read_window(block, job.tile_px, job.overlap))
-            bands = actor.predict(features, extent.row, extent.col, block)
-            for name in ("probability", "label"):
+    out = Path(job.out)
+
+    def one(scene: Scene, block: Window) -> None:  # a function, so that no block outlives its turn
+        features, extent = scene.read(read_window(block, job.tile_px, job.overlap))
+        bands = actor.predict(features, extent.row, extent.col, block)
+        for name in _KEPT:
+            if (block.row, block.col) == (scene.window.row, scene.window.col):
                 shape = (*bands[name].shape[:-2], *scene.window.shape)
-                if number == 0:
-                    np.lib.format.open_memmap(out / f"{name}.npy", "w+", np.uint8, shape)
-                # mapped anew for each block, or the pages written so far would count as memory
-                file = np.load(out / f"{name}.npy", mmap_mode="r+")
-                file[(..., *block.slices_in(scene.window))] = bands[name]
-        done = [np.load(out / f"{name}.npy", mmap_mode="r") for name in ("probability", "label")]
-        return Map(done[0], done[1], int(actor.stats()["tiles"] - before))
+                np.lib.format.open_memmap(out / f"{name}.npy", "w+", np.uint8, shape)
+            # mapped anew for each block, or the pages written so far would count as memory
+            file = np.load(out / f"{name}.npy", mmap_mode="r+")
+            file[(..., *block.slices_in(scene.window))] = bands[name]
+
+    def run(scene: Scene) -> Map:
+        before = actor.stats()["tiles"]
+        for block in blocks(scene.window, job.block_px):
+            one(scene, block)
+        probability, label = (np.load(out / f"{name}.npy", mmap_mode="r") for name in _KEPT)
+        return Map(probability, label, int(actor.stats()["tiles"] - before))
 
     return run
 
@@ -268,7 +275,7 @@ def measure(job: Job) -> dict[str, Any]:
 
 
 def _keep(found: Map, out: Path) -> None:
-    for name, array in (("probability", found.probability), ("label", found.label)):
+    for name, array in zip(_KEPT, (found.probability, found.label), strict=True):
         if not isinstance(array, np.memmap):  # that one lies there already
             encoded = array if array.dtype == np.uint8 else encode_share(array)
             np.save(out / f"{name}.npy", encoded)
