@@ -7,6 +7,8 @@ by half; cryoscale also with the 12.5 % that it recommends. Of each it tells sec
 the loaded network, how much the tiles' borders show, how far its labels agree with cryoscale's (over the
 scene, and farther than a tile from its rim, where lattices differ), and how much no data it gives a class.
 The libraries come with ``pip install "cryoscale[peers]"``; what is not installed is told as such.
+On Python 3.11 that brings TerraTorch 1.2.11, which keeps every tile's answer until the last one; from 1.2.12
+on it sums them up at once, and wants torchgeo 0.9 and Python 3.12.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ from numpy.typing import NDArray
 
 from benchmarks import RESULTS
 from benchmarks.peers.routes import ROUTES, Job
-from benchmarks.peers.scene import make, open_scene, origin_of, write_scene
+from benchmarks.peers.scene import NOTE, TIFF, Scene, make, open_scene, origin_of, write_scene, write_tiff
 from cryoscale.bench import record
 from cryoscale.bench.network import predictor_of
 from cryoscale.demo import demo_weights
 from cryoscale.errors import CryoscaleError, InputError, OperatorError
+from cryoscale.features.channels import CHANNELS
 from cryoscale.infer.tiles import stride_px
 from cryoscale.models import weights
 from cryoscale.write.seams import seam_score
@@ -156,11 +159,10 @@ def weights_of(network: str, given: Mapping[str, Path], folder: Path) -> tuple[s
     """Path of a network's weights, and in words what they are.
 
     Raises:
-        InputError: if a given file is not there.
+        WeightsError: if a given file is not there or holds another model's weights.
     """
     if network in given:
-        if not given[network].is_file():
-            raise InputError(f"weights {given[network]}", "a .safetensors file", "correct the path")
+        weights.read_card(given[network], channels=CHANNELS)
         return str(given[network]), f"{given[network].name}, given"
     if network == "small":
         return str(demo_weights()), "the package's, trained on simulated ranges"
@@ -203,26 +205,39 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _scene(folder: Path, scale: Scale, edge_px: int) -> Scene:
+    """The scene in ``folder``, made where there is none.
+
+    Raises:
+        InputError: if there is one of another size.
+    """
+    if not (folder / NOTE).exists():
+        write_scene(folder, *make(scale.size, edge_px), scale.block_px)
+    scene = open_scene(folder)
+    if scene.held.shape != (edge_px, edge_px):
+        given = f"--scene {folder}, which holds {scene.held.height} x {scene.held.width} px"
+        raise InputError(given, f"a scene of {edge_px} px", "give another folder, or its size by --scene-px")
+    if ROUTES["torchgeo"].there and not (folder / TIFF).exists():
+        write_tiff(scene)
+    return scene
+
+
 def run(given: argparse.Namespace) -> None:
     """Measure, print, and keep the result as a JSON line."""
     scale = SCALES[given.scale]
     edge = given.scene_px or scale.scene_px
     if edge < 2 * scale.tile_px:
-        raise InputError(
-            f"a scene of {edge} px", f"{2 * scale.tile_px} or more: two tiles", "give a larger --scene-px"
-        )
+        least = f"{2 * scale.tile_px} or more: two tiles"
+        raise InputError(f"a scene of {edge} px", least, "give a larger --scene-px")
+    if given.threads < 1:
+        raise InputError(f"{given.threads} threads", "1 or more", "give another number of threads")
     files = {"cryonet": given.weights_cryonet} if given.weights_cryonet else {}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cryoscale-peers-")))
-        networks = {
-            name: weights_of(name, files, scratch) for name in dict.fromkeys(given.network or scale.networks)
-        }
+        names = dict.fromkeys(given.network or scale.networks)
+        networks = {name: weights_of(name, files, scratch) for name in names}
         folder = given.scene or scratch / "scene"
-        if not (folder / "scene.json").exists():
-            stack, made_of = make(scale.size, edge)
-            write_scene(folder, stack, made_of, scale.block_px, with_tiff=ROUTES["torchgeo"].there)
-            del stack  # gigabytes that would lie beside what is measured
-        scene = open_scene(folder)
+        scene = _scene(folder, scale, edge)
         results = {}
         for name, (path, of) in networks.items():
             print(

@@ -24,7 +24,7 @@ from cryoscale.grid import Window
 SEED, REGIME = 501, "himalaya"
 """A range that the weights of the package were not trained on."""
 
-TIFF = "scene.tif"
+NOTE, TIFF = "scene.json", "scene.tif"
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Scene:
 
 def open_scene(folder: Path) -> Scene:
     """The scene in a folder, all of it to be mapped."""
-    held = Window(**json.loads((folder / "scene.json").read_text("utf-8"))["window"])
+    held = Window(**json.loads((folder / NOTE).read_text("utf-8"))["window"])
     return Scene(folder, held, held)
 
 
 def origin_of(folder: Path) -> str:
     """In words, what the scene in a folder was made of."""
-    return str(json.loads((folder / "scene.json").read_text("utf-8"))["made_of"])
+    return str(json.loads((folder / NOTE).read_text("utf-8"))["made_of"])
 
 
 def make(size: str | None, edge_px: int) -> tuple[NDArray[np.float32], str]:
@@ -80,22 +80,16 @@ def make(size: str | None, edge_px: int) -> tuple[NDArray[np.float32], str]:
     return mirrored(features, edge_px), f"{told}, mirrored at its rims"
 
 
-def write_scene(
-    folder: Path, stack: NDArray[np.float32], made_of: str, block_px: int, *, with_tiff: bool
-) -> None:
-    """Channels (c, h, w) to files, the upper left pixel at the corner of a block of ``block_px``.
-
-    ``with_tiff`` also writes them as one GeoTIFF.
-    """
+def write_scene(folder: Path, stack: NDArray[np.float32], made_of: str, block_px: int) -> None:
+    """Channels (c, h, w) to files, the upper left pixel at the corner of a block of ``block_px``."""
     folder.mkdir(parents=True, exist_ok=True)
     first = ground.block_of(block_px).window
     window = Window(first.epsg, first.row, first.col, *stack.shape[1:])
     for number, plane in enumerate(stack):
         np.save(channel_path(folder, number), plane)
-    if with_tiff:
-        _write_tiff(folder / TIFF, stack, window)
     note = {"window": asdict(window), "made_of": made_of}
-    (folder / "scene.json").write_text(json.dumps(note), "utf-8")
+    # last, since where it lies a scene is taken for whole
+    (folder / NOTE).write_text(json.dumps(note), "utf-8")
 
 
 def channel_path(folder: Path, number: int) -> Path:
@@ -124,15 +118,16 @@ def with_data(stack: NDArray[np.float32]) -> NDArray[np.float32]:
     return stack[:, spans[0], spans[1]]
 
 
-def _write_tiff(path: Path, stack: NDArray[np.float32], window: Window) -> None:
+def write_tiff(scene: Scene) -> None:
+    """All channels of a scene as one GeoTIFF beside them."""
     profile = {
         "driver": "GTiff",
-        "count": len(stack),
-        "height": window.height,
-        "width": window.width,
+        "count": len(CHANNELS),
+        "height": scene.held.height,
+        "width": scene.held.width,
         "dtype": "float32",
-        "crs": f"EPSG:{window.epsg}",
-        "transform": window.geobox.affine,
+        "crs": f"EPSG:{scene.held.epsg}",
+        "transform": scene.held.geobox.affine,
         "nodata": float("nan"),
         "tiled": True,
         "blockxsize": 256,
@@ -140,6 +135,6 @@ def _write_tiff(path: Path, stack: NDArray[np.float32], window: Window) -> None:
         "interleave": "band",
         "bigtiff": "yes",
     }
-    with rasterio.open(path, "w", **profile) as file:
-        for number, plane in enumerate(stack, start=1):
-            file.write(plane, number)
+    with rasterio.open(scene.folder / TIFF, "w", **profile) as file:
+        for number in range(len(CHANNELS)):
+            file.write(np.load(channel_path(scene.folder, number)), number + 1)

@@ -27,7 +27,7 @@ def job(tmp_path: Path) -> routes.Job:
     weights.save(drawn.model, drawn.card, tmp_path / "drawn.safetensors")
     stack, made_of = scene.make(None, 128)
     stack[:12, 40:50, 70:90] = np.nan
-    scene.write_scene(tmp_path, stack, made_of, 64, with_tiff=True)
+    scene.write_scene(tmp_path, stack, made_of, 64)
     path = str(tmp_path)
     return routes.Job("", path, f"{path}/drawn.safetensors", path, 32, 0.5, 64, 1)
 
@@ -104,6 +104,7 @@ def test_terratorch_gives_cryoscales_map_far_from_the_rim_where_it_cuts_the_same
 @pytest.mark.skipif(not routes.ROUTES["torchgeo"].there, reason="the extra peers is not installed")
 def test_torchgeos_chips_are_put_where_they_were_cut(job: routes.Job) -> None:
     whole = scene.open_scene(Path(job.scene))
+    scene.write_tiff(whole)
     features, network_ = whole.read(whole.window)[0], routes.Network(job)
     sums, count = 0.0, np.zeros((128, 128))
     for row in range(0, 97, 16):
@@ -151,15 +152,23 @@ def test_a_scene_is_cut_to_its_data_and_mirrored() -> None:
     np.testing.assert_array_equal(made[:, :20], cut[:, :, :24])
 
 
-def test_a_scene_of_less_than_two_tiles_is_refused_in_a_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["--scene-px", "100"], "a scene of 100 px"),
+        (["--threads", "0"], "0 threads"),
+        (["--network", "cryonet", "--weights-cryonet", "none.safetensors"], "none.safetensors"),
+        (["--scene", "SCENE"], "holds 128 x 128 px"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_a_line(
+    asked: list[str], told: str, job: routes.Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = tmp_path / "peers.jsonl"
-    assert peers.main(["--scale", "tiny", "--scene-px", "100", "--out", str(kept)]) == 2
-    assert "a scene of 100 px" in capsys.readouterr().err
-    asked = ["--network", "cryonet", "--weights-cryonet", str(tmp_path / "none.safetensors")]
+    kept = Path(job.out) / "peers.jsonl"
+    asked = [job.scene if word == "SCENE" else word for word in asked]
     assert peers.main(["--scale", "tiny", *asked, "--out", str(kept)]) == 2
-    assert "none.safetensors" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
     assert not kept.exists()
 
 
