@@ -9,7 +9,6 @@ nunataks over the whole region, whose one outline has to grow with it.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import shutil
@@ -30,6 +29,7 @@ from scipy import ndimage
 from shapely.geometry import box, mapping
 
 from benchmarks import RESULTS
+from benchmarks.peak import take_peak_mib
 from cryoscale.bench import record
 from cryoscale.grid import Block, Window, transformer
 from cryoscale.ledger import Ledger, Marker, SceneShare
@@ -229,7 +229,7 @@ def finish_and_measure(region: Region, out: str) -> dict[str, Any]:
 
     def note(following: str) -> None:
         nonlocal step, began
-        peaks_mib[step] = max(peaks_mib.get(step, 0.0), _take_peak_mib())
+        peaks_mib[step] = max(peaks_mib.get(step, 0.0), take_peak_mib())
         seconds[step] = round(seconds.get(step, 0.0) + time.perf_counter() - began, 2)
         step, began = following, time.perf_counter()
 
@@ -237,15 +237,6 @@ def finish_and_measure(region: Region, out: str) -> dict[str, Any]:
     finish(region.settings, out, note)
     note("")
     return {"peaks_mib": peaks_mib, "seconds": seconds}
-
-
-def _take_peak_mib() -> float:
-    """The peak since the last call; since the start of the process where it cannot be reset."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    kib = next(int(row.split()[1]) for row in status.splitlines() if row.startswith("VmHWM"))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return round(kib / 1024.0, 1)
 
 
 # --- in the process that compares ---------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,18 +58,39 @@ def notebook(
     batch: int,
 ) -> NDArray[np.uint8]:
     """Labels (y, x) as a good notebook would make them from features (c, h, w): tiles, sums, argmax."""
-    weight = np.outer(hann(tile_px), hann(tile_px))
-    sums = np.zeros((len(predictor.classes), outer.height, outer.width), np.float32)
-    total = np.zeros((outer.height, outer.width), np.float32)
     corners = [(row - outer.row, col - outer.col) for row, col in ground.origins(window, tile_px, overlap)]
+    mean = blended(lambda cut: _eager(predictor, cut), features, corners, tile_px, batch)
+    rows, cols = window.slices_in(outer)
+    return np.asarray(mean[:, rows, cols].argmax(axis=0), np.uint8)
+
+
+def blended(
+    forward: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    features: NDArray[np.float32],
+    corners: Sequence[tuple[int, int]],
+    tile_px: int,
+    batch: int,
+) -> NDArray[np.float32]:
+    """Probabilities (k, h, w) of features (c, h, w): tiles at ``corners`` (y, x), Hann-weighted sums.
+
+    ``forward`` takes tiles (n, c, tile_px, tile_px) to probabilities; pixels without a tile become NaN.
+    """
+    weight = np.outer(hann(tile_px), hann(tile_px))
+    total = np.zeros(features.shape[1:], np.float32)
+    sums: NDArray[np.float32] | None = None
     for start in range(0, len(corners), batch):
         chosen = corners[start : start + batch]
         cut = np.stack([features[:, y : y + tile_px, x : x + tile_px] for y, x in chosen])
-        for (y, x), answer in zip(chosen, _eager(predictor, cut), strict=True):
+        for (y, x), answer in zip(chosen, forward(cut), strict=True):
+            if sums is None:
+                sums = np.zeros((len(answer), *total.shape), np.float32)
             sums[:, y : y + tile_px, x : x + tile_px] += answer * weight
             total[y : y + tile_px, x : x + tile_px] += weight
-    rows, cols = window.slices_in(outer)
-    return np.asarray((sums[:, rows, cols] / total[rows, cols]).argmax(axis=0), np.uint8)
+    if sums is None:
+        raise ValueError("no tiles")
+    with np.errstate(invalid="ignore"):
+        sums /= total
+    return sums
 
 
 def _eager(predictor: Predictor, cut: NDArray[np.float32]) -> Any:
