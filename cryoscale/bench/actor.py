@@ -95,5 +95,7 @@ def blended(
 
 def _eager(predictor: Predictor, cut: NDArray[np.float32]) -> Any:
     device, on = predictor.device, predictor.precision.startswith("bf16")
+    mean, std = predictor.standard
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=on):
-        return torch.softmax(predictor.model(torch.from_numpy(cut).to(device)).float(), 1).cpu().numpy()
+        x = torch.nan_to_num((torch.from_numpy(cut).to(device) - mean) / std)
+        return torch.softmax(predictor.model(x).float(), 1).cpu().numpy()

@@ -193,8 +193,8 @@ class Predictor:
         return probabilities
 
     def _forward(self, features: torch.Tensor, *location: torch.Tensor) -> torch.Tensor:
-        x = (features - self._mean) / self._std
-        x = torch.where(torch.isfinite(x), x, torch.zeros((), device=self.device))
+        # in place: three copies of a batch cost a small network a twelfth of its time
+        x = (features - self._mean).div_(self._std).nan_to_num_(0.0, 0.0, 0.0)
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.startswith("bf16")):
             logits = self._network(x, *location)
