@@ -174,7 +174,7 @@ class _Zone:
         return zones.to_degrees(np.asarray(projected, object), f"EPSG:{self.epsg}")
 
     def reaches_cut(self, place: Place) -> bool:
-        """Whether a body in this part, whose line is less than a pixel off, may reach a cut to another zone."""
+        """Whether a body in this part, or its line half a pixel beside it, may reach a cut to another zone."""
         sides = shapely.box(place.x.start - 1, place.y.start - 1, place.x.stop + 1, place.y.stop + 1)
         return bool(zones.straddles(self.to_degrees(np.array([sides], object)), self.cut).any())
 
@@ -201,8 +201,8 @@ class _Zone:
 
     def _cut_off(self, part: PolygonArray, debris: PolygonArray, inventory: Inventory) -> None:
         """A part of a severed body ends at the cut too: joined to what lies beyond it could be too large."""
-        pieces = zones.clip(part, self.cut)
-        covered = zones.clip(debris, self.cut)
+        clipped = [zones.clip(part, self.cut), zones.clip(debris, self.cut)]
+        pieces, covered = zones.share_vertices(clipped, [self.cut])
         owner = owners_of_points(pieces, shapely.point_on_surface(covered))
         counted = tally(pieces, {self.epsg: self.dataset}, {self.epsg: self.cut}, self.step_px)
         inventory.add(
@@ -229,6 +229,7 @@ def _join(
     if not outlines.size:
         return
     debris = zones.join({epsg: np.concatenate(one.debris) for epsg, one in at_cuts.items()}, where)
+    outlines, debris = zones.share_vertices([outlines, debris], where.values())
     owner = owners_of_points(outlines, shapely.point_on_surface(debris))
     counted = tally(outlines, maps, where, _step_px(maps))
     whole = np.zeros(outlines.size, bool)

@@ -18,6 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from pyproj import Geod
 from rasterio.features import rasterize
+from scipy import ndimage
 
 from cryoscale.errors import OutputError, SourceError
 from cryoscale.grid import ZONE_COLLAR_M, Window, transformer, window_over_bounds
@@ -130,6 +131,29 @@ def test_pixels_beyond_the_meridian_are_counted_once() -> None:
     assert row["clean_area_km2"] + row["debris_area_km2"] == pytest.approx(row["area_km2"])
     assert set(debris["glac_id"]) == {row["glac_id"]}
     assert shapely.area(shapely.difference(debris.union_all(), glaciers.union_all())) < 1e-12
+
+
+@pytest.mark.parametrize("most_corners", [10**6, 2000])
+def test_clean_and_debris_covered_parts_share_their_boundary_also_where_zones_meet(most_corners: int) -> None:
+    maps = {}
+    for epsg in (32644, 32645):  # in each other patches, which do not fit at the meridian
+        data = ellipse_over_the_meridian(epsg, half_m=2500)
+        noise = np.random.default_rng(epsg).normal(size=(2, *data["label"].shape))
+        ice, debris = ndimage.gaussian_filter(noise, (0, 4, 4)) > 0
+        label = np.where(data["label"] == 255, 255, np.where(ice, np.where(debris, 2, 1), 0)).astype(np.uint8)
+        maps[epsg] = data.assign(label=(("y", "x"), label)).assign_attrs({"cryoscale:block_px": 200})
+    with outlines.survey(maps, most_corners=most_corners) as found:
+        (glaciers,), (debris,) = found.glaciers(), found.debris()
+    assert glaciers["is_part"].any() == (most_corners == 2000)
+    assert zones.crosses_cut(glaciers.geometry.to_numpy(), zones.cuts(list(maps))[32644]).any()
+    patches = dict(list(debris.groupby("glac_id").geometry))
+    assert len(patches) > 10
+    for name, outline in zip(glaciers["glac_id"], glaciers.geometry, strict=True):
+        if name in patches:
+            covered = patches[name].to_numpy()
+            clean = shapely.difference(outline, shapely.union_all(covered))
+            assert shapely.coverage_is_valid(np.array([clean, *covered], object))
+            assert clean.area + shapely.area(covered).sum() == pytest.approx(outline.area, rel=1e-9)
 
 
 def test_dates_and_confidence_are_those_under_the_outline() -> None:
