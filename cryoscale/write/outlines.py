@@ -174,7 +174,7 @@ class _Zone:
         return zones.to_degrees(np.asarray(projected, object), f"EPSG:{self.epsg}")
 
     def reaches_cut(self, place: Place) -> bool:
-        """Whether a body in this part, or its line half a pixel beside it, may reach a cut to another zone."""
+        """Whether a body in this part, its line half a pixel off at most, may reach a cut to another zone."""
         sides = shapely.box(place.x.start - 1, place.y.start - 1, place.x.stop + 1, place.y.stop + 1)
         return bool(zones.straddles(self.to_degrees(np.array([sides], object)), self.cut).any())
 
