@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoscale.kernel import kernel
-from cryoscale.write.crossings import HALF, UNIT, Whole, at_edge, drawn, eastward, southward
+from cryoscale.write.crossings import HALF, UNIT, Whole, drawn, eastward, southward
 from cryoscale.write.rims import EAST, NORTH, SOUTH, WEST, Lines
 
 _X_BITS, _DIRECTION_BITS = 24, 2
@@ -62,7 +62,7 @@ def smooth(rings: Lines, held: Keys) -> tuple[Lines, NDArray[np.bool_]]:
             comes to a corner twice both ways are taken.
         held: sorted, corners through which every ring has to go that comes there.
     """
-    points, starts, at_corner = _smooth(rings.points, rings.starts, held)
+    points, starts, at_corner = drawn(*_edges(rings.points, rings.starts, held))
     return Lines(points, starts), at_corner
 
 
@@ -121,59 +121,35 @@ def _leaving(rim: Keys, points: NDArray[np.int32], starts: NDArray[np.int64]) ->
 
 
 @kernel
-def _smooth(
-    points: NDArray[np.int32], starts: NDArray[np.int64], held: Keys
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
-    """Vertices, starts and which of them are corners, ring by ring."""
-    out = np.empty((max(points.shape[0], 16), 2), np.int32)
-    corner = np.zeros(out.shape[0], np.bool_)
-    begins = np.zeros(starts.size, np.int64)
-    n = 0
-    for ring in range(starts.size - 1):
-        m, direction, node = _edges(points[starts[ring] : starts[ring + 1]], held)
-        size = direction.size
-        if n + 2 * size > out.shape[0]:
-            out, corner = _copied(out, corner, n, 2 * out.shape[0] + 2 * size)
-        first = 0
-        while first < size:
-            last = first + 1
-            while last < size and not node[last]:
-                last += 1
-            arc, ways = m[first:last], direction[first:last]
-            s, keep = drawn(arc, ways, not node[first])
-            if node[first]:
-                out[n, 0], out[n, 1] = (
-                    arc[0, 0] - HALF * eastward(ways[0]),
-                    arc[0, 1] - HALF * southward(ways[0]),
-                )
-                corner[n] = True
-                n += 1
-            for at in range(last - first):
-                if keep[at]:
-                    out[n, 0], out[n, 1] = at_edge(arc, ways, s, at)
-                    n += 1
-            first = last
-        begins[ring + 1] = n
-    out, corner = _copied(out, corner, n, n)
-    return out, begins, corner
-
-
-@kernel
-def _copied(
-    points: NDArray[np.int32], corner: NDArray[np.bool_], count: int, room: int
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """The first of them, with room for more; one by one, since numba compiles slices ten times as long."""
-    more, flags = np.empty((room, 2), np.int32), np.zeros(room, np.bool_)
-    for at in range(count):
-        more[at, 0], more[at, 1], flags[at] = points[at, 0], points[at, 1], corner[at]
-    return more, flags
-
-
-@kernel
 def _edges(
-    ring: NDArray[np.int32], held: Keys
-) -> tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.bool_]]:
-    """Middle and direction of each edge of a ring, and whether the corner that it leaves is held.
+    points: NDArray[np.int32], starts: NDArray[np.int64], held: Keys
+) -> tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int64]]:
+    """Of all edges middle, direction, whether the corner left is held, and where each ring begins."""
+    begins = np.zeros(starts.size, np.int64)
+    for ring in range(starts.size - 1):
+        corners = points[starts[ring] : starts[ring + 1]]
+        begins[ring + 1] = begins[ring]
+        for at in range(corners.shape[0]):
+            _, length = _edge(corners, at, at + 1 if at + 1 < corners.shape[0] else 0)
+            begins[ring + 1] += length
+    m, direction = np.empty((begins[-1], 2), np.int32), np.empty(begins[-1], np.uint8)
+    node = np.zeros(begins[-1], np.bool_)
+    for ring in range(starts.size - 1):
+        first, stop = begins[ring], begins[ring + 1]
+        corners = points[starts[ring] : starts[ring + 1]]
+        _walk(corners, held, m[first:stop], direction[first:stop], node[first:stop])
+    return m, direction, node, begins
+
+
+@kernel
+def _walk(
+    ring: NDArray[np.int32],
+    held: Keys,
+    m: NDArray[np.int32],
+    direction: NDArray[np.uint8],
+    node: NDArray[np.bool_],
+) -> None:
+    """Fill in the edges of a ring.
 
     The first leaves a held corner, or where there is none the uppermost, of those the leftmost.
     """
@@ -192,8 +168,6 @@ def _edges(
                     first = count + step
         count += length
     start = first if first >= 0 else passed
-    m, direction = np.empty((count, 2), np.int32), np.empty(count, np.uint8)
-    node = np.zeros(count, np.bool_)
     n = count - start if start else 0
     for at in range(corners):
         onward = at + 1 if at + 1 < corners else 0
@@ -205,7 +179,6 @@ def _edges(
             n = n + 1 if n + 1 < count else 0
             x += dx
             y += dy
-    return m, direction, node
 
 
 @kernel

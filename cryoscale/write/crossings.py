@@ -63,7 +63,7 @@ def southward(direction: Whole) -> int:
 
 
 @kernel
-def at_edge(
+def _at_edge(
     m: NDArray[np.int32], direction: NDArray[np.uint8], s: NDArray[np.int16], at: int
 ) -> tuple[int, int]:
     """Where the line crosses: ``s`` outwards, to the left hand, from the middle of an edge."""
@@ -73,6 +73,59 @@ def at_edge(
 
 @kernel
 def drawn(
+    m: NDArray[np.int32], direction: NDArray[np.uint8], node: NDArray[np.bool_], starts: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
+    """Vertices of smooth rings, where each ring begins, and which of the vertices are pixel corners.
+
+    Args:
+        m: ``(n, 2)``, x and y of the middles of all rings' edges.
+        direction: ``(n,)``, of each edge.
+        node: ``(n,)``, whether the line goes through the corner that an edge leaves; where it does at any of
+            a ring, then at its first.
+        starts: ``(rings + 1,)``, the first edge of each ring, and the end of the last.
+    """
+    out = np.empty((max(m.shape[0], 16), 2), np.int32)
+    corner = np.zeros(out.shape[0], np.bool_)
+    begins = np.zeros(starts.size, np.int64)
+    n = 0
+    for ring in range(starts.size - 1):
+        first = starts[ring]
+        if n + 2 * (starts[ring + 1] - first) > out.shape[0]:
+            out, corner = _copied(out, corner, n, 2 * out.shape[0] + 2 * (starts[ring + 1] - first))
+        while first < starts[ring + 1]:
+            last = first + 1
+            while last < starts[ring + 1] and not node[last]:
+                last += 1
+            arc, ways = m[first:last], direction[first:last]
+            s, keep = _arc(arc, ways, not node[first])
+            if node[first]:
+                out[n, 0] = arc[0, 0] - HALF * eastward(ways[0])
+                out[n, 1] = arc[0, 1] - HALF * southward(ways[0])
+                corner[n] = True
+                n += 1
+            for at in range(last - first):
+                if keep[at]:
+                    out[n, 0], out[n, 1] = _at_edge(arc, ways, s, at)
+                    n += 1
+            first = last
+        begins[ring + 1] = n
+    out, corner = _copied(out, corner, n, n)
+    return out, begins, corner
+
+
+@kernel
+def _copied(
+    points: NDArray[np.int32], corner: NDArray[np.bool_], count: int, room: int
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The first of them, with room for more; one by one, since numba compiles slices ten times as long."""
+    more, flags = np.empty((room, 2), np.int32), np.zeros(room, np.bool_)
+    for at in range(count):
+        more[at, 0], more[at, 1], flags[at] = points[at, 0], points[at, 1], corner[at]
+    return more, flags
+
+
+@kernel
+def _arc(
     m: NDArray[np.int32], direction: NDArray[np.uint8], closed: bool
 ) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
     """Where the line crosses at each edge of an arc, and which of those become vertices."""
@@ -124,7 +177,7 @@ def _begin(
 ) -> tuple[int, int]:
     """Where it begins."""
     if closed:
-        return at_edge(m, direction, s, 0)
+        return _at_edge(m, direction, s, 0)
     return m[0, 0] - HALF * eastward(direction[0]), m[0, 1] - HALF * southward(direction[0])
 
 
@@ -134,7 +187,7 @@ def _end(
 ) -> tuple[int, int]:
     """Where an arc ends: at its first vertex again, or at the corner after its last edge."""
     if closed:
-        return at_edge(m, direction, s, 0)
+        return _at_edge(m, direction, s, 0)
     last = direction.size - 1
     return m[last, 0] + HALF * eastward(direction[last]), m[last, 1] + HALF * southward(direction[last])
 
@@ -157,7 +210,7 @@ def _straightened(
         best = here + 1
         left_x, left_y, right_x, right_y = 0, 0, 0, 0
         for to in range(here + 1, min(count, here + _LONGEST) + 1):
-            x, y = at_edge(m, direction, s, to) if to < count else _end(m, direction, s, closed)
+            x, y = _at_edge(m, direction, s, to) if to < count else _end(m, direction, s, closed)
             x, y = x - here_x, y - here_y
             if to > here + 1 and left_x * y - left_y * x >= 0 and x * right_y - y * right_x >= 0:
                 best = to
@@ -178,7 +231,7 @@ def _straightened(
         here = best
         if here < count:
             keep[here] = True
-            here_x, here_y = at_edge(m, direction, s, here)
+            here_x, here_y = _at_edge(m, direction, s, here)
     return keep
 
 
@@ -258,7 +311,7 @@ def _twice_the_area(
     total = 0
     for at in range(direction.size):
         if keep[at]:
-            x, y = at_edge(m, direction, s, at)
+            x, y = _at_edge(m, direction, s, at)
             x, y = x - m[0, 0], y - m[0, 1]
             total += before_x * y - x * before_y
             before_x, before_y = x, y
@@ -287,7 +340,7 @@ def _passes(
         last = first
         while last < count and not keep[last]:
             last += 1
-        x1, y1 = at_edge(m, direction, s, last) if last < count else _end(m, direction, s, closed)
+        x1, y1 = _at_edge(m, direction, s, last) if last < count else _end(m, direction, s, closed)
         for at in range(first, last):
             dx, dy = eastward(direction[at]), southward(direction[at])
             length = (x1 - x0) * dx + (y1 - y0) * dy
