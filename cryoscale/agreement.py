@@ -28,8 +28,8 @@ _PIXEL_KM2 = (RESOLUTION_M / 1000.0) ** 2
 _MARGIN_DEG = 0.01
 """Around a block: its sides bend in degrees, and what is cut off there must not lie in it."""
 
-RIM_PX = 1
-"""How far an outline may stray: its vertices are pixel corners, carried to degrees and back."""
+_CUT_PX = 2
+"""Pixels along what is not the zone's own that are judged by none: outlines there follow another map."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,8 @@ def _disagreement(
     if len(near):
         affine = block.window.geobox.affine
         inside = rasterize(list(near), label.shape, transform=affine, dtype="uint8").astype(bool)
-    # beyond the meridian where the zone is cut, outlines follow the next zone's map
-    known = ndimage.binary_erosion(own & (label != mosaic.NODATA), iterations=RIM_PX + 1, border_value=1)
-    rim = ndimage.binary_dilation(ice, iterations=RIM_PX)
-    stray = int(np.count_nonzero(inside & ~rim & known))
+    known = ndimage.binary_erosion(own & (label != mosaic.NODATA), iterations=_CUT_PX, border_value=1)
+    stray = int(np.count_nonzero(inside & ~ice & known))  # every pixel centre is on its side of a line
     if stray:
         return f"{stray} pixels inside outlines are no ice on the map"
     missed, count = ndimage.label(ice & ~inside & own)

@@ -16,8 +16,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cryoscale.write.arcs import keys_of, nodes
 from cryoscale.write.polygons import Place, PolygonArray
-from cryoscale.write.rims import Lines, Traced, polygons, trace
+from cryoscale.write.rims import Lines, Traced, trace
+from cryoscale.write.shapes import polygons
 from cryoscale.write.stitching import Open, Stitching
 from cryoscale.write.zonal import CLEAN_ICE, DEBRIS, Tally, count_pixels
 
@@ -145,13 +147,13 @@ class _Block:
     def whole(self) -> Bodies:
         """The bodies that do not."""
         rings = np.flatnonzero(~self.goes_on[self.rims.ring_numbers])
-        outlines, numbers = polygons(
-            self.rims.rings.take(rings), self.rims.ring_numbers[rings].astype(np.int64)
-        )
+        rims = self.rims.rings.take(rings)
         patch_rings = np.flatnonzero(~self.goes_on[self.body_of[self.patch_rims.ring_numbers]])
+        patch_rims = self.patch_rims.rings.take(patch_rings)
+        held = nodes(rims, patch_rims)
+        outlines, numbers = polygons(rims, self.rims.ring_numbers[rings].astype(np.int64), held)
         debris, patches = polygons(
-            self.patch_rims.rings.take(patch_rings),
-            self.patch_rims.ring_numbers[patch_rings].astype(np.int64),
+            patch_rims, self.patch_rims.ring_numbers[patch_rings].astype(np.int64), held
         )
         owner = np.searchsorted(numbers, self.body_of[patches])
         return Bodies(outlines, debris, owner, self.tally.take(numbers - 1), np.zeros(numbers.size, bool))
@@ -228,7 +230,7 @@ def _gathered(bodies: Iterable[tuple[_Body, Lines]]) -> Bodies:
     """Closed bodies and their rings."""
     rings, owners, debris, patch_of = [], [], [], []
     owner_of: list[int] = []
-    tallies, part = [Tally(0)], []
+    tallies, part, corners = [Tally(0)], [], [np.empty((0, 2), np.int32)]
     patches = 0
     for number, (body, rim) in enumerate(bodies):
         rings.append(rim)
@@ -241,9 +243,12 @@ def _gathered(bodies: Iterable[tuple[_Body, Lines]]) -> Bodies:
             owner_of += [number] * (patches - len(owner_of))
         tallies.append(body.tally)
         part.append(body.part)
+        corners += body.held
     nothing = np.empty(0, np.int64)
-    outlines, _ = polygons(Lines.joined(rings), np.concatenate([nothing, *owners]))
-    covered, _ = polygons(Lines.joined(debris), np.concatenate([nothing, *patch_of]))
+    rims, patch_rims = Lines.joined(rings), Lines.joined(debris)
+    held = np.union1d(keys_of(np.concatenate(corners)), nodes(rims, patch_rims))
+    outlines, _ = polygons(rims, np.concatenate([nothing, *owners]), held)
+    covered, _ = polygons(patch_rims, np.concatenate([nothing, *patch_of]), held)
     return Bodies(
         outlines, covered, np.array(owner_of, np.int64), Tally.joined(tallies), np.array(part, bool)
     )

@@ -26,8 +26,6 @@ class Chains:
         self._after: dict[int, int] = {}
         self._arriving: defaultdict[_Corner, list[tuple[int, int]]] = defaultdict(list)
         self._leaving: defaultdict[_Corner, list[tuple[int, int]]] = defaultdict(list)
-        self._cuts: set[int] = set()
-        """Chains that keep all of their corners."""
         self._last = 0
 
     def add(self, points: NDArray[np.int32], first: int, last: int) -> int:
@@ -41,17 +39,7 @@ class Chains:
 
     def add_run(self, start: int, stop: int, line: int, direction: int) -> int:
         """A straight chain along a border of parts, the row or column of corners ``line``; its number."""
-        return self.add(_straight([start, stop], line, direction), direction, direction)
-
-    def add_cut(self, start: int, stop: int, line: int, direction: int) -> int:
-        """A run along which a body is severed: it keeps a vertex at every pixel's corner.
-
-        So both sides of it have the same vertices, wherever either meets something else, and fit
-        exactly in every projection.
-        """
-        chain = self.add(_straight(range(start, stop + 1), line, direction), direction, direction)
-        self._cuts.add(chain)
-        return chain
+        return self.add(straight([start, stop], line, direction), direction, direction)
 
     def tie(self, below: int) -> None:
         """Tie all ends above the row of corners ``below``: everything around them is known."""
@@ -65,19 +53,17 @@ class Chains:
         """The rings that these chains make up, all of whose ends are tied; they are let go."""
         found = []
         for first in chains:
-            parts, keep, chain = [], [], first
+            parts, chain = [], first
             while chain in self._points:
                 parts.append(self._points.pop(chain)[:-1])
-                keep.append(np.full(len(parts[-1]), chain in self._cuts))
-                self._cuts.discard(chain)
                 chain = self._after.pop(chain)
             if parts:
-                ring, of_cut = np.concatenate(parts), np.concatenate(keep)
-                found.append(ring[turns(ring) | of_cut | np.roll(of_cut, 1)])  # to the last of each cut
+                ring = np.concatenate(parts)
+                found.append(ring[turns(ring)])
         return Lines.of(found)
 
 
-def _straight(along: Sequence[int], line: int, direction: int) -> NDArray[np.int32]:
+def straight(along: Sequence[int], line: int, direction: int) -> NDArray[np.int32]:
     """Corners (x, y) on the row or column ``line``, in the direction's order."""
     points = np.full((len(along), 2), line, np.int32)
     points[:, direction % 2] = along if direction < WEST else along[::-1]

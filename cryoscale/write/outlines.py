@@ -1,8 +1,9 @@
 """Outlines of the ice: from the maps of a year's zones to one dated inventory of polygons.
 
 A polygon is ice of one piece, clean and debris-covered together, that is 4-connected on the map (see
-:mod:`cryoscale.write.rims`); holes (rock inside the ice) stay. It is a glacier complex: ice
-divides are not drawn here. Columns follow the RGI 7 where it has them
+:mod:`cryoscale.write.rims`); holes (rock inside the ice) stay. Its line runs between the pixel centres of the
+two sides, without the staircase and with the area of its pixels (:mod:`cryoscale.write.arcs`). It is a
+glacier complex: ice divides are not drawn here. Columns follow the RGI 7 where it has them
 (https://www.glims.org/rgi_user_guide/).
 
 Outlines are let go one by one as they are complete (:mod:`cryoscale.write.bodies`); held to the end
@@ -173,8 +174,8 @@ class _Zone:
         return zones.to_degrees(np.asarray(projected, object), f"EPSG:{self.epsg}")
 
     def reaches_cut(self, place: Place) -> bool:
-        """Whether a body in this part may reach the cut to another zone."""
-        sides = shapely.box(place.x.start, place.y.start, place.x.stop, place.y.stop)
+        """Whether a body in this part, its line half a pixel off at most, may reach a cut to another zone."""
+        sides = shapely.box(place.x.start - 1, place.y.start - 1, place.x.stop + 1, place.y.stop + 1)
         return bool(zones.straddles(self.to_degrees(np.array([sides], object)), self.cut).any())
 
     def sort_out(self, found: Bodies, inventory: Inventory, at_cut: _AtCut) -> None:
@@ -200,8 +201,8 @@ class _Zone:
 
     def _cut_off(self, part: PolygonArray, debris: PolygonArray, inventory: Inventory) -> None:
         """A part of a severed body ends at the cut too: joined to what lies beyond it could be too large."""
-        pieces = zones.clip(part, self.cut)
-        covered = zones.clip(debris, self.cut)
+        clipped = [zones.clip(part, self.cut), zones.clip(debris, self.cut)]
+        pieces, covered = zones.share_vertices(clipped, [self.cut])
         owner = owners_of_points(pieces, shapely.point_on_surface(covered))
         counted = tally(pieces, {self.epsg: self.dataset}, {self.epsg: self.cut}, self.step_px)
         inventory.add(
@@ -228,6 +229,7 @@ def _join(
     if not outlines.size:
         return
     debris = zones.join({epsg: np.concatenate(one.debris) for epsg, one in at_cuts.items()}, where)
+    outlines, debris = zones.share_vertices([outlines, debris], where.values())
     owner = owners_of_points(outlines, shapely.point_on_surface(debris))
     counted = tally(outlines, maps, where, _step_px(maps))
     whole = np.zeros(outlines.size, bool)

@@ -1,10 +1,10 @@
-"""The rims of numbered bodies on a raster: traced edge by edge of their pixels, and made polygons.
+"""The rims of numbered bodies on a raster, traced edge by edge of their pixels.
 
 Pixels are joined over edges and not over corners (4-connectivity): two bodies that touch only at a
-pixel corner stay two, and a hole may touch the rim of its polygon at a point, which OGC simple
-features allow (https://www.ogc.org/standards/sfa/, 6.1.11). A rim is walked with its body on the right
-hand, in pixel coordinates with x to the right and y down; its vertices are the pixel corners at which
-it turns, whole numbers, so that nothing is lost or moved where parts of a rim are put together.
+pixel corner stay two, and what is none, beside them, is joined over the corner. A rim is walked with its
+body on the right hand, in pixel coordinates with x to the right and y down; its vertices are the pixel
+corners at which it turns, whole numbers, so that nothing is lost or moved where parts of a rim are put
+together.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from cryoscale.kernel import kernel
-from cryoscale.write.polygons import PolygonArray
 
 EAST, SOUTH, WEST, NORTH = range(4)
 """Directions of an edge; one more turns right."""
@@ -77,7 +75,7 @@ class Traced:
         chain_numbers: the number on the right hand of each.
         first: direction of the first edge of each.
         last: direction of the last one.
-        rings: what is closed within the part.
+        rings: what is closed within the part; one may come to a corner twice, turning right there.
         ring_numbers: the number on the right hand of each.
     """
 
@@ -100,70 +98,14 @@ def trace(numbers: NDArray[np.int32], corner: tuple[int, int]) -> Traced:
     points += np.array(corner, np.int32)
     lines = Lines(points, starts)
     index = np.arange(len(lines))
-    rings, source = simple(lines.take(index[n_open:]))
     return Traced(
         lines.take(index[:n_open]),
         number[:n_open],
         first[:n_open],
         last[:n_open],
-        rings,
-        number[n_open:][source],
+        lines.take(index[n_open:]),
+        number[n_open:],
     )
-
-
-def simple(rings: Lines) -> tuple[Lines, NDArray[np.int64]]:
-    """Rings that touch themselves at a corner, divided there into a rim and its holes; whose each is.
-
-    A ring that was walked by turning right where two pixels of a body meet at a corner goes on from the
-    rim of the one hole to that of the next; OGC wants them apart.
-    """
-    count = len(rings)
-    if not count:
-        return rings, np.empty(0, np.int64)
-    ring = np.repeat(np.arange(count), rings.sizes)
-    low, high = rings.points.min(axis=0).astype(np.int64), rings.points.max(axis=0).astype(np.int64)
-    across = high - low + 1
-    place = (rings.points[:, 1] - low[1]) * across[0] + rings.points[:, 0] - low[0]
-    key = ring * (across[0] * across[1]) + place
-    order = np.argsort(key, kind="stable")
-    same = key[order[1:]] == key[order[:-1]]
-    if not same.any():
-        return rings, np.arange(count)
-    twice = np.zeros(key.size, bool)
-    twice[order[1:][same]] = twice[order[:-1][same]] = True
-    divided = np.unique(ring[twice])
-    pieces: list[NDArray[np.int32]] = []
-    source: list[int] = []
-    for index in divided.tolist():
-        own = slice(rings.starts[index], rings.starts[index + 1])
-        found = _divide(rings.points[own], place[own], np.flatnonzero(twice[own]))
-        pieces += found
-        source += [index] * len(found)
-    others = np.setdiff1d(np.arange(count), divided)
-    return Lines.joined([rings.take(others), Lines.of(pieces)]), np.concatenate([others, source])
-
-
-def _divide(
-    points: NDArray[np.int32], place: NDArray[np.int64], twice: NDArray[np.int64]
-) -> list[NDArray[np.int32]]:
-    """The loops of a ring between the corners that it comes to ``twice``."""
-    points = np.roll(points, -twice[0], axis=0)
-    at = [*(twice - twice[0]).tolist(), len(points)]
-    keys = place[twice].tolist()
-    loops: list[NDArray[np.int32]] = []
-    open_at: dict[int, int] = {}
-    walked: list[tuple[int, NDArray[np.int32]]] = []
-    for number, key in enumerate(keys):
-        if key in open_at:
-            since = open_at[key]
-            loops.append(np.concatenate([part for _, part in walked[since:]]))
-            for passed, _ in walked[since:]:
-                del open_at[passed]
-            del walked[since:]
-        open_at[key] = len(walked)
-        walked.append((key, points[at[number] : at[number + 1]]))
-    loops.append(np.concatenate([part for _, part in walked]))
-    return loops
 
 
 def turns(ring: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -171,42 +113,6 @@ def turns(ring: NDArray[np.int32]) -> NDArray[np.bool_]:
     before = ring[:, 0] == np.roll(ring[:, 0], 1)
     after = ring[:, 0] == np.roll(ring[:, 0], -1)
     return np.asarray(before != after)
-
-
-def polygons(rings: Lines, owner: NDArray[np.int64]) -> tuple[PolygonArray, NDArray[np.int64]]:
-    """One polygon for each owner of rings, holes in it, and the owners, in rising order.
-
-    Raises:
-        ValueError: if rings of an owner are not one rim and the holes in it.
-    """
-    if not len(rings):
-        return np.empty(0, object), np.empty(0, np.int64)
-    hole = _twice_the_area(rings) < 0
-    order = np.lexsort((hole, owner))
-    owners, first, count = np.unique(owner[order], return_index=True, return_counts=True)
-    if hole[order][first].any() or (~hole).sum() != owners.size:
-        raise ValueError("a body must have one rim, and else holes")
-    closed = _closed(rings.take(order))
-    offsets = np.append(first, first[-1] + count[-1])
-    made = shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON, closed.points.astype(np.float64), (closed.starts, offsets)
-    )
-    return np.asarray(shapely.normalize(made), object), owners
-
-
-def _twice_the_area(rings: Lines) -> NDArray[np.int64]:
-    """Of each ring, positive where what it goes around lies on its right hand."""
-    x, y = rings.points.astype(np.int64).T
-    following = np.arange(1, x.size + 1)
-    following[rings.starts[1:] - 1] = rings.starts[:-1]
-    cross = x * y[following] - x[following] * y
-    return np.asarray(np.add.reduceat(cross, rings.starts[:-1]), np.int64)
-
-
-def _closed(rings: Lines) -> Lines:
-    """The first corner of each once more at its end."""
-    points = np.insert(rings.points, rings.starts[1:], rings.points[rings.starts[:-1]], axis=0)
-    return Lines(points, rings.starts + np.arange(rings.starts.size))
 
 
 @kernel

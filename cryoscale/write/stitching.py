@@ -9,8 +9,8 @@ from typing import Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoscale.write.chains import Chains
-from cryoscale.write.rims import EAST, NORTH, SOUTH, WEST, Lines, Traced, simple
+from cryoscale.write.chains import Chains, straight
+from cryoscale.write.rims import EAST, NORTH, SOUTH, WEST, Lines, Traced
 
 
 @dataclass
@@ -21,24 +21,29 @@ class Open:
         chains: numbers of the pieces of its rim that end on borders of parts.
         rings: what of its rim is closed.
         corners: how many it has.
-        part: whether it has been severed from what it touches.
+        held: corners ``(n, 2)`` of the edges along which it has been severed from what it touches.
     """
 
     chains: list[int] = field(default_factory=list)
     rings: list[Lines] = field(default_factory=list)
     corners: int = 0
-    part: bool = False
+    held: list[NDArray[np.int32]] = field(default_factory=list)
+
+    @property
+    def part(self) -> bool:
+        """Whether it has been severed."""
+        return bool(self.held)
 
     def take(self, other: Self) -> None:
         """What turned out to be the same."""
         self.chains += other.chains
         self.rings += other.rings
         self.corners += other.corners
-        self.part |= other.part
+        self.held += other.held
 
     def weight(self) -> int:
         """About how much it holds: the lighter of two moves, or one over many rows would be copied often."""
-        return len(self.chains) + len(self.rings)
+        return len(self.chains) + len(self.rings) + len(self.held)
 
 
 _Thing = TypeVar("_Thing", bound=Open)
@@ -125,7 +130,7 @@ class Stitching(Generic[_Thing]):
         return above, left
 
     def end_row(self, bottom: int, *, last: bool) -> Iterator[tuple[_Thing, Lines]]:
-        """What goes on nowhere: the thing and its rings, each touching itself nowhere.
+        """What goes on nowhere: the thing and its rings.
 
         Args:
             bottom: the row of corners under this row of parts.
@@ -153,8 +158,7 @@ class Stitching(Generic[_Thing]):
 
     def _closed(self, number: int) -> tuple[_Thing, Lines]:
         thing = self._things.pop(number)
-        rings = Lines.joined([*thing.rings, simple(self._chains.rings(thing.chains))[0]])
-        return thing, rings
+        return thing, Lines.joined([*thing.rings, self._chains.rings(thing.chains)])
 
     def _border(
         self,
@@ -180,14 +184,13 @@ class Stitching(Generic[_Thing]):
         """
         cut = self._meet(before, after, cut)
         for here, there, direction in ((after, before, directions[0]), (before, after, directions[1])):
-            for wanted, add in (
-                ((here > 0) & (there == 0), self._chains.add_run),
-                (cut, self._chains.add_cut),
-            ):
+            for severed in (False, True):
+                wanted = cut if severed else (here > 0) & (there == 0)
                 for first, stop in zip(*_runs(np.where(wanted, here, 0)), strict=True):
-                    thing = self[int(here[first])]
-                    thing.chains.append(add(int(first) + start, int(stop) + start, line, direction))
-                    thing.part |= bool(cut[first])
+                    thing, along = self[int(here[first])], range(int(first) + start, int(stop) + start + 1)
+                    thing.chains.append(self._chains.add_run(along[0], along[-1], line, direction))
+                    if severed:
+                        thing.held.append(straight(along, line, direction))
         return cut
 
     def _meet(

@@ -9,7 +9,7 @@ without gap or overlap.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,6 +124,47 @@ def clip(polygons: PolygonArray, cut: Cut) -> PolygonArray:
 
     parts = explode(shapely.make_valid(shapely.transform(parts, snap)))
     return np.concatenate([polygons[inside], parts[shapely.area(parts) > 0]])
+
+
+def share_vertices(several: Sequence[PolygonArray], cuts_made: Iterable[Cut]) -> list[PolygonArray]:
+    """Polygons (degrees) with each vertex that any of them has on a cut, wherever one has an edge along it.
+
+    Outlines and their debris end there each at its own vertices: without those of the other, their edges
+    would lie on one another and yet not be the same.
+    """
+    lines = {(0, lon) for cut in cuts_made for lon in cut.lons_deg}
+    lines |= {(1, lat) for cut in cuts_made for lat in cut.lats_deg}
+    shared = list(several)
+    for axis, line in sorted(lines):
+        xy = np.concatenate([shapely.get_coordinates(polygons) for polygons in shared])
+        places = np.unique(xy[xy[:, axis] == line, 1 - axis])
+        shared = [_with_vertices(polygons, axis, line, places) for polygons in shared]
+    return shared
+
+
+def _with_vertices(
+    polygons: PolygonArray, axis: int, line: float, places: NDArray[np.float64]
+) -> PolygonArray:
+    """Polygons with vertices at all of the places within their edges along a meridian or parallel."""
+    if not polygons.size or not places.size:
+        return polygons
+    kind, xy, (rings, parts) = shapely.to_ragged_array(polygons)
+    along = (xy[:-1, axis] == line) & (xy[1:, axis] == line)
+    along[rings[1:-1] - 1] = False  # from one ring to the next
+    edges = np.flatnonzero(along)
+    ends = np.column_stack([xy[edges, 1 - axis], xy[edges + 1, 1 - axis]])
+    first = np.searchsorted(places, ends.min(axis=1), side="right")
+    stop = np.maximum(np.searchsorted(places, ends.max(axis=1), side="left"), first)
+    wanted = [np.empty(0, np.int64)]
+    for begin, end, (before, after) in zip(first.tolist(), stop.tolist(), ends.tolist(), strict=True):
+        wanted.append(np.arange(begin, end)[:: 1 if before < after else -1])
+    added = np.full((int((stop - first).sum()), 2), line)
+    added[:, 1 - axis] = places[np.concatenate(wanted)]
+    at = np.repeat(edges + 1, stop - first)
+    moved = rings + np.searchsorted(at, rings, side="left")
+    return np.asarray(
+        shapely.from_ragged_array(kind, np.insert(xy, at, added, axis=0), (moved, parts)), object
+    )
 
 
 def straddles(polygons: PolygonArray, cut: Cut) -> NDArray[np.bool_]:
