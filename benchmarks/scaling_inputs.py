@@ -1,0 +1,145 @@
+"""What the simulator of runs is fed with, measured on this machine: stage times, sending, the driver's cost."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed import wait
+from numpy.typing import NDArray
+
+from cryoscale.bench import idle, orchestration, processes, record
+from cryoscale.bench.whole import SEED, YEAR
+from cryoscale.cluster import CPU, GPU, Workers, workers
+from cryoscale.config import load_config
+from cryoscale.demo import simulated_range
+from cryoscale.drive import ACTOR_DEADLINE_S
+from cryoscale.infer.actor import ActorRef, call_actor
+from cryoscale.infer.gate import PLACES
+from cryoscale.ledger import Ledger, Marker
+from cryoscale.pipeline import run
+from cryoscale.settings import ClusterSpec
+from cryoscale.simulate.server import serve
+
+WORKERS = (1, 2)
+SENDINGS = 8
+"""Arrays that each sender sends while its sending is measured."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Size of the range and edge of its blocks, blocks without work, and bytes that are sent at once."""
+
+    range: str
+    block_px: int
+    idle_blocks: int
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """A run with so many workers: until its first block began, from there to its last, and the machine's load."""
+
+    workers: int
+    start_s: float
+    blocks_s: float
+    markers: tuple[Marker, ...]
+    load: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All of it.
+
+    Attributes:
+        cores: of this machine.
+        runs: with 1 and with 2 workers.
+        driver_s: of driver and scheduler a block, by the clock, with the workers on the same cores.
+        intake_bytes_s: what one actor's process takes in from as many senders as its gate lets in.
+        send_cpu_s_byte: processor seconds of both ends a byte.
+    """
+
+    cores: int
+    runs: tuple[MeasuredRun, ...]
+    driver_s: float
+    intake_bytes_s: float
+    send_cpu_s_byte: float
+
+
+def measure_inputs(inputs: Inputs) -> Measured:
+    """Run the range with each number of workers, and measure sending and driving."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "range"
+        document = simulated_range(home, inputs.range, (YEAR,), SEED, lambda text: None)
+        document["tiling"] = {"tile_px": 256, "block_px": inputs.block_px}
+        with serve(home / "simulated") as url:
+            document["catalogs"] = [{"url": url}]
+            runs = tuple(measure_run(document, count) for count in WORKERS)
+    intake_bytes_s, send_cpu_s_byte = measure_sending(inputs.sent_bytes)
+    return Measured(
+        os.cpu_count() or 1, runs, measure_driver(inputs.idle_blocks), intake_bytes_s, send_cpu_s_byte
+    )
+
+
+def measure_run(document: Mapping[str, Any], count: int) -> MeasuredRun:
+    """The range mapped by ``count`` workers, and as many actors as there are cores for."""
+    cluster = {"kind": "local", "cpu_workers": count, "gpu_workers": 0}
+    moments: list[tuple[str, float]] = []
+    with tempfile.TemporaryDirectory() as out:
+        settings = load_config({**document, "cluster": cluster})
+        run(settings, out, on_stage=lambda text: moments.append((text, time.time())))
+        load = record.machine()["load"]
+        markers = tuple(Ledger(out).markers())
+    texts = [text for text, _ in moments]
+    started = next(at for text, at in moments if text.startswith("starting workers"))
+    mapping = next(n for n, text in enumerate(texts) if text.startswith("mapping on"))
+    first = min(min(marker.starts.values()) for marker in markers)
+    return MeasuredRun(count, first - started, moments[mapping + 1][1] - first, markers, load)
+
+
+def measure_driver(blocks: int) -> float:
+    """Seconds a block of the real driver, fleet and ledger, and of Dask, where the block does nothing."""
+    works = idle.works(blocks)
+    account = orchestration.Account
+    with workers(orchestration.settings().cluster) as found:
+        orchestration.drive(found, "local", orchestration.WHOLE, works[:8], account())
+        row = orchestration.drive(found, "local", orchestration.WHOLE, works, account())
+    return row["wall_ms"] / 1000
+
+
+class Sink:
+    """An actor that takes an array and does nothing with it."""
+
+    def take(self, array: NDArray[np.float32]) -> int:
+        """Its bytes."""
+        return int(array.nbytes)
+
+
+def send(ref: ActorRef, size: int, times: int) -> int:
+    """Send an array of ``size`` bytes to an actor so many times; the bytes."""
+    array = np.ones(size // 4, np.float32)
+    return sum(call_actor(ref, "take", array, deadline_s=ACTOR_DEADLINE_S) for _ in range(times))
+
+
+def measure_sending(size: int) -> tuple[float, float]:
+    """Bytes a second into one actor's process from as many tasks as it lets in, and CPU seconds a byte."""
+    with workers(ClusterSpec("local", cpu_workers=1, gpu_workers=0)) as found:
+        handle = found.client.submit(Sink, actor=True, resources={GPU: 1}).result()
+        ref = ActorRef.of(handle)
+        _sent(found, send, [(ref, size, 1)] * PLACES)  # connections are made, modules imported
+        begun, cpu = time.perf_counter(), processes.family_cpu_s(os.getpid())
+        sent = _sent(found, send, [(ref, size, SENDINGS)] * PLACES)
+        took, used = time.perf_counter() - begun, processes.family_cpu_s(os.getpid()) - cpu
+    return sent / took, used / sent
+
+
+def _sent(found: Workers, task: Callable[..., int], calls: Sequence[tuple[Any, ...]]) -> int:
+    futures = [found.client.submit(task, *call, pure=False, resources={CPU: 1}) for call in calls]
+    wait(futures)
+    return sum(found.client.gather(futures))
