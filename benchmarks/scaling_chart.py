@@ -19,7 +19,7 @@ Case = Mapping[str, Any]
 
 
 def chart(results: Mapping[str, Any], path: Path) -> None:
-    """Draw the cases of ``benchmarks.scaling``: a column for each speed, a colour for each form of a block."""
+    """Draw the cases of ``benchmarks.scaling``: a column for each speed, a colour for each form."""
     cases: Sequence[Case] = results["cases"]
     speeds = sorted({case["tiles_s"] for case in cases})
     figure = Figure(figsize=(13, 8.2), dpi=130)
@@ -51,15 +51,15 @@ def _head(figure: Figure, cases: Sequence[Case], results: Mapping[str, Any]) -> 
     forms = list(dict.fromkeys(case["form"] for case in cases))
     for number, (form, colour) in enumerate(zip(forms, _COLOURS, strict=True)):
         x = 0.065 + 0.36 * number
-        figure.text(x, 0.925, f"\u25cf a block travels {form}", fontsize=9.5, color=colour, va="center")
+        figure.text(x, 0.925, f"\u25cf a block travels as {form}", fontsize=9.5, color=colour, va="center")
     hours = results["finish_s_a_block"] * results["blocks"] / 3600
     checks = " and ".join(f"{row['error_pct']:+.0f} %" for row in results["validation"])
     figure.text(
         0.065,
         0.022,
         "Simulated from stage times measured on one machine; speeds of GPUs and the cluster are assumed, not "
-        f"measured. With 1 and 2 workers the simulator was off by {checks}.\nNot in it: what one process does "
-        f"after the last block, by benchmarks.memory up to {hours:,.0f} h for as many blocks full of ice.",
+        f"measured. With 1 and 2 workers the simulator was off by {checks}.\nNot in it: what one process "
+        f"does after the last block: by benchmarks.memory up to {hours:,.2g} h for so many blocks full of ice.",
         fontsize=_SMALL,
         color=_GREY,
         linespacing=1.5,
@@ -73,12 +73,11 @@ def _throughput(axes: Axes, cases: Sequence[Case], results: Mapping[str, Any]) -
     _along(axes, gpus, per_gpu)
     for name, limit in results["limits_blocks_s"].items():
         axes.axhline(limit, color=_PALE, linewidth=1, zorder=0)
-        axes.text(gpus[0], limit * 1.06, f"{name}: {limit:.3g}/s", fontsize=_SMALL, color=_GREY, va="bottom")
+        told = f"{name}: at most {limit:.3g}/s"
+        axes.text(gpus[0], limit * 1.06, told, fontsize=_SMALL, color=_GREY, va="bottom", clip_on=True)
     for number, (case, colour) in enumerate(zip(cases, _COLOURS, strict=True)):
         rows = case["by_gpus"]
-        axes.plot(
-            gpus, [row["blocks_s"] for row in rows], "o-", color=colour, markersize=3.5, linewidth=1.8
-        )
+        axes.plot(gpus, [row["blocks_s"] for row in rows], "o-", color=colour, markersize=3.5, linewidth=1.8)
         _mark_stop(axes, case, colour, number)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -92,12 +91,11 @@ def _throughput(axes: Axes, cases: Sequence[Case], results: Mapping[str, Any]) -
 
 
 def _along(axes: Axes, gpus: Sequence[int], per_gpu: float) -> None:
-    """The words of the dashed line, at its middle and above it."""
-    at = gpus[len(gpus) // 2]
+    """The words of the dashed line, at its end and above it."""
     axes.annotate(
         "GPUs never wait",
-        (at, at * per_gpu),
-        xytext=(-6, 5),
+        (gpus[-1], gpus[-1] * per_gpu),
+        xytext=(-4, 5),
         textcoords="offset points",
         fontsize=_SMALL,
         color=_GREY,
@@ -111,9 +109,7 @@ def _mark_stop(axes: Axes, case: Case, colour: str, number: int) -> None:
     rows = case["by_gpus"]
     if stops is not None:
         row = next(row for row in rows if row["gpus"] == stops["gpus"])
-        axes.plot(
-            [row["gpus"]], [row["blocks_s"]], "o", markersize=11, markerfacecolor="none", color=colour
-        )
+        axes.plot([row["gpus"]], [row["blocks_s"]], "o", markersize=11, markerfacecolor="none", color=colour)
         told = f"stops at {stops['gpus']} GPUs: {stops['by']}"
     else:
         told = f"scales to {rows[-1]['gpus']} GPUs; there held by {case['last_held_by']}"
@@ -142,7 +138,7 @@ def _busy(axes: Axes, cases: Sequence[Case]) -> None:
             linewidth=1.8,
         )
         most = max(row["busy"] for row in rows)
-        need, share = case["workers_a_gpu"], "90 %" if most >= 0.9 else f"its most, {most:.0%},"
+        need, share = case["workers_a_gpu"], "90 %" if most >= 0.9 else f"its most, {most:.0%}"
         held = "" if most >= 0.9 else f"; {case['one_gpu_held_by']} holds it"
         axes.text(
             0.985,

@@ -1,4 +1,4 @@
-"""What the simulator of runs is fed with, measured on this machine: stage times, sending, the driver's cost."""
+"""What the simulator of runs is fed with, measured here: stage times, sending, what the driver costs."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from cryoscale.pipeline import run
 from cryoscale.settings import ClusterSpec
 from cryoscale.simulate.server import serve
 
-WORKERS = (1, 2)
 SENDINGS = 8
 """Arrays that each sender sends while its sending is measured."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Size of the range and edge of its blocks, blocks without work, and bytes that are sent at once."""
+    """Size of the range, edge of its blocks, blocks without work, bytes sent at once, numbers of workers."""
 
     range: str
     block_px: int
     idle_blocks: int
     sent_bytes: int
+    workers: tuple[int, ...] = (1, 2)
 
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """A run with so many workers: until its first block began, from there to its last, and the machine's load."""
+    """A run with so many workers: until its first block began, from there to its last, the machine's load."""
 
     workers: int
     start_s: float
@@ -59,7 +59,7 @@ class Measured:
 
     Attributes:
         cores: of this machine.
-        runs: with 1 and with 2 workers.
+        runs: the first with 1 worker.
         driver_s: of driver and scheduler a block, by the clock, with the workers on the same cores.
         intake_bytes_s: what one actor's process takes in from as many senders as its gate lets in.
         send_cpu_s_byte: processor seconds of both ends a byte.
@@ -73,44 +73,45 @@ class Measured:
 
 
 def measure_inputs(inputs: Inputs) -> Measured:
-    """Run the range with each number of workers, and measure sending and driving."""
+    """Run the range with each number of workers, and measure driving and sending on the last of them."""
+    runs = []
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "range"
         document = simulated_range(home, inputs.range, (YEAR,), SEED, lambda text: None)
         document["tiling"] = {"tile_px": 256, "block_px": inputs.block_px}
         with serve(home / "simulated") as url:
             document["catalogs"] = [{"url": url}]
-            runs = tuple(measure_run(document, count) for count in WORKERS)
-    intake_bytes_s, send_cpu_s_byte = measure_sending(inputs.sent_bytes)
-    return Measured(
-        os.cpu_count() or 1, runs, measure_driver(inputs.idle_blocks), intake_bytes_s, send_cpu_s_byte
-    )
+            for count in inputs.workers:
+                begun = time.perf_counter()
+                with workers(ClusterSpec("local", cpu_workers=count)) as found:
+                    started_s = time.perf_counter() - begun
+                    runs.append(measure_run(document, found, count, started_s))
+                    if count == inputs.workers[-1]:
+                        driver_s = measure_driver(found, inputs.idle_blocks)
+                        sending = measure_sending(found, inputs.sent_bytes)
+    return Measured(os.cpu_count() or 1, tuple(runs), driver_s, *sending)
 
 
-def measure_run(document: Mapping[str, Any], count: int) -> MeasuredRun:
-    """The range mapped by ``count`` workers, and as many actors as there are cores for."""
-    cluster = {"kind": "local", "cpu_workers": count, "gpu_workers": 0}
+def measure_run(document: Mapping[str, Any], found: Workers, count: int, started_s: float) -> MeasuredRun:
+    """The range mapped by ``count`` workers, which took ``started_s`` to start."""
+    cluster = {"kind": found.client.scheduler.address, "cpu_workers": count}
     moments: list[tuple[str, float]] = []
     with tempfile.TemporaryDirectory() as out:
         settings = load_config({**document, "cluster": cluster})
         run(settings, out, on_stage=lambda text: moments.append((text, time.time())))
         load = record.machine()["load"]
         markers = tuple(Ledger(out).markers())
-    texts = [text for text, _ in moments]
-    started = next(at for text, at in moments if text.startswith("starting workers"))
-    mapping = next(n for n, text in enumerate(texts) if text.startswith("mapping on"))
+    number = next(n for n, (text, _) in enumerate(moments) if text.startswith("mapping on"))
     first = min(min(marker.starts.values()) for marker in markers)
-    return MeasuredRun(count, first - started, moments[mapping + 1][1] - first, markers, load)
+    start_s = started_s + first - moments[number][1]
+    return MeasuredRun(count, start_s, moments[number + 1][1] - first, markers, load)
 
 
-def measure_driver(blocks: int) -> float:
+def measure_driver(found: Workers, blocks: int) -> float:
     """Seconds a block of the real driver, fleet and ledger, and of Dask, where the block does nothing."""
-    works = idle.works(blocks)
-    account = orchestration.Account
-    with workers(orchestration.settings().cluster) as found:
-        orchestration.drive(found, "local", orchestration.WHOLE, works[:8], account())
-        row = orchestration.drive(found, "local", orchestration.WHOLE, works, account())
-    return row["wall_ms"] / 1000
+    works, whole = idle.works(blocks), orchestration.WHOLE
+    orchestration.drive(found, "local", whole, works[:8], orchestration.Account())
+    return orchestration.drive(found, "local", whole, works, orchestration.Account())["wall_ms"] / 1000
 
 
 class Sink:
@@ -127,15 +128,14 @@ def send(ref: ActorRef, size: int, times: int) -> int:
     return sum(call_actor(ref, "take", array, deadline_s=ACTOR_DEADLINE_S) for _ in range(times))
 
 
-def measure_sending(size: int) -> tuple[float, float]:
+def measure_sending(found: Workers, size: int) -> tuple[float, float]:
     """Bytes a second into one actor's process from as many tasks as it lets in, and CPU seconds a byte."""
-    with workers(ClusterSpec("local", cpu_workers=1, gpu_workers=0)) as found:
-        handle = found.client.submit(Sink, actor=True, resources={GPU: 1}).result()
-        ref = ActorRef.of(handle)
-        _sent(found, send, [(ref, size, 1)] * PLACES)  # connections are made, modules imported
-        begun, cpu = time.perf_counter(), processes.family_cpu_s(os.getpid())
-        sent = _sent(found, send, [(ref, size, SENDINGS)] * PLACES)
-        took, used = time.perf_counter() - begun, processes.family_cpu_s(os.getpid()) - cpu
+    future = found.client.submit(Sink, actor=True, resources={GPU: 1})  # the actor goes with it
+    ref = ActorRef.of(future.result())
+    _sent(found, send, [(ref, size, 1)] * PLACES)  # connections are made, modules imported
+    begun, cpu = time.perf_counter(), processes.family_cpu_s(os.getpid())
+    sent = _sent(found, send, [(ref, size, SENDINGS)] * PLACES)
+    took, used = time.perf_counter() - begun, processes.family_cpu_s(os.getpid()) - cpu
     return sent / took, used / sent
 
 

@@ -1,6 +1,6 @@
 """A run as a simulation of discrete events: who waits for whom, with stage times that are given.
 
-Modelled is what the engine does with a block (:mod:`cryoscale.drive`, ``task``, ``infer.gate``, ``infer.actor``):
+Modelled is what the engine does with a block (``drive``, ``task``, ``infer.gate``, ``infer.actor``):
 
 * the driver with its scheduler, one after the other: hands a block out, for the actor with least to do, while
   fewer than ``ahead`` blocks are out for each task that can run at once; takes it in when it is done;
@@ -9,9 +9,9 @@ Modelled is what the engine does with a block (:mod:`cryoscale.drive`, ``task``,
 * an actor: ``places`` blocks in its process at once, which take in bytes at a common rate, and predict one
   after the other.
 
-Cores, links, the store and an actor's intake are shared: all that use one go on at the same time, each at its
-own most, or all slowed alike where that exceeds what there is. The store and the link of a node are passed one
-after the other, which makes a fetch a little longer than it is and changes the rate of neither.
+Cores, links, the store and an actor's intake are shared: all that use one go on at the same time, each at
+its own most, or all slowed alike where that exceeds what there is. The store and the link of a node are
+passed one after the other, which makes a fetch a little longer than it is and changes the rate of neither.
 Not modelled: failures, and what follows the last block.
 """
 
@@ -86,13 +86,6 @@ class Course:
 
     wall_s: float
     busy: dict[str, float]
-
-    @property
-    def bottleneck(self) -> str:
-        """The resource that was busiest; the tasks' slots, which are nearly always full, only by default."""
-        others = {name: share for name, share in self.busy.items() if name != "tasks"}
-        name = max(others, key=lambda name: others[name])
-        return name if others[name] >= 0.8 else "tasks"
 
 
 class Clock:
