@@ -21,8 +21,10 @@ from benchmarks import (
     planning,
     reading,
     readme,
-    scaling,
 )
+from benchmarks.scaling.__main__ import main as scaling_main
+from benchmarks.scaling.forecast import RELIEFS, enough_workers, stop_of
+from benchmarks.scaling.jobs import FORMS, SPEEDS, in_production
 from cryoscale.bench import record
 from cryoscale.bench.scenes import SPECTRAL
 from cryoscale.features.stack import HALO_PX
@@ -163,19 +165,19 @@ def test_scaling_is_told_by_gpus_with_what_holds_it_and_beside_a_measured_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept, drawn = tmp_path / "scaling.jsonl", tmp_path / "scaling.png"
-    scaling.main(["--scale", "tiny", "--out", str(kept), "--chart", str(drawn)])
+    scaling_main(["--scale", "tiny", "--out", str(kept), "--chart", str(drawn)])
     results = json.loads(kept.read_text("utf-8"))["results"]
     (row,) = results["validation"]
     assert row["measured_s"] > 0
     # no simulated run is quicker than the processor seconds of its blocks on all cores
     assert row["forecast_s"] >= row["cpu_s"] / (os.cpu_count() or 1) - 0.01
-    assert len(results["cases"]) == len(scaling.SPEEDS) * len(scaling.FORMS)
+    assert len(results["cases"]) == len(SPEEDS) * len(FORMS)
     for case in results["cases"]:
         one, more = case["by_gpus"]
         assert one["efficiency"] == 1.0
         assert one["blocks_s"] < more["blocks_s"] <= more["gpus"] / case["job"]["predict_s"] * 1.01
         assert more["busy"]["actors"] <= 1
-        assert case["one_gpu_held_by"] in [*scaling.RELIEFS, "GPUs"]
+        assert case["one_gpu_held_by"] in [*RELIEFS, "GPUs"]
     assert "assumed, not measured" in capsys.readouterr().out
     assert drawn.read_bytes().startswith(b"\x89PNG")
 
@@ -184,17 +186,17 @@ def test_scaling_stops_at_the_first_number_of_gpus_that_is_not_worth_it() -> Non
     def row(gpus: int, efficiency: float) -> dict[str, Any]:
         return {"gpus": gpus, "efficiency": efficiency, "gain_where_doubled": {"store": 1.9, "GPUs": 1.0}}
 
-    assert scaling.stop_of([row(1, 1.0), row(2, 0.8), row(4, 0.79), row(8, 0.4)]) == {
+    assert stop_of([row(1, 1.0), row(2, 0.8), row(4, 0.79), row(8, 0.4)]) == {
         "gpus": 4,
         "by": "store",
     }
-    assert scaling.stop_of([row(1, 1.0), row(2, 0.8)]) is None
+    assert stop_of([row(1, 1.0), row(2, 0.8)]) is None
 
 
 def test_a_gpu_has_enough_workers_where_it_is_as_busy_as_wanted_or_as_it_can_be() -> None:
     rows = [{"workers": 4, "busy": 0.3}, {"workers": 8, "busy": 0.55}, {"workers": 16, "busy": 0.6}]
-    assert scaling.enough_workers(rows) == 8  # 0.9 of 0.6
-    assert scaling.enough_workers([*rows, {"workers": 32, "busy": 1.0}]) == 32
+    assert enough_workers(rows) == 8  # 0.9 of 0.6
+    assert enough_workers([*rows, {"workers": 32, "busy": 1.0}]) == 32
 
 
 def test_a_block_of_the_size_of_production_is_replayed_as_it_was() -> None:
@@ -213,14 +215,14 @@ def test_a_block_of_the_size_of_production_is_replayed_as_it_was() -> None:
         fetches=800,
         fetched_bytes=500,
     )
-    job = scaling.in_production(marker, scaling.FORMS[0], 1000, 0.0)
+    job = in_production(marker, FORMS[0], 1000, 0.0)
     assert (job.read_cpu_s, job.features_cpu_s, job.write_cpu_s, job.fetched_bytes) == (8.0, 1.0, 0.5, 500)
     # 128 px from tile to tile, the first begins 128 px before the block
     assert job.predict_s == 17**2 / 1000
     assert job.sent_bytes == (2048 + 256) ** 2 * 120
     assert job.wait_s == 800 * 0.05 / 8
     quarter = marker.model_copy(update={"size_px": 1024})
-    more = scaling.in_production(quarter, scaling.FORMS[1], 1000, 0.0)
+    more = in_production(quarter, FORMS[1], 1000, 0.0)
     assert more.write_cpu_s == 2.0
     assert more.read_cpu_s == pytest.approx(8.0 * ((2304 + 2 * HALO_PX) / (1280 + 2 * HALO_PX)) ** 2)
     assert more.features_cpu_s == 0.0

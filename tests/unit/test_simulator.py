@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.scaling import RELIEFS
-from benchmarks.simulator import Clock, Job, Shared, Site, simulate
+from benchmarks.scaling.forecast import RELIEFS
+from benchmarks.scaling.simulator import Clock, Job, Shared, Site, simulate
 
 ALONE = Site(nodes=1, tasks=1, cores=1.0, actors=1)
 SECONDS = st.floats(0.01, 10.0)

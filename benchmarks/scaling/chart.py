@@ -19,7 +19,7 @@ Case = Mapping[str, Any]
 
 
 def chart(results: Mapping[str, Any], path: Path) -> None:
-    """Draw the cases of ``benchmarks.scaling``: a column for each speed, a colour for each form."""
+    """Draw the cases of the benchmark: a column for each speed, a colour for each form."""
     cases: Sequence[Case] = results["cases"]
     speeds = sorted({case["tiles_s"] for case in cases})
     figure = Figure(figsize=(13, 8.2), dpi=130)
@@ -59,7 +59,7 @@ def _head(figure: Figure, cases: Sequence[Case], results: Mapping[str, Any]) -> 
         0.022,
         "Simulated from stage times measured on one machine; speeds of GPUs and the cluster are assumed, not "
         f"measured. With 1 and 2 workers the simulator was off by {checks}.\nNot in it: what one process "
-        f"does after the last block: by benchmarks.memory up to {hours:,.2g} h for so many blocks full of ice.",
+        f"does after the last block: by benchmarks.memory up to {hours:,.2g} h for as many, full of ice.",
         fontsize=_SMALL,
         color=_GREY,
         linespacing=1.5,
