@@ -72,6 +72,10 @@ def lines(results: Mapping[str, Any]) -> str:
                 f"{row['blocks_s']:10.2f}{row['hours']:9.2f}{row['busy']['actors']:10.1%}"
                 f"{row['efficiency']:12.1%}{told}"
             )
+    for case in {case["form"]: case for case in results["cases"]}.values():
+        out.append(
+            f"an actor takes in blocks for at most {case['intake_tiles_s']:,.0f} tiles/s: {case['form']}"
+        )
     hours = results["finish_s_a_block"] * blocks / 3600
     out.append(
         f"after the last block one process goes on for up to {hours:.2g} h, over ice as in benchmarks.memory"

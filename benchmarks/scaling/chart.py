@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FormatStrFormatter, NullFormatter, PercentFormatter, ScalarFormatter
 
 _INK, _GREY, _PALE = "#15191f", "#6b7480", "#c9ced4"
 _COLOURS = ("#c8442c", "#2b7bba")
@@ -70,11 +71,17 @@ def _throughput(axes: Axes, cases: Sequence[Case], results: Mapping[str, Any]) -
     gpus = [row["gpus"] for row in cases[0]["by_gpus"]]
     per_gpu = 1 / cases[0]["job"]["predict_s"]
     axes.plot(gpus, [n * per_gpu for n in gpus], color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
-    _along(axes, gpus, per_gpu)
     for name, limit in results["limits_blocks_s"].items():
         axes.axhline(limit, color=_PALE, linewidth=1, zorder=0)
-        told = f"{name}: at most {limit:.3g}/s"
-        axes.text(gpus[0], limit * 1.06, told, fontsize=_SMALL, color=_GREY, va="bottom", clip_on=True)
+        axes.text(
+            gpus[0],
+            limit * 1.06,
+            f"{name} {limit:.3g}/s",
+            fontsize=_SMALL,
+            color=_GREY,
+            va="bottom",
+            clip_on=True,
+        )
     for number, (case, colour) in enumerate(zip(cases, _COLOURS, strict=True)):
         rows = case["by_gpus"]
         axes.plot(gpus, [row["blocks_s"] for row in rows], "o-", color=colour, markersize=3.5, linewidth=1.8)
@@ -87,19 +94,23 @@ def _throughput(axes: Axes, cases: Sequence[Case], results: Mapping[str, Any]) -
     low = min(row["blocks_s"] for case in results["cases"] for row in case["by_gpus"])
     axes.set_ylim(low * 0.22, top * 1.6)
     _plain(axes, "GPUs")
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    _along(axes, gpus, per_gpu)
 
 
 def _along(axes: Axes, gpus: Sequence[int], per_gpu: float) -> None:
-    """The words of the dashed line, at its end and above it."""
+    """The words of the dashed line, along its upper end."""
+    start, end = axes.transData.transform([(n, n * per_gpu) for n in (gpus[0], gpus[-1])])
     axes.annotate(
         "GPUs never wait",
-        (gpus[-1], gpus[-1] * per_gpu),
-        xytext=(-4, 5),
-        textcoords="offset points",
+        start + 0.8 * (end - start),
+        xycoords="figure pixels",
+        rotation=math.degrees(math.atan2(end[1] - start[1], end[0] - start[0])),
         fontsize=_SMALL,
         color=_GREY,
-        ha="right",
+        ha="center",
+        va="center",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
     )
 
 
@@ -117,7 +128,7 @@ def _mark_stop(axes: Axes, case: Case, colour: str, number: int) -> None:
     axes.text(
         0.985,
         0.115 - 0.075 * number,
-        f"{told}; one GPU {busy:.0%} busy",
+        f"{told}; one GPU {100 * busy:.0f} % busy",
         fontsize=_SMALL,
         color=colour,
         ha="right",
@@ -138,7 +149,7 @@ def _busy(axes: Axes, cases: Sequence[Case]) -> None:
             linewidth=1.8,
         )
         most = max(row["busy"] for row in rows)
-        need, share = case["workers_a_gpu"], "90 %" if most >= 0.9 else f"its most, {most:.0%}"
+        need, share = case["workers_a_gpu"], "90 %" if most >= 0.9 else f"its most, {100 * most:.0f} %"
         held = "" if most >= 0.9 else f"; {case['one_gpu_held_by']} holds it"
         axes.text(
             0.985,
@@ -153,7 +164,7 @@ def _busy(axes: Axes, cases: Sequence[Case]) -> None:
     axes.set_ylim(0, 1.04)
     axes.set_xticks([4, 8, 16, 32, 64, 128, 256])
     axes.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 1.0])
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     _plain(axes, "CPU workers a GPU (one core and two tasks each)")
 
 

@@ -113,8 +113,8 @@ def by_workers(case: Case, scale: Scale) -> list[dict[str, float]]:
     for workers in scale.workers:
         site = case.site(FEW_GPUS, max(1, FEW_GPUS * workers // CLUSTER.cores))
         site = replace(site, store_bytes_s=float("inf"), driver_s=0.0, start_s=0.0)
-        count = scale.steady_blocks + 2 * site.tasks * site.nodes
-        busy = simulate(case.jobs(count), site).busy["actors"]
+        count = scale.steady_blocks + 4 * site.tasks * site.nodes
+        busy = simulate(case.jobs(count), site).steady_rate * case.pool[0].predict_s / FEW_GPUS
         rows.append({"workers": site.nodes * CLUSTER.cores / FEW_GPUS, "busy": round(busy, 4)})
     return rows
 
@@ -208,6 +208,10 @@ def forecast(measured: Measured, scale: Scale) -> list[dict[str, Any]]:
                     "workers_a_gpu": workers,
                     "by_gpus": rows,
                     "stops": stop_of(rows),
+                    "intake_tiles_s": measured.intake_bytes_s
+                    / means["sent_bytes"]
+                    * tiles_s
+                    * means["predict_s"],
                     "one_gpu_held_by": held_by(rows[0]),
                     "last_held_by": held_by(rows[-1]),
                 }

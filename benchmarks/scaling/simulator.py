@@ -82,10 +82,17 @@ class Site:
 
 @dataclass(frozen=True)
 class Course:
-    """How a run went: its seconds, and how busy each resource was, as a share of them."""
+    """How a run went: its seconds, how busy each resource was in them (shares), when blocks were done."""
 
     wall_s: float
     busy: dict[str, float]
+    ends_s: tuple[float, ...] = field(repr=False)
+
+    @property
+    def steady_rate(self) -> float:
+        """Blocks a second without the quarter of them at the run's start and the one at its end."""
+        first, last = len(self.ends_s) // 4, 3 * len(self.ends_s) // 4
+        return (last - first) / (self.ends_s[last] - self.ends_s[first])
 
 
 class Clock:
@@ -216,7 +223,7 @@ class Run:
         self.todo = deque(jobs)
         self.handed: deque[tuple[Job, Actor]] = deque()
         self.flying = 0
-        self.ended_s = 0.0
+        self.ends_s: list[float] = []
         self.occupied_s = 0.0
         self.driver = Queued(self.clock)
         self.store = Shared(self.clock, site.store_bytes_s)
@@ -232,7 +239,7 @@ class Run:
     def course(self) -> Course:
         """Run to the end."""
         self.clock.run()
-        site, wall_s = self.site, self.ended_s
+        site, wall_s = self.site, self.ends_s[-1]
         used = {
             "cores": (sum(one.used for one in self.cores), site.cores * site.nodes),
             "links": (sum(one.used for one in self.links), site.link_bytes_s * site.nodes),
@@ -242,7 +249,8 @@ class Run:
             "driver": (self.driver.used, 1.0),
             "tasks": (self.occupied_s, site.tasks * site.nodes),
         }
-        return Course(wall_s, {name: amount / (most * wall_s) for name, (amount, most) in used.items()})
+        busy = {name: amount / (most * wall_s) for name, (amount, most) in used.items()}
+        return Course(wall_s, busy, tuple(self.ends_s))
 
     def _hand_out(self) -> None:
         limit = self.site.ahead * self.site.tasks * self.site.nodes
@@ -289,7 +297,7 @@ class Run:
         self.slots.append(node)
         self._start()
         yield lambda then: self.driver.take(site.driver_s / 2, then)
-        self.ended_s = self.clock.now
+        self.ends_s.append(self.clock.now)
         self.flying -= 1
         actor.load -= 1
         self._hand_out()
