@@ -49,6 +49,7 @@ YEAR, APART_YR = 2018, 18
 CLEAN, DEBRIS = (CLASS_NAMES.index(name) for name in ("clean_ice", "debris_covered_ice"))
 SHIFT_PX, LEAST_KM2 = 2, 0.01
 BUFFERS_M, DEFAULT_BUFFER_M = (0, 500, 1000, 3000), 3000
+SNOW = "snow or ice"
 REACHES_M, DEFAULT_REACH_M, NDSI = (0, 1000, 5000), 5000, 0.2
 PACKAGES = ("cryoscale", "numpy", "scipy", "shapely", "rasterio")
 
@@ -72,16 +73,16 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Mask:
-    """How candidates are told: by outlines or by snow, with what margin, and whether it is the default."""
+    """How candidates are told: by an inventory or by snow, with what margin, and a run that does so."""
 
     kind: str
     margin_m: int
-    candidates: Mapping[str, Any]
+    settings: Settings
 
     @property
     def is_default(self) -> bool:
         """Whether a run takes this margin unless told otherwise."""
-        return self.margin_m == (DEFAULT_BUFFER_M if "rgi" in self.candidates else DEFAULT_REACH_M)
+        return self.margin_m == (DEFAULT_REACH_M if self.kind == SNOW else DEFAULT_BUFFER_M)
 
 
 def inventories(seed: int, size: str, regime: Regime, now: MountainRange) -> dict[str, NDArray[np.bool_]]:
@@ -117,9 +118,12 @@ def beyond_m(ice: NDArray[np.bool_], known: NDArray[np.bool_]) -> float:
 
 
 def save_outlines(known: NDArray[np.bool_], now: MountainRange, path: Path) -> None:
-    """The bodies of a mask on the frame of ``now`` as polygons in a GeoPackage."""
+    """The bodies of a mask on the frame of ``now`` as polygons in a GeoPackage, drawn to within a pixel.
+
+    An inventory is drawn by lines, not by the edges of pixels.
+    """
     found = features.shapes(known.astype(np.uint8), mask=known, connectivity=4, transform=now.affine)
-    shapes = [shapely.geometry.shape(geometry) for geometry, _ in found]
+    shapes = [shapely.simplify(shapely.geometry.shape(geometry), PIXEL_M) for geometry, _ in found]
     gpd.GeoDataFrame(geometry=shapes, crs=now.crs).to_crs("EPSG:4326").to_file(path)
 
 
@@ -128,9 +132,9 @@ def save_outlines(known: NDArray[np.bool_], now: MountainRange, path: Path) -> N
 
 @dataclass(frozen=True)
 class Ground:
-    """A published range: its configuration, scenes, and masks to try."""
+    """A published range: a run that maps all of it, its scenes, and masks to try."""
 
-    document: Mapping[str, Any]
+    settings: Settings
     items: Items
     home: Path
     masks: tuple[Mask, ...]
@@ -146,20 +150,25 @@ def make_ground(seed: int, size: str, regime: Regime, folder: Path) -> Ground:
     document["region"] = {"bbox": [round(v, 6) for v in published.bbox_deg]}
     document["sources"] = {name: document["sources"][name] for name in ("optical", "terrain")}
     document["model"] = {"name": "band-ratio"}
+
+    def mask(kind: str, margin_m: int, candidates: Mapping[str, Any]) -> Mask:
+        return Mask(kind, margin_m, load_config({**document, "candidates": candidates}))
+
     masks, beyond = [], {}
     for name, known in inventories(seed, size, regime, now).items():
         path = folder / f"{name}.gpkg"
         save_outlines(known, now, path)
         beyond[name] = beyond_m(np.isin(now.truth, (CLEAN, DEBRIS)), known)
-        masks += [Mask(name, m, {"rgi": str(path), "buffer_m": m}) for m in BUFFERS_M]
-    masks += [Mask("snow or ice", m, {"min_ndsi": NDSI, "ndsi_reach_m": m}) for m in REACHES_M]
+        masks += [mask(name, m, {"rgi": str(path), "buffer_m": m}) for m in BUFFERS_M]
+    masks += [mask(SNOW, m, {"min_ndsi": NDSI, "ndsi_reach_m": m}) for m in REACHES_M]
     facts = {
         "seed": seed,
         "regime": regime.name,
         "glacier_share": round(float((now.glacier_id > 0).mean()), 4),
         "farthest_ice_m": {name: round(value) for name, value in beyond.items()},
     }
-    return Ground(document, find_items(load_config(document)), home, tuple(masks), facts)
+    settings = load_config(document)
+    return Ground(settings, find_items(settings), home, tuple(masks), facts)
 
 
 def count(settings: Settings, home: Path) -> dict[Block, tuple[int, int]]:
@@ -183,12 +192,11 @@ def chosen(settings: Settings, items: Items) -> set[Block]:
 
 def judge(ground: Ground, block_px: int) -> list[dict[str, Any]]:
     """A row for each mask: blocks, and pixels of region and ice, in all and in what is mapped."""
-    document = {**ground.document, "tiling": {"tile_px": 256, "block_px": block_px}}
-    counts = count(load_config(document), ground.home)
+    counts = count(replace(ground.settings, block_px=block_px), ground.home)
     region_px, ice_px = (sum(pair[n] for pair in counts.values()) for n in (0, 1))
     rows = []
     for mask in ground.masks:
-        kept = chosen(load_config({**document, "candidates": dict(mask.candidates)}), ground.items)
+        kept = chosen(replace(mask.settings, block_px=block_px), ground.items)
         rows.append(
             {
                 "mask": mask.kind,

@@ -103,7 +103,7 @@ def _along(axes: Axes, gpus: Sequence[int], per_gpu: float) -> None:
     start, end = axes.transData.transform([(n, n * per_gpu) for n in (gpus[0], gpus[-1])])
     axes.annotate(
         "GPUs never wait",
-        start + 0.8 * (end - start),
+        start + 0.87 * (end - start),
         xycoords="figure pixels",
         rotation=math.degrees(math.atan2(end[1] - start[1], end[0] - start[0])),
         fontsize=_SMALL,
