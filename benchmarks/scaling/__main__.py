@@ -1,9 +1,9 @@
 """Where a run of 100,000 blocks stops scaling with GPUs, and why: 1 and 2 workers measured, else simulated.
 
 ``python -m benchmarks.scaling [--scale tiny|moderate|full] [--out FILE] [--chart PNG]`` runs a simulated
-range through the real pipeline with one worker and with two, and holds the simulator of
-``simulator`` against both: it is given the processor seconds of the blocks of the first run, no
-second of any clock. With the same stage times, brought to blocks of 2048 px by their pixels, it then replays
+range through the real pipeline with one worker and with two, and holds the simulator beside it against
+both: it is given the processor seconds of the first run, no second of any
+clock. With the same stage times, brought to blocks of 2048 px by their pixels, it then replays
 runs with 1 to 64 GPUs.
 
 Measured here: stage times, bytes and requests a block, what sending to an actor costs and brings, what

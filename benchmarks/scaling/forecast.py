@@ -42,7 +42,7 @@ def validation(measured: Measured) -> list[dict[str, Any]]:
     """Seconds from the first block to the last, as they were and as the simulator has them."""
     rows = []
     markers = sorted(measured.runs[0].markers, key=lambda marker: min(marker.starts.values()))
-    jobs = [as_measured(marker, measured.send_cpu_s_byte) for marker in markers]
+    jobs = [as_measured(marker, measured.runs[0].rest_cpu_s) for marker in markers]
     for run in measured.runs:
         site = Site(
             nodes=1,
@@ -61,6 +61,7 @@ def validation(measured: Measured) -> list[dict[str, Any]]:
                 "forecast_s": round(forecast, 2),
                 "error_pct": round(100 * (forecast / run.blocks_s - 1), 1),
                 "cpu_s": round(sum(sum(marker.cpu_seconds.values()) for marker in run.markers), 2),
+                "rest_cpu_s": round(run.rest_cpu_s * len(run.markers), 2),
                 "start_s": round(run.start_s, 2),
                 "load": run.load,
             }

@@ -44,12 +44,22 @@ class Inputs:
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """A run with so many workers: until its first block began, from there to its last, the machine's load."""
+    """A run with so many workers.
+
+    Attributes:
+        workers: how many.
+        start_s: until its first block began.
+        blocks_s: from there to the end of its last.
+        markers: of its blocks.
+        rest_cpu_s: what a block costs all processes beyond its stages: sending, Dask, marker.
+        load: of the machine, in the last minute.
+    """
 
     workers: int
     start_s: float
     blocks_s: float
     markers: tuple[Marker, ...]
+    rest_cpu_s: float
     load: float
 
 
@@ -96,15 +106,37 @@ def measure_run(document: Mapping[str, Any], found: Workers, count: int, started
     """The range mapped by ``count`` workers, which took ``started_s`` to start."""
     cluster = {"kind": found.client.scheduler.address, "cpu_workers": count}
     moments: list[tuple[str, float]] = []
+    used: list[tuple[float, float]] = []
+
+    def note(_: object) -> None:
+        used.append((time.time(), processes.family_cpu_s(os.getpid())))
+
     with tempfile.TemporaryDirectory() as out:
         settings = load_config({**document, "cluster": cluster})
-        run(settings, out, on_stage=lambda text: moments.append((text, time.time())))
+        run(settings, out, on_progress=note, on_stage=lambda text: moments.append((text, time.time())))
         load = record.machine()["load"]
         markers = tuple(Ledger(out).markers())
     number = next(n for n, (text, _) in enumerate(moments) if text.startswith("mapping on"))
     first = min(min(marker.starts.values()) for marker in markers)
     start_s = started_s + first - moments[number][1]
-    return MeasuredRun(count, start_s, moments[number + 1][1] - first, markers, load)
+    rest_s = rest_cpu_s(markers, used[0], used[-1])
+    return MeasuredRun(count, start_s, moments[number + 1][1] - first, markers, rest_s, load)
+
+
+def rest_cpu_s(markers: Sequence[Marker], begin: tuple[float, float], end: tuple[float, float]) -> float:
+    """Processor seconds a block that no stage counts, between two moments (time, seconds of all processes).
+
+    Of a stage that was under way at the first moment the share of its time after it is counted.
+    """
+    counted = total = 0.0
+    for marker in markers:
+        for stage, cpu_s in marker.cpu_seconds.items():
+            until = marker.starts[stage] + marker.seconds[stage]
+            share = (until - begin[0]) / max(marker.seconds[stage], 1e-9)
+            counted += cpu_s * min(max(share, 0.0), 1.0)
+            total += cpu_s
+    blocks = len(markers) * counted / total if total else 0.0
+    return max(end[1] - begin[1] - counted, 0.0) / blocks if blocks else 0.0
 
 
 def measure_driver(found: Workers, blocks: int) -> float:

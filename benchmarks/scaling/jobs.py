@@ -67,16 +67,18 @@ def tiles_of(block: Block) -> int:
     )
 
 
-def as_measured(marker: Marker, send_cpu_s_byte: float) -> Job:
-    """A block as it was on this machine, where files are local and actors share the cores."""
+def as_measured(marker: Marker, rest_cpu_s: float) -> Job:
+    """A block as it was on this machine, where files are local and actors share the cores.
+
+    ``rest_cpu_s`` is what it cost beyond its stages, most of it for sending.
+    """
     cpu = marker.cpu_seconds
-    outer = read_window(marker.block, TILE_PX, OVERLAP)
     return Job(
         read_cpu_s=cpu["read"],
         features_cpu_s=cpu["features"],
         predict_s=cpu["predict"],
         write_cpu_s=cpu["write"],
-        send_cpu_s=send_cpu_s_byte * outer.height * outer.width * FORMS[0].bytes_px,
+        send_cpu_s=rest_cpu_s,
         read_threads=READ_THREADS,
     )
 

@@ -24,6 +24,7 @@ from benchmarks import (
 )
 from benchmarks.scaling.__main__ import main as scaling_main
 from benchmarks.scaling.forecast import RELIEFS, enough_workers, stop_of
+from benchmarks.scaling.inputs import rest_cpu_s
 from benchmarks.scaling.jobs import FORMS, SPEEDS, in_production
 from cryoscale.bench import record
 from cryoscale.bench.scenes import SPECTRAL
@@ -197,6 +198,30 @@ def test_a_gpu_has_enough_workers_where_it_is_as_busy_as_wanted_or_as_it_can_be(
     rows = [{"workers": 4, "busy": 0.3}, {"workers": 8, "busy": 0.55}, {"workers": 16, "busy": 0.6}]
     assert enough_workers(rows) == 8  # 0.9 of 0.6
     assert enough_workers([*rows, {"workers": 32, "busy": 1.0}]) == 32
+
+
+def test_what_no_stage_counts_is_what_the_processes_used_beyond_them() -> None:
+    def marker(began: float) -> Marker:
+        return Marker(
+            year=2018,
+            epsg=32645,
+            row=0,
+            col=int(began),
+            size_px=256,
+            checksum="",
+            written_bytes=1,
+            pixels=1,
+            valid_pixels=1,
+            starts={"read": began, "write": began + 4},
+            seconds={"read": 4.0, "write": 2.0},
+            cpu_seconds={"read": 3.0, "write": 1.0},
+        )
+
+    markers = [marker(0.0), marker(3.0), marker(10.0)]
+    # from 6 on: nothing of the first, a quarter of reading and all of writing of the second, all of the third
+    stages_s = 0.0 + (0.75 + 1.0) + 4.0
+    rest_s = rest_cpu_s(markers, (6.0, 100.0), (17.0, 100.0 + stages_s + 2.3))
+    assert rest_s == pytest.approx(2.3 / (3 * stages_s / 12.0))
 
 
 def test_a_block_of_the_size_of_production_is_replayed_as_it_was() -> None:
