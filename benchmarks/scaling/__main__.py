@@ -2,9 +2,8 @@
 
 ``python -m benchmarks.scaling [--scale tiny|moderate|full] [--out FILE] [--chart PNG]`` runs a simulated
 range through the real pipeline with one worker and with two, and holds the simulator beside it against
-both: it is given the processor seconds of the first run, no second of any
-clock. With the same stage times, brought to blocks of 2048 px by their pixels, it then replays
-runs with 1 to 64 GPUs.
+both: it is given the processor seconds of the first run, no second of any clock. With the same stage times,
+brought to blocks of 2048 px by their pixels, it then replays runs with 1 to 64 GPUs.
 
 Measured here: stage times, bytes and requests a block, what sending to an actor costs and brings, what
 driver and scheduler cost a block, the start of workers. **Assumed, not measured**: how fast a GPU is
