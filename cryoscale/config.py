@@ -174,10 +174,11 @@ class CandidatesConfig(_Strict):
 
 
 class OutlinesConfig(_Strict):
-    """What counts as a glacier, and the RGI's glaciers whose names and identifiers are carried over."""
+    """What counts as a glacier, the RGI's whose divides and names are carried over, and whether to divide."""
 
     min_area_km2: Annotated[float, Field(ge=0)] = 0.01
     rgi: str | None = None
+    divides: bool = True
 
 
 class ClusterConfig(_Strict):
@@ -279,6 +280,7 @@ class Config(_Strict):
             coarse=coarse,
             min_area_km2=self.outlines.min_area_km2,
             known_glaciers=glaciers,
+            divides=self.outlines.divides,
             cluster=ClusterSpec(self.cluster.kind, self.cluster.cpu_workers, self.cluster.gpu_workers),
             document=self.model_dump(mode="json", exclude_none=True),
         )

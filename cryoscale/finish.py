@@ -33,9 +33,10 @@ from cryoscale.scenes import Account, SceneUse, account_of, sample_gaps, why
 from cryoscale.settings import Settings
 from cryoscale.write import columns, mosaic, outlines, quicklook, report, stac
 from cryoscale.write import map as picture
-from cryoscale.write.carried import read_known
+from cryoscale.write.carried import KnownGlaciers, read_known
+from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
-from cryoscale.write.inventory import Description, read_parts
+from cryoscale.write.inventory import Description, Inventory, read_parts
 from cryoscale.write.seams import seam_score_of_maps
 
 _SCENES_LINKED = 1000
@@ -67,31 +68,33 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
 
 
 def write_inventory(settings: Settings, out: str, folder: Path, year: int, manifest: dict[str, Any]) -> Path:
-    """Outlines of one year over all zones, as ``inventory/<year>.parquet`` and ``.gpkg`` under ``folder``.
+    """Glaciers of one year over all zones, as ``inventory/<year>.parquet`` and ``.gpkg`` under ``folder``.
 
-    Beside them their hypsometry, and what the columns of all years mean.
+    Beside them the complexes that they are parts of, the divides that they share, their hypsometry, and what
+    the columns of all years mean.
     """
     maps = {epsg: mosaic.open_mosaic(out, year, epsg) for epsg in mosaic.zones(out, year)}
     parquet = folder / "inventory" / f"{year}.parquet"
-    with outlines.survey(
-        maps,
-        min_area_km2=settings.min_area_km2,
-        year=year,
-        model=str(manifest["model"]["name"]),
-        run_id=str(manifest["identity_sha256"])[:16],
-    ) as found:
-        found.describe(_described(settings, out, year))
-        found.write(parquet, parquet.with_suffix(".gpkg"))
-        found.write_hypsometry(parquet.with_name(f"{year}-hypsometry.csv"))
+    told = {"year": year, "model": str(manifest["model"]["name"])}
+    told["run_id"] = str(manifest["identity_sha256"])[:16]
+    ground = ground_of(settings, out, year)
+    known = read_known(settings.known_glaciers, settings.region) if settings.known_glaciers else None
+    with outlines.survey(maps, min_area_km2=settings.min_area_km2, **told) as found, Inventory(told) as parts:
+        if settings.divides:
+            found.write_outlines(parquet.with_name(f"{year}-complexes.parquet"))
+            divide_inventory(found, parts, Divider(ground, known), maps, settings.block_px)
+            parts.write_divides(parquet.with_name(f"{year}-intersects.parquet"))
+        glaciers = parts if settings.divides else found
+        glaciers.describe(_describer(ground, known))
+        glaciers.write(parquet, parquet.with_suffix(".gpkg"))
+        glaciers.write_hypsometry(parquet.with_name(f"{year}-hypsometry.csv"))
     text = json.dumps(columns.metadata(), indent=2, ensure_ascii=False)
     parquet.with_name("attributes_metadata.json").write_text(f"{text}\n", encoding="utf-8")
     return parquet
 
 
-def _described(settings: Settings, out: str, year: int) -> Callable[[Polygon], Description]:
+def _describer(ground: Ground | None, known: KnownGlaciers | None) -> Callable[[Polygon], Description]:
     """What elevation and the RGI say of an outline, as far as the run has them."""
-    ground = ground_of(settings, out, year)
-    known = read_known(settings.known_glaciers, settings.region) if settings.known_glaciers else None
 
     def describe(outline: Polygon) -> Description:
         told = ground.under(outline) if ground is not None else Description({})

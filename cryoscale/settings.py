@@ -156,7 +156,9 @@ class Settings:
     coarse: CoarseLimits | None = None
     min_area_km2: float = 0.01
     known_glaciers: str | None = None
-    """A file of the RGI 7's glaciers, of which names and identifiers are carried over."""
+    """A file of the RGI 7's glaciers, of which divides, names and identifiers are carried over."""
+    divides: bool = True
+    """Whether connected ice is divided into glaciers."""
     cluster: ClusterSpec = ClusterSpec()
     document: Mapping[str, Any] = field(default_factory=dict)
     """The configuration as it was written, for the run's record."""

@@ -16,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 from cryoscale.errors import SourceError
 from cryoscale.write import zones
 from cryoscale.write.columns import COLUMNS
-from cryoscale.write.polygons import explode
+from cryoscale.write.polygons import PolygonArray, explode
 
 CARRIED: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.source == "RGI")
 """The columns that are carried over, by the names of the RGI 7."""
@@ -51,9 +51,8 @@ class KnownGlaciers:
 
     def over(self, outline: Polygon) -> dict[str, Any]:
         """The carried columns of one outline (degrees); nothing where no glacier overlaps it by 200 m2."""
-        west, _, east, _ = outline.bounds
-        turns = 360.0 * np.floor(((west + east) / 2 + 180.0) / 360.0)
-        if turns:  # outlines go on beyond 180 degrees, the RGI begins again at -180
+        turns = _turns(outline)
+        if turns:
             outline = shapely.transform(outline, lambda xy: xy - (turns, 0.0))
         near = self._tree.query(outline, predicate="intersects")
         if not near.size:
@@ -64,6 +63,14 @@ class KnownGlaciers:
             return {}
         best = self._values.iloc[int(near[np.argmax(area)])]
         return {name: _plain(value) for name, value in best.items() if not pd.isna(value)}
+
+    def near(self, outline: Polygon) -> PolygonArray:
+        """The glaciers that meet an outline (degrees), on its side of 180 degrees."""
+        turns = _turns(outline)
+        if turns:
+            outline = shapely.transform(outline, lambda xy: xy - (turns, 0.0))
+        found = self._shapes[np.sort(self._tree.query(outline, predicate="intersects"))]
+        return explode(shapely.transform(found, lambda xy: xy + np.array([turns, 0.0])) if turns else found)
 
 
 def read_known(path: str, region: BaseGeometry) -> KnownGlaciers:
@@ -91,6 +98,12 @@ def read_known(path: str, region: BaseGeometry) -> KnownGlaciers:
             f"known glaciers {path}, of which none lies in the region", expected, "give that region's file"
         )
     return known
+
+
+def _turns(outline: Polygon) -> float:
+    """How far an outline lies beyond 180 degrees, where the RGI begins again at -180."""
+    west, _, east, _ = outline.bounds
+    return float(360.0 * np.floor(((west + east) / 2 + 180.0) / 360.0))
 
 
 def _plain(value: Any) -> Any:

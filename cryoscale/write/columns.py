@@ -61,6 +61,9 @@ COLUMNS: tuple[Column, ...] = (
         "Longitude and latitude of the representative point in thousandths of a degree, with a number where "
         "several outlines share it.",
     ),
+    Column(
+        "complex_id", _TEXT, "", "map", "Complex identifier", "Of the connected ice that it is a part of."
+    ),
     Column("rgi_id", _TEXT, "", "RGI", "RGI identifier", _MATCH),
     Column("o1region", _TEXT, "", "RGI", "First order region", _MATCH),
     Column("o2region", _TEXT, "", "RGI", "Second order region", _MATCH),
@@ -262,6 +265,15 @@ COLUMNS: tuple[Column, ...] = (
         "map",
         "Share under snow",
         "Share of the outline that snow covered in its image, 0-1; empty where it was not told.",
+    ),
+    Column(
+        "divide_source",
+        _TEXT,
+        "",
+        "run",
+        "Source of the divides",
+        "rgi: carried forward from the RGI; dem: watersheds of the elevation model; none: there was neither, "
+        "and connected ice was left whole.",
     ),
     Column(
         "is_part",

@@ -44,7 +44,7 @@ class Ground:
     def under(self, outline: Polygon) -> Description:
         """The columns of the elevation model and the hypsometry of one outline (degrees)."""
         centre = shapely.point_on_surface(outline)
-        epsg = self._zone(centre.x, centre.y)
+        epsg = self.zone_of(centre.x, centre.y)
         to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
         shape = shapely.transform(outline, lambda xy: np.column_stack(to_zone.transform(*xy.T)))
         elevation = self._over(shape, epsg)
@@ -71,7 +71,12 @@ class Ground:
         }
         return Description(columns, found.hypsometry)
 
-    def _zone(self, lon_deg: float, lat_deg: float) -> int:
+    def around(self, shape: Polygon, epsg: int, margin_m: float) -> xr.DataArray | None:
+        """Elevation (y, x) over a shape (m) of a zone and a margin, in memory; None where there is none."""
+        found = self._over(shapely.box(*shape.bounds).buffer(margin_m, join_style="mitre"), epsg)
+        return None if found is None else found.load()
+
+    def zone_of(self, lon_deg: float, lat_deg: float) -> int:
         """The zone of a place, or of those that were mapped the one beside it."""
         own = utm_epsg(lon_deg, lat_deg)
         if own in self._elevations:

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
+from pyproj import Geod
 from shapely.geometry import Polygon
 
 from cryoscale.errors import OutputError
@@ -38,6 +39,7 @@ from cryoscale.write.scratch import Scratch
 from cryoscale.write.topography import BAND_M, Hypsometry
 from cryoscale.write.zonal import Tally
 
+_GEOD = Geod(ellps="WGS84")
 _PART_ROWS, _PART_BYTES = 4096, 1 << 23
 """At most so many outlines, or so many bytes of them, are in memory at once; one outline always is."""
 
@@ -54,6 +56,8 @@ CREATE TABLE glaciers (
   part INTEGER, west REAL, south REAL, east REAL, north REAL, shape BLOB);
 CREATE TABLE debris (glacier INTEGER, area REAL, shape BLOB);
 CREATE TABLE told (glacier INTEGER PRIMARY KEY, {", ".join(_TOLD)});
+CREATE TABLE origin (glacier INTEGER PRIMARY KEY, complex TEXT, source TEXT);
+CREATE TABLE divides (one INTEGER, other INTEGER, length REAL, shape BLOB);
 CREATE TABLE hypsometry (glacier INTEGER PRIMARY KEY, lowest INTEGER, bands INTEGER, thousandths TEXT);
 """
 _INDICES = """
@@ -66,12 +70,17 @@ _NAME = """g.name || coalesce('-' || (1 + nullif((SELECT count(*) FROM glaciers 
 """The second of a name gets a 2; the larger goes before."""
 _ORDER = "ORDER BY g.area DESC, g.cenlat DESC, g.cenlon DESC"
 _GLACIERS = f"""SELECT {_NAME}, cenlon, cenlat, area, debris, src_date, src_date_first, src_date_last,
-  confidence, part, {", ".join(_TOLD)}, shape FROM glaciers AS g LEFT JOIN told ON told.glacier = g.id
-  {_ORDER}"""
+  confidence, part, origin.complex, origin.source, {", ".join(_TOLD)}, shape FROM glaciers AS g
+  LEFT JOIN told ON told.glacier = g.id LEFT JOIN origin ON origin.glacier = g.id {_ORDER}"""
 _DEBRIS = f"""SELECT {_NAME}, d.area, d.shape FROM glaciers AS g CROSS JOIN debris AS d ON d.glacier = g.id
   {_ORDER}, d.rowid"""
 _HYPSOMETRIES = f"""SELECT {_NAME}, g.area, h.lowest, h.thousandths FROM glaciers AS g
   JOIN hypsometry AS h ON h.glacier = g.id {_ORDER}"""
+_COMPLEXES = (
+    f"""SELECT {_NAME}, g.part, g.id, g.shape FROM glaciers AS g WHERE g.id > ? ORDER BY g.id LIMIT 1"""
+)
+_DIVIDES = """SELECT a.name, b.name, d.length, d.shape FROM divides AS d
+  JOIN named AS a ON a.id = d.one JOIN named AS b ON b.id = d.other ORDER BY a.name, b.name"""
 _DATES = ("src_date", "src_date_first", "src_date_last")
 
 
@@ -86,6 +95,25 @@ class Description:
 
     values: Mapping[str, Any]
     hypsometry: Hypsometry | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Complex:
+    """One outline on its way to be divided.
+
+    Attributes:
+        name: its identifier.
+        outline: in degrees.
+        debris: its debris-covered parts.
+        is_part: whether it was severed along a straight line.
+        row: as the inventory that it comes from keeps it.
+    """
+
+    name: str
+    outline: Polygon
+    debris: PolygonArray
+    is_part: bool
+    row: tuple[Any, ...]
 
 
 class Inventory(Scratch):
@@ -107,16 +135,17 @@ class Inventory(Scratch):
         debris: PolygonArray,
         owner: NDArray[np.int64],
         part: NDArray[np.bool_],
-    ) -> None:
+    ) -> int:
         """Take up outlines (degrees), what the map says of them, and debris by the index of its outline.
 
-        ``part`` says which outlines are parts of a body of ice that was severed.
+        ``part`` says which outlines are parts of a body of ice that was severed. Their numbers in this
+        inventory are consecutive; the first is returned.
         """
         if not polygons.size:
-            return
+            return 0
         points = shapely.get_coordinates(shapely.point_on_surface(polygons)).reshape(-1, 2)
         dates = [_or_none(tally.date(quantile)) for quantile in (0.5, 0.0, 1.0)]
-        (first,) = self._base.execute("SELECT coalesce(max(id), 0) + 1 FROM glaciers").fetchone()
+        first = self._next()
         rows = zip(
             range(first, first + polygons.size),
             [identifier(lon, lat) for lon, lat in points.tolist()],
@@ -135,6 +164,50 @@ class Inventory(Scratch):
             (owner + first).tolist(), zones.area_km2(debris).tolist(), shapely.to_wkb(debris), strict=True
         )
         self._base.executemany("INSERT INTO debris VALUES (?, ?, ?)", patches)
+        return first
+
+    def _next(self) -> int:
+        (number,) = self._base.execute("SELECT coalesce(max(id), 0) + 1 FROM glaciers").fetchone()
+        return int(number)
+
+    def complexes(self) -> Iterator[Complex]:
+        """The outlines one at a time, in the order of the map: a single one may have a million corners."""
+        self._base.executescript(_INDICES)
+        number = 0
+        while found := self._base.execute(_COMPLEXES, (number,)).fetchone():
+            name, part, number, shape = found
+            row = self._base.execute("SELECT * FROM glaciers WHERE id = ?", (number,)).fetchone()
+            patches = self._base.execute("SELECT shape FROM debris WHERE glacier = ?", (number,)).fetchall()
+            debris = shapely.from_wkb(np.array([patch for (patch,) in patches], object))
+            yield Complex(name, shapely.from_wkb(shape), debris, bool(part), row)
+
+    def add_whole(self, one: Complex, source: str) -> None:
+        """Take up a complex that is one glacier, with all that its inventory knows of it."""
+        number = self._next()
+        self._base.execute(
+            f"INSERT INTO glaciers VALUES (?{', ?' * (len(one.row) - 1)})", (number, *one.row[1:])
+        )
+        patches = zip(zones.area_km2(one.debris).tolist(), shapely.to_wkb(one.debris), strict=True)
+        self._base.executemany("INSERT INTO debris VALUES (?, ?, ?)", [(number, *patch) for patch in patches])
+        self._base.execute("INSERT INTO origin VALUES (?, ?, ?)", (number, one.name, source))
+
+    def note_divides(
+        self, first: int, name: str, source: NDArray[Any], pairs: NDArray[np.int64], lines: NDArray[Any]
+    ) -> None:
+        """Of the outlines from number ``first`` on: complex, source of the divides, and their common borders.
+
+        Args:
+            first: what :meth:`add` returned.
+            name: identifier of the complex that they come from.
+            source: "dem", "rgi" or "none", of each.
+            pairs: indices (pair, 2) of neighbours.
+            lines: the border of each pair, degrees.
+        """
+        origin = [(first + index, name, told) for index, told in enumerate(source.tolist())]
+        self._base.executemany("INSERT INTO origin VALUES (?, ?, ?)", origin)
+        length_m = [_GEOD.geometry_length(line) for line in lines]
+        rows = zip(*(first + pairs).T.tolist(), length_m, shapely.to_wkb(lines), strict=True)
+        self._base.executemany("INSERT INTO divides VALUES (?, ?, ?, ?)", rows)
 
     def describe(self, told: Callable[[Polygon], Description]) -> None:
         """Ask of every outline (degrees) what is to be said of it, one at a time, in the order of the map.
@@ -163,12 +236,14 @@ class Inventory(Scratch):
 
     def glaciers(self) -> Iterator[gpd.GeoDataFrame]:
         """The outlines in parts, the largest first; one empty part where there are none."""
-        for rows in self._parts(_GLACIERS, 11 + len(_TOLD)):
-            name, lon, lat, area, debris, *dates, confidence, part = rows[:10]
-            told, shape = dict(zip(_TOLD, map(list, rows[10:-1]), strict=True)), rows[-1]
+        for rows in self._parts(_GLACIERS, 13 + len(_TOLD)):
+            name, lon, lat, area, debris, *dates, confidence, part, whole, source = rows[:12]
+            told, shape = dict(zip(_TOLD, map(list, rows[12:-1]), strict=True)), rows[-1]
             area_km2, fraction = np.array(area, float), np.array(debris, float)
             values = {
                 "glac_id": list(name),
+                "complex_id": list(whole),
+                "divide_source": list(source),
                 "cenlon": np.array(lon, float),
                 "cenlat": np.array(lat, float),
                 "utm_zone": np.array([utm_epsg(x, y) % 100 for x, y in zip(lon, lat, strict=True)], np.int16),
@@ -213,8 +288,34 @@ class Inventory(Scratch):
                     rows.writerow([name, area, *before, *shares, *after])
             _move(local, path)
 
+    def divides(self) -> Iterator[gpd.GeoDataFrame]:
+        """The borders that neighbours share in parts: glac_id_1, glac_id_2, length_m, geometry."""
+        self._base.executescript(_INDICES)
+        self._base.execute(
+            f"CREATE TEMP TABLE IF NOT EXISTS named AS SELECT g.id, {_NAME} AS name FROM glaciers g"
+        )
+        for one, other, length, shape in self._parts(_DIVIDES, 4):
+            columns = {"glac_id_1": list(one), "glac_id_2": list(other), "length_m": np.array(length, float)}
+            yield _frame(pd.DataFrame(columns).astype({"glac_id_1": "string", "glac_id_2": "string"}), shape)
+
+    def write_outlines(self, path: str | os.PathLike[str]) -> None:
+        """Writes the outlines alone as GeoParquet, as :meth:`write` does.
+
+        Raises:
+            OutputError: if the file cannot be written.
+        """
+        self._write_parquet(self.glaciers(), path)
+
+    def write_divides(self, path: str | os.PathLike[str]) -> None:
+        """Writes the borders that neighbours share as GeoParquet, whole or not at all.
+
+        Raises:
+            OutputError: if the file cannot be written.
+        """
+        self._write_parquet(self.divides(), path)
+
     def write(self, path_parquet: str | os.PathLike[str], path_gpkg: str | os.PathLike[str]) -> None:
-        """Writes GeoParquet and a GeoPackage (layers glaciers and debris).
+        """Writes GeoParquet and a GeoPackage (layers glaciers, debris and divides).
 
         Paths may be fsspec URLs. Each file appears complete or not at all, and replaces what was there.
 
@@ -222,24 +323,27 @@ class Inventory(Scratch):
             OutputError: if a file cannot be written.
         """
         with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
-            parquet, geopackage = Path(folder, "outlines.parquet"), Path(folder, "outlines.gpkg")
-            self._write_parquet(parquet)
-            _move(parquet, path_parquet)
-            for layer, parts in (("glaciers", self.glaciers()), ("debris", self.debris())):
+            geopackage = Path(folder, "outlines.gpkg")
+            self._write_parquet(self.glaciers(), path_parquet)
+            layers = {"glaciers": self.glaciers(), "debris": self.debris(), "divides": self.divides()}
+            for layer, parts in layers.items():
                 for number, part in enumerate(parts):
                     part.to_file(
                         geopackage, layer=layer, driver="GPKG", index=False, mode="a" if number else "w"
                     )
             _move(geopackage, path_gpkg)
 
-    def _write_parquet(self, path: Path) -> None:
-        parts = map(_geoparquet, self.glaciers())
+    def _write_parquet(self, frames: Iterator[gpd.GeoDataFrame], path: str | os.PathLike[str]) -> None:
+        parts = map(_geoparquet, frames)
         first = next(parts)
         schema = first.schema.with_metadata(self._over_all(first.schema.metadata))
-        with pq.ParquetWriter(path, schema) as writer:
-            writer.write_table(first.cast(schema))
-            for part in parts:
-                writer.write_table(part.cast(schema))
+        with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
+            local = Path(folder, "part.parquet")
+            with pq.ParquetWriter(local, schema) as writer:
+                writer.write_table(first.cast(schema))
+                for part in parts:
+                    writer.write_table(part.cast(schema))
+            _move(local, path)
 
     def _over_all(self, metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         """The metadata of the first part with the bounding box of all."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cryoscale.grid import transformer
-from cryoscale.write.polygons import PolygonArray, owners_of_points
+from cryoscale.write.polygons import PolygonArray, burned, owners_of_points
 from cryoscale.write.zones import Cut
 
 CLEAN_ICE, DEBRIS = 1, 2
@@ -130,6 +130,30 @@ def tally(
     return counted
 
 
+def tally_divided(
+    glaciers: PolygonArray, mosaics: Mapping[int, xr.Dataset], where: Mapping[int, Cut], step_px: int
+) -> Tally:
+    """As :func:`tally`, of glaciers that divide one body: every pixel to the one that its centre lies in."""
+    counted = Tally(len(glaciers))
+    for epsg, dataset in mosaics.items():
+        to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
+        projected = shapely.transform(
+            glaciers, lambda xy, to_zone=to_zone: np.column_stack(to_zone.transform(xy[:, 0], xy[:, 1]))
+        )
+        bounds = shapely.bounds(projected).reshape(-1, 4)
+        for part in _parts(_cropped(dataset, bounds), step_px):
+            if not _overlap(part, bounds):
+                continue
+            label = np.asarray(part["label"].values)
+            ice = np.isin(label, (CLEAN_ICE, DEBRIS)) & _inside(part, epsg, where[epsg])
+            owner = np.full(ice.shape, -1, np.int64)
+            affine = affine_of(part)
+            for index in np.flatnonzero(_meet(part, bounds)).tolist():
+                owner[burned(projected[index], affine, ice.shape) & ice] = index
+            count_pixels(counted, part, label, owner)
+    return counted
+
+
 def affine_of(data: xr.Dataset | xr.DataArray) -> Affine:
     """Pixel corner transform of an object with evenly spaced ``x`` and ``y`` pixel centres."""
     x, y = data["x"].values, data["y"].values
@@ -186,10 +210,24 @@ def _parts(dataset: xr.Dataset, step_px: int) -> Iterator[xr.Dataset]:
 
 def _overlap(part: xr.Dataset, bounds: NDArray[np.float64]) -> bool:
     """Whether a part's pixel centres reach into any of the bounds ``(n, 4)``, in metres."""
+    return bool(_meet(part, bounds).any())
+
+
+def _meet(part: xr.Dataset, bounds: NDArray[np.float64]) -> NDArray[np.bool_]:
     x, y = part["x"].values, part["y"].values
     apart = (bounds[:, 0] > x.max()) | (bounds[:, 2] < x.min())
     apart |= (bounds[:, 1] > y.max()) | (bounds[:, 3] < y.min())
-    return bool((~apart).any())
+    return ~apart
+
+
+def _cropped(dataset: xr.Dataset, bounds: NDArray[np.float64]) -> xr.Dataset:
+    """The part of a map over the hull of bounds ``(n, 4)``, in metres."""
+    x, y = dataset["x"].values, dataset["y"].values
+    at_x = np.flatnonzero((x >= bounds[:, 0].min()) & (x <= bounds[:, 2].max()))
+    at_y = np.flatnonzero((y >= bounds[:, 1].min()) & (y <= bounds[:, 3].max()))
+    if not at_x.size or not at_y.size:
+        return dataset.isel(x=slice(0), y=slice(0))
+    return dataset.isel(x=slice(at_x[0], at_x[-1] + 1), y=slice(at_y[0], at_y[-1] + 1))
 
 
 def _inside(part: xr.Dataset, epsg: int, cut: Cut) -> NDArray[np.bool_]:

@@ -1,0 +1,148 @@
+"""The glaciers of a year: every complex of an inventory divided, its pixels counted glacier by glacier.
+
+One complex at a time, so that memory holds one of them with the elevation around it, however many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+import xarray as xr
+from numpy.typing import NDArray
+from shapely.geometry import Polygon
+
+from cryoscale.grid import transformer, utm_epsg
+from cryoscale.write import zones
+from cryoscale.write.carried import KnownGlaciers
+from cryoscale.write.divides import NONE, Divided, carry
+from cryoscale.write.flowsheds import Terrain
+from cryoscale.write.ground import Ground
+from cryoscale.write.inventory import Complex, Inventory
+from cryoscale.write.partition import borders_of
+from cryoscale.write.polygons import PolygonArray, explode
+from cryoscale.write.zonal import affine_of, tally_divided
+
+_MARGIN_M = 400.0
+"""Of elevation around a complex, from which its surface is smoothed up to its rim."""
+
+
+@dataclass(frozen=True, eq=False)
+class Glaciers:
+    """A complex divided.
+
+    Attributes:
+        polygons: in degrees, a coverage of it; the vertices of its outline are kept to the last bit.
+        source: where the divides of each come from, see :class:`cryoscale.write.divides.Divided`.
+    """
+
+    polygons: PolygonArray
+    source: NDArray[np.object_]
+
+
+class Divider:
+    """What complexes are divided by.
+
+    Args:
+        ground: the elevation of the year's zones, or None where there is none.
+        known: older glaciers, whose divides are carried forward.
+    """
+
+    def __init__(self, ground: Ground | None, known: KnownGlaciers | None) -> None:
+        self._ground, self._known = ground, known
+
+    def glaciers_of(self, outline: Polygon) -> Glaciers:
+        """The glaciers of a complex (degrees)."""
+        older = self._known.near(outline) if self._known is not None else np.empty(0, object)
+        if self._ground is None and not older.size:
+            return Glaciers(np.array([outline], object), np.array([NONE], object))
+        lon, lat = shapely.get_coordinates(shapely.point_on_surface(outline))[0].tolist()
+        epsg = self._ground.zone_of(lon, lat) if self._ground is not None else utm_epsg(lon, lat)
+        to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
+
+        def project(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.column_stack(to_zone.transform(*xy.T))
+
+        shape = shapely.transform(outline, project)
+        terrain = self._terrain(shape, epsg)
+        found = carry(shape, np.asarray(shapely.transform(older, project), object), terrain)
+        return Glaciers(_in_degrees(found, outline, shape, epsg), found.source)
+
+    def _terrain(self, shape: Polygon, epsg: int) -> Terrain | None:
+        around = self._ground.around(shape, epsg, _MARGIN_M) if self._ground is not None else None
+        return None if around is None else Terrain(np.asarray(around.values, np.float32), affine_of(around))
+
+
+def _in_degrees(found: Divided, outline: Polygon, shape: Polygon, epsg: int) -> PolygonArray:
+    """Glaciers of a zone (m) in degrees; a vertex of the outline is again what it was."""
+    degrees, metres = shapely.get_coordinates(outline), shapely.get_coordinates(shape)
+    keys = _pairs(metres)
+    order = np.argsort(keys)
+    keys, degrees = keys[order], degrees[order]
+    to_degrees = transformer(f"EPSG:{epsg}", "EPSG:4326")
+
+    def convert(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        lon, lat = to_degrees.transform(*xy.T)
+        lon = lon + 360.0 * np.round((degrees[0, 0] - lon) / 360.0)  # on the outline's side of 180 degrees
+        wanted = _pairs(xy)
+        at = np.minimum(np.searchsorted(keys, wanted), keys.size - 1)
+        return np.where((keys[at] == wanted)[:, None], degrees[at], np.column_stack([lon, lat]))
+
+    return np.asarray(shapely.transform(found.polygons, convert), object)
+
+
+def _pairs(xy: NDArray[np.float64]) -> NDArray[np.complex128]:
+    return np.asarray(xy[:, 0] + 1j * xy[:, 1], np.complex128)
+
+
+def divide_inventory(
+    complexes: Inventory,
+    glaciers: Inventory,
+    divider: Divider,
+    maps: Mapping[int, xr.Dataset],
+    step_px: int,
+) -> None:
+    """Put the glaciers of all complexes into an empty inventory.
+
+    Args:
+        complexes: as :func:`cryoscale.write.outlines.survey` finds them.
+        glaciers: gets them, with the divides that neighbours share.
+        divider: what they are divided by.
+        maps: of the year's zones, to count the pixels of the glaciers of divided complexes.
+        step_px: pixels along a side of what is read at once.
+    """
+    where = zones.cuts(list(maps))
+    for one in complexes.complexes():
+        found = divider.glaciers_of(one.outline)
+        if found.polygons.size == 1:
+            glaciers.add_whole(one, str(found.source[0]))
+            continue
+        debris, owner = _debris_of(one, found.polygons)
+        first = glaciers.add(
+            found.polygons,
+            zones.area_km2(found.polygons),
+            tally_divided(found.polygons, maps, where, step_px),
+            debris,
+            owner,
+            np.full(found.polygons.size, one.is_part),
+        )
+        borders = borders_of(found.polygons)
+        glaciers.note_divides(first, one.name, found.source, borders.pairs, borders.lines)
+
+
+def _debris_of(one: Complex, polygons: PolygonArray) -> tuple[PolygonArray, NDArray[np.int64]]:
+    """The debris of a complex, cut where its glaciers meet, and the index of the glacier of each piece."""
+    tree = shapely.STRtree(polygons)
+    debris, glacier = tree.query(one.debris, predicate="intersects")
+    whole = shapely.contains_properly(polygons[glacier], one.debris[debris])
+    once = np.bincount(debris, minlength=one.debris.size) == 1
+    whole |= once[debris]
+    pieces = [one.debris[debris[whole]]]
+    owners = [glacier[whole]]
+    for patch, index in zip(debris[~whole].tolist(), glacier[~whole].tolist(), strict=True):
+        cut = explode(shapely.intersection(one.debris[patch], polygons[index]))
+        pieces.append(cut)
+        owners.append(np.full(cut.size, index))
+    return np.concatenate(pieces), np.concatenate(owners).astype(np.int64)
