@@ -157,7 +157,7 @@ def _outlines(inventory: Inventoried, areas: dict[str, float]) -> Iterator[tuple
         degrees = part.geometry.to_crs("EPSG:4326")
         for name, shape in zip(part[inventory.id_column].astype(str), degrees, strict=True):
             outline = MultiPolygon(list(explode(shapely.make_valid(shape))))
-            area = float(zones.area_km2(explode(outline)).sum())
+            area = round(float(zones.area_km2(explode(outline)).sum()), _DECIMALS)
             if area == 0:
                 continue
             if name in areas:
