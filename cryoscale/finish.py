@@ -38,6 +38,7 @@ from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Description, Inventory, read_parts
 from cryoscale.write.seams import seam_score_of_maps
+from cryoscale.write.succession import write_links
 
 _SCENES_LINKED = 1000
 """Scenes of a year that a map's STAC item names; it says how many more the frozen catalogue has."""
@@ -61,6 +62,8 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
             stage(f"drawing the map of {year}")
             name = "map.png" if year == settings.years[-1] else f"map-{year}.png"
             draw(settings, out, folder / name, year, inventory, manifest)
+        stage("linking the years")
+        write_links(folder / "inventory", settings.years, settings.known_glaciers, settings.region)
     stage("writing the report")  # it reads what now lies at its place
     write_report(settings, out)
     stage("writing the catalogue")

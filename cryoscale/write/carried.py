@@ -36,14 +36,7 @@ class KnownGlaciers:
     """
 
     def __init__(self, known: gpd.GeoDataFrame) -> None:
-        if known.crs is None:
-            raise SourceError("RGI outlines without a CRS", "outlines that name theirs", "set it in the file")
-        if "rgi_id" not in known:
-            raise SourceError(
-                f"outlines with the columns {', '.join(map(str, known.columns))}",
-                "the glacier product of the RGI 7, with rgi_id",
-                "give another file",
-            )
+        _check(known)
         present = known.to_crs("EPSG:4326")
         self._shapes = shapely.make_valid(present.geometry.to_numpy())
         self._tree = shapely.STRtree(self._shapes)
@@ -79,6 +72,15 @@ def read_known(path: str, region: BaseGeometry) -> KnownGlaciers:
     Raises:
         SourceError: the file is absent, unreadable, without CRS or identifiers, or of another region.
     """
+    return KnownGlaciers(read_glaciers(path, region))
+
+
+def read_glaciers(path: str, region: BaseGeometry) -> gpd.GeoDataFrame:
+    """The rows of an RGI file over the box around a region (degrees), in the CRS of the file.
+
+    Raises:
+        SourceError: the file is absent, unreadable, without CRS or identifiers, or of another region.
+    """
     expected = "the glacier product of the RGI 7 for the region that is mapped"
     if not Path(path).is_file():
         raise SourceError(f"known glaciers {path}, which are not there", expected, "correct outlines.rgi")
@@ -92,12 +94,23 @@ def read_known(path: str, region: BaseGeometry) -> KnownGlaciers:
         raise SourceError(
             f"known glaciers {path}, which cannot be read ({reason})", expected, "give another file"
         ) from error
-    known = KnownGlaciers(frame)
+    _check(frame)
     if frame.empty:
         raise SourceError(
             f"known glaciers {path}, of which none lies in the region", expected, "give that region's file"
         )
-    return known
+    return frame
+
+
+def _check(known: gpd.GeoDataFrame) -> None:
+    if known.crs is None:
+        raise SourceError("RGI outlines without a CRS", "outlines that name theirs", "set it in the file")
+    if "rgi_id" not in known:
+        raise SourceError(
+            f"outlines with the columns {', '.join(map(str, known.columns))}",
+            "the glacier product of the RGI 7, with rgi_id",
+            "give another file",
+        )
 
 
 def _turns(outline: Polygon) -> float:
