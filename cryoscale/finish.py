@@ -78,11 +78,15 @@ def write_inventory(settings: Settings, out: str, folder: Path, year: int, manif
     """
     maps = {epsg: mosaic.open_mosaic(out, year, epsg) for epsg in mosaic.zones(out, year)}
     parquet = folder / "inventory" / f"{year}.parquet"
-    told = {"year": year, "model": str(manifest["model"]["name"])}
-    told["run_id"] = str(manifest["identity_sha256"])[:16]
+    model, run_id = str(manifest["model"]["name"]), str(manifest["identity_sha256"])[:16]
     ground = ground_of(settings, out, year)
     known = read_known(settings.known_glaciers, settings.region) if settings.known_glaciers else None
-    with outlines.survey(maps, min_area_km2=settings.min_area_km2, **told) as found, Inventory(told) as parts:
+    with (
+        outlines.survey(
+            maps, min_area_km2=settings.min_area_km2, year=year, model=model, run_id=run_id
+        ) as found,
+        Inventory({"year": year, "model": model, "run_id": run_id}) as parts,
+    ):
         if settings.divides:
             found.write_outlines(parquet.with_name(f"{year}-complexes.parquet"))
             divide_inventory(found, parts, Divider(ground, known), maps, settings.block_px)

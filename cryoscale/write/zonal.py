@@ -217,7 +217,7 @@ def _meet(part: xr.Dataset, bounds: NDArray[np.float64]) -> NDArray[np.bool_]:
     x, y = part["x"].values, part["y"].values
     apart = (bounds[:, 0] > x.max()) | (bounds[:, 2] < x.min())
     apart |= (bounds[:, 1] > y.max()) | (bounds[:, 3] < y.min())
-    return ~apart
+    return np.asarray(~apart, bool)
 
 
 def _cropped(dataset: xr.Dataset, bounds: NDArray[np.float64]) -> xr.Dataset:
