@@ -237,7 +237,8 @@ COLUMNS: tuple[Column, ...] = (
         "km2",
         "map",
         "Lower bound of the area",
-        "From calibrated confidence; empty where the model has none.",
+        "Of an interval of 90 % of the mapped ice, divides taken as given, from the probability of ice at its "
+        "edge; empty where the map states no doubt.",
     ),
     Column(
         "area_high_km2",
@@ -245,7 +246,8 @@ COLUMNS: tuple[Column, ...] = (
         "km2",
         "map",
         "Upper bound of the area",
-        "From calibrated confidence; empty where the model has none.",
+        "Of an interval of 90 % of the mapped ice, divides taken as given, from the probability of ice at its "
+        "edge; empty where the map states no doubt.",
     ),
     Column(
         "confidence",
