@@ -100,8 +100,8 @@ def bodies_of(
     """The 4-connected bodies of clean and debris-covered ice, in the order in which they are complete.
 
     Args:
-        dataset: ``label`` ``(y, x)``, and where there are, ``probability`` ``(class, y, x)``, ``confidence`` and
-            ``source_date``.
+        dataset: ``label`` ``(y, x)``, and where there are, ``probability`` ``(class, y, x)``, ``confidence``
+            and ``source_date``.
         step_px: edge of the parts that are read one after the other; it bounds the memory and changes
             nothing but where a body is severed.
         least_px: bodies of no more pixels are left out.

@@ -66,8 +66,8 @@ _NAME = """g.name || coalesce('-' || (1 + nullif((SELECT count(*) FROM glaciers 
 """The second of a name gets a 2; the larger goes before."""
 _ORDER = "ORDER BY g.area DESC, g.cenlat DESC, g.cenlon DESC"
 _GLACIERS = f"""SELECT {_NAME}, cenlon, cenlat, area, debris, src_date, src_date_first, src_date_last,
-  confidence, low, high, part, {", ".join(_TOLD)}, shape FROM glaciers AS g LEFT JOIN told ON told.glacier = g.id
-  {_ORDER}"""
+  confidence, low, high, part, {", ".join(_TOLD)}, shape
+  FROM glaciers AS g LEFT JOIN told ON told.glacier = g.id {_ORDER}"""
 _DEBRIS = f"""SELECT {_NAME}, d.area, d.shape FROM glaciers AS g CROSS JOIN debris AS d ON d.glacier = g.id
   {_ORDER}, d.rowid"""
 _HYPSOMETRIES = f"""SELECT {_NAME}, g.area, h.lowest, h.thousandths FROM glaciers AS g

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from benchmarks import (
     RESULTS,
@@ -17,6 +19,7 @@ from benchmarks import (
     reading,
     readme,
     roofline,
+    uncertainty,
     wire,
 )
 from cryoscale.bench import record
@@ -229,3 +232,52 @@ def test_every_committed_line_names_machine_versions_sizes_and_method() -> None:
 
 def test_the_readmes_table_of_speed_is_made_from_the_records() -> None:
     assert readme.main(["--check"]) == 0, "run python -m benchmarks.readme"
+
+
+def test_the_coverage_of_intervals_is_told_rule_by_rule(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "uncertainty.jsonl"
+    uncertainty.main(["--scale", "tiny", "--out", str(kept)])
+    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
+    assert min(document["sizes"]["glaciers"]) > 0
+    rules = document["results"]["rules"]
+    printed = capsys.readouterr().out
+    for name, row in rules.items():
+        assert name in printed
+        assert sum(count for _, count in row["by_size"].values()) == document["sizes"]["glaciers"][1]
+    assert rules["independent pixels"]["median_width"] < rules["the package's"]["median_width"]
+    for region in document["results"]["regions"]:
+        low, high, inside = region["interval"]
+        assert low <= region["area"] <= high
+        assert inside == (low <= region["truth"] <= high)
+
+
+def test_factors_leave_out_five_per_cent_of_the_truths_on_either_side() -> None:
+    rng = np.random.default_rng(11)
+    count = 4000
+    area = rng.uniform(0.1, 10.0, count)
+    errors = rng.uniform(0.0, 0.1, (2, count)) * area
+    truth = area + rng.standard_normal(count) * np.where(rng.random(count) < 0.5, *errors)
+    glaciers = uncertainty.Glaciers(
+        np.full(count, "himalaya 1/32645"), np.arange(count), area, truth, *errors
+    )
+    low, high = uncertainty.fitted(glaciers, lambda g: (g.false, g.missed))
+    told = uncertainty.judged(glaciers, low * glaciers.false, high * glaciers.missed)
+    assert told["coverage"] == pytest.approx(90.0, abs=0.2)
+    assert low == pytest.approx(float(np.quantile((area - truth) / errors[0], 0.95)), rel=0.02)
+
+
+def test_the_true_area_of_an_outline_is_counted_by_hand() -> None:
+    label, truth = np.zeros((2, 40, 60), np.uint8)
+    label[10:30, 5:25] = 1  # 400 px
+    truth[12:34, 5:25] = 1  # two rows less, four more, missed
+    truth[10:30, 40:50] = 2  # the map has nothing of it
+    truth[:, 24] = 255  # not known: 20 px of the outline count nowhere
+    probability = np.zeros((5, 40, 60), np.uint8)
+    probability[1] = np.where(label == 1, 200, 0)
+    dataset = xr.Dataset({"label": (("y", "x"), label), "probability": (("class", "y", "x"), probability)})
+    found = uncertainty.glaciers_of("alps 1/32632", dataset, truth)
+    assert found.area.tolist() == pytest.approx([380e-4])
+    assert found.truth.tolist() == pytest.approx([22 * 19 * 1e-4])
+    assert found.false.tolist() == pytest.approx([0.2 * 380e-4])
