@@ -237,8 +237,8 @@ COLUMNS: tuple[Column, ...] = (
         "km2",
         "map",
         "Lower bound of the area",
-        "Of an interval of 90 % for the ice, divides taken as given, from the probability of ice at its edge; "
-        "empty where the map states no doubt.",
+        "Of an interval of 90 % for the ice, divides taken as given, from the probability of ice around its "
+        "edge; empty where the map states no doubt.",
     ),
     Column(
         "area_high_km2",
@@ -246,8 +246,8 @@ COLUMNS: tuple[Column, ...] = (
         "km2",
         "map",
         "Upper bound of the area",
-        "Of an interval of 90 % for the ice, divides taken as given, from the probability of ice at its edge; "
-        "empty where the map states no doubt.",
+        "Of an interval of 90 % for the ice, divides taken as given, from the probability of ice around its "
+        "edge; empty where the map states no doubt.",
     ),
     Column(
         "confidence",

@@ -86,9 +86,19 @@ def test_the_benchmark_of_planning_runs_and_keeps_a_whole_line(
     assert f"{results['blocks']:,} blocks" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def tiny_grounds(tmp_path_factory: pytest.TempPathFactory) -> list[overlap.Ground]:
+    """Simulated once for the benchmarks that map the same range."""
+    return list(overlap.grounds(overlap.SCALES["tiny"], tmp_path_factory.mktemp("grounds")))
+
+
 def test_the_price_of_overlap_is_told_tiling_by_tiling(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_grounds: list[overlap.Ground],
 ) -> None:
+    monkeypatch.setattr(overlap, "grounds", lambda scale, folder: iter(tiny_grounds))
     kept, drawn = tmp_path / "overlap.jsonl", tmp_path / "overlap.png"
     overlap.main(["--scale", "tiny", "--out", str(kept), "--chart", str(drawn)])
     (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
@@ -235,8 +245,13 @@ def test_the_readmes_table_of_speed_is_made_from_the_records() -> None:
 
 
 def test_the_coverage_of_intervals_is_told_rule_by_rule(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_grounds: list[overlap.Ground],
 ) -> None:
+    assert uncertainty.SCALES["tiny"].fit == overlap.SCALES["tiny"].ranges
+    monkeypatch.setattr(overlap, "grounds", lambda scale, folder: iter(tiny_grounds))
     kept = tmp_path / "uncertainty.jsonl"
     uncertainty.main(["--scale", "tiny", "--out", str(kept)])
     (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
