@@ -62,8 +62,8 @@ class AreaRule:
 
 MEASURED = AreaRule(low=0.765, high=0.628, exponent=0.7)
 """For the demo's weights at :data:`LEVEL`, on eight simulated ranges of three regimes (706 outlines). On
-eight others (697 outlines) 90 % of those of at least 0.1 km2 are covered and 84 % of the smaller ones: 99 % on
-ground like that of the training, 68 % in the Alps, where the model adds 6 % of ice."""
+eight others (697 outlines) 90 % of those of at least 0.1 km2 are covered and 84 % of the smaller ones: 99 %
+on ground like that of the training, 68 % in the Alps, where the model adds 6 % of ice."""
 
 
 def expected_errors(
