@@ -31,7 +31,7 @@ from cryoscale.plan import fail_overs
 from cryoscale.read import snapshot
 from cryoscale.scenes import Account, SceneUse, account_of, sample_gaps, why
 from cryoscale.settings import Settings
-from cryoscale.write import columns, mosaic, outlines, quicklook, report, stac
+from cryoscale.write import bootstrap, columns, mosaic, outlines, quicklook, report, stac
 from cryoscale.write import map as picture
 from cryoscale.write.carried import KnownGlaciers, read_known
 from cryoscale.write.glaciers import Divider, divide_inventory
@@ -73,8 +73,8 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
 def write_inventory(settings: Settings, out: str, folder: Path, year: int, manifest: dict[str, Any]) -> Path:
     """Glaciers of one year over all zones, as ``inventory/<year>.parquet`` and ``.gpkg`` under ``folder``.
 
-    Beside them the complexes that they are parts of, the divides that they share, their hypsometry, and what
-    the columns of all years mean.
+    Beside them the complexes that they are parts of, the divides that they share, their hypsometry, the area
+    of all with its interval, and what the columns of all years mean.
     """
     maps = {epsg: mosaic.open_mosaic(out, year, epsg) for epsg in mosaic.zones(out, year)}
     parquet = folder / "inventory" / f"{year}.parquet"
@@ -95,6 +95,8 @@ def write_inventory(settings: Settings, out: str, folder: Path, year: int, manif
         glaciers.describe(_describer(ground, known))
         glaciers.write(parquet, parquet.with_suffix(".gpkg"))
         glaciers.write_hypsometry(parquet.with_name(f"{year}-hypsometry.csv"))
+    region = json.dumps(bootstrap.region_of(read_parts(str(parquet), bootstrap.COLUMNS)), indent=2)
+    parquet.with_name(f"{year}-region.json").write_text(f"{region}\n", encoding="utf-8")
     text = json.dumps(columns.metadata(), indent=2, ensure_ascii=False)
     parquet.with_name("attributes_metadata.json").write_text(f"{text}\n", encoding="utf-8")
     return parquet

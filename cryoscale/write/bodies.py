@@ -21,7 +21,7 @@ from cryoscale.write.polygons import Place, PolygonArray
 from cryoscale.write.rims import Lines, Traced, trace
 from cryoscale.write.shapes import polygons
 from cryoscale.write.stitching import Open, Stitching
-from cryoscale.write.zonal import CLEAN_ICE, DEBRIS, Tally, count_pixels
+from cryoscale.write.zonal import CLEAN_ICE, DEBRIS, Tally, count_pixels, part_of
 
 MOST_CORNERS = 1_000_000
 """Of the rims of one body and of the debris on it; some 300 MB of memory where it becomes an outline.
@@ -100,7 +100,8 @@ def bodies_of(
     """The 4-connected bodies of clean and debris-covered ice, in the order in which they are complete.
 
     Args:
-        dataset: ``label`` ``(y, x)``, and where there are, ``confidence`` and ``source_date``.
+        dataset: ``label`` ``(y, x)``, and where there are, ``probability`` ``(class, y, x)``, ``confidence``
+            and ``source_date``.
         step_px: edge of the parts that are read one after the other; it bounds the memory and changes
             nothing but where a body is severed.
         least_px: bodies of no more pixels are left out.
@@ -191,7 +192,7 @@ class _Block:
 
 def _look(dataset: xr.Dataset, place: Place, least_px: float, keeps: Callable[[Place], bool]) -> _Block:
     """Read a block; whole bodies that are too small are not even counted."""
-    part = dataset.isel(y=place.y, x=place.x)
+    part = part_of(dataset, place.y, place.x)
     label = np.asarray(part["label"].values)
     bodies, count = ndimage.label(np.isin(label, (CLEAN_ICE, DEBRIS)))
     kept = count > 0 and keeps(place)

@@ -240,7 +240,8 @@ COLUMNS: tuple[Column, ...] = (
         "km2",
         "map",
         "Lower bound of the area",
-        "From calibrated confidence; empty where the model has none.",
+        "Of an interval of 90 % for the ice, divides taken as given, from the probability of ice around its "
+        "edge; empty where the map states no doubt.",
     ),
     Column(
         "area_high_km2",
@@ -248,7 +249,8 @@ COLUMNS: tuple[Column, ...] = (
         "km2",
         "map",
         "Upper bound of the area",
-        "From calibrated confidence; empty where the model has none.",
+        "Of an interval of 90 % for the ice, divides taken as given, from the probability of ice around its "
+        "edge; empty where the map states no doubt.",
     ),
     Column(
         "confidence",

@@ -53,7 +53,7 @@ PRAGMA cache_size = -16384;
 CREATE TABLE glaciers (
   id INTEGER PRIMARY KEY, name TEXT, cenlon REAL, cenlat REAL, area REAL, debris REAL,
   src_date INTEGER, src_date_first INTEGER, src_date_last INTEGER, confidence REAL,
-  part INTEGER, west REAL, south REAL, east REAL, north REAL, shape BLOB);
+  low REAL, high REAL, part INTEGER, west REAL, south REAL, east REAL, north REAL, shape BLOB);
 CREATE TABLE debris (glacier INTEGER, area REAL, shape BLOB);
 CREATE TABLE told (glacier INTEGER PRIMARY KEY, {", ".join(_TOLD)});
 CREATE TABLE origin (glacier INTEGER PRIMARY KEY, complex TEXT, source TEXT);
@@ -70,7 +70,7 @@ _NAME = """g.name || coalesce('-' || (1 + nullif((SELECT count(*) FROM glaciers 
 """The second of a name gets a 2; the larger goes before."""
 _ORDER = "ORDER BY g.area DESC, g.cenlat DESC, g.cenlon DESC"
 _GLACIERS = f"""SELECT {_NAME}, cenlon, cenlat, area, debris, src_date, src_date_first, src_date_last,
-  confidence, part, origin.complex, origin.source, {", ".join(_TOLD)}, shape FROM glaciers AS g
+  confidence, low, high, part, origin.complex, origin.source, {", ".join(_TOLD)}, shape FROM glaciers AS g
   LEFT JOIN told ON told.glacier = g.id LEFT JOIN origin ON origin.glacier = g.id {_ORDER}"""
 _DEBRIS = f"""SELECT {_NAME}, d.area, d.shape FROM glaciers AS g CROSS JOIN debris AS d ON d.glacier = g.id
   {_ORDER}, d.rowid"""
@@ -154,12 +154,13 @@ class Inventory(Scratch):
             tally.debris_fraction().tolist(),
             *dates,
             _or_none(tally.mean_confidence()),
+            *map(_or_none, tally.area_interval(area_km2)),
             part.tolist(),
             *shapely.bounds(polygons).reshape(-1, 4).T.tolist(),
             shapely.to_wkb(polygons),
             strict=True,
         )
-        self._base.executemany(f"INSERT INTO glaciers VALUES ({', '.join('?' * 16)})", rows)
+        self._base.executemany(f"INSERT INTO glaciers VALUES ({', '.join('?' * 18)})", rows)
         patches = zip(
             (owner + first).tolist(), zones.area_km2(debris).tolist(), shapely.to_wkb(debris), strict=True
         )
@@ -236,9 +237,9 @@ class Inventory(Scratch):
 
     def glaciers(self) -> Iterator[gpd.GeoDataFrame]:
         """The outlines in parts, the largest first; one empty part where there are none."""
-        for rows in self._parts(_GLACIERS, 13 + len(_TOLD)):
-            name, lon, lat, area, debris, *dates, confidence, part, whole, source = rows[:12]
-            told, shape = dict(zip(_TOLD, map(list, rows[12:-1]), strict=True)), rows[-1]
+        for rows in self._parts(_GLACIERS, 15 + len(_TOLD)):
+            name, lon, lat, area, debris, *dates, confidence, lowest, highest, part, whole, source = rows[:14]
+            told, shape = dict(zip(_TOLD, map(list, rows[14:-1]), strict=True)), rows[-1]
             area_km2, fraction = np.array(area, float), np.array(debris, float)
             values = {
                 "glac_id": list(name),
@@ -252,7 +253,9 @@ class Inventory(Scratch):
                 "debris_area_km2": area_km2 * fraction,
                 "debris_fraction": fraction,
                 **{key: _dates(days) for key, days in zip(_DATES, dates, strict=True)},
-                "confidence": np.array([np.nan if value is None else value for value in confidence], float),
+                "area_low_km2": _reals(lowest),
+                "area_high_km2": _reals(highest),
+                "confidence": _reals(confidence),
                 "is_part": np.array(part, bool),
             }
             yield _frame(table(values | told | self._attributes, len(shape)), shape)
@@ -408,6 +411,10 @@ def _told(value: Any) -> Any:
 def _dates(days: Sequence[int | None]) -> NDArray[np.datetime64]:
     found = [np.datetime64("NaT", "D") if day is None else np.datetime64(day, "D") for day in days]
     return np.array(found, "datetime64[D]").astype("datetime64[ms]")
+
+
+def _reals(values: Sequence[float | None]) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value for value in values], float)
 
 
 def _or_none(values: NDArray[Any]) -> list[Any]:

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from cryoscale.grid import transformer
 from cryoscale.write.polygons import PolygonArray, burned, owners_of_points
+from cryoscale.write.uncertainty import HALO_PX, MEASURED, UNITS, AreaRule, expected_errors
 from cryoscale.write.zones import Cut
 
 CLEAN_ICE, DEBRIS = 1, 2
@@ -27,7 +28,10 @@ _SAMPLES = 65
 """Points at which a meridian is located within a block; linear between them is good to a millimetre."""
 
 
-_COUNTS = ("ice_px", "debris_px", "confidence_sum", "confidence_px")
+_FALSE, _MISSED = "expected_false_ice", "expected_missed_ice"
+"""Variables of a part that :func:`part_of` adds."""
+
+_COUNTS = ("ice_px", "debris_px", "confidence_sum", "confidence_px", "false_sum", "missed_sum", "probable_px")
 
 
 @dataclass
@@ -39,6 +43,9 @@ class Tally:
         debris_px: pixels of debris-covered ice.
         confidence_sum: sum of the confidence (0-250) over ``confidence_px`` ice pixels.
         confidence_px: ice pixels with a confidence.
+        false_sum: expected false ice over ``probable_px`` ice pixels (:mod:`cryoscale.write.uncertainty`).
+        missed_sum: expected missed ice, likewise.
+        probable_px: ice pixels with a probability.
         days: ice pixels per source date (days since 1970-01-01), per outline.
     """
 
@@ -47,6 +54,9 @@ class Tally:
     debris_px: NDArray[np.int64] = field(init=False)
     confidence_sum: NDArray[np.float64] = field(init=False)
     confidence_px: NDArray[np.int64] = field(init=False)
+    false_sum: NDArray[np.float64] = field(init=False)
+    missed_sum: NDArray[np.float64] = field(init=False)
+    probable_px: NDArray[np.int64] = field(init=False)
     days: list[Counter[int]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,6 +64,9 @@ class Tally:
         self.debris_px = np.zeros(self.n, np.int64)
         self.confidence_sum = np.zeros(self.n, np.float64)
         self.confidence_px = np.zeros(self.n, np.int64)
+        self.false_sum = np.zeros(self.n, np.float64)
+        self.missed_sum = np.zeros(self.n, np.float64)
+        self.probable_px = np.zeros(self.n, np.int64)
         self.days = [Counter() for _ in range(self.n)]
 
     def take(self, index: NDArray[np.int64]) -> Tally:
@@ -94,6 +107,22 @@ class Tally:
         mean = self.confidence_sum / np.where(known, self.confidence_px, 1) / _FULL
         return np.where(known, mean, np.nan)
 
+    def expected_errors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """False and missed ice of each outline as shares of its ice pixels; NaN where the map has no doubt.
+
+        A map without probabilities has none, nor has one that is sure of every pixel: it is not exact.
+        """
+        known = (self.probable_px > 0) & (self.false_sum + self.missed_sum > 0)
+        scale = np.where(known, 1.0 / np.maximum(self.probable_px, 1) / UNITS, np.nan)
+        return self.false_sum * scale, self.missed_sum * scale
+
+    def area_interval(
+        self, area_km2: NDArray[np.float64], rule: AreaRule = MEASURED
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower and upper bound of the outlines' areas, in km2; NaN where the map has no doubt."""
+        false, missed = self.expected_errors()
+        return rule.interval(area_km2, false * area_km2, missed * area_km2)
+
     def date(self, quantile: float) -> NDArray[np.datetime64]:
         """Date under the given share of each outline's dated pixels; 0.5 is the median; NaT if none."""
         found = [_weighted_quantile(days, quantile) for days in self.days]
@@ -119,9 +148,10 @@ def tally(
         )
         shapely.prepare(projected)
         bounds = shapely.bounds(projected).reshape(-1, 4)
-        for part in _parts(dataset, step_px):
-            if not _overlap(part, bounds):
+        for y, x in _parts(*map(range, dataset["label"].shape), step_px):
+            if not _meet(dataset.isel(y=y, x=x), bounds).any():
                 continue
+            part = part_of(dataset, y, x)
             label = np.asarray(part["label"].values)
             ice = np.isin(label, (CLEAN_ICE, DEBRIS))
             if ice.any():
@@ -141,14 +171,16 @@ def tally_divided(
             glaciers, lambda xy, to_zone=to_zone: np.column_stack(to_zone.transform(xy[:, 0], xy[:, 1]))
         )
         bounds = shapely.bounds(projected).reshape(-1, 4)
-        for part in _parts(_cropped(dataset, bounds), step_px):
-            if not _overlap(part, bounds):
+        for y, x in _parts(*_reached(dataset, bounds), step_px):
+            near = np.flatnonzero(_meet(dataset.isel(y=y, x=x), bounds)).tolist()
+            if not near:
                 continue
+            part = part_of(dataset, y, x)
             label = np.asarray(part["label"].values)
             ice = np.isin(label, (CLEAN_ICE, DEBRIS)) & _inside(part, epsg, where[epsg])
             owner = np.full(ice.shape, -1, np.int64)
             affine = affine_of(part)
-            for index in np.flatnonzero(_meet(part, bounds)).tolist():
+            for index in near:
                 owner[burned(projected[index], affine, ice.shape) & ice] = index
             count_pixels(counted, part, label, owner)
     return counted
@@ -177,10 +209,37 @@ def _owners(ice: NDArray[np.bool_], part: xr.Dataset, outlines: PolygonArray, cu
     return np.asarray(owner[bodies], np.int64)
 
 
+def part_of(dataset: xr.Dataset, y: slice, x: slice) -> xr.Dataset:
+    """A part of a map, with the errors to be expected of its ice pixels where the map has probabilities.
+
+    A part's edge is no edge of the map: the errors are the same however it is cut, since pixels around it
+    are looked at too. Where there is no ice, nothing further is read.
+    """
+    part = dataset.isel(y=y, x=x)
+    label = np.asarray(part["label"].values)
+    part = part.assign(label=(("y", "x"), label))  # it is read once
+    if "probability" not in dataset or not np.isin(label, (CLEAN_ICE, DEBRIS)).any():
+        return part
+    top, left = max(y.start - HALO_PX, 0), max(x.start - HALO_PX, 0)
+    outer = dataset.isel(y=slice(top, y.stop + HALO_PX), x=slice(left, x.stop + HALO_PX))
+    ice = np.isin(outer["label"].values, (CLEAN_ICE, DEBRIS))
+    clean, debris = (np.asarray(outer["probability"][k].values) for k in (CLEAN_ICE, DEBRIS))
+    unknown = clean == _NODATA
+    # both are rounded, so that their sum may be one more than certain
+    probability = np.minimum(clean.astype(np.uint16) + debris, int(_FULL)).astype(np.uint8)
+    probability[unknown] = 0
+    inner = slice(y.start - top, y.stop - top), slice(x.start - left, x.stop - left)
+    false, missed = (field[inner] for field in expected_errors(ice, probability))
+    return part.assign({_FALSE: (("y", "x"), false), _MISSED: (("y", "x"), missed)})
+
+
 def count_pixels(
     counted: Tally, part: xr.Dataset, label: NDArray[np.uint8], owner: NDArray[np.int64]
 ) -> None:
-    """Add the pixels ``(y, x)`` of a part to the outline that each belongs to, -1 where to none."""
+    """Add the pixels ``(y, x)`` of a part to the outline that each belongs to, -1 where to none.
+
+    Areas get an interval where the part is one of :func:`part_of`.
+    """
     ice = owner >= 0
     index = owner[ice]
     if index.size == 0:
@@ -192,6 +251,10 @@ def count_pixels(
         known = confidence != _NODATA
         counted.confidence_sum += np.bincount(index[known], confidence[known], minlength=counted.n)
         counted.confidence_px += np.bincount(index[known], minlength=counted.n)
+    if _FALSE in part:
+        counted.false_sum += np.bincount(index, part[_FALSE].values[ice], minlength=counted.n)
+        counted.missed_sum += np.bincount(index, part[_MISSED].values[ice], minlength=counted.n)
+        counted.probable_px += np.bincount(index, minlength=counted.n)
     if "source_date" in part:
         days = _days(part["source_date"].values)[ice]
         dated = days != 0
@@ -202,32 +265,30 @@ def count_pixels(
             counted.days[outline][day - _DAYS // 2] += count
 
 
-def _parts(dataset: xr.Dataset, step_px: int) -> Iterator[xr.Dataset]:
-    height, width = dataset["label"].shape
-    for row, col in product(range(0, height, step_px), range(0, width, step_px)):
-        yield dataset.isel(y=slice(row, row + step_px), x=slice(col, col + step_px))
-
-
-def _overlap(part: xr.Dataset, bounds: NDArray[np.float64]) -> bool:
-    """Whether a part's pixel centres reach into any of the bounds ``(n, 4)``, in metres."""
-    return bool(_meet(part, bounds).any())
+def _parts(rows: range, cols: range, step_px: int) -> Iterator[tuple[slice, slice]]:
+    for row, col in product(rows[::step_px], cols[::step_px]):
+        yield slice(row, min(row + step_px, rows.stop)), slice(col, min(col + step_px, cols.stop))
 
 
 def _meet(part: xr.Dataset, bounds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Into which of the bounds ``(n, 4)``, in metres, a part's pixel centres reach."""
     x, y = part["x"].values, part["y"].values
     apart = (bounds[:, 0] > x.max()) | (bounds[:, 2] < x.min())
     apart |= (bounds[:, 1] > y.max()) | (bounds[:, 3] < y.min())
     return np.asarray(~apart, bool)
 
 
-def _cropped(dataset: xr.Dataset, bounds: NDArray[np.float64]) -> xr.Dataset:
-    """The part of a map over the hull of bounds ``(n, 4)``, in metres."""
+def _reached(dataset: xr.Dataset, bounds: NDArray[np.float64]) -> tuple[range, range]:
+    """Rows and columns of a map with pixel centres within the hull of bounds ``(n, 4)``, in metres."""
     x, y = dataset["x"].values, dataset["y"].values
-    at_x = np.flatnonzero((x >= bounds[:, 0].min()) & (x <= bounds[:, 2].max()))
-    at_y = np.flatnonzero((y >= bounds[:, 1].min()) & (y <= bounds[:, 3].max()))
-    if not at_x.size or not at_y.size:
-        return dataset.isel(x=slice(0), y=slice(0))
-    return dataset.isel(x=slice(at_x[0], at_x[-1] + 1), y=slice(at_y[0], at_y[-1] + 1))
+    found = []
+    for at, low, high in (
+        (y, bounds[:, 1].min(), bounds[:, 3].max()),
+        (x, bounds[:, 0].min(), bounds[:, 2].max()),
+    ):
+        inside = np.flatnonzero((at >= low) & (at <= high))
+        found.append(range(int(inside[0]), int(inside[-1]) + 1) if inside.size else range(0))
+    return found[0], found[1]
 
 
 def _inside(part: xr.Dataset, epsg: int, cut: Cut) -> NDArray[np.bool_]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
+from numpy.typing import NDArray
 
 from benchmarks import (
     RESULTS,
@@ -22,6 +24,7 @@ from benchmarks import (
     reading,
     readme,
     roofline,
+    uncertainty,
     wire,
 )
 from benchmarks.scaling.__main__ import main as scaling_main
@@ -31,6 +34,7 @@ from benchmarks.scaling.jobs import FORMS, SPEEDS, in_production
 from cryoscale.bench import record
 from cryoscale.bench.network import gflop_a_tile
 from cryoscale.bench.scenes import SPECTRAL
+from cryoscale.features.channels import CHANNELS
 from cryoscale.features.stack import HALO_PX
 from cryoscale.ledger import Marker
 
@@ -94,9 +98,19 @@ def test_the_benchmark_of_planning_runs_and_keeps_a_whole_line(
     assert f"{results['blocks']:,} blocks" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def tiny_grounds(tmp_path_factory: pytest.TempPathFactory) -> list[overlap.Ground]:
+    """Simulated once for the benchmarks that map the same range."""
+    return list(overlap.grounds(overlap.SCALES["tiny"], tmp_path_factory.mktemp("grounds")))
+
+
 def test_the_price_of_overlap_is_told_tiling_by_tiling(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_grounds: list[overlap.Ground],
 ) -> None:
+    monkeypatch.setattr(overlap, "grounds", lambda scale, folder: iter(tiny_grounds))
     kept, drawn = tmp_path / "overlap.jsonl", tmp_path / "overlap.png"
     overlap.main(["--scale", "tiny", "--out", str(kept), "--chart", str(drawn)])
     (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
@@ -360,3 +374,64 @@ def test_every_committed_line_names_machine_versions_sizes_and_method() -> None:
 
 def test_the_readmes_table_of_speed_is_made_from_the_records() -> None:
     assert readme.main(["--check"]) == 0, "run python -m benchmarks.readme"
+
+
+def test_the_coverage_of_intervals_is_told_rule_by_rule(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_grounds: list[overlap.Ground],
+) -> None:
+    def snow_is_ice(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        ndsi = np.nan_to_num(tiles[:, CHANNELS.index("NDSI")])
+        ice = 1 / (1 + np.exp(-8 * (ndsi - 0.4)))
+        return np.stack([1 - ice, ice, 0 * ice, 0 * ice, 0 * ice], axis=1).astype(np.float32)
+
+    assert uncertainty.SCALES["tiny"].fit == overlap.SCALES["tiny"].ranges
+    # what the weights map is of no matter here, and costs more than all the rest
+    monkeypatch.setattr(uncertainty, "load_predictor", lambda **options: snow_is_ice)
+    monkeypatch.setattr(overlap, "grounds", lambda scale, folder: iter(tiny_grounds))
+    kept = tmp_path / "uncertainty.jsonl"
+    uncertainty.main(["--scale", "tiny", "--out", str(kept)])
+    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
+    assert min(document["sizes"]["glaciers"]) > 0
+    rules = document["results"]["rules"]
+    printed = capsys.readouterr().out
+    for name, row in rules.items():
+        assert name in printed
+        assert sum(count for _, count in row["by_size"].values()) == document["sizes"]["glaciers"][1]
+    assert rules["independent pixels"]["median_width"] < rules["the package's"]["median_width"]
+    for region in document["results"]["regions"]:
+        low, high, inside = region["interval"]
+        assert low <= region["area"] <= high
+        assert inside == (low <= region["truth"] <= high)
+
+
+def test_factors_leave_out_five_per_cent_of_the_truths_on_either_side() -> None:
+    rng = np.random.default_rng(11)
+    count = 4000
+    area = rng.uniform(0.1, 10.0, count)
+    errors = rng.uniform(0.0, 0.1, (2, count)) * area
+    truth = area + rng.standard_normal(count) * np.where(rng.random(count) < 0.5, *errors)
+    glaciers = uncertainty.Glaciers(
+        np.full(count, "himalaya 1/32645"), np.arange(count), area, truth, *errors
+    )
+    low, high = uncertainty.fitted(glaciers, lambda g: (g.false, g.missed))
+    told = uncertainty.judged(glaciers, low * glaciers.false, high * glaciers.missed)
+    assert told["coverage"] == pytest.approx(90.0, abs=0.2)
+    assert low == pytest.approx(float(np.quantile((area - truth) / errors[0], 0.95)), rel=0.02)
+
+
+def test_the_true_area_of_an_outline_is_counted_by_hand() -> None:
+    label, truth = np.zeros((2, 40, 60), np.uint8)
+    label[10:30, 5:25] = 1  # 400 px
+    truth[12:34, 5:25] = 1  # two rows less, four more, missed
+    truth[10:30, 40:50] = 2  # the map has nothing of it
+    truth[:, 24] = 255  # not known: 20 px of the outline count nowhere
+    probability = np.zeros((5, 40, 60), np.uint8)
+    probability[1] = np.where(label == 1, 200, 0)
+    dataset = xr.Dataset({"label": (("y", "x"), label), "probability": (("class", "y", "x"), probability)})
+    found = uncertainty.glaciers_of("alps 1/32632", dataset, truth)
+    assert found.area.tolist() == pytest.approx([380e-4])
+    assert found.truth.tolist() == pytest.approx([22 * 19 * 1e-4])
+    assert found.false.tolist() == pytest.approx([0.2 * 380e-4])

@@ -256,7 +256,7 @@ def test_no_ice_gives_an_empty_table_with_all_columns_and_it_can_be_written(tmp_
     assert list(empty.columns) == list(outlines.polygonise(small([[1]])).columns)
     with outlines.survey(data) as found:
         found.write(tmp_path / "a.parquet", tmp_path / "a.gpkg")
-    assert gpd.list_layers(tmp_path / "a.gpkg")["name"].tolist() == ["glaciers", "debris"]
+    assert gpd.list_layers(tmp_path / "a.gpkg")["name"].tolist() == ["glaciers", "debris", "divides"]
     assert len(gpd.read_parquet(tmp_path / "a.parquet")) == 0
 
 
