@@ -18,9 +18,9 @@ from cryoscale.errors import CryoscaleError
 from cryoscale.grid import RESOLUTION_M, Block, transformer
 from cryoscale.ledger import Ledger, Work
 from cryoscale.write import mosaic, zones
-from cryoscale.write.inventory import read_parts
 from cryoscale.write.nearby import Nearby
 from cryoscale.write.polygons import PolygonArray
+from cryoscale.write.vectors import read_parts
 from cryoscale.write.zonal import CLEAN_ICE, DEBRIS
 
 _PIXEL_KM2 = (RESOLUTION_M / 1000.0) ** 2

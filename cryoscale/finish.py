@@ -36,9 +36,10 @@ from cryoscale.write import map as picture
 from cryoscale.write.carried import KnownGlaciers, read_known
 from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
-from cryoscale.write.inventory import Description, Inventory, read_parts
+from cryoscale.write.inventory import Description, Inventory
 from cryoscale.write.seams import seam_score_of_maps
 from cryoscale.write.succession import write_links
+from cryoscale.write.vectors import read_parts
 
 _SCENES_LINKED = 1000
 """Scenes of a year that a map's STAC item names; it says how many more the frozen catalogue has."""

@@ -7,36 +7,30 @@ parts of a few thousand, and so they go into GeoParquet (a row group a part) and
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import os
-import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 from pyproj import Geod
 from shapely.geometry import Polygon
 
-from cryoscale.errors import OutputError
 from cryoscale.grid import utm_epsg
 from cryoscale.write import zones
 from cryoscale.write.columns import TOLD, table
 from cryoscale.write.polygons import PolygonArray
 from cryoscale.write.scratch import Scratch
 from cryoscale.write.topography import BAND_M, Hypsometry
+from cryoscale.write.vectors import frame_of, move, write_parts
 from cryoscale.write.zonal import Tally
 
 _GEOD = Geod(ellps="WGS84")
@@ -258,12 +252,12 @@ class Inventory(Scratch):
                 "confidence": _reals(confidence),
                 "is_part": np.array(part, bool),
             }
-            yield _frame(table(values | told | self._attributes, len(shape)), shape)
+            yield frame_of(table(values | told | self._attributes, len(shape)), shape)
 
     def debris(self) -> Iterator[gpd.GeoDataFrame]:
         """Their debris-covered parts in parts, in the order of the outlines: glac_id, area_km2, geometry."""
         for name, area, shape in self._parts(_DEBRIS, 3):
-            yield _frame({"glac_id": name, "area_km2": np.array(area, float)}, shape)
+            yield frame_of({"glac_id": name, "area_km2": np.array(area, float)}, shape)
 
     def write_hypsometry(self, path: str | os.PathLike[str]) -> None:
         """Writes the hypsometries as the RGI 7 does: CSV, a row a glacier in the order of the outlines.
@@ -289,7 +283,7 @@ class Inventory(Scratch):
                     before = [0] * ((first - bands.start) // BAND_M)
                     after = [0] * (len(bands) - len(before) - len(shares))
                     rows.writerow([name, area, *before, *shares, *after])
-            _move(local, path)
+            move(local, path)
 
     def divides(self) -> Iterator[gpd.GeoDataFrame]:
         """The borders that neighbours share in parts: glac_id_1, glac_id_2, length_m, geometry."""
@@ -299,7 +293,9 @@ class Inventory(Scratch):
         )
         for one, other, length, shape in self._parts(_DIVIDES, 4):
             columns = {"glac_id_1": list(one), "glac_id_2": list(other), "length_m": np.array(length, float)}
-            yield _frame(pd.DataFrame(columns).astype({"glac_id_1": "string", "glac_id_2": "string"}), shape)
+            yield frame_of(
+                pd.DataFrame(columns).astype({"glac_id_1": "string", "glac_id_2": "string"}), shape
+            )
 
     def write_outlines(self, path: str | os.PathLike[str]) -> None:
         """Writes the outlines alone as GeoParquet, as :meth:`write` does.
@@ -334,29 +330,13 @@ class Inventory(Scratch):
                     part.to_file(
                         geopackage, layer=layer, driver="GPKG", index=False, mode="a" if number else "w"
                     )
-            _move(geopackage, path_gpkg)
+            move(geopackage, path_gpkg)
 
     def _write_parquet(self, frames: Iterator[gpd.GeoDataFrame], path: str | os.PathLike[str]) -> None:
-        parts = map(_geoparquet, frames)
-        first = next(parts)
-        schema = first.schema.with_metadata(self._over_all(first.schema.metadata))
-        with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
-            local = Path(folder, "part.parquet")
-            with pq.ParquetWriter(local, schema) as writer:
-                writer.write_table(first.cast(schema))
-                for part in parts:
-                    writer.write_table(part.cast(schema))
-            _move(local, path)
-
-    def _over_all(self, metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-        """The metadata of the first part with the bounding box of all."""
         bounds = self._base.execute(
             "SELECT min(west), min(south), max(east), max(north) FROM glaciers"
         ).fetchone()
-        geo = json.loads(metadata[b"geo"])
-        if bounds[0] is not None:
-            geo["columns"]["geometry"]["bbox"] = list(bounds)
-        return {**metadata, b"geo": json.dumps(geo).encode()}
+        write_parts(frames, path, None if bounds[0] is None else bounds)
 
     def _parts(self, query: str, columns: int) -> Iterator[Sequence[Sequence[Any]]]:
         """Columns of the answer, the last of them bytes, some thousand rows at a time."""
@@ -379,30 +359,6 @@ def identifier(lon_deg: float, lat_deg: float) -> str:
     return f"G{east:06d}E{round(abs(lat_deg) * 1000):05d}{'N' if lat_deg >= 0 else 'S'}"
 
 
-def read_parts(url: str, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
-    """Columns of an inventory in the parts in which it was written; with geometry as a GeoDataFrame."""
-    with fsspec.open(url, "rb") as file:
-        stored = pq.ParquetFile(file)
-        for group in range(stored.num_row_groups):
-            frame = stored.read_row_group(group, columns=list(columns)).to_pandas()
-            if "geometry" in columns:
-                shapes = shapely.from_wkb(frame.pop("geometry").to_numpy())
-                frame = gpd.GeoDataFrame(frame, geometry=shapes, crs="EPSG:4326")
-            yield frame
-
-
-def _frame(columns: Mapping[str, Any] | pd.DataFrame, shapes: Sequence[bytes]) -> gpd.GeoDataFrame:
-    geometry = list(shapely.from_wkb(np.array(shapes, object)))
-    return gpd.GeoDataFrame(columns, geometry=geometry, crs="EPSG:4326")
-
-
-def _geoparquet(part: gpd.GeoDataFrame) -> pa.Table:
-    """A part as geopandas would store it, since only its writer knows the metadata of GeoParquet."""
-    stored = io.BytesIO()
-    part.to_parquet(stored, index=False, schema_version="1.1.0", write_covering_bbox=True)
-    return pq.read_table(stored)
-
-
 def _told(value: Any) -> Any:
     """A told value as SQLite keeps it, with nothing for NaN."""
     return None if isinstance(value, float) and math.isnan(value) else value
@@ -422,25 +378,3 @@ def _or_none(values: NDArray[Any]) -> list[Any]:
     plain = values.astype(np.int64) if values.dtype.kind == "M" else values
     absent = np.isnat(values) if values.dtype.kind == "M" else np.isnan(values)
     return [None if gap else value for gap, value in zip(absent.tolist(), plain.tolist(), strict=True)]
-
-
-def _move(file: Path, url: str | os.PathLike[str]) -> None:
-    """Put a local file in its place, whole or not at all."""
-    target = os.fspath(url)
-    try:
-        if "://" in target:
-            filesystem, path = fsspec.core.url_to_fs(target)
-            filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            filesystem.put_file(str(file), path)
-            return
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(target).with_name(f".{uuid.uuid4().hex}.partial")
-        try:
-            shutil.move(file, partial)  # the temporary folder may lie on another disk
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            target, "a path that can be written", f"make room or choose another: {error}"
-        ) from error

@@ -20,8 +20,8 @@ from shapely.geometry.base import BaseGeometry
 
 from cryoscale.errors import OutputError
 from cryoscale.write.carried import read_glaciers
-from cryoscale.write.inventory import read_parts
 from cryoscale.write.links import Inventoried, Links, components, link
+from cryoscale.write.vectors import read_parts
 
 OLDER, NEWER = "older", "newer"
 SAME, SPLIT, MERGE, EXCHANGE, BIRTH, VANISHED = "same", "split", "merge", "exchange", "birth", "vanished"

@@ -148,7 +148,7 @@ def tally(
         )
         shapely.prepare(projected)
         bounds = shapely.bounds(projected).reshape(-1, 4)
-        for y, x in _parts(*map(range, dataset["label"].shape), step_px):
+        for y, x in _parts(range(dataset.sizes["y"]), range(dataset.sizes["x"]), step_px):
             if not _meet(dataset.isel(y=y, x=x), bounds).any():
                 continue
             part = part_of(dataset, y, x)
