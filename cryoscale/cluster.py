@@ -51,10 +51,6 @@ last bits: with one thread everywhere, a map does not tell on how many cores it 
 with more cores runs more actors."""
 
 
-SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-"""Numerical libraries would otherwise start a thread a core in every process."""
-
-
 @dataclass(frozen=True)
 class Workers:
     """A connected client and how many block tasks and actors it can run at once."""
@@ -159,7 +155,7 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
 
 def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) -> dict[str, Any]:
     # all of the environment: a template's is as old as the template
-    environment = {**os.environ, **(SINGLE_THREADED if CPU in resources else {}), **device}
+    environment = {**os.environ, **(template.SINGLE_THREADED if CPU in resources else {}), **device}
     return {
         "nthreads": nthreads,
         "resources": resources,

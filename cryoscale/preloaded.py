@@ -1,13 +1,14 @@
 """What the process that workers are forked from imports (:mod:`cryoscale.template`), and nobody else.
 
-Numerical libraries count their threads when they are imported: one each, as many processes share the cores.
+The environment comes first, as numerical libraries count their threads when they are imported; what is
+imported before it must not bring any of them.
 """
 
 # ruff: noqa: F401 - the environment first; these modules are wanted for having been imported
 
 import os
 
-from cryoscale.cluster import SINGLE_THREADED
+from cryoscale.template import SINGLE_THREADED
 
 os.environ.update(SINGLE_THREADED)
 
@@ -15,5 +16,6 @@ import distributed.nanny
 import distributed.worker
 
 import cryoscale.drive
+import cryoscale.models.cryonet
 import cryoscale.models.loading
 import cryoscale.models.predictor

@@ -2,7 +2,8 @@
 
 A fresh Python imports torch, numba, GDAL and Dask for two to three processor seconds; on two cores the four
 workers of a run spent most of its first ten seconds so. Forked from a template they start with it all there,
-and share its memory. The template itself starts no thread and opens no device, so that forking it is safe
+and share its memory. The template opens no device and has no thread beside its own but that of Arrow's
+allocator, which minds forks, so that forking it is safe
 (https://docs.python.org/3/library/multiprocessing.html#contexts-and-start-methods). Its imports begin with
 :func:`start`, while the driver still searches the catalogues.
 """
@@ -11,6 +12,9 @@ from __future__ import annotations
 
 import multiprocessing
 from typing import Any
+
+SINGLE_THREADED = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+"""Numerical libraries would otherwise start a thread a core in every process; they look when imported."""
 
 METHOD = "forkserver"
 _CONTENT = "cryoscale.preloaded"
