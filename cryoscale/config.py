@@ -252,9 +252,11 @@ class Config(_Strict):
             )
         glaciers = path(self.outlines.rgi) if self.outlines.rgi else None
         if glaciers is not None:
-            from cryoscale.write.carried import read_known  # geopandas, which most commands do without
+            from cryoscale.write.carried import read_glaciers  # geopandas, which most commands do without
 
-            read_known(glaciers, geometry)  # it is wanted at the end, and told to be wrong at the beginning
+            read_glaciers(
+                glaciers, geometry
+            )  # it is wanted at the end, and told to be wrong at the beginning
         return Settings(
             name=self.name,
             region=geometry,

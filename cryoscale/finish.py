@@ -33,13 +33,14 @@ from cryoscale.scenes import Account, SceneUse, account_of, sample_gaps, why
 from cryoscale.settings import Settings
 from cryoscale.write import bootstrap, columns, mosaic, outlines, quicklook, report, stac
 from cryoscale.write import map as picture
-from cryoscale.write.carried import KnownGlaciers, read_known
+from cryoscale.write.carried import KnownGlaciers, read_glaciers
+from cryoscale.write.divides import DEM
 from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Description, Inventory
 from cryoscale.write.seams import seam_score_of_maps
 from cryoscale.write.succession import write_links
-from cryoscale.write.vectors import read_parts
+from cryoscale.write.vectors import put_text, read_parts
 
 _SCENES_LINKED = 1000
 """Scenes of a year that a map's STAC item names; it says how many more the frozen catalogue has."""
@@ -56,22 +57,31 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
     for year in settings.years:
         for epsg in mosaic.zones(out, year):
             mosaic.build_levels(f"{out}/mosaic.zarr", year, epsg)
+    rgi = read_glaciers(settings.known_glaciers, settings.region) if settings.known_glaciers else None
+    known = None if rgi is None else KnownGlaciers(rgi)
     with _local(out) as folder:
         for year in settings.years:
             stage(f"drawing the outlines of {year}")
-            inventory = write_inventory(settings, out, folder, year, manifest)
+            inventory = write_inventory(settings, out, folder, year, manifest, known)
             stage(f"drawing the map of {year}")
             name = "map.png" if year == settings.years[-1] else f"map-{year}.png"
             draw(settings, out, folder / name, year, inventory, manifest)
         stage("linking the years")
-        write_links(folder / "inventory", settings.years, settings.known_glaciers, settings.region)
+        write_links(folder / "inventory", settings.years, rgi)
     stage("writing the report")  # it reads what now lies at its place
     write_report(settings, out)
     stage("writing the catalogue")
     write_catalog(settings, out, manifest)
 
 
-def write_inventory(settings: Settings, out: str, folder: Path, year: int, manifest: dict[str, Any]) -> Path:
+def write_inventory(
+    settings: Settings,
+    out: str,
+    folder: Path,
+    year: int,
+    manifest: dict[str, Any],
+    known: KnownGlaciers | None,
+) -> Path:
     """Glaciers of one year over all zones, as ``inventory/<year>.parquet`` and ``.gpkg`` under ``folder``.
 
     Beside them the complexes that they are parts of, the divides that they share, their hypsometry, the area
@@ -81,34 +91,36 @@ def write_inventory(settings: Settings, out: str, folder: Path, year: int, manif
     parquet = folder / "inventory" / f"{year}.parquet"
     model, run_id = str(manifest["model"]["name"]), str(manifest["identity_sha256"])[:16]
     ground = ground_of(settings, out, year)
-    known = read_known(settings.known_glaciers, settings.region) if settings.known_glaciers else None
     with (
         outlines.survey(
             maps, min_area_km2=settings.min_area_km2, year=year, model=model, run_id=run_id
         ) as found,
-        Inventory({"year": year, "model": model, "run_id": run_id}) as parts,
+        Inventory({"year": year, "model": model, "run_id": run_id}) as glaciers,
     ):
-        if settings.divides:
-            found.write_outlines(parquet.with_name(f"{year}-complexes.parquet"))
-            divide_inventory(found, parts, Divider(ground, known), maps, settings.block_px)
-            parts.write_divides(parquet.with_name(f"{year}-intersects.parquet"))
-        glaciers = parts if settings.divides else found
+        found.write_outlines(parquet.with_name(f"{year}-complexes.parquet"))
+        divider = Divider(ground, known) if settings.divides else Divider(None, None)
+        divide_inventory(found, glaciers, divider, maps, settings.block_px)
         glaciers.describe(_describer(ground, known))
         glaciers.write(parquet, parquet.with_suffix(".gpkg"))
+        glaciers.write_divides(parquet.with_name(f"{year}-intersects.parquet"))
         glaciers.write_hypsometry(parquet.with_name(f"{year}-hypsometry.csv"))
     region = json.dumps(bootstrap.region_of(read_parts(str(parquet), bootstrap.COLUMNS)), indent=2)
-    parquet.with_name(f"{year}-region.json").write_text(f"{region}\n", encoding="utf-8")
+    put_text(f"{region}\n", parquet.with_name(f"{year}-region.json"))
     text = json.dumps(columns.metadata(), indent=2, ensure_ascii=False)
-    parquet.with_name("attributes_metadata.json").write_text(f"{text}\n", encoding="utf-8")
+    put_text(f"{text}\n", parquet.with_name("attributes_metadata.json"))
     return parquet
 
 
-def _describer(ground: Ground | None, known: KnownGlaciers | None) -> Callable[[Polygon], Description]:
+def _describer(
+    ground: Ground | None, known: KnownGlaciers | None
+) -> Callable[[Polygon, str | None], Description]:
     """What elevation and the RGI say of an outline, as far as the run has them."""
 
-    def describe(outline: Polygon) -> Description:
+    def describe(outline: Polygon, source: str | None) -> Description:
         told = ground.under(outline) if ground is not None else Description({})
-        return told if known is None else replace(told, values={**told.values, **known.over(outline)})
+        if known is None or source == DEM:  # flow divided it from the RGI's glaciers: it is none of them
+            return told
+        return replace(told, values={**told.values, **known.over(outline)})
 
     return describe
 

@@ -66,15 +66,6 @@ class KnownGlaciers:
         return explode(shapely.transform(found, lambda xy: xy + np.array([turns, 0.0])) if turns else found)
 
 
-def read_known(path: str, region: BaseGeometry) -> KnownGlaciers:
-    """The glaciers of an RGI file over the box around a region (degrees).
-
-    Raises:
-        SourceError: the file is absent, unreadable, without CRS or identifiers, or of another region.
-    """
-    return KnownGlaciers(read_glaciers(path, region))
-
-
 def read_glaciers(path: str, region: BaseGeometry) -> gpd.GeoDataFrame:
     """The rows of an RGI file over the box around a region (degrees), in the CRS of the file.
 

@@ -275,7 +275,7 @@ COLUMNS: tuple[Column, ...] = (
         "run",
         "Source of the divides",
         "rgi: carried forward from the RGI; dem: watersheds of the elevation model; none: there was neither, "
-        "and connected ice was left whole.",
+        "or none were asked for, and connected ice was left whole.",
     ),
     Column(
         "is_part",

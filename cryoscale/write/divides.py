@@ -9,12 +9,9 @@ they share their borders vertex by vertex and leave nothing out.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import shapely
 from affine import Affine
@@ -24,9 +21,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from shapely.geometry.base import BaseGeometry
 
-from cryoscale.errors import InputError
 from cryoscale.write.flowsheds import Flowsheds, Rules, Terrain, flowsheds, rasterized
-from cryoscale.write.partition import at_points, borders_of, dividing_lines, faces, united
+from cryoscale.write.partition import at_points, dividing_lines, faces, united
 from cryoscale.write.polygons import PolygonArray, explode, owners_of_points
 
 _GEOD = Geod(ellps="WGS84")
@@ -85,97 +81,6 @@ def carry(
         rules: when flowsheds are one glacier.
     """
     return _by_body(outline, lambda body: _carry(body, older, terrain, rules or Rules()))
-
-
-def split(
-    complexes: gpd.GeoDataFrame,
-    *,
-    terrain: Callable[[shapely.Polygon], Terrain | None],
-    rgi: gpd.GeoDataFrame | None = None,
-    rules: Rules | None = None,
-) -> gpd.GeoDataFrame:
-    """The glaciers of complexes, one complex after the other.
-
-    Args:
-        complexes: polygons in a projected CRS in m.
-        terrain: gives the elevation around a polygon, in the same CRS, or None.
-        rgi: glaciers whose divides are carried forward, with a column ``rgi_id``, in any CRS.
-        rules: when flowsheds are one glacier.
-
-    Returns:
-        One row a glacier, in the CRS and the order of the complexes: complex (index of its row), rgi_id (of
-        the older glacier, else None), part (1 for the largest glacier of that id, then 2, 3 ...),
-        divide_source ("dem", "rgi", "none"), no_dem_fraction (0-1), geometry.
-
-    Raises:
-        InputError: if polygons have no CRS or not such a one, no ``rgi_id``, or rings that cross.
-    """
-    _check(complexes, "glacier complexes")
-    if complexes.crs.is_geographic or complexes.crs.axis_info[0].unit_name != "metre":
-        raise InputError(
-            f"glacier complexes in {complexes.crs.name}", "a projected CRS in metres", "reproject to UTM"
-        )
-    older, ids = np.empty(0, object), np.empty(0, object)
-    if rgi is not None:
-        _check(rgi, "RGI glaciers")
-        if "rgi_id" not in rgi:
-            raise InputError(f"RGI glaciers with {', '.join(rgi)}", "a column rgi_id", "give RGI 7 glaciers")
-        older, ids = np.asarray(rgi.geometry.to_crs(complexes.crs).array, object), rgi["rgi_id"].to_numpy()
-    tree = shapely.STRtree(older)
-    found, rows, names = [], [], []
-    for row, outline in complexes.geometry.items():
-        near = np.sort(tree.query(outline, predicate="intersects"))
-        glaciers = carry(outline, older[near], terrain(outline), rules)
-        found.append(glaciers)
-        rows += [row] * glaciers.polygons.size
-        names += [ids[near[index]] if index >= 0 else None for index in glaciers.older.tolist()]
-    return _frame(_joined(found), rows, names, complexes.crs)
-
-
-def _frame(found: Divided, rows: list[Any], names: list[Any], crs: Any) -> gpd.GeoDataFrame:
-    area = shapely.area(found.polygons)
-    part = np.ones(area.size, np.int64)
-    seen: Counter[Any] = Counter()
-    for index in np.argsort(-area, kind="stable").tolist():
-        if names[index] is not None:
-            seen[names[index]] += 1
-            part[index] = seen[names[index]]
-    columns = {
-        "complex": rows,
-        "rgi_id": np.array(names, object),
-        "part": part,
-        "divide_source": found.source,
-        "no_dem_fraction": found.no_dem_fraction,
-    }
-    return gpd.GeoDataFrame(columns, geometry=list(found.polygons), crs=crs)
-
-
-def intersects(glaciers: gpd.GeoDataFrame, ids: str = "glac_id") -> gpd.GeoDataFrame:
-    """The divides that neighbours share.
-
-    Args:
-        glaciers: a coverage, in any CRS.
-        ids: the column that tells them apart.
-
-    Returns:
-        One row a pair of neighbours, in the same CRS: <ids>_1, <ids>_2, length_m (on the ellipsoid), and
-        the line or lines.
-
-    Raises:
-        InputError: if there is no CRS or no such column.
-    """
-    _check(glaciers, "glaciers")
-    if ids not in glaciers:
-        raise InputError(f"glaciers with {', '.join(glaciers)}", f"a column {ids}", "name the column of ids")
-    found = borders_of(np.asarray(glaciers.geometry.array, object))
-    names = glaciers[ids].to_numpy()[found.pairs]
-    lines = gpd.GeoSeries(found.lines, crs=glaciers.crs)
-    length_m = [_GEOD.geometry_length(line) for line in lines.to_crs(4326)]
-    return gpd.GeoDataFrame(
-        {f"{ids}_1": names[:, 0], f"{ids}_2": names[:, 1], "length_m": np.array(length_m, float)},
-        geometry=lines,
-        crs=glaciers.crs,
-    )
 
 
 def _by_body(outline: BaseGeometry, one: Callable[[shapely.Polygon], Divided]) -> Divided:
@@ -289,26 +194,3 @@ def _unknown_fraction(polygons: PolygonArray, sheds: Flowsheds) -> NDArray[np.fl
     unknown = np.bincount(owner[inside], sheds.unknown[inside], polygons.size)
     at_point = at_points(polygons, sheds.unknown.astype(np.int32), sheds.affine)
     return np.where(cells > 0, unknown / np.maximum(cells, 1), at_point)
-
-
-def _check(polygons: gpd.GeoDataFrame, name: str) -> None:
-    if polygons.crs is None:
-        raise InputError(
-            f"{name} without a CRS", "a layer that knows its CRS", "declare it, e.g. with ogr2ogr -a_srs"
-        )
-    shapes = np.asarray(polygons.geometry.array, object)
-    areas = np.isin(
-        shapely.get_type_id(shapes), (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
-    )
-    if not areas.all():
-        first = int(np.flatnonzero(~areas)[0])
-        kind = getattr(shapes[first], "geom_type", "nothing")
-        raise InputError(f"{name} with {kind} in row {first}", "polygons", "give the layer of outlines")
-    valid = shapely.is_valid(shapes)
-    if not valid.all():
-        first = int(np.flatnonzero(~valid)[0])
-        raise InputError(
-            f"{name} with an invalid polygon in row {first} ({shapely.is_valid_reason(shapes[first])})",
-            "polygons that are valid",
-            "mend them, e.g. with ogr2ogr -makevalid",
-        )

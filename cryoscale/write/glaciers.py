@@ -134,15 +134,13 @@ def divide_inventory(
 
 def _debris_of(one: Complex, polygons: PolygonArray) -> tuple[PolygonArray, NDArray[np.int64]]:
     """The debris of a complex, cut where its glaciers meet, and the index of the glacier of each piece."""
-    tree = shapely.STRtree(polygons)
-    debris, glacier = tree.query(one.debris, predicate="intersects")
-    whole = shapely.contains_properly(polygons[glacier], one.debris[debris])
-    once = np.bincount(debris, minlength=one.debris.size) == 1
-    whole |= once[debris]
-    pieces = [one.debris[debris[whole]]]
+    patches = one.debris
+    patch_of, glacier = shapely.STRtree(polygons).query(patches, predicate="intersects")
+    whole = (np.bincount(patch_of, minlength=patches.size) == 1)[patch_of]
+    pieces = [patches[patch_of[whole]]]
     owners = [glacier[whole]]
-    for patch, index in zip(debris[~whole].tolist(), glacier[~whole].tolist(), strict=True):
-        cut = explode(shapely.intersection(one.debris[patch], polygons[index]))
+    for patch, index in zip(patch_of[~whole].tolist(), glacier[~whole].tolist(), strict=True):
+        cut = explode(shapely.intersection(patches[patch], polygons[index]))
         pieces.append(cut)
         owners.append(np.full(cut.size, index))
     return np.concatenate(pieces), np.concatenate(owners).astype(np.int64)

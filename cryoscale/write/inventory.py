@@ -98,16 +98,22 @@ class Complex:
     Attributes:
         name: its identifier.
         outline: in degrees.
-        debris: its debris-covered parts.
         is_part: whether it was severed along a straight line.
         row: as the inventory that it comes from keeps it.
+        patches: likewise of its debris, area and shape.
     """
 
     name: str
     outline: Polygon
-    debris: PolygonArray
     is_part: bool
     row: tuple[Any, ...]
+    patches: list[tuple[float, bytes]]
+
+    @property
+    def debris(self) -> PolygonArray:
+        """Its debris-covered parts."""
+        shapes = np.array([shape for _, shape in self.patches], object)
+        return np.asarray(shapely.from_wkb(shapes), object)
 
 
 class Inventory(Scratch):
@@ -172,9 +178,8 @@ class Inventory(Scratch):
         while found := self._base.execute(_COMPLEXES, (number,)).fetchone():
             name, part, number, shape = found
             row = self._base.execute("SELECT * FROM glaciers WHERE id = ?", (number,)).fetchone()
-            patches = self._base.execute("SELECT shape FROM debris WHERE glacier = ?", (number,)).fetchall()
-            debris = shapely.from_wkb(np.array([patch for (patch,) in patches], object))
-            yield Complex(name, shapely.from_wkb(shape), debris, bool(part), row)
+            patches = self._base.execute("SELECT area, shape FROM debris WHERE glacier = ?", (number,))
+            yield Complex(name, shapely.from_wkb(shape), bool(part), row, patches.fetchall())
 
     def add_whole(self, one: Complex, source: str) -> None:
         """Take up a complex that is one glacier, with all that its inventory knows of it."""
@@ -182,8 +187,8 @@ class Inventory(Scratch):
         self._base.execute(
             f"INSERT INTO glaciers VALUES (?{', ?' * (len(one.row) - 1)})", (number, *one.row[1:])
         )
-        patches = zip(zones.area_km2(one.debris).tolist(), shapely.to_wkb(one.debris), strict=True)
-        self._base.executemany("INSERT INTO debris VALUES (?, ?, ?)", [(number, *patch) for patch in patches])
+        patches = [(number, *patch) for patch in one.patches]
+        self._base.executemany("INSERT INTO debris VALUES (?, ?, ?)", patches)
         self._base.execute("INSERT INTO origin VALUES (?, ?, ?)", (number, one.name, source))
 
     def note_divides(
@@ -204,19 +209,24 @@ class Inventory(Scratch):
         rows = zip(*(first + pairs).T.tolist(), length_m, shapely.to_wkb(lines), strict=True)
         self._base.executemany("INSERT INTO divides VALUES (?, ?, ?, ?)", rows)
 
-    def describe(self, told: Callable[[Polygon], Description]) -> None:
-        """Ask of every outline (degrees) what is to be said of it, one at a time, in the order of the map.
+    def describe(self, told: Callable[[Polygon, str | None], Description]) -> None:
+        """Ask of every outline what is to be said of it, one at a time, in the order of the map.
 
         What was said of it before is forgotten.
+
+        Args:
+            told: is given the outline (degrees), and where its divides come from if it was divided.
         """
         self._base.executescript("DELETE FROM told; DELETE FROM hypsometry;")
         last = 0
         # one at a time: a single one may have a million corners
         while row := self._base.execute(
-            "SELECT id, shape FROM glaciers WHERE id > ? ORDER BY id LIMIT 1", (last,)
+            """SELECT id, source, g.shape FROM glaciers AS g LEFT JOIN origin ON origin.glacier = g.id
+            WHERE id > ? ORDER BY id LIMIT 1""",
+            (last,),
         ).fetchone():
-            last, shape = row
-            self._note(last, told(shapely.from_wkb(shape)))
+            last, source, shape = row
+            self._note(last, told(shapely.from_wkb(shape), source))
 
     def _note(self, number: int, told: Description) -> None:
         unknown = told.values.keys() - set(_TOLD)

@@ -22,24 +22,16 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from shapely import affinity
 from shapely.geometry import MultiPolygon
+from shapely.geometry.base import BaseGeometry
 
 from cryoscale.errors import InputError
 from cryoscale.write import zones
 from cryoscale.write.carried import LEAST_KM2
+from cryoscale.write.nearby import Nearby
 from cryoscale.write.polygons import explode
-from cryoscale.write.scratch import Scratch
 
 _DECIMALS = 9
 """Of areas in km2, 0.001 m2: below it, areas of one figure differ by where its ring begins."""
-_TABLES = """
-PRAGMA journal_mode = OFF;
-PRAGMA synchronous = OFF;
-PRAGMA cache_size = -16384;
-CREATE TABLE outlines (id INTEGER PRIMARY KEY, name TEXT, shape BLOB);
-CREATE VIRTUAL TABLE boxes USING rtree (id, west, east, south, north);
-"""
-_OVER = """SELECT name, shape FROM boxes JOIN outlines USING (id)
-  WHERE east >= ? AND west <= ? AND north >= ? AND south <= ? ORDER BY id"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,35 +68,6 @@ class Links:
     second_km2: pd.Series
 
 
-class _Waiting(Scratch):
-    """Outlines of one inventory, to be asked for those over a box."""
-
-    def __init__(self) -> None:
-        super().__init__(_TABLES)
-
-    def add(self, name: str, outline: MultiPolygon) -> None:
-        row = self._base.execute(
-            "INSERT INTO outlines (name, shape) VALUES (?, ?)", (name, shapely.to_wkb(outline))
-        )
-        west, south, east, north = outline.bounds
-        self._base.execute(
-            "INSERT INTO boxes VALUES (?, ?, ?, ?, ?)", (row.lastrowid, west, east, south, north)
-        )
-
-    def common_km2(self, outline: MultiPolygon) -> Iterator[tuple[str, float]]:
-        """Names of outlines that meet one, with the area in common; once a turn about the Earth."""
-        west, south, east, north = outline.bounds
-        shapely.prepare(outline)
-        for turn in (-360.0, 0.0, 360.0):  # outlines go on beyond 180 degrees, others begin again at -180
-            for name, shape in self._base.execute(_OVER, (west - turn, east - turn, south, north)):
-                other = shapely.from_wkb(shape)
-                if turn:
-                    other = affinity.translate(other, turn)
-                if shapely.intersects(outline, other):
-                    common = explode(shapely.intersection(outline, other))
-                    yield name, float(zones.area_km2(common).sum())
-
-
 def link(first: Inventoried, second: Inventoried) -> Links:
     """All pairs of outlines that have more than 200 m2 in common, and their clusters.
 
@@ -116,18 +79,30 @@ def link(first: Inventoried, second: Inventoried) -> Links:
     first_km2: dict[str, float] = {}
     second_km2: dict[str, float] = {}
     common: dict[tuple[str, str], float] = {}
-    with _Waiting() as waiting:
-        for name, outline in _outlines(first, first_km2):
-            waiting.add(name, outline)
+    with Nearby() as waiting:
+        for _, outline in _outlines(first, first_km2):
+            waiting.add(np.array([outline], object))
+        names = list(first_km2)
         for name, outline in _outlines(second, second_km2):
-            for other, area in waiting.common_km2(outline):
-                common[other, name] = common.get((other, name), 0.0) + area
+            shapely.prepare(outline)
+            for number, other, turn in waiting.meeting(outline.bounds):
+                pair = names[number - 1], name
+                common[pair] = common.get(pair, 0.0) + _common_km2(outline, other, turn)
     kept = [(a, b, round(area, _DECIMALS)) for (a, b), area in common.items()]
     pairs = pd.DataFrame(
         [pair for pair in kept if pair[2] > LEAST_KM2], columns=["first", "second", "overlap_area_km2"]
     )
     areas = pd.Series(first_km2, dtype=float), pd.Series(second_km2, dtype=float)
     return Links(_table(pairs, areas, (first.name, second.name)), *areas)
+
+
+def _common_km2(outline: MultiPolygon, other: BaseGeometry, turn: float) -> float:
+    """Area that an outline has in common with another that lies ``turn`` degrees further east."""
+    if turn:
+        other = affinity.translate(other, -turn)
+    if not shapely.intersects(outline, other):
+        return 0.0
+    return float(zones.area_km2(explode(shapely.intersection(outline, other))).sum())
 
 
 def components(first: pd.Series, second: pd.Series) -> pd.Series:

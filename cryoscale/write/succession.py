@@ -8,20 +8,15 @@ has a link has a main one, and a strip is nobody's largest.
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-from shapely.geometry.base import BaseGeometry
 
-from cryoscale.errors import OutputError
-from cryoscale.write.carried import read_glaciers
 from cryoscale.write.links import Inventoried, Links, components, link
-from cryoscale.write.vectors import read_parts
+from cryoscale.write.vectors import put_text, read_parts
 
 OLDER, NEWER = "older", "newer"
 SAME, SPLIT, MERGE, EXCHANGE, BIRTH, VANISHED = "same", "split", "merge", "exchange", "birth", "vanished"
@@ -115,7 +110,7 @@ def inherit(links: Links, ids: Mapping[str, str], taken: Collection[str], year: 
     }
 
 
-def write_links(folder: Path, years: Sequence[int], rgi: str | None, region: BaseGeometry) -> None:
+def write_links(folder: Path, years: Sequence[int], known: gpd.GeoDataFrame | None) -> None:
     """Writes what links the inventories ``<year>.parquet`` of a folder to each other, and to the RGI, as CSV.
 
     ``<year>-rgi_links.csv`` where there is an RGI, its columns glac_id, rgi_id, overlap_area_km2 and so on;
@@ -125,14 +120,11 @@ def write_links(folder: Path, years: Sequence[int], rgi: str | None, region: Bas
     Args:
         folder: a local one; files in it are replaced whole or not at all.
         years: in any order.
-        rgi: path of its glaciers; only those over the box around the region are linked.
-        region: what was mapped (degrees).
+        known: glaciers of the RGI with ``rgi_id``, in any CRS.
 
     Raises:
-        SourceError: if the RGI file is absent, unreadable, without CRS or rgi_id, or of another region.
         OutputError: if a file cannot be written.
     """
-    known = read_glaciers(rgi, region) if rgi else None
     rows, ids, taken = [], dict[str, str](), set[str]()
     for number, year in enumerate(ordered := sorted(years)):
         if known is not None:
@@ -186,13 +178,4 @@ def _outlines(folder: Path, year: int) -> Iterator[gpd.GeoDataFrame]:
 
 def _write(table: pd.DataFrame, path: Path) -> None:
     """A CSV file, whole or not at all."""
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        table.to_csv(partial, index=False, lineterminator="\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(
-            str(path), "a path that can be written", f"make room or choose another: {error}"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    put_text(table.to_csv(index=False, lineterminator="\n"), path)

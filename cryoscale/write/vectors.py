@@ -76,6 +76,18 @@ def _geoparquet(part: gpd.GeoDataFrame) -> pa.Table:
     return pq.read_table(stored)
 
 
+def put_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
+        local = Path(folder, "text")
+        local.write_text(text, encoding="utf-8")
+        move(local, path)
+
+
 def move(file: Path, url: str | os.PathLike[str]) -> None:
     """Put a local file in its place, a path or an fsspec URL, whole or not at all.
 

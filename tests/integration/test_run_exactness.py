@@ -17,6 +17,7 @@ from cryoscale.finish import finish, write_inventory
 from cryoscale.ledger import Ledger
 from cryoscale.results import Run
 from cryoscale.verify import seal
+from cryoscale.write.carried import KnownGlaciers
 from tests.integration.conftest import TinyRange, map_here
 
 LAYERS = ("probability", "label", "confidence", "disagreement", "modalities", "n_clear", "source_date")
@@ -180,11 +181,9 @@ def test_the_inventory_of_a_run_says_what_elevation_and_the_rgi_know(
 
     names = {"rgi_id": ["RGI2000-v7.0-G-15-00001"], "glac_name": ["Everything"], "subm_id": [731]}
     known = geopandas.GeoDataFrame(names, geometry=[box(*tiny_range.bbox)], crs=4326)
-    known.to_file(tmp_path / "rgi.gpkg")
-    settings = tiny_range.settings(outlines={"rgi": str(tmp_path / "rgi.gpkg")})
     manifest = Ledger(whole.out).manifest()
     assert manifest is not None
-    path = write_inventory(settings, whole.out, tmp_path, 2018, manifest)
+    path = write_inventory(tiny_range.settings(), whole.out, tmp_path, 2018, manifest, KnownGlaciers(known))
     glaciers = geopandas.read_parquet(path)
     assert len(glaciers) > 0
     for name in ("rgi_id", "glac_name", "subm_id"):

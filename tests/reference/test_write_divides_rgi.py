@@ -6,14 +6,17 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import shapely
 from affine import Affine
+from pyproj import Geod
 from rasterio.warp import Resampling, reproject
 
-from cryoscale.write.divides import Divided, carry, divide, intersects, split
+from cryoscale.write.divides import Divided, carry, divide
 from cryoscale.write.flowsheds import Terrain
+from cryoscale.write.partition import borders_of
 
 
 def terrain_around(path: Path, outline: shapely.Geometry, epsg: int, cell_m: float) -> Terrain:
@@ -79,11 +82,10 @@ def test_terrain_alone_divides_the_complex_of_hintereisferner_nearly_as_the_rgi_
 
 def test_divides_of_the_rgi_are_carried_forward_to_the_same_ice_exactly(hintereis) -> None:
     glaciers, outline, terrain = hintereis
-    complexes = gpd.GeoDataFrame(geometry=[outline], crs=32632)
-    found = split(complexes, terrain=lambda _: terrain, rgi=glaciers)
-    assert found["rgi_id"].tolist() == glaciers["rgi_id"].tolist()
-    assert set(found["divide_source"]) == {"rgi"}
-    assert found.area.to_numpy() == pytest.approx(glaciers.area.to_numpy(), rel=1e-9)
+    found = carry(outline, np.asarray(glaciers.geometry.array, object), terrain)
+    assert found.older.tolist() == list(range(len(glaciers)))
+    assert set(found.source) == {"rgi"}
+    assert shapely.area(found.polygons) == pytest.approx(glaciers.area.to_numpy(), rel=1e-9)
 
 
 @pytest.mark.parametrize("shift_m", [(0.0, 0.0), (25.0, -15.0)])
@@ -116,10 +118,13 @@ def test_a_glacier_that_the_older_inventory_lacks_is_found_by_the_terrain(hinter
 
 def test_shared_divides_are_as_long_as_the_rgi_says(shared_data: Path) -> None:
     folder = shared_data / "hintereis"
-    found = intersects(gpd.read_file(folder / "rgi7g_hef_complex.shp"), "rgi_id")
+    glaciers = gpd.read_file(folder / "rgi7g_hef_complex.shp")
+    found = borders_of(np.asarray(glaciers.geometry.array, object))
+    names = glaciers["rgi_id"].to_numpy()[found.pairs].tolist()
     published = gpd.read_file(folder / "rgi7g_hef_intersects.shp")
     expected = published.groupby(["rgi_g_id_1", "rgi_g_id_2"])["length_m"].sum()
-    ours = found.set_index(["rgi_id_1", "rgi_id_2"])["length_m"]
+    lengths = [Geod(ellps="WGS84").geometry_length(line) for line in found.lines]
+    ours = pd.Series(lengths, pd.MultiIndex.from_tuples(map(tuple, names)))
     assert ours[expected.index].to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-3)
     (hintereisferner,) = gpd.read_file(folder / "rgi7g_hef.shp")["rgi_id"]
     assert sum(hintereisferner in pair for pair in ours.index) == len(expected)

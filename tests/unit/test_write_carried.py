@@ -9,7 +9,7 @@ import shapely
 from shapely.geometry import Polygon, box
 
 from cryoscale.errors import SourceError
-from cryoscale.write.carried import KnownGlaciers, read_known
+from cryoscale.write.carried import KnownGlaciers, read_glaciers
 
 M = 1 / 111_320  # degrees of latitude
 
@@ -79,7 +79,7 @@ REGION = box(9.99, 45.99, 10.02, 46.02)
 @pytest.mark.parametrize("epsg", [4326, 32632])
 def test_a_file_in_any_crs_is_read_around_the_region(tmp_path: Path, epsg: int) -> None:
     known().to_crs(epsg).to_file(tmp_path / "rgi.gpkg")
-    glaciers = read_known(str(tmp_path / "rgi.gpkg"), REGION)
+    glaciers = KnownGlaciers(read_glaciers(str(tmp_path / "rgi.gpkg"), REGION))
     assert glaciers.over(box(10.001, 46.001, 10.01, 46.009))["glac_name"] == "West"
     assert glaciers.over(box(10.035, 46.001, 10.039, 46.009)) == {}  # it was not read
 
@@ -87,16 +87,16 @@ def test_a_file_in_any_crs_is_read_around_the_region(tmp_path: Path, epsg: int) 
 def test_a_file_that_does_not_serve_is_told_in_a_line(tmp_path: Path) -> None:
     path = tmp_path / "rgi.shp"
     with pytest.raises(SourceError, match="which are not there; .*; correct outlines.rgi"):
-        read_known(str(path), REGION)
+        read_glaciers(str(path), REGION)
     path.write_bytes(b"no shapefile")
     with pytest.raises(SourceError, match="cannot be read .*; give another file"):
-        read_known(str(path), REGION)
+        read_glaciers(str(path), REGION)
     known().to_file(path)
     with pytest.raises(SourceError, match="none lies in the region; .*; give that region's file"):
-        read_known(str(path), box(80.0, 28.0, 81.0, 29.0))
+        read_glaciers(str(path), box(80.0, 28.0, 81.0, 29.0))
     path.with_suffix(".prj").unlink()
     with pytest.raises(SourceError, match="without a CRS"):
-        read_known(str(path), REGION)
+        read_glaciers(str(path), REGION)
 
 
 def test_hintereisferner_is_found_by_its_outline(shared_data) -> None:  # type: ignore[no-untyped-def]

@@ -8,10 +8,10 @@ import pytest
 import shapely
 from affine import Affine
 from shapely.affinity import translate
-from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
+from shapely.geometry import LineString, MultiPolygon, Point, box
 
 from cryoscale.errors import InputError
-from cryoscale.write.divides import Divided, carry, divide, intersects, split
+from cryoscale.write.divides import Divided, carry, divide
 from cryoscale.write.flowsheds import Rules, Terrain, absorb
 from cryoscale.write.partition import borders_of
 from tests.terrains import CELL_M, NORTH, WEST, terrain, valleys
@@ -187,11 +187,10 @@ def older_glaciers() -> gpd.GeoDataFrame:
 
 def test_older_divides_stay_where_they_were() -> None:
     older = older_glaciers()
-    found = split(gpd.GeoDataFrame(geometry=[ON_ROOF], crs=UTM), terrain=lambda _: ROOF, rgi=older)
-    assert found["rgi_id"].tolist() == ["A", "B", "C"]
-    assert found.geometry.geom_equals(older.geometry).all()
-    assert found["divide_source"].tolist() == ["rgi"] * 3
-    assert found["part"].tolist() == [1, 1, 1]
+    found = carry(ON_ROOF, np.asarray(older.geometry.array, object), ROOF)
+    assert found.older.tolist() == [0, 1, 2]
+    assert shapely.equals(found.polygons, older.geometry.array).all()
+    assert found.source.tolist() == ["rgi"] * 3
 
 
 @pytest.mark.parametrize("model", [ROOF, None], ids=["terrain", "none"])
@@ -230,16 +229,14 @@ def test_ice_in_a_flowshed_of_its_own_is_a_new_glacier() -> None:
     assert found.polygons[0].area == pytest.approx(older[0].area, rel=1e-9)
 
 
-def test_parts_of_a_glacier_that_fell_apart_keep_its_id_and_are_numbered_by_size() -> None:
-    older = older_glaciers()
+def test_parts_of_a_glacier_that_fell_apart_go_on_from_it() -> None:
+    older = np.asarray(older_glaciers().geometry.array, object)
     pieces = [
         local(box(1000, 1000, 2500, 1700)),
         local(box(1000, 1900, 2500, 3000)),
         local(box(2600, 1000, 4900, 3000)),
     ]
-    found = split(gpd.GeoDataFrame(geometry=pieces, crs=UTM), terrain=lambda _: ROOF, rgi=older.to_crs(4326))
-    rows = found[["complex", "rgi_id", "part"]].values.tolist()
-    assert rows == [[0, "A", 2], [1, "A", 1], [2, "B", 1], [2, "C", 1]]
+    assert carry(shapely.MultiPolygon(pieces), older, ROOF).older.tolist() == [0, 0, 1, 2]
 
 
 def test_a_scrap_of_a_neighbour_s_outline_makes_no_glacier() -> None:
@@ -258,72 +255,28 @@ def test_heights_of_vertices_are_left_out() -> None:
 
 
 def test_without_older_glaciers_the_terrain_divides() -> None:
-    complexes = gpd.GeoDataFrame({"glac_id": ["x"]}, geometry=[ON_ROOF], crs=UTM, index=[7])
-    far = older_glaciers().translate(90_000, 0)
-    for rgi in (None, gpd.GeoDataFrame({"rgi_id": ["A", "B", "C"]}, geometry=far, crs=UTM)):
-        found = split(complexes, terrain=lambda _: ROOF, rgi=rgi)
-        assert found["rgi_id"].tolist() == [None, None]
-        assert found["complex"].tolist() == [7, 7]
-        assert found["divide_source"].tolist() == ["dem", "dem"]
-    assert list(split(complexes[:0], terrain=lambda _: ROOF)) == list(found)
+    far = np.asarray(older_glaciers().translate(90_000, 0).array, object)
+    for older in (far[:0], far):
+        found = carry(ON_ROOF, older, ROOF)
+        assert found.older.tolist() == [-1, -1]
+        assert found.source.tolist() == ["dem", "dem"]
 
 
-def test_shared_divides_have_both_ids_and_their_length() -> None:
-    glaciers = older_glaciers()
-    found = intersects(glaciers, "rgi_id")
-    assert found[["rgi_id_1", "rgi_id_2"]].values.tolist() == [
-        ["B", "C"]
-    ]  # A's corner lies on no vertex of theirs
-    whole = split(gpd.GeoDataFrame(geometry=[ON_ROOF], crs=UTM), terrain=lambda _: ROOF, rgi=glaciers)
-    found = intersects(whole.to_crs(4326), "rgi_id")
-    assert found[["rgi_id_1", "rgi_id_2"]].values.tolist() == [["A", "B"], ["A", "C"], ["B", "C"]]
-    # metres on the ellipsoid: UTM has them too short by 0.04 % on its central meridian, at 500 km east
-    assert found["length_m"].tolist() == pytest.approx([800 / 0.9996, 1200 / 0.9996, 2500 / 0.9996], rel=2e-5)
-    assert found.crs.to_epsg() == 4326
+def test_shared_divides_are_told_pair_by_pair() -> None:
+    older = np.asarray(older_glaciers().geometry.array, object)
+    assert borders_of(older).pairs.tolist() == [[1, 2]]  # the first one's corner lies on no vertex of theirs
+    found = borders_of(carry(ON_ROOF, older, ROOF).polygons)
+    assert found.pairs.tolist() == [[0, 1], [0, 2], [1, 2]]
+    assert found.length.tolist() == pytest.approx([800, 1200, 2500])
 
 
 # --- bad input ------------------------------------------------------------------------------------
-
-
-def bow_tie() -> Polygon:
-    return local(Polygon([(0, 0), (1000, 1000), (1000, 0), (0, 1000)]))
-
-
-@pytest.mark.parametrize(
-    ("complexes", "rgi", "said"),
-    [
-        (gpd.GeoDataFrame(geometry=[ON_ROOF]), None, "without a CRS"),
-        (gpd.GeoDataFrame(geometry=[box(10, 46, 11, 47)], crs=4326), None, "projected CRS in metres"),
-        (gpd.GeoDataFrame(geometry=[ON_ROOF], crs=2263), None, "projected CRS in metres"),
-        (gpd.GeoDataFrame(geometry=[bow_tie()], crs=UTM), None, "row 0 (Self-intersection"),
-        (gpd.GeoDataFrame(geometry=[ON_ROOF, Point(0, 0)], crs=UTM), None, "Point in row 1"),
-        (gpd.GeoDataFrame(geometry=[ON_ROOF, None], crs=UTM), None, "nothing in row 1"),
-        (gpd.GeoDataFrame(geometry=[ON_ROOF], crs=UTM), older_glaciers().drop(columns="rgi_id"), "rgi_id"),
-        (
-            gpd.GeoDataFrame(geometry=[ON_ROOF], crs=UTM),
-            gpd.GeoDataFrame({"rgi_id": ["A"]}, geometry=[ON_ROOF]),
-            "RGI glaciers without a CRS",
-        ),
-    ],
-)
-def test_outlines_that_will_not_do_are_told_in_one_line(
-    complexes: gpd.GeoDataFrame, rgi: gpd.GeoDataFrame | None, said: str
-) -> None:
-    with pytest.raises(InputError) as told:
-        split(complexes, terrain=lambda _: ROOF, rgi=rgi)
-    assert said in str(told.value)
-    assert "\n" not in str(told.value)
 
 
 def test_an_elevation_model_in_degrees_or_upside_down_will_not_do() -> None:
     for affine in (Affine(30, 0, 0, 0, 30, 0), Affine(30, 0, 0, 0, -60, 0), Affine(30, 1, 0, 1, -30, 0)):
         with pytest.raises(InputError, match="north up and square cells"):
             Terrain(np.zeros((3, 3), np.float32), affine)
-
-
-def test_ids_that_are_not_there_are_told() -> None:
-    with pytest.raises(InputError, match="a column glac_id"):
-        intersects(older_glaciers())
 
 
 def test_rules_decide_what_is_one_glacier() -> None:

@@ -18,7 +18,7 @@ from cryoscale.write import outlines
 from cryoscale.write.carried import KnownGlaciers
 from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
-from cryoscale.write.inventory import Inventory
+from cryoscale.write.inventory import Description, Inventory
 
 LON, LAT = 84.0, 28.0
 M_PER_DEG = 111_320.0
@@ -140,3 +140,17 @@ def test_without_elevation_and_older_glaciers_a_complex_is_one_glacier_and_says_
     assert glaciers.geometry.iloc[0].equals_exact(whole.geometry.iloc[0], 0.0)
     assert len(divides) == 0
     assert debris["area_km2"].sum() == pytest.approx(whole["debris_area_km2"].sum(), rel=0.01)
+
+
+def test_who_describes_a_glacier_is_told_where_its_divides_come_from() -> None:
+    # an older glacier in the north, and a strip of it over the ridge: the south is a glacier of its own
+    older = gpd.GeoDataFrame(
+        {"rgi_id": ["a"]}, geometry=[box(LON - 0.1, LAT - 0.0002, LON + 0.1, LAT + 0.1)], crs="EPSG:4326"
+    )
+    divider = Divider(Ground({epsg: roof(epsg) for epsg in MAPS}, "SIMULATED"), KnownGlaciers(older))
+    with outlines.survey(MAPS, year=2018) as complexes, Inventory({"year": 2018}) as parts:
+        divide_inventory(complexes, parts, divider, MAPS, 256)
+        parts.describe(lambda outline, source: Description({"glac_name": source}))
+        glaciers = pd.concat(list(parts.glaciers()))
+    assert sorted(glaciers["divide_source"]) == ["dem", "rgi"]
+    assert (glaciers["glac_name"] == glaciers["divide_source"]).all()

@@ -104,7 +104,7 @@ def sloping(data: xr.Dataset) -> Ground:
 def test_an_inventory_holds_what_was_told_of_each_outline(tmp_path: Path) -> None:
     data = a_map()
     with outlines.survey(data, year=2018, model="m", run_id="r") as found:
-        found.describe(sloping(data).under)
+        found.describe(lambda outline, _: sloping(data).under(outline))
         found.write(tmp_path / "a.parquet", tmp_path / "a.gpkg")
         found.write_hypsometry(tmp_path / "a.csv")
     for path in ("a.parquet", "a.gpkg"):
@@ -130,7 +130,7 @@ def test_an_inventory_holds_what_was_told_of_each_outline(tmp_path: Path) -> Non
 def test_termini_and_representative_points_lie_on_their_own_outline() -> None:
     data = a_map()
     with outlines.survey(data) as found:
-        found.describe(sloping(data).under)
+        found.describe(lambda outline, _: sloping(data).under(outline))
         (table,) = found.glaciers()
     ends = shapely.points(table["termlon"], table["termlat"])
     assert (shapely.distance(table.geometry.exterior.to_numpy(), ends) < 1e-8).all()
@@ -148,12 +148,12 @@ def test_what_was_told_before_is_forgotten_and_more_than_a_handful_are_asked() -
     )
     asked: list[Polygon] = []
 
-    def count(outline: Polygon) -> Description:
+    def count(outline: Polygon, _: object) -> Description:
         asked.append(outline)
         return Description({"zmax_m": len(asked)})
 
     with outlines.survey(data, min_area_km2=0.0) as found:
-        found.describe(lambda _: Description({"zmin_m": 1.0, "rgi_id": "a"}, Hypsometry(0, (1000,))))
+        found.describe(lambda *_: Description({"zmin_m": 1.0, "rgi_id": "a"}, Hypsometry(0, (1000,))))
         found.describe(count)
         (table,) = found.glaciers()
     assert len(asked) == len(table) == 100
@@ -174,4 +174,4 @@ def test_without_a_description_the_told_columns_are_empty_and_the_hypsometry_has
 
 def test_a_column_that_is_none_cannot_be_told() -> None:
     with outlines.survey(a_map()) as found, pytest.raises(ValueError, match="no column to be told: area_km2"):
-        found.describe(lambda _: Description({"area_km2": 1.0}))
+        found.describe(lambda *_: Description({"area_km2": 1.0}))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from shapely import affinity
 from shapely.geometry import Polygon, box
 
-from cryoscale.errors import InputError, OutputError, SourceError
+from cryoscale.errors import InputError, OutputError
 from cryoscale.write.links import Inventoried, Links, link
 from cryoscale.write.succession import changes, inherit, link_years, write_links
 
@@ -297,9 +297,7 @@ def test_a_folder_of_inventories_is_linked_from_year_to_year_and_to_the_rgi(tmp_
     again = outlines(same=(20, 0, 100, 100), other=(1000, 0, 1100, 90), third=(4000, 0, 4100, 100))
     write(tmp_path, [(2016, OLDER), (2018, NEWER), (2020, again)])
     known = NEWER.rename(columns={"glac_id": "rgi_id"}).to_crs(3395)
-    known.to_file(tmp_path / "rgi.gpkg")
-    region = box(*OLDER.total_bounds)
-    write_links(tmp_path, (2018, 2016, 2020), str(tmp_path / "rgi.gpkg"), region)
+    write_links(tmp_path, (2018, 2016, 2020), known)
     made = {path.name for path in tmp_path.glob("*.csv")}
     assert made == {
         *(f"{year}-rgi_links.csv" for year in (2016, 2018, 2020)),
@@ -326,15 +324,11 @@ def test_a_folder_of_inventories_is_linked_from_year_to_year_and_to_the_rgi(tmp_
     assert ids[2020].to_dict() == {"same": "same", "other": "Split1", "third": "third"}
 
 
-def test_an_rgi_file_of_another_region_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_told_and_nothing_half_written(tmp_path: Path) -> None:
     write(tmp_path, [(2018, NEWER)])
-    NEWER.rename(columns={"glac_id": "rgi_id"}).to_file(tmp_path / "rgi.gpkg")
-    with pytest.raises(SourceError, match="none lies in the region; .*; give that region's file"):
-        write_links(tmp_path, [2018], str(tmp_path / "rgi.gpkg"), box(80, 28, 81, 29))
-    assert not list(tmp_path.glob("*.csv"))
     (tmp_path / "glacier_ids.csv").mkdir()
     with pytest.raises(OutputError, match="a path that can be written"):
-        write_links(tmp_path, [2018], None, box(80, 28, 81, 29))
+        write_links(tmp_path, [2018], None)
     assert not list(tmp_path.glob(".*"))
 
 
