@@ -12,7 +12,15 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.errors import InputError
 from cryoscale.models.openvino import OpenVinoNetwork
-from cryoscale.models.serving import BY_COMPILER, LOCATION, Network, Served, ServedTiles, arithmetic
+from cryoscale.models.serving import (
+    BY_COMPILER,
+    LOCATION,
+    Network,
+    Served,
+    ServedTiles,
+    arithmetic,
+    standardised,
+)
 from cryoscale.models.weights import Card, serving_digest
 
 if TYPE_CHECKING:
@@ -193,9 +201,7 @@ class Predictor:
         return probabilities
 
     def _forward(self, features: torch.Tensor, *location: torch.Tensor) -> torch.Tensor:
-        # in place: three copies of a batch cost a small network a twelfth of its time
-        x = (features - self._mean).div_(self._std).nan_to_num_(0.0, 0.0, 0.0)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = standardised(features, self._mean, self._std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.startswith("bf16")):
             logits = self._network(x, *location)
         return torch.softmax(logits.float() / self.card.temperature, dim=1).contiguous()

@@ -56,6 +56,14 @@ def arithmetic(device: torch.device, *, seek: bool = False) -> AbstractContextMa
     return context
 
 
+def standardised(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """A network's input (n, c, h, w) of features in physical units; what is missing becomes the mean, 0.
+
+    In place after the first step: three copies of a batch cost a small network a twelfth of its time.
+    """
+    return (features - mean).div_(std).nan_to_num_(0.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """A network for serving: folded, channels last, its weights in the precision of its arithmetic.
@@ -219,8 +227,8 @@ class ServedTiles:
         served, answers = self._served, []
         for start in range(0, len(features), self.batch):
             part = torch.from_numpy(np.ascontiguousarray(features[start : start + self.batch]))
-            x = (part.to(self._mean.device) - self._mean) / self._std
-            served.tiles[: len(part)] = torch.where(torch.isfinite(x), x, 0.0).permute(0, 2, 3, 1)
+            x = standardised(part.to(self._mean.device), self._mean, self._std)
+            served.tiles[: len(part)] = x.permute(0, 2, 3, 1)
             if served.codes is not None and location is not None:
                 codes = torch.from_numpy(location[start : start + self.batch])
                 served.codes[: len(part)] = codes.to(served.codes.device)
