@@ -24,7 +24,7 @@ from cryoscale.write import quicklook
 from cryoscale.write.ground import Ground
 from cryoscale.write.topography import topography
 from cryoscale.write.zonal import affine_of
-from tests.reference.test_features_terrain_gdal import gdal, gdaldem  # noqa: F401
+from tests.reference.conftest import gdaldem
 
 EPSG = 32632
 
@@ -106,7 +106,7 @@ def test_figures_of_the_rgi_are_missed_where_the_ground_is_another(elevation, gl
 
 
 def test_statistics_are_those_of_gdal_s_slope_and_a_brute_force_mask(
-    gdal,  # noqa: F811
+    gdal,
     tmp_path,
     elevation,
     glaciers,

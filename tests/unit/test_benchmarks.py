@@ -20,6 +20,7 @@ from benchmarks import (
     reading,
     readme,
     roofline,
+    run_memory,
     uncertainty,
     wire,
 )
@@ -222,6 +223,16 @@ def test_the_papers_network_has_the_roofline_that_its_layers_give_by_hand() -> N
     head = parts["segmentation_head"]
     assert head.compute_us == 0.0
     assert head.conv_us == pytest.approx(head.conv_bytes / 4.3e6)
+
+
+def test_the_peaks_of_a_run_are_told_for_a_region_and_for_a_larger_one(tmp_path: Path) -> None:
+    kept = tmp_path / "run_memory.jsonl"
+    run_memory.main(["--scale", "tiny", "--out", str(kept)])
+    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
+    told = document["results"]
+    assert 0 < told["quarter"]["blocks"] < told["whole"]["blocks"]
+    assert set(told["ratios"]) == {"driver_mib", "worker_mib"}
+    assert told["whole"]["worker_mib"] > 100
 
 
 def test_a_record_says_which_packages_are_absent_and_lines_are_added(tmp_path: Path) -> None:
