@@ -45,13 +45,11 @@ class Divided:
         older: index of the older glacier that each goes on from, -1 where there is none.
         source: where its divides come from: ``"dem"``, ``"rgi"``, or ``"none"`` for a complex without
             elevation, which stays whole.
-        no_dem_fraction: share of each without elevation, 0-1: what of its divides is guesswork.
     """
 
     polygons: PolygonArray
     older: NDArray[np.int64]
     source: NDArray[np.object_]
-    no_dem_fraction: NDArray[np.float64]
 
 
 def divide(outline: BaseGeometry, terrain: Terrain | None, rules: Rules | None = None) -> Divided:
@@ -92,23 +90,20 @@ def _joined(found: Sequence[Divided]) -> Divided:
         np.concatenate([np.empty(0, object), *[part.polygons for part in found]]),
         np.concatenate([np.empty(0, np.int64), *[part.older for part in found]]),
         np.concatenate([np.empty(0, object), *[part.source for part in found]]),
-        np.concatenate([np.empty(0), *[part.no_dem_fraction for part in found]]),
     )
 
 
 def _divide(body: shapely.Polygon, terrain: Terrain | None, rules: Rules) -> Divided:
     sheds = flowsheds(body, terrain, rules) if terrain is not None else None
     if sheds is None:
-        return Divided(
-            np.array([body], object), np.array([-1]), np.array([NONE], object), np.ones(1, np.float64)
-        )
+        return Divided(np.array([body], object), np.array([-1]), np.array([NONE], object))
     ice = rasterized([body], sheds.numbers.shape, sheds.affine, all_touched=True) >= 0
     parts = faces(body, dividing_lines(sheds.numbers, _widened(ice), sheds.affine))
     numbers = at_points(parts, sheds.numbers, sheds.affine).astype(np.int64)
     least_m2 = np.full(int(sheds.numbers.max()) + 1, rules.least_km2 * 1e6)
     polygons, _ = united(parts, numbers, least_m2)
     source = np.full(polygons.size, DEM, object)
-    return Divided(polygons, np.full(polygons.size, -1), source, _unknown_fraction(polygons, sheds))
+    return Divided(polygons, np.full(polygons.size, -1), source)
 
 
 def _carry(body: shapely.Polygon, older: PolygonArray, terrain: Terrain | None, rules: Rules) -> Divided:
@@ -119,7 +114,7 @@ def _carry(body: shapely.Polygon, older: PolygonArray, terrain: Terrain | None, 
     glaciers = np.asarray(shapely.force_2d(older[near]), object)
     sheds = flowsheds(body, terrain, rules) if terrain is not None else None
     grid = sheds or _blank(body)
-    shares = _share_out(body, glaciers, grid, rules)
+    shares = _share_out(body, glaciers, grid, math.inf if sheds is None else rules.least_km2)
     drawn = dividing_lines(shares.numbers, shares.where, grid.affine)
     parts = faces(body, [*drawn, *shapely.boundary(glaciers)])
     owner = owners_of_points(glaciers, shapely.point_on_surface(parts))
@@ -129,8 +124,7 @@ def _carry(body: shapely.Polygon, older: PolygonArray, terrain: Terrain | None, 
     polygons, owner = united(parts, owner, least_m2)
     is_old = owner < near.size
     source = np.where(is_old, RGI, DEM).astype(object)
-    unknown = _unknown_fraction(polygons, sheds) if sheds else np.ones(polygons.size)
-    return Divided(polygons, np.where(is_old, near[np.minimum(owner, near.size - 1)], -1), source, unknown)
+    return Divided(polygons, np.where(is_old, near[np.minimum(owner, near.size - 1)], -1), source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +136,11 @@ class _Shares:
     new: int
 
 
-def _share_out(body: shapely.Polygon, glaciers: PolygonArray, grid: Flowsheds, rules: Rules) -> _Shares:
-    """Each cell on and around the ice to the older glacier on it, to a new one, or to the nearest."""
+def _share_out(body: shapely.Polygon, glaciers: PolygonArray, grid: Flowsheds, least_km2: float) -> _Shares:
+    """Each cell on and around the ice to the older glacier on it, to a new one, or to the nearest.
+
+    ``least_km2`` is the area that makes a new one; infinite where the flow is not known.
+    """
     shape, affine, sheds = grid.numbers.shape, grid.affine, grid.numbers
     ice = rasterized([body], shape, affine, all_touched=True) >= 0
     near = _widened(ice)
@@ -154,8 +151,7 @@ def _share_out(body: shapely.Polygon, glaciers: PolygonArray, grid: Flowsheds, r
     of_ice, count = sheds[ice], int(sheds.max()) + 1
     cells = np.bincount(of_ice, minlength=count)
     open_cells = np.bincount(of_ice, covered[ice] < 0, count)
-    is_new = (open_cells > cells / 2) & (open_cells * affine.a**2 >= rules.least_km2 * 1e6)
-    is_new &= not grid.unknown.all()
+    is_new = (open_cells > cells / 2) & (open_cells * affine.a**2 >= least_km2 * 1e6)
     numbers = np.where((covered < 0) & is_new[sheds], glaciers.size + sheds, covered).astype(np.int32)
     where = _widened(near & (covered < 0))
     _to_nearest(numbers, near, sheds)
@@ -180,17 +176,8 @@ def _blank(body: shapely.Polygon) -> Flowsheds:
     margin_m = (_OVERLAP_PX + 1) * _CELL_M
     shape = [math.ceil((size + 2 * margin_m) / _CELL_M) for size in (north - south, east - west)]
     affine = Affine(_CELL_M, 0.0, west - margin_m, 0.0, -_CELL_M, north + margin_m)
-    return Flowsheds(np.zeros(shape, np.int32), np.ones(shape, bool), affine)
+    return Flowsheds(np.zeros(shape, np.int32), affine)
 
 
 def _widened(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_dilation(cells, np.ones((3, 3), bool), _OVERLAP_PX), bool)
-
-
-def _unknown_fraction(polygons: PolygonArray, sheds: Flowsheds) -> NDArray[np.float64]:
-    owner = rasterized(polygons, sheds.unknown.shape, sheds.affine, all_touched=False)
-    inside = owner >= 0
-    cells = np.bincount(owner[inside], minlength=polygons.size)
-    unknown = np.bincount(owner[inside], sheds.unknown[inside], polygons.size)
-    at_point = at_points(polygons, sheds.unknown.astype(np.int32), sheds.affine)
-    return np.where(cells > 0, unknown / np.maximum(cells, 1), at_point)

@@ -106,12 +106,10 @@ class Flowsheds:
 
     Attributes:
         numbers: of the glacier of each cell ``(y, x)``, from 0 on; outside the ice that of the nearest.
-        unknown: cells ``(y, x)`` for which there was no elevation.
         affine: of the grid.
     """
 
     numbers: NDArray[np.int32]
-    unknown: NDArray[np.bool_]
     affine: Affine
 
 
@@ -136,7 +134,7 @@ def flowsheds(outline: shapely.Polygon, terrain: Terrain, rules: Rules) -> Flows
     sheds.merge_slivers(rules.least_km2)
     nearest = ndimage.distance_transform_edt(~body, return_distances=False, return_indices=True)
     numbers = sheds.numbers[tuple(nearest)]
-    return Flowsheds(numbers.astype(np.int32), unknown, grid.affine)
+    return Flowsheds(numbers.astype(np.int32), grid.affine)
 
 
 def _surface(

@@ -50,7 +50,6 @@ def assert_partition(found: Divided, ice: shapely.Geometry) -> None:
     assert set(map(tuple, shapely.get_coordinates(ice))) <= set(
         map(tuple, shapely.get_coordinates(found.polygons))
     )
-    assert ((found.no_dem_fraction >= 0) & (found.no_dem_fraction <= 1)).all()
 
 
 @given(seeds)

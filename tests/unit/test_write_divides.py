@@ -48,7 +48,6 @@ def test_a_roof_is_divided_along_its_ridge_exactly_to_a_cell() -> None:
     assert np.abs(shapely.get_coordinates(line)[:, 0] - (WEST + 3010)).max() <= CELL_M
     assert line.length == pytest.approx(2000, rel=0.01)
     assert set(found.source) == {"dem"}
-    assert not found.no_dem_fraction.any()
 
 
 def test_a_divide_has_no_staircase() -> None:
@@ -138,18 +137,15 @@ def test_a_complex_without_elevation_stays_whole_and_says_so() -> None:
     ):
         found = divide(outline, model)
         assert found.polygons.tolist() == [outline]
-        assert (found.source.tolist(), found.no_dem_fraction.tolist()) == (["none"], [1.0])
+        assert found.source.tolist() == ["none"]
 
 
-def test_ice_without_elevation_stays_with_its_neighbour_and_is_counted() -> None:
+def test_ice_without_elevation_stays_with_its_neighbour() -> None:
     gappy = ROOF.elevation.copy()
     gappy[:, 100:] = np.nan  # east of 4,000 m, of ice from 3,010 to 5,000 m
     found = divide(ON_ROOF, Terrain(gappy, ROOF.affine))
     assert is_partition(found, ON_ROOF)
-    east = np.argmax([polygon.centroid.x for polygon in found.polygons])
     assert found.polygons.size == 2
-    assert found.no_dem_fraction[east] == pytest.approx(0.5, abs=0.02)
-    assert found.no_dem_fraction[1 - east] == 0.0
 
 
 def test_the_bodies_of_several_parts_are_told_apart() -> None:
