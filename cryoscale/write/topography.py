@@ -49,11 +49,6 @@ class Hypsometry:
     lowest_m: int
     thousandths: tuple[int, ...]
 
-    def by_centre(self) -> dict[int, int]:
-        """Thousandths by the band's central elevation (m), as the RGI heads its columns."""
-        centres = range(self.lowest_m + BAND_M // 2, self.lowest_m + BAND_M * len(self.thousandths), BAND_M)
-        return dict(zip(centres, self.thousandths, strict=True))
-
 
 @dataclass(frozen=True)
 class Topography:

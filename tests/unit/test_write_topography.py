@@ -152,7 +152,6 @@ def test_two_heights_are_two_bands_by_their_areas() -> None:
     assert found is not None
     assert found.lowest_m == 2600
     assert found.thousandths == (625, 0, 0, 0, 375)  # 600 m and 360 m of 960
-    assert found.by_centre() == {2625: 625, 2675: 0, 2725: 0, 2775: 0, 2825: 375}
 
 
 @given(
