@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cryoscale import template
 from cryoscale.errors import ExtraError, InputError
 from cryoscale.settings import ClusterSpec
 
@@ -121,7 +120,6 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
-    template.start()
     cores = os.cpu_count() or 1
     on_cpu = min(cores, spec.cpu_workers)
     actors = (spec.gpu_workers or on_cpu) if with_actors else 0
@@ -143,7 +141,6 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
                 # who is to blame for a dead worker is ours to count, block by block
                 "distributed.scheduler.allowed-failures": 0,
                 **UNWATCHED,
-                **template.start_method(),
             }
         ),
         SpecCluster(workers=layout, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
@@ -154,13 +151,13 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
 
 
 def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) -> dict[str, Any]:
-    # all of the environment: a template's is as old as the template
-    environment = {**os.environ, **(template.SINGLE_THREADED if CPU in resources else {}), **device}
+    # Numerical libraries would otherwise start a thread a core in every process.
+    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     return {
         "nthreads": nthreads,
         "resources": resources,
         "host": "127.0.0.1",
-        "env": environment,
+        "env": {**(single if CPU in resources else {}), **device},
         "memory_limit": 0,
         # What goes wrong in a task comes back to the driver, which tells it once.
         "silence_logs": logging.CRITICAL,

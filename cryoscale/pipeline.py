@@ -16,7 +16,7 @@ from typing import Any
 
 from shapely.geometry.base import BaseGeometry
 
-from cryoscale import lease, template
+from cryoscale import lease
 from cryoscale.candidates import candidate_blocks
 from cryoscale.cluster import Workers, require_dashboard, require_reachable, workers
 from cryoscale.drive import Driver
@@ -109,8 +109,6 @@ def run(
         require_usable(out)
         lease.refuse_driven(out)
         require_reachable(settings.cluster, out)
-        if settings.cluster.kind == "local":
-            template.start()  # its imports take as long as the search
         stage("searching the catalogues")
         draft = draft_run(settings, out, stage, anew=again.new_run)
         return _map(draft, out, again, session, Watch(on_progress, session.event, stop), stage)

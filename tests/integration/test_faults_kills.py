@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import random
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,16 +80,15 @@ def test_workers_killed_over_and_over_are_replaced_in_the_same_run(
     assert until(lambda: done(out) >= 1, command)
     while killed < 3 and command.process.poll() is None:
         before = done(out)
-        template, workers = _forked(command)
-        _kill(template)  # first: while it dies it would be asked for new ones, and not answer
-        _kill(workers)
-        killed += len(workers)
+        for pid in _workers(command):
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
         until(lambda n=before: done(out) > n, command)
     code, said, complained = command.end()
     assert code == 0, complained
     differ = bytes_that_differ(out, calm.out)
     repeated = int(re.findall(r'"repeated": (\d+)', said)[0])
-    faults.add("SIGKILL of CPU workers, of actors and of what they are forked from", killed, repeated, differ)
+    faults.add("SIGKILL of CPU workers and of actors", killed, repeated, differ)
     assert killed >= 2
     assert differ == 0
 
@@ -164,23 +163,16 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _kill(pids: Sequence[int]) -> None:
-    """Kill processes, and wait until they are no more."""
+def _workers(command: Command) -> list[int]:
+    """Processes that work for a driver, as opposed to helpers of Python's own."""
     import psutil
 
-    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=30.0)
-
-
-def _forked(command: Command) -> tuple[list[int], list[int]]:
-    """The process that workers are forked from, and those that were; neither where there is none."""
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(command.process.pid).children():
-            if "forkserver" in " ".join(child.cmdline()):
-                return [child.pid], [worker.pid for worker in child.children()]
-    return [], []
+    found = []
+    for pid in command.children():
+        try:
+            line = " ".join(psutil.Process(pid).cmdline())
+        except psutil.NoSuchProcess:
+            continue
+        if "spawn_main" in line:
+            found.append(pid)
+    return found
