@@ -34,6 +34,7 @@ from cryoscale.settings import Settings
 from cryoscale.write import bootstrap, columns, mosaic, outlines, quicklook, report, stac
 from cryoscale.write import map as picture
 from cryoscale.write.carried import KnownGlaciers, read_glaciers
+from cryoscale.write.coverage import Coverage
 from cryoscale.write.divides import DEM
 from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
@@ -67,7 +68,8 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
             name = "map.png" if year == settings.years[-1] else f"map-{year}.png"
             draw(settings, out, folder / name, year, inventory, manifest)
         stage("linking the years")
-        write_links(folder / "inventory", settings.years, rgi)
+        coverage = {year: coverage_of(out, year) for year in settings.years}
+        write_links(folder / "inventory", coverage, rgi)
     stage("writing the report")  # it reads what now lies at its place
     write_report(settings, out)
     stage("writing the catalogue")
@@ -123,6 +125,11 @@ def _describer(
         return replace(told, values={**told.values, **known.over(outline)})
 
     return describe
+
+
+def coverage_of(out: str, year: int) -> Coverage:
+    """Where the maps of a year have data."""
+    return Coverage({epsg: mosaic.open_labels(out, year, epsg) for epsg in mosaic.zones(out, year)})
 
 
 def ground_of(settings: Settings, out: str, year: int) -> Ground | None:

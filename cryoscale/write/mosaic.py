@@ -229,6 +229,18 @@ def open_mosaic(out: str | os.PathLike[str], year: int, epsg: int, *, factor: in
     return dataset.set_coords([name for name in ("spatial_ref",) if name in dataset.data_vars])
 
 
+def open_labels(out: str | os.PathLike[str], year: int, epsg: int) -> xr.DataArray:
+    """The classes (y, x) of one year and zone, 255 for no data, read where they are cut.
+
+    There is no Dask behind it: of a region of 100,000 blocks every small cut would walk through the graph of
+    all.
+    """
+    root = open_store(store_url_of(out), read_only=True)
+    opened = xr.open_zarr(root, group=_path(year, epsg), consolidated=False, chunks=None)
+    labels: xr.DataArray = opened["label"]
+    return labels
+
+
 def open_overview(out: str | os.PathLike[str], year: int, epsg: int, *, longest_px: int = 2400) -> xr.Dataset:
     """The finest level of one year and zone of which no side is longer than ``longest_px`` pixels.
 

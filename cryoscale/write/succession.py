@@ -4,22 +4,40 @@ Neighbours nearly always have a strip along their divide in common from year to 
 twice alike: by the table of links alone, all glaciers of a complex are one cluster. What became of them is
 therefore told by main links, those that are the largest of either of their two outlines. Every outline that
 has a link has a main one, and a strip is nobody's largest.
+
+What a map had no data over has neither vanished nor begun. Such a glacier keeps its id until a map shows it
+again, or shows its place without it.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 
+from cryoscale.write.coverage import Coverage
 from cryoscale.write.links import Inventoried, Links, components, link
 from cryoscale.write.vectors import put_text, read_parts
 
 OLDER, NEWER = "older", "newer"
 SAME, SPLIT, MERGE, EXCHANGE, BIRTH, VANISHED = "same", "split", "merge", "exchange", "birth", "vanished"
+NOT_SEEN, FIRST_SEEN = "not seen", "first seen"
+
+LEAST_SEEN = 0.5
+"""Share of an outline over which the other year's map must have data, to say that there was no ice then."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Of the outlines of each side, by id, the share (0-1) over which the other side's map has data."""
+
+    older: pd.Series
+    newer: pd.Series
 
 
 def link_years(older: Iterator[gpd.GeoDataFrame], newer: Iterator[gpd.GeoDataFrame]) -> Links:
@@ -27,17 +45,23 @@ def link_years(older: Iterator[gpd.GeoDataFrame], newer: Iterator[gpd.GeoDataFra
     return link(Inventoried(OLDER, older), Inventoried(NEWER, newer))
 
 
-def changes(links: Links) -> pd.DataFrame:
+def changes(links: Links, seen: Seen | None = None) -> pd.DataFrame:
     """What happened to the glaciers of :func:`link_years`, by events; an outline is in one of them.
 
     An event is what hangs together by main links. In a cluster of 1:1, 1:n or n:1 all links are main ones,
     so that it is one event; a cluster of n:m may be several.
 
+    Args:
+        links: the two inventories.
+        seen: what either map saw of the other's outlines; without it, all of them.
+
     Returns:
         A row an event: cluster_id (of the table of links; what is in none is numbered on), kind, n_older,
         n_newer, older_area_km2 and newer_area_km2 (of whole outlines), overlap_area_km2 (of all links inside
-        the event), older_ids and newer_ids (the largest first, a space between two). Kinds are "same" (1:1),
-        "split" (1:n), "merge" (n:1), "exchange" (n:m), "birth" (0:1) and "vanished" (1:0).
+        the event), older_seen_fraction and newer_seen_fraction (0-1, of the area of the outlines of each
+        side, NaN where it has none), older_ids and newer_ids (the largest first, a space between two). Kinds
+        are "same" (1:1), "split" (1:n), "merge" (n:1), "exchange" (n:m), "birth" (0:1) and "vanished" (1:0);
+        these two are "first seen" and "not seen" where less than half of the place was seen.
     """
     table = links.table
     main = _main(table)
@@ -55,13 +79,16 @@ def changes(links: Links) -> pd.DataFrame:
             event[name], of_cluster[events] = events, clusters
             events += 1
     found = pd.DataFrame({"cluster_id": pd.Series(of_cluster, dtype=np.int64)})
-    found = found.join(_side(links.first_km2, older_event, OLDER)).join(
-        _side(links.second_km2, newer_event, NEWER)
-    )
+    sides = (OLDER, links.first_km2, older_event), (NEWER, links.second_km2, newer_event)
+    for side, areas, event in sides:
+        found = found.join(_side(areas, event, side, None if seen is None else getattr(seen, side)))
     found["overlap_area_km2"] = overlap.reindex(found.index)
     counts = found[["n_older", "n_newer"]].fillna(0).astype(np.int64)
     found[["n_older", "n_newer"]] = counts
     found["kind"] = [_kind(*pair) for pair in counts.itertuples(index=False)]
+    for kind, side, unseen in ((VANISHED, OLDER, NOT_SEEN), (BIRTH, NEWER, FIRST_SEEN)):
+        hidden = (found["kind"] == kind) & (found[f"{side}_seen_fraction"] < LEAST_SEEN)
+        found.loc[hidden, "kind"] = unseen
     found = found.fillna(dict.fromkeys(("older_area_km2", "newer_area_km2", "overlap_area_km2"), 0.0))
     found = found.fillna(dict.fromkeys(("older_ids", "newer_ids"), ""))
     return found[list(_COLUMNS)].sort_values("cluster_id", kind="stable", ignore_index=True)
@@ -75,6 +102,8 @@ _COLUMNS = (
     "older_area_km2",
     "newer_area_km2",
     "overlap_area_km2",
+    "older_seen_fraction",
+    "newer_seen_fraction",
     "older_ids",
     "newer_ids",
 )
@@ -110,7 +139,7 @@ def inherit(links: Links, ids: Mapping[str, str], taken: Collection[str], year: 
     }
 
 
-def write_links(folder: Path, years: Sequence[int], known: gpd.GeoDataFrame | None) -> None:
+def write_links(folder: Path, coverage: Mapping[int, Coverage], known: gpd.GeoDataFrame | None) -> None:
     """Writes what links the inventories ``<year>.parquet`` of a folder to each other, and to the RGI, as CSV.
 
     ``<year>-rgi_links.csv`` where there is an RGI, its columns glac_id, rgi_id, overlap_area_km2 and so on;
@@ -119,28 +148,92 @@ def write_links(folder: Path, years: Sequence[int], known: gpd.GeoDataFrame | No
 
     Args:
         folder: a local one; files in it are replaced whole or not at all.
-        years: in any order.
+        coverage: of the maps of each year, in any order.
         known: glaciers of the RGI with ``rgi_id``, in any CRS.
 
     Raises:
         OutputError: if a file cannot be written.
     """
-    rows, ids, taken = [], dict[str, str](), set[str]()
-    for number, year in enumerate(ordered := sorted(years)):
-        if known is not None:
-            ours, theirs = Inventoried("glac", _outlines(folder, year)), Inventoried("rgi", [known], "rgi_id")
-            _write(link(ours, theirs).table, folder / f"{year}-rgi_links.csv")
-        if number == 0:
-            ids = {name: name for part in _outlines(folder, year) for name in part["glac_id"]}
-        else:
-            before = ordered[number - 1]
-            links = link_years(_outlines(folder, before), _outlines(folder, year))
-            _write(links.table, folder / f"{before}-{year}-links.csv")
-            _write(changes(links), folder / f"{before}-{year}-changes.csv")
-            ids = inherit(links, ids, taken, year)
-        taken.update(ids.values())
-        rows += [(year, name, stable) for name, stable in ids.items()]
-    _write(pd.DataFrame(rows, columns=["year", "glac_id", "glacier_id"]), folder / "glacier_ids.csv")
+    names = _Names()
+    for year in coverage if known is not None else ():
+        ours, theirs = Inventoried("glac", _outlines(folder, year)), Inventoried("rgi", [known], "rgi_id")
+        _write(link(ours, theirs).table, folder / f"{year}-rgi_links.csv")
+    years = sorted(coverage)
+    for year in years[:1]:
+        names.begin(year, [name for part in _outlines(folder, year) for name in part["glac_id"]])
+    for older, newer in itertools.pairwise(years):
+        links = link_years(_outlines(folder, older), _outlines(folder, newer))
+        seen = Seen(_seen(folder, older, coverage[newer]), _seen(folder, newer, coverage[older]))
+        _write(links.table, folder / f"{older}-{newer}-links.csv")
+        _write(changes(links, seen), folder / f"{older}-{newer}-changes.csv")
+        names.go_on(folder, older, newer, links, seen.older, coverage[newer])
+    _write(pd.DataFrame(names.rows, columns=["year", "glac_id", "glacier_id"]), folder / "glacier_ids.csv")
+
+
+class _Names:
+    """Stable ids over the years, those of glaciers that wait to be seen again among them.
+
+    Attributes:
+        rows: year, glac_id and stable id of every outline so far.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, str, str]] = []
+        self._ids: dict[str, str] = {}
+        self._taken: set[str] = set()
+        self._waiting: dict[str, tuple[int, str]] = {}
+        """Year and glac_id of the outline that a stable id was last seen with."""
+
+    def begin(self, year: int, outlines: Sequence[str]) -> None:
+        """The first year: every outline begins an id."""
+        self._note(year, {name: name for name in outlines})
+
+    def go_on(
+        self, folder: Path, older: int, newer: int, links: Links, seen: pd.Series, coverage: Coverage
+    ) -> None:
+        """The next year, from its links, what its map saw of the older outlines, and of those that wait."""
+        waiting = {f"{stable} of {year}": stable for stable, (year, _) in self._waiting.items()}
+        if waiting:
+            both = itertools.chain(_outlines(folder, older), self._outlines_waiting(folder))
+            links = link_years(both, _outlines(folder, newer))
+        unlinked = links.first_km2.index.difference(links.table["older_id"])
+        hidden = pd.concat([seen, self._seen_waiting(folder, coverage)]) < LEAST_SEEN
+        last = {name: (older, name) for name in self._ids} | {
+            name: self._waiting[stable] for name, stable in waiting.items()
+        }
+        ids = self._ids | waiting
+        self._waiting = {ids[name]: last[name] for name in unlinked if hidden[name]}
+        self._note(newer, inherit(links, ids, self._taken, newer))
+
+    def _note(self, year: int, ids: dict[str, str]) -> None:
+        self._ids = ids
+        self._taken.update(ids.values())
+        self.rows += [(year, name, stable) for name, stable in ids.items()]
+
+    def _outlines_waiting(self, folder: Path) -> Iterator[gpd.GeoDataFrame]:
+        """What :attr:`_waiting` names, each called by its stable id and year."""
+        for year in sorted({year for year, _ in self._waiting.values()}):
+            names = {
+                name: f"{stable} of {year}" for stable, (last, name) in self._waiting.items() if last == year
+            }
+            for part in _outlines(folder, year):
+                kept = part[part["glac_id"].isin(names)]
+                yield kept.assign(glac_id=kept["glac_id"].map(names))
+
+    def _seen_waiting(self, folder: Path, coverage: Coverage) -> pd.Series:
+        return _shares(self._outlines_waiting(folder), coverage)
+
+
+def _seen(folder: Path, year: int, coverage: Coverage) -> pd.Series:
+    """Of each outline of a year, the share over which other maps have data."""
+    return _shares(_outlines(folder, year), coverage)
+
+
+def _shares(parts: Iterator[gpd.GeoDataFrame], coverage: Coverage) -> pd.Series:
+    shares: dict[str, float] = {}
+    for part in parts:
+        shares.update(zip(part["glac_id"], map(coverage.share, part.geometry), strict=True))
+    return pd.Series(shares, dtype=float)
 
 
 def _main(table: pd.DataFrame) -> pd.DataFrame:
@@ -159,15 +252,20 @@ def _kind(older: int, newer: int) -> str:
     ]
 
 
-def _side(areas: pd.Series, event: Mapping[str, int], side: str) -> pd.DataFrame:
-    """Number, area and ids of one side of each event."""
-    frame = pd.DataFrame(
-        {"id": areas.index, "area": areas.to_numpy(), "event": [event[name] for name in areas.index]}
-    )
+def _side(areas: pd.Series, event: Mapping[str, int], side: str, seen: pd.Series | None) -> pd.DataFrame:
+    """Number, area, share seen and ids of one side of each event."""
+    area = areas.to_numpy()
+    share = np.ones(area.size) if seen is None else seen.reindex(areas.index).to_numpy()
+    columns = {"id": areas.index, "area": area, "seen": area * share}
+    frame = pd.DataFrame(columns | {"event": [event[name] for name in areas.index]})
     groups = frame.sort_values(["area", "id"], ascending=[False, True]).groupby("event")
-    ids = groups["id"].agg(lambda names: " ".join(names))
     return pd.DataFrame(
-        {f"n_{side}": groups.size(), f"{side}_area_km2": groups["area"].sum(), f"{side}_ids": ids}
+        {
+            f"n_{side}": groups.size(),
+            f"{side}_area_km2": groups["area"].sum(),
+            f"{side}_seen_fraction": groups["seen"].sum() / groups["area"].sum(),
+            f"{side}_ids": groups["id"].agg(lambda names: " ".join(names)),
+        }
     )
 
 

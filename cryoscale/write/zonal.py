@@ -155,7 +155,7 @@ def tally(
             label = np.asarray(part["label"].values)
             ice = np.isin(label, (CLEAN_ICE, DEBRIS))
             if ice.any():
-                owner = _owners(ice & _inside(part, epsg, where[epsg]), part, projected, where[epsg])
+                owner = _owners(ice & on_own_side(part, epsg, where[epsg]), part, projected, where[epsg])
                 count_pixels(counted, part, label, owner)
     return counted
 
@@ -177,7 +177,7 @@ def tally_divided(
                 continue
             part = part_of(dataset, y, x)
             label = np.asarray(part["label"].values)
-            ice = np.isin(label, (CLEAN_ICE, DEBRIS)) & _inside(part, epsg, where[epsg])
+            ice = np.isin(label, (CLEAN_ICE, DEBRIS)) & on_own_side(part, epsg, where[epsg])
             owner = np.full(ice.shape, -1, np.int64)
             affine = affine_of(part)
             for index in near:
@@ -291,7 +291,7 @@ def _reached(dataset: xr.Dataset, bounds: NDArray[np.float64]) -> tuple[range, r
     return found[0], found[1]
 
 
-def _inside(part: xr.Dataset, epsg: int, cut: Cut) -> NDArray[np.bool_]:
+def on_own_side(part: xr.Dataset | xr.DataArray, epsg: int, cut: Cut) -> NDArray[np.bool_]:
     """Which pixel centres lie on the zone's own side of every cut."""
     x, y = part["x"].values[np.newaxis, :], part["y"].values[:, np.newaxis]
     keep = np.ones((y.size, x.size), bool)

@@ -10,12 +10,16 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from pyproj import Transformer
 from shapely import affinity
 from shapely.geometry import Polygon, box
 
 from cryoscale.errors import InputError, OutputError
+from cryoscale.write.coverage import Coverage
 from cryoscale.write.links import Inventoried, Links, link
 from cryoscale.write.succession import changes, inherit, link_years, write_links
 
@@ -55,6 +59,19 @@ NEWER = outlines(
     Bottom=(3000, 0, 3200, 99),
     Birth=(5000, 0, 5100, 100),
 )
+
+
+def coverage(*hidden_m: Box) -> Coverage:
+    """Of maps that have data over all outlines, but in boxes in m."""
+    to_zone = Transformer.from_crs(6933, 32631, always_xy=True)
+    west, south, east, north = to_zone.transform_bounds(-1000, NORTH_M - 1000, 6000, NORTH_M + 1000)
+    x, y = np.arange(west, east, 10), np.arange(north, south, -10)
+    label = xr.DataArray(np.zeros((y.size, x.size), np.uint8), dims=("y", "x"), coords={"y": y, "x": x})
+    for box_m in hidden_m:
+        shape = gpd.GeoSeries([box(box_m[0], NORTH_M + box_m[1], box_m[2], NORTH_M + box_m[3])], crs=6933)
+        inside = shapely.contains_xy(shape.to_crs(32631)[0], *np.meshgrid(x, y))
+        label.values[inside] = 255
+    return Coverage({32631: label})
 
 
 def test_the_table_of_links_has_every_pair_with_its_share_of_both_and_its_cluster() -> None:
@@ -297,7 +314,7 @@ def test_a_folder_of_inventories_is_linked_from_year_to_year_and_to_the_rgi(tmp_
     again = outlines(same=(20, 0, 100, 100), other=(1000, 0, 1100, 90), third=(4000, 0, 4100, 100))
     write(tmp_path, [(2016, OLDER), (2018, NEWER), (2020, again)])
     known = NEWER.rename(columns={"glac_id": "rgi_id"}).to_crs(3395)
-    write_links(tmp_path, (2018, 2016, 2020), known)
+    write_links(tmp_path, dict.fromkeys((2018, 2016, 2020), coverage()), known)
     made = {path.name for path in tmp_path.glob("*.csv")}
     assert made == {
         *(f"{year}-rgi_links.csv" for year in (2016, 2018, 2020)),
@@ -316,7 +333,13 @@ def test_a_folder_of_inventories_is_linked_from_year_to_year_and_to_the_rgi(tmp_
     assert (to_rgi["glac_id"] == to_rgi["rgi_id"]).all()
     assert (to_rgi[["n_glac", "n_rgi"]] == 1).all(axis=None)
     between = pd.read_csv(tmp_path / "2016-2018-changes.csv", keep_default_na=False)
-    pd.testing.assert_frame_equal(between, changes(linked(OLDER, NEWER)), check_dtype=False, rtol=1e-12)
+    expected = changes(linked(OLDER, NEWER))
+    seen = ["older_seen_fraction", "newer_seen_fraction"]
+    got = between[seen].replace("", np.nan).astype(float)
+    pd.testing.assert_frame_equal(got, expected[seen], atol=0.1)  # of pixels
+    pd.testing.assert_frame_equal(
+        between.drop(columns=seen), expected.drop(columns=seen), check_dtype=False, rtol=1e-12
+    )
     ids = pd.read_csv(tmp_path / "glacier_ids.csv").set_index(["year", "glac_id"])["glacier_id"]
     assert ids[2016].to_dict() == {name: name for name in OLDER["glac_id"]}
     assert (ids[2018, "Same"], ids[2018, "Split2"], ids[2018, "Split1"]) == ("same", "split", "Split1")
@@ -324,11 +347,73 @@ def test_a_folder_of_inventories_is_linked_from_year_to_year_and_to_the_rgi(tmp_
     assert ids[2020].to_dict() == {"same": "same", "other": "Split1", "third": "third"}
 
 
+def test_the_share_of_an_outline_that_was_seen_is_that_of_its_area(tmp_path: Path) -> None:
+    glacier = outlines(one=(0, 0, 1000, 400)).geometry[0]
+    assert coverage().share(glacier) == pytest.approx(1.0, abs=0.01)
+    assert coverage((-10, -10, 250, 500)).share(glacier) == pytest.approx(0.75, abs=0.01)
+    assert coverage((-10, -10, 1010, 500)).share(glacier) == 0.0
+    far = outlines(one=(100_000, 0, 101_000, 400)).geometry[0]
+    assert coverage().share(far) == 0.0  # beyond what was mapped
+    opposite = affinity.translate(glacier, 180.0)
+    assert coverage().share(opposite) == 0.0
+
+
+def test_a_place_on_the_border_of_two_zones_is_counted_once() -> None:
+    glacier = box(5.99, 45.0, 6.01, 45.01)
+    labels = {}
+    for epsg in (32631, 32632):
+        to_zone = Transformer.from_crs(4326, epsg, always_xy=True)
+        west, south, east, north = to_zone.transform_bounds(5.98, 44.99, 6.02, 45.02)
+        x, y = np.arange(west, east, 10), np.arange(north, south, -10)
+        seen = np.zeros((y.size, x.size), np.uint8)
+        labels[epsg] = xr.DataArray(seen, dims=("y", "x"), coords={"y": y, "x": x})
+    assert Coverage(labels).share(glacier) == pytest.approx(1.0, abs=0.01)
+    labels[32632].values[:] = 255  # the eastern half was not seen, though the western zone reaches over it
+    assert Coverage(labels).share(glacier) == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_glacier_under_cloud_has_not_vanished_and_keeps_its_id_until_it_is_seen_again(
+    tmp_path: Path,
+) -> None:
+    first = outlines(stays=(0, 0, 100, 100), clouded=(1000, 0, 1100, 100), gone=(2000, 0, 2100, 100))
+    second = outlines(Stays=(0, 0, 100, 90), fresh=(3000, 0, 3100, 100))
+    third = outlines(STAYS=(0, 0, 100, 80), back=(1000, 0, 1100, 90), fresh=(3000, 0, 3100, 90))
+    write(tmp_path, [(2018, first), (2020, second), (2021, third)])
+    clouds = (900, -100, 1200, 200)
+    maps = {2018: coverage((2900, -100, 3200, 200)), 2020: coverage(clouds), 2021: coverage()}
+    write_links(tmp_path, maps, None)
+    told = pd.read_csv(tmp_path / "2018-2020-changes.csv", keep_default_na=False).set_index("kind")
+    assert told["older_ids"].to_dict() | told["newer_ids"].to_dict() == {
+        "same": "Stays",
+        "vanished": "",
+        "not seen": "",
+        "first seen": "fresh",
+    }
+    assert (told.loc["not seen", "older_ids"], told.loc["vanished", "older_ids"]) == ("clouded", "gone")
+    assert float(told.loc["not seen", "older_seen_fraction"]) == 0.0
+    assert float(told.loc["vanished", "older_seen_fraction"]) == pytest.approx(1.0, abs=0.1)
+    ids = pd.read_csv(tmp_path / "glacier_ids.csv").set_index(["year", "glac_id"])["glacier_id"]
+    assert ids[2021].to_dict() == {"STAYS": "stays", "back": "clouded", "fresh": "fresh"}
+
+
+def test_a_glacier_under_cloud_whose_place_is_then_seen_without_it_ends(tmp_path: Path) -> None:
+    glacier = outlines(one=(0, 0, 100, 100))
+    other = outlines(other=(3000, 0, 3100, 100))
+    write(tmp_path, [(2018, glacier), (2019, other), (2020, other), (2021, glacier)])
+    hidden, clear = coverage((-100, -100, 200, 200)), coverage()
+    write_links(tmp_path, {2018: clear, 2019: hidden, 2020: hidden, 2021: clear}, None)
+    ids = pd.read_csv(tmp_path / "glacier_ids.csv").set_index(["year", "glac_id"])["glacier_id"]
+    assert ids[2021, "one"] == "one"  # two years under cloud
+    write_links(tmp_path, {2018: clear, 2019: hidden, 2020: clear, 2021: clear}, None)
+    ids = pd.read_csv(tmp_path / "glacier_ids.csv").set_index(["year", "glac_id"])["glacier_id"]
+    assert ids[2021, "one"] == "one-2021"  # it was gone in 2020
+
+
 def test_a_place_that_cannot_be_written_is_told_and_nothing_half_written(tmp_path: Path) -> None:
     write(tmp_path, [(2018, NEWER)])
     (tmp_path / "glacier_ids.csv").mkdir()
     with pytest.raises(OutputError, match="a path that can be written"):
-        write_links(tmp_path, [2018], None)
+        write_links(tmp_path, {2018: coverage()}, None)
     assert not list(tmp_path.glob(".*"))
 
 
