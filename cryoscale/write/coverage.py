@@ -56,7 +56,8 @@ class Coverage:
         seen, step = 0, max(_HELD_PX // (x.stop - x.start), 1)
         for row in range(first, last, step):
             part = label.isel(y=slice(row, min(row + step, last)), x=x)
-            inside = burned(shape, affine * Affine.translation(x.start, row), part.shape)
+            size = part.sizes["y"], part.sizes["x"]
+            inside = burned(shape, affine * Affine.translation(x.start, row), size)
             inside &= on_own_side(part, epsg, self._cuts[epsg])
             seen += int(np.count_nonzero(inside & (part.values != _NODATA)))
         return seen

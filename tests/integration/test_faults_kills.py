@@ -36,7 +36,7 @@ def test_a_driver_killed_at_twenty_random_moments_loses_nothing(
         round_ += 1
         out = tmp_path / f"run-{round_}"
         computed = 0
-        for _ in range(4):  # some kills in a row on one folder, then it is completed and compared
+        for _ in range(7):  # some kills in a row on one folder, then it is completed and compared
             before = done(out)
             command = Command.start("run", calm.config, "--out", out)
             # from the first import to the last file: a whole run takes some 12 s here

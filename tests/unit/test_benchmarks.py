@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from benchmarks import (
     RESULTS,
@@ -21,6 +22,7 @@ from benchmarks import (
     readme,
     roofline,
     run_memory,
+    streaming,
     uncertainty,
     wire,
 )
@@ -153,6 +155,22 @@ def test_orchestration_is_measured_by_the_block_and_beside_plain_dask(
     assert long_run["in_task_actor_ms"] > 0
     assert set(long_run["mib"]) == {"5%", "25%", "50%", "75%", "100%"}
     assert "MiB more a 100,000 blocks" in capsys.readouterr().out
+
+
+def test_streamed_outlines_are_those_of_the_ground_laid_out_and_the_peaks_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "streaming.jsonl"
+    streaming.main(["--scale", "tiny", "--ground", "glaciers", "--out", str(kept)])
+    results = json.loads(kept.read_text("utf-8"))["results"]
+    piece = np.tile(np.asarray(memory.ground("glaciers", 128)["label"]), (2, 3))[:256, :320]
+    pixels = np.bincount(ndimage.label(np.isin(piece, (1, 2)))[0].ravel())[1:]
+    found = results["glaciers"]["large"]
+    assert (
+        (pixels > 101).sum() <= found["outlines"] <= (pixels > 99).sum()
+    )  # 0.01 km2, give or take UTM's scale
+    assert found["blocks"] == 20
+    assert "times that of 4 blocks" in capsys.readouterr().out
 
 
 def test_looking_through_what_is_done_is_measured_on_disk_and_on_s3(
