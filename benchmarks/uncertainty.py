@@ -1,9 +1,10 @@
 """How often the true area of a simulated glacier lies in its interval, and how wide intervals must be for it.
 
 ``python -m benchmarks.uncertainty [--scale tiny|moderate|full] [--weights X]``
-makes simulated ranges that the weights were not trained on, maps them, and counts of each body of mapped ice
-what :mod:`cryoscale.write.uncertainty` counts. Rules are fitted on some of the ranges, and their coverage and
-width are told on the others, by size and by regime, beside the rule with the constants that the package has.
+makes simulated ranges that the weights were not trained on, maps them, divides the outlines into glaciers as
+a run does, and counts of each what :mod:`cryoscale.write.uncertainty` counts. Rules are fitted on some of the
+ranges, and their coverage and width are told on the others, by size and by regime, beside the rule with the
+constants that the package has.
 
 The true area of an outline is the true ice under it and the true ice that was missed: of bodies of true ice
 that the map has some of, and nearer to this outline than to any other, within 500 m. Ice that the map has
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -29,16 +31,24 @@ from scipy import ndimage
 from benchmarks import RESULTS, overlap
 from cryoscale.bench import record
 from cryoscale.demo import demo_weights
+from cryoscale.features.channels import CHANNELS
+from cryoscale.grid import Window, transformer
 from cryoscale.infer.encode import encode
 from cryoscale.infer.predict import Tiling, predict_window
 from cryoscale.learn.glaciers import REACH_PX, nearest
+from cryoscale.learn.scores import NO_DATA
 from cryoscale.learn.truth import in_zone
 from cryoscale.models.loading import load_predictor
+from cryoscale.write import outlines, quicklook
 from cryoscale.write.bootstrap import BLOCK_KM, COMMON, Z, region_interval
+from cryoscale.write.glaciers import Divider
+from cryoscale.write.ground import Ground
+from cryoscale.write.polygons import burned
 from cryoscale.write.uncertainty import LEVEL, MEASURED, AreaRule
 from cryoscale.write.zonal import Tally, count_pixels, part_of
 
 PIXEL_KM2 = 1e-4
+ICE = (1, 2)
 LEAST_KM2 = 0.01
 """The least outline of an inventory."""
 SIZES_KM2 = {"0.01-0.1": (0.01, 0.1), "0.1-1": (0.1, 1.0), "1-5": (1.0, 5.0), "5-": (5.0, np.inf)}
@@ -96,30 +106,53 @@ class Glaciers:
         return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
 
 
-def glaciers_of(place: str, dataset: xr.Dataset, truth: NDArray[np.uint8]) -> Glaciers:
-    """The bodies of mapped ice of a zone: ``label``, ``probability``, and the truth (y, x), 255 not known."""
+def map_of(window: Window, bands: Mapping[str, NDArray[Any]], truth: NDArray[np.uint8]) -> xr.Dataset:
+    """``label`` and ``probability`` of a zone; where one side does not know, neither has ice."""
+    y, x = window.coordinates()
+    known = (bands["label"] != NO_DATA) & (truth != NO_DATA)
+    layers = {
+        "label": (("y", "x"), np.where(known, bands["label"], NO_DATA).astype(np.uint8)),
+        "probability": (("class", "y", "x"), np.where(known, bands["probability"], 0).astype(np.uint8)),
+    }
+    return xr.Dataset(layers, {"y": y, "x": x}, {"proj:code": f"EPSG:{window.epsg}"})
+
+
+def numbers_of(seen: xr.Dataset, elevation_m: NDArray[np.float32], window: Window) -> NDArray[np.int32]:
+    """Number (y, x) of the glacier that each pixel of mapped ice belongs to, from 0, -1 outside all."""
+    y, x = (axis.reshape(-1, quicklook.FACTOR).mean(axis=1) for axis in window.coordinates())
+    thin = xr.DataArray(quicklook.thinned(elevation_m), {"y": y, "x": x}, ("y", "x"))
+    divider = Divider(Ground({window.epsg: thin}, "simulated"), None)
+    with outlines.survey(seen, min_area_km2=LEAST_KM2) as found:
+        glaciers = [one for whole in found.complexes() for one in divider.glaciers_of(whole.outline).polygons]
+    to_zone = transformer("EPSG:4326", f"EPSG:{window.epsg}")
+    number = np.full(window.shape, -1, np.int32)
+    for index, glacier in enumerate(glaciers):
+        shape = shapely.transform(glacier, lambda xy: np.column_stack(to_zone.transform(*xy.T)))
+        number[burned(shape, window.geobox.transform, window.shape)] = index
+    number[~np.isin(seen["label"].values, ICE)] = -1
+    return number
+
+
+def glaciers_of(
+    place: str, seen: xr.Dataset, number: NDArray[np.int32], truth: NDArray[np.uint8]
+) -> Glaciers:
+    """The glaciers of a zone: :func:`map_of`, :func:`numbers_of`, and the truth (y, x), 255 not known."""
     height, width = truth.shape
-    known = (dataset["label"].values != 255) & (truth != 255)
-    # what one side does not know is for the other too no ice and no doubt
-    seen = dataset.assign(
-        label=dataset["label"].where(known, 255), probability=dataset["probability"].where(known, 0)
-    ).astype(np.uint8)
-    ice = np.isin(seen["label"].values, (1, 2))
-    bodies, count = ndimage.label(ice)
+    known = seen["label"].values != NO_DATA
+    count = int(number.max(initial=-1)) + 1
     tally = Tally(count)
     part = part_of(seen, slice(0, height), slice(0, width))
-    count_pixels(tally, part, part["label"].values, bodies.astype(np.int64) - 1)
+    count_pixels(tally, part, part["label"].values, number.astype(np.int64))
     false, missed = tally.expected_errors()
     area = tally.ice_px * PIXEL_KM2
-    true_ice = np.isin(truth, (1, 2)) & known
-    rows, cols = np.array(ndimage.center_of_mass(ice, bodies, np.arange(1, count + 1))).reshape(-1, 2).T
+    middle = ndimage.center_of_mass(number >= 0, number + 1, np.arange(1, count + 1))
+    rows, cols = np.nan_to_num(np.array(middle)).reshape(-1, 2).T
     cell = BLOCK_KM * 100
-    block = (rows // cell * 1000 + cols // cell).astype(np.int64)
     found = Glaciers(
         np.full(count, place),
-        block,
+        (rows // cell * 1000 + cols // cell).astype(np.int64),
         area,
-        _true_px(bodies.astype(np.int32) - 1, true_ice, count) * PIXEL_KM2,
+        _true_px(number, np.isin(truth, ICE) & known, count) * PIXEL_KM2,
         np.nan_to_num(false) * area,
         np.nan_to_num(missed) * area,
     )
@@ -151,14 +184,10 @@ def mapped(ranges: Sequence[Range], size: str, weights: str) -> Iterator[Glacier
                     tiling=Tiling(*overlap.STUDY, 1),
                 )
                 bands = encode(found.probability, found.disagreement)
-                dataset = xr.Dataset(
-                    {
-                        "label": (("y", "x"), bands["label"]),
-                        "probability": (("class", "y", "x"), bands["probability"]),
-                    }
-                )
-                truth = np.where(in_zone(window), ground.truth, np.uint8(255))
-                yield glaciers_of(f"{regime} {seed}/{window.epsg}", dataset, truth)
+                truth = np.where(in_zone(window), ground.truth, np.uint8(NO_DATA))
+                seen = map_of(window, bands, truth)
+                number = numbers_of(seen, ground.features[CHANNELS.index("elevation")], window)
+                yield glaciers_of(f"{regime} {seed}/{window.epsg}", seen, number, truth)
 
 
 Bases = Callable[[Glaciers], tuple[NDArray[np.float64], NDArray[np.float64]]]
@@ -305,9 +334,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = compare(fit, test)
     print(table(results))
     method = (
-        "simulated ranges mapped zone by zone, fp32 on the CPU; bodies of mapped ice of at least 0.01 km2 "
-        "against true ice under them or missed nearest to them; factors by split conformal prediction on the "
-        "first ranges, coverage, width and interval score (per cent of the area) on the second"
+        "simulated ranges mapped zone by zone, fp32 on the CPU; glaciers of at least 0.01 km2, divided by "
+        "flow, against true ice under them or missed nearest to them; factors by split conformal prediction "
+        "on the first ranges, coverage, width and interval score (per cent of the area) on the second"
     )
     sizes = {"scale": given.scale, "size": scale.size, "fit": scale.fit, "test": scale.test}
     sizes["glaciers"] = [len(fit.area), len(test.area)]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray as xr
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -30,6 +29,7 @@ from cryoscale.bench import record
 from cryoscale.bench.network import gflop_a_tile
 from cryoscale.bench.scenes import SPECTRAL
 from cryoscale.features.channels import CHANNELS
+from cryoscale.grid import Window
 
 
 def test_the_comparison_of_readers_runs_and_keeps_a_whole_line(
@@ -329,8 +329,12 @@ def test_the_true_area_of_an_outline_is_counted_by_hand() -> None:
     truth[:, 24] = 255  # not known: 20 px of the outline count nowhere
     probability = np.zeros((5, 40, 60), np.uint8)
     probability[1] = np.where(label == 1, 200, 0)
-    dataset = xr.Dataset({"label": (("y", "x"), label), "probability": (("class", "y", "x"), probability)})
-    found = uncertainty.glaciers_of("alps 1/32632", dataset, truth)
+    window = Window(32632, -520_000, 45_000, 40, 60)
+    seen = uncertainty.map_of(window, {"label": label, "probability": probability}, truth)
+    plane = np.broadcast_to(np.linspace(3000, 2600, 40, dtype=np.float32)[:, None], (40, 60))
+    number = uncertainty.numbers_of(seen, plane, window)
+    np.testing.assert_array_equal(number >= 0, (label == 1) & (truth != 255))
+    found = uncertainty.glaciers_of("alps 1/32632", seen, number, truth)
     assert found.area.tolist() == pytest.approx([380e-4])
     assert found.truth.tolist() == pytest.approx([22 * 19 * 1e-4])
     assert found.false.tolist() == pytest.approx([0.2 * 380e-4])
