@@ -11,7 +11,7 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -31,7 +31,7 @@ from cryoscale.plan import fail_overs
 from cryoscale.read import snapshot
 from cryoscale.scenes import Account, SceneUse, account_of, sample_gaps, why
 from cryoscale.settings import Settings
-from cryoscale.write import bootstrap, columns, mosaic, outlines, quicklook, report, stac
+from cryoscale.write import bootstrap, charts, columns, mosaic, outlines, plates, quicklook, report, stac
 from cryoscale.write import map as picture
 from cryoscale.write.carried import KnownGlaciers, read_glaciers
 from cryoscale.write.coverage import Coverage
@@ -40,6 +40,7 @@ from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Description, Inventory
 from cryoscale.write.seams import seam_score_of_maps
+from cryoscale.write.sheet import Plate
 from cryoscale.write.succession import write_links
 from cryoscale.write.vectors import put_text, read_parts
 
@@ -202,6 +203,7 @@ def write_report(
         simulated=is_simulated(out),
         map_png=fs.cat_file(f"{root}/map.png"),
         map_caption=f"Classes and outlines, {latest}.",
+        plates=_plates(settings, out, maps),
         summary=_summary(settings, manifest, account),
         timings_s=account.seconds,
         seams=_seams(settings, maps),
@@ -229,6 +231,17 @@ def write_report(
         made=f"{manifest['created']}, cryoscale {manifest['versions']['cryoscale']}",
     )
     report.write_report(out, written)
+
+
+def _plates(settings: Settings, out: str, maps: Mapping[int, Any]) -> list[Plate]:
+    """What lies behind the map of the latest year, and the elevations of all years."""
+    latest = settings.years[-1]
+    seen = {epsg: quicklook.open_quicklook(out, latest, epsg) for epsg in maps}
+    glaciers = read_parts(f"{out}/inventory/{latest}.parquet", ("area_km2", "debris_area_km2", "geometry"))
+    drawn = plates.draw_plates(maps, seen, glaciers, MODALITIES)
+    hypsometries = {year: f"{out}/inventory/{year}-hypsometry.csv" for year in settings.years}
+    chart = charts.area_by_elevation(hypsometries)
+    return drawn if chart is None else [*drawn, chart]
 
 
 def _outlines(url: str) -> report.Outlines:

@@ -13,16 +13,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import xarray as xr
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
@@ -38,11 +34,10 @@ from cryoscale.write.furniture import (
     draw_scale_bar,
     draw_zone_borders,
 )
+from cryoscale.write.sheet import DPI, UNMAPPED, Picture, sheet
 from cryoscale.write.store import put
-from cryoscale.write.warp import NODATA, frame_of, strips, warp_all, warp_label
+from cryoscale.write.warp import NODATA, frame_of, strips, warp_all, warp_bytes
 
-_UNMAPPED = "#cdd1d6"
-_DPI = 200
 _WIDTH_IN = 10.0
 _SAMPLE_PX = 500_000
 """Pixels that say how dark and how bright a picture is."""
@@ -86,19 +81,19 @@ def draw_map(
         caption: the line below it, e.g. that the imagery is simulated.
     """
     frame = frame_of(mosaics)
-    label = warp_label(mosaics, frame)
-    picture = _background(background or {}, frame)
+    label = warp_bytes(mosaics, "label", frame)
+    picture = ground_picture(background or {}, frame)
     _paint(picture, label)
-    figure, axes = _sheet(frame)
-    axes.add_artist(_Picture(picture))
-    told = _draw_outlines(axes, glaciers, frame)
+    figure, axes = sheet(frame, _WIDTH_IN, DPI)
+    axes.add_artist(Picture(picture))
+    told = draw_outlines(axes, glaciers, frame)
     draw_zone_borders(axes, list(mosaics), frame)
     draw_graticule(axes, frame)
     draw_scale_bar(axes, frame)
     draw_north_arrow(axes)
     _draw_words(axes, told, label, title, caption)
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.15)
+    figure.savefig(png, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.15)
     put(path, png.getvalue())
 
 
@@ -120,7 +115,7 @@ def hillshade(elevation_m: NDArray[np.float32], pixel_m: float) -> NDArray[np.fl
     return np.asarray(shade, np.float32)
 
 
-def _background(background: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[np.uint8]:
+def ground_picture(background: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[np.uint8]:
     """Red, green, blue, opacity (y, x, 4): true colour where there is imagery, relief where elevation.
 
     Bytes from here on, and a strip at a time: a picture of floats would be most of what a run's end holds.
@@ -173,46 +168,8 @@ def _paint(picture: NDArray[np.uint8], label: NDArray[np.uint8]) -> None:
     picture[label == NODATA, 3] = 0
 
 
-def _sheet(frame: Frame) -> tuple[Figure, Axes]:
-    height_px, width_px = frame.shape
-    figure = Figure(figsize=(_WIDTH_IN, _WIDTH_IN * height_px / width_px), dpi=_DPI)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set(xlim=(frame.west_m, frame.east_m), ylim=(frame.south_m, frame.north_m), aspect="equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_facecolor(_UNMAPPED)
-    for spine in axes.spines.values():
-        spine.set(edgecolor=INK, linewidth=1.0)
-    return figure, axes
-
-
-class _Picture(Artist):
-    """Pixels (y, x, 4) in bytes over all of the axes, the nearest of them for each of the page.
-
-    ``imshow`` would do the same by way of four copies in floats, a third of a gigabyte.
-    """
-
-    def __init__(self, picture: NDArray[np.uint8]) -> None:
-        super().__init__()
-        self._picture = picture
-        self.set_zorder(1)
-
-    def draw(self, renderer: Any) -> None:
-        """Called by matplotlib; it counts rows from below."""
-        assert self.axes is not None
-        box = self.axes.bbox
-        rows, cols = (
-            ((np.arange(count) + 0.5) * (size / count)).astype(int)
-            for count, size in zip((round(box.height), round(box.width)), self._picture.shape, strict=False)
-        )
-        context = renderer.new_gc()
-        renderer.draw_image(context, round(box.x0), round(box.y0), self._picture[rows[::-1, None], cols])
-        context.restore()
-
-
 @dataclass
-class _Told:
+class Told:
     """Of all outlines, drawn or not: number, area and area under debris in km2."""
 
     count: int = 0
@@ -220,8 +177,9 @@ class _Told:
     debris_km2: float = 0.0
 
 
-def _draw_outlines(axes: Axes, glaciers: Iterable[gpd.GeoDataFrame], frame: Frame) -> _Told:
-    told, vertices = _Told(), 0
+def draw_outlines(axes: Axes, glaciers: Iterable[gpd.GeoDataFrame], frame: Frame) -> Told:
+    """Draw outlines, given in parts, and count them."""
+    told, vertices = Told(), 0
     for part in glaciers:
         told.count += len(part)
         told.area_km2 += float(part["area_km2"].sum())
@@ -277,17 +235,17 @@ def _extents_m(rings: NDArray[np.object_]) -> NDArray[np.float64]:
     return np.asarray(np.maximum(width, north - south) * _M_PER_DEG, np.float64)
 
 
-def _draw_words(axes: Axes, told: _Told, label: NDArray[np.uint8], title: str, caption: str) -> None:
+def _draw_words(axes: Axes, told: Told, label: NDArray[np.uint8], title: str, caption: str) -> None:
     handles: list[Patch | Line2D] = [
         Patch(facecolor=colour, alpha=max(opacity, 0.6), edgecolor=INK, linewidth=0.4, label=name)
         for value, (name, colour, opacity) in CLASS_STYLE.items()
         if (label == value).any()
     ]
     if (label == NODATA).any():
-        handles.append(Patch(facecolor=_UNMAPPED, edgecolor=INK, linewidth=0.4, label="Not mapped"))
+        handles.append(Patch(facecolor=UNMAPPED, edgecolor=INK, linewidth=0.4, label="Not mapped"))
     handles.append(Line2D([], [], color=INK, linewidth=0.9, label=f"Outlines ({told.count})"))
     box = axes.get_window_extent()
-    point = _DPI / 72 / box.height
+    point = DPI / 72 / box.height
     axes.legend(
         handles=handles,
         loc="upper left",

@@ -17,6 +17,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cryoscale.write.seams import SeamScore
+from cryoscale.write.sheet import Plate
 from cryoscale.write.store import put
 
 LARGEST = 50
@@ -29,8 +30,11 @@ COLUMNS = (
     ("cenlon", "Longitude °"),
     ("cenlat", "Latitude °"),
     ("area_km2", "Area km²"),
-    ("debris_area_km2", "Under debris km²"),
-    ("debris_fraction", "Debris share"),
+    ("area_low_km2", "90 % from"),
+    ("area_high_km2", "to"),
+    ("debris_fraction", "Under debris"),
+    ("zmed_m", "Median m"),
+    ("lmax_m", "Length m"),
     ("src_date", "Image date"),
     ("confidence", "Confidence"),
 )
@@ -89,6 +93,7 @@ class Report:
         simulated: whether the imagery is simulated; a banner then says so first.
         map_png: the picture of the range.
         map_caption: the line below it.
+        plates: further pictures, of what lies behind the map.
         summary: facts in the order to be shown, e.g. ``{"Blocks": "24 of 24"}``.
         timings_s: seconds by stage, summed over blocks.
         seams: seam scores by what the borders are (``"blocks of 1024 px"``).
@@ -112,6 +117,7 @@ class Report:
     simulated: bool = False
     map_png: bytes | None = None
     map_caption: str = ""
+    plates: Sequence[Plate] = ()
     summary: Mapping[str, str] = field(default_factory=dict)
     timings_s: Mapping[str, float] = field(default_factory=dict)
     seams: Mapping[str, SeamScore] = field(default_factory=dict)
@@ -152,10 +158,12 @@ def render(report: Report) -> str:
     )
     environment.filters |= {"number": _number, "percent": _percent, "duration": _duration}
     picture = base64.b64encode(report.map_png).decode() if report.map_png else ""
+    plates = [(one, base64.b64encode(one.webp).decode()) for one in report.plates]
     total_s = sum(report.timings_s.values())
     page: str = environment.get_template("report.html").render(
         report=report,
         picture=picture,
+        plates=plates,
         total_s=total_s,
         mean_iou={name: _mean([one.iou for one in scores]) for name, scores in report.scores.items()},
         outlines=[_outline_table(year, found) for year, found in sorted(report.outlines.items())],
@@ -169,7 +177,10 @@ def render(report: Report) -> str:
 
 def _outline_table(year: int, found: Outlines) -> dict[str, Any]:
     columns = [(name, heading) for name, heading in COLUMNS if name in found.largest.columns]
-    rows = [[_cell(name, row[name]) for name, _ in columns] for _, row in found.largest.iterrows()]
+    rows = [
+        [(_cell(name, row[name]), _sort_key(row[name])) for name, _ in columns]
+        for _, row in found.largest.iterrows()
+    ]
     return {
         "year": year,
         "count": found.count,
@@ -189,7 +200,16 @@ def _cell(name: str, value: Any) -> str:
         return f"{value:.4f}"
     if name == "debris_fraction":
         return _percent(value)
+    if name.endswith("_m"):
+        return f"{value:.0f}"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _sort_key(value: Any) -> str:
+    """What the page sorts a cell by; nothing where it is empty."""
+    if pd.isna(value):
+        return ""
+    return value.isoformat() if isinstance(value, pd.Timestamp) else str(value)
 
 
 def _number(value: float) -> str:

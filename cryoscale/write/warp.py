@@ -23,7 +23,7 @@ _STRIP_PX = 256
 """Rows of the picture that are read at once: dask keeps an account of every chunk that it is asked for."""
 
 
-def frame_of(mosaics: Mapping[int, xr.Dataset]) -> Frame:
+def frame_of(mosaics: Mapping[int, xr.Dataset], longest_px: int = _LONGEST_PX) -> Frame:
     """The frame around all valid pixels, in a transverse Mercator through their middle."""
     lons, lats = [], []
     for epsg, dataset in mosaics.items():
@@ -40,14 +40,14 @@ def frame_of(mosaics: Mapping[int, xr.Dataset]) -> Frame:
             lons.append(lon)
             lats.append(lat)
     if not lons:  # nothing is valid: an empty frame around the first window
-        return frame_of({e: d.assign(label=d["label"] * 0) for e, d in mosaics.items()})
+        return frame_of({e: d.assign(label=d["label"] * 0) for e, d in mosaics.items()}, longest_px)
     lon, lat = np.concatenate(lons), np.concatenate(lats)
     middle = (lon.min() + lon.max()) / 2
     crs = f"+proj=tmerc +lon_0={middle:.6f} +lat_0={lat.mean():.6f} +k=1 +ellps=WGS84 +units=m"
     x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(lon, lat)
     margin = 0.01 * max(np.ptp(x), np.ptp(y)) + 50.0
     west, south, east, north = x.min() - margin, y.min() - margin, x.max() + margin, y.max() + margin
-    return Frame(crs, west, south, east, north, max(10.0, max(east - west, north - south) / _LONGEST_PX))
+    return Frame(crs, west, south, east, north, max(10.0, max(east - west, north - south) / longest_px))
 
 
 def _thin(data: xr.DataArray) -> xr.DataArray:
@@ -105,13 +105,31 @@ def _part(data: xr.DataArray, bounds_m: tuple[float, float, float, float], step:
     return part.load() if min(part.shape) > 1 else None
 
 
-def warp_label(mosaics: Mapping[int, xr.Dataset], frame: Frame) -> NDArray[np.uint8]:
-    """Labels of all zones on the frame (y, x), 255 where there is none."""
-    merged = np.full(frame.shape, NODATA, np.float32)
+def warp_bytes(
+    mosaics: Mapping[int, xr.Dataset], name: str, frame: Frame, nodata: int = NODATA
+) -> NDArray[np.uint8]:
+    """A layer of bytes of all zones on the frame (y, x), the nearest pixel, ``nodata`` where none is."""
+    return _nearest(mosaics, name, frame, float(nodata)).astype(np.uint8)
+
+
+def warp_days(mosaics: Mapping[int, xr.Dataset], name: str, frame: Frame) -> NDArray[np.float32]:
+    """A layer of dates of all zones on the frame (y, x), days since 1970, NaN where there is none."""
+    days = {
+        epsg: dataset.assign({name: (dataset[name] - np.datetime64(0, "ns")) / np.timedelta64(1, "D")})
+        for epsg, dataset in mosaics.items()
+    }
+    return _nearest(days, name, frame, float("nan"))
+
+
+def _nearest(
+    mosaics: Mapping[int, xr.Dataset], name: str, frame: Frame, nodata: float
+) -> NDArray[np.float32]:
+    merged = np.full(frame.shape, nodata, np.float32)
     for epsg, dataset in mosaics.items():
-        warped = _warp(dataset["label"], epsg, frame, Resampling.nearest, float(NODATA))
-        merged = np.where(merged == NODATA, warped, merged)
-    return merged.astype(np.uint8)
+        warped = _warp(dataset[name], epsg, frame, Resampling.nearest, nodata)
+        gap = np.isnan(merged) if np.isnan(nodata) else merged == nodata
+        merged = np.where(gap, warped, merged)
+    return merged
 
 
 def warp_all(background: Mapping[int, xr.Dataset], name: str, frame: Frame) -> NDArray[np.float32]:

@@ -139,7 +139,7 @@ def test_relief_and_imagery_do_not_depend_on_the_strips_that_they_are_made_in(
     frame = warp.frame_of({32645: data})
     for ground in (relief, imagery):
         monkeypatch.setattr(warp, "_STRIP_PX", 256)
-        whole = map_module._background({32645: ground}, frame)
+        whole = map_module.ground_picture({32645: ground}, frame)
         monkeypatch.setattr(warp, "_STRIP_PX", 7)
-        assert np.array_equal(map_module._background({32645: ground}, frame), whole)
+        assert np.array_equal(map_module.ground_picture({32645: ground}, frame), whole)
         assert np.ptp(whole[..., 0].astype(int)) > 100

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import math
+import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 from cryoscale.errors import OutputError
 from cryoscale.write.report import ClassScore, Outlines, Report, render, write_report
 from cryoscale.write.seams import SeamScore
+from cryoscale.write.sheet import Plate
 
 VOID = {"meta", "img", "br"}
 
@@ -101,8 +105,41 @@ def test_everything_given_is_told_and_nothing_is_fetched_from_elsewhere() -> Non
 
 def test_text_from_outside_cannot_become_markup() -> None:
     reader = read(render(full()))
-    assert "script" not in reader.tags
+    assert reader.tags.count("script") == 1  # the page's own, which sorts
     assert "Khumbu <script>alert(1)</script>" in reader.text
+
+
+def test_a_table_of_outlines_sorts_by_the_heading_that_is_clicked(tmp_path: Path) -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no chromium (Debian: chromium)")
+    table = pd.DataFrame(
+        {
+            "glac_id": ["G1", "G2", "G3", "G4"],
+            "area_km2": [12.0, 3.0, 1.0, 0.5],
+            "src_date": pd.to_datetime(["2018-10-15", "2018-10-05", None, "2018-10-25"]),
+        }
+    )
+    page = render(replace(full(), outlines={2018: Outlines(4, 16.5, table)}))
+
+    def order(*clicks: int) -> str:
+        script = "".join(f"document.querySelectorAll('th[aria-sort]')[{n}].click();" for n in clicks)
+        path = tmp_path / "page.html"
+        path.write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", path.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return " ".join(re.findall(r">(G\d)<", done.stdout))
+
+    assert order(1, 1) == "G4 G3 G2 G1"  # by area as numbers, the smallest first: 12 is more than 3
+    assert order(2) == "G4 G1 G2 G3"  # the latest first, what has no date last
+    assert order(2, 2) == "G2 G1 G4 G3"  # and so the other way round
+
+
+def test_a_picture_behind_the_map_is_shown_with_what_it_is() -> None:
+    plate = Plate("Confidence", "Dark is <doubtful>.", b"RIFF picture")
+    reader = read(render(replace(full(), plates=[plate])))
+    assert "Dark is <doubtful>." in reader.text
+    assert base64.b64decode(reader.sources[1].removeprefix("data:image/webp;base64,")) == b"RIFF picture"
 
 
 def test_a_report_of_little_says_little_and_no_banner_stands_over_real_imagery() -> None:
