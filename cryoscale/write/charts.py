@@ -36,13 +36,11 @@ def area_by_elevation(hypsometries: Mapping[int, str]) -> Plate | None:
     handles = []
     for number, (year, bands) in enumerate(found.items()):
         centres, areas = np.array(sorted(bands.items())).T
-        style = {
-            "color": _COLOURS[number % len(_COLOURS)],
-            "linestyle": "--" if number >= len(_COLOURS) else "-",
-        }
+        colour, line = _COLOURS[number % len(_COLOURS)], "--" if number >= len(_COLOURS) else "-"
         edges = np.append(centres - BAND_M / 2, centres[-1] + BAND_M / 2)
-        axes.stairs(areas, edges, fill=len(found) == 1, linewidth=1.4, **style)
-        handles.append(Line2D([], [], label=f"{year}: {areas.sum():,.1f} km\u00b2", **style))
+        axes.stairs(areas, edges, fill=len(found) == 1, linewidth=1.4, color=colour, linestyle=line)
+        told = f"{year}: {areas.sum():,.1f} km\u00b2"
+        handles.append(Line2D([], [], label=told, color=colour, linestyle=line))
     axes.set_xlabel("Elevation in m", color=INK, fontsize=9)
     axes.set_ylabel(f"km\u00b2 a band of {BAND_M} m", color=INK, fontsize=9)
     axes.tick_params(labelsize=8, color=INK, labelcolor=INK)

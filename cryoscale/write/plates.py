@@ -107,7 +107,7 @@ def _dates(mosaics: Mapping[int, xr.Dataset], frame: Frame, label: NDArray[np.ui
         )
         for day in _some(found).tolist()
     ]
-    _legend(axes, handles)
+    _legend(figure, axes, handles)
     count = f"{found.size} day{'s' if found.size != 1 else ''}"
     return Plate("Date of the image", f"Under each pixel; {count} in all.", webp(figure, _DPI))
 
@@ -134,7 +134,7 @@ def _absent(
     ]
     if len(ranked) > len(shown):
         handles.append(Patch(facecolor=_ABSENT_COLOURS[-1], label="other gaps"))
-    _legend(axes, handles)
+    _legend(figure, axes, handles)
     return Plate("What was missing", "Modalities that the model had to do without.", webp(figure, _DPI))
 
 
@@ -145,7 +145,8 @@ def _without(present: int, modalities: Mapping[str, int]) -> str:
 
 def _some(days: NDArray[np.int64]) -> NDArray[np.int64]:
     """At most six days of all, the first and the last among them."""
-    return days[np.unique(np.linspace(0, days.size - 1, min(days.size, 6)).round().astype(int))]
+    kept = np.unique(np.linspace(0, days.size - 1, min(days.size, 6)).round().astype(int))
+    return np.asarray(days[kept], np.int64)
 
 
 def _page(frame: Frame, picture: NDArray[np.uint8]) -> tuple[Figure, Axes]:
@@ -177,7 +178,7 @@ def _bar(figure: Figure, axes: Axes, scale: str, limits: tuple[float, float], wo
     place = figure.add_axes((0.0, -0.32 / figure.get_figheight(), 0.45, 0.09 / figure.get_figheight()))
     mapped = ScalarMappable(Normalize(*limits), scale)
     bar = figure.colorbar(mapped, cax=place, orientation="horizontal")
-    bar.outline.set_edgecolor(INK)  # type: ignore[operator]
+    bar.outline.set_edgecolor(INK)
     bar.ax.tick_params(labelsize=7.5, color=INK, labelcolor=INK, width=0.5, length=2.5)
     axes.text(
         0.47,
@@ -191,14 +192,14 @@ def _bar(figure: Figure, axes: Axes, scale: str, limits: tuple[float, float], wo
     )
 
 
-def _legend(axes: Axes, handles: list[Patch]) -> None:
+def _legend(figure: Figure, axes: Axes, handles: list[Patch]) -> None:
     handles = [*handles, Patch(facecolor=UNMAPPED, label="not mapped")]
     for handle in handles:
         handle.set(edgecolor=INK, linewidth=0.4)
     axes.legend(
         handles=handles,
         loc="upper left",
-        bbox_to_anchor=(0.0, -0.2 / axes.figure.get_figheight()),  # type: ignore[union-attr]
+        bbox_to_anchor=(0.0, -0.2 / figure.get_figheight()),
         ncols=3,
         frameon=False,
         fontsize=8,
