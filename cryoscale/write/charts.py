@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from typing import Literal
 
 import fsspec
 import numpy as np
@@ -36,7 +37,8 @@ def area_by_elevation(hypsometries: Mapping[int, str]) -> Plate | None:
     handles = []
     for number, (year, bands) in enumerate(found.items()):
         centres, areas = np.array(sorted(bands.items())).T
-        colour, line = _COLOURS[number % len(_COLOURS)], "--" if number >= len(_COLOURS) else "-"
+        colour = _COLOURS[number % len(_COLOURS)]
+        line: Literal["-", "--"] = "--" if number >= len(_COLOURS) else "-"
         edges = np.append(centres - BAND_M / 2, centres[-1] + BAND_M / 2)
         axes.stairs(areas, edges, fill=len(found) == 1, linewidth=1.4, color=colour, linestyle=line)
         told = f"{year}: {areas.sum():,.1f} km\u00b2"
