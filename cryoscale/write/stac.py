@@ -170,7 +170,7 @@ def _model_item(run: RunRecord, maps: Sequence[pystac.Item]) -> pystac.Item:
     starts, ends = zip(*run.season.values(), strict=True)
     item = pystac.Item(
         id=f"{run.name}-model",
-        geometry=shapely.geometry.mapping(_cut_at_antimeridian(box)),
+        geometry=shapely.geometry.mapping(zones.cut_at_antimeridian(box)),
         bbox=bbox,
         datetime=None,
         start_datetime=min(starts),
@@ -230,18 +230,7 @@ def _footprint(epsg: int, bbox_m: Sequence[float]) -> shapely.Geometry:
     """Outline of a zone's map in degrees, its sides bent as the projection bends them."""
     west, south, east, north = bbox_m
     box = shapely.segmentize(shapely.box(west, south, east, north), max(east - west, north - south) / 4)
-    return _cut_at_antimeridian(zones.to_degrees(np.array([box], object), f"EPSG:{epsg}")[0])
-
-
-def _cut_at_antimeridian(geometry: shapely.Geometry) -> shapely.Geometry:
-    """A geometry whose longitudes may go beyond 180, in parts on either side (RFC 7946, 3.1.9)."""
-    globe = shapely.box(-180.0, -90.0, 180.0, 90.0)
-    parts = [
-        shapely.transform(geometry, lambda xy, turn=turn: xy + np.array([turn, 0.0])).intersection(globe)
-        for turn in (-360.0, 0.0, 360.0)
-    ]
-    pieces = explode(np.array(parts, object))
-    return shapely.orient_polygons(pieces[0] if len(pieces) == 1 else shapely.MultiPolygon(list(pieces)))
+    return zones.cut_at_antimeridian(zones.to_degrees(np.array([box], object), f"EPSG:{epsg}")[0])
 
 
 def _bbox(geometry: shapely.Geometry) -> list[float]:
