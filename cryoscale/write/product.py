@@ -150,6 +150,13 @@ class About:
     o1region: str | None = None
     simulated: bool = False
 
+    @property
+    def note(self) -> str:
+        """What to know of it in a line."""
+        warning = "All imagery of this run is simulated: no real place. " if self.simulated else ""
+        made = f"Mapped automatically by cryoscale {self.version}, model {self.model}, run {self.run_id}."
+        return f"{warning}{made}"
+
 
 @dataclass(frozen=True)
 class _Names:
@@ -405,16 +412,12 @@ _SUBMISSION: Mapping[str, tuple[str, str, str]] = {
 
 
 def _write_submission(stem: Path, about: About, count: int, area_km2: float) -> None:
-    described = (
-        f"Mapped automatically by cryoscale {about.version}, model {about.model}, run {about.run_id}; "
-        "outlines were not edited by hand."
-    )
     row = {
         "subm_id": 0,
         "n_outlines": count,
         "area_km2": area_km2,
         "anlys_time": about.made,
-        "proc_desc": described,
+        "proc_desc": f"{about.note} Not edited by hand.",
     }
     with open(f"{stem}-submission_info.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, _SUBMISSION, restval="", lineterminator="\n")

@@ -22,6 +22,7 @@ from pystac.extensions.projection import ProjectionExtension
 
 from cryoscale.grid import window_of
 from cryoscale.write import zones
+from cryoscale.write.files import Found
 from cryoscale.write.polygons import explode
 from cryoscale.write.store import geo_attributes, put
 
@@ -69,6 +70,7 @@ class RunRecord:
         further: by year, how many scenes there are beyond those, all in the run's frozen catalogue.
         model: the model.
         attributes: further properties of each item, e.g. that the imagery is simulated.
+        files: by year and EPSG code, what else there is of them.
     """
 
     name: str
@@ -78,6 +80,7 @@ class RunRecord:
     model: ModelRecord
     attributes: Mapping[str, Any] = field(default_factory=dict)
     further: Mapping[int, int] = field(default_factory=dict)
+    files: Mapping[tuple[int, int], Sequence[Found]] = field(default_factory=dict)
 
 
 def write_catalog(
@@ -152,6 +155,9 @@ def _map_item(year: int, epsg: int, dataset: xr.Dataset, run: RunRecord) -> pyst
         ("report", "report.html", "text/html", ["metadata"], "Report"),
     ):
         item.add_asset(key, pystac.Asset(f"../{href}", title=title, media_type=media, roles=roles))
+    for one in run.files.get((year, epsg), ()):
+        asset = pystac.Asset(f"../{one.href}", title=one.title, media_type=one.media_type, roles=["data"])
+        item.add_asset(one.key, asset)
     for identifier, scene_href in run.scenes.get(year, ()):
         # a scene without an address of its own stands in the run's frozen catalogue
         target = scene_href or _FROZEN
