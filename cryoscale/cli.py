@@ -244,6 +244,33 @@ def verify(out: OutArgument, json_: JsonOption = False) -> None:
 
 
 @app.command()
+def outline(
+    out: OutArgument,
+    files: Annotated[
+        str | None,
+        typer.Option(help="Which: product,pmtiles,kmz,cog,shapefile; default: those of the configuration."),
+    ] = None,
+    year: Annotated[int | None, typer.Option(help="Only this one of the years that were mapped.")] = None,
+    rgi: Annotated[
+        str | None, typer.Option(help="Where outlines.rgi lies now, if not where the run looked for it.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Draw the outlines of a finished run again from its maps, and write them as files for other programs."""
+    from cryoscale.console import Console
+    from cryoscale.redraw import outline as draw_again
+
+    console = Console(quiet=json_)
+    with console:
+        made = draw_again(output(out), files=files, year=year, rgi=rgi, on_stage=console.stage)
+    if json_:
+        print_json(made)
+    else:
+        for mapped, kinds in made["files"].items():
+            console.say(f"{mapped}: inventory and {', '.join(kinds) or 'no further files'}")
+
+
+@app.command()
 def features(
     config: ConfigArgument,
     out: Annotated[str, typer.Option(help="Zarr store to write.")],

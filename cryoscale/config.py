@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cryoscale.errors import ConfigError
 from cryoscale.region import RegionSpec, read_region
 from cryoscale.settings import (
+    FILES,
     CatalogSpec,
     ClusterSpec,
     CoarseLimits,
@@ -174,11 +175,31 @@ class CandidatesConfig(_Strict):
 
 
 class OutlinesConfig(_Strict):
-    """What counts as a glacier, the RGI's whose divides and names are carried over, and whether to divide."""
+    """What counts as a glacier, what is carried over from the RGI, and which files are written.
+
+    ``o1region`` is the RGI's number of the first-order region, for glaciers that were not matched to the RGI.
+    """
 
     min_area_km2: Annotated[float, Field(ge=0)] = 0.01
     rgi: str | None = None
     divides: bool = True
+    files: tuple[str, ...] = ("product", "pmtiles", "kmz", "cog")
+    o1region: str | None = None
+
+    @field_validator("files")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in value if name not in FILES]:
+            raise ValueError(f"some of {', '.join(FILES)}, which {', '.join(unknown)} is not")
+        return tuple(name for name in FILES if name in value)
+
+    @field_validator("o1region", mode="before")
+    @classmethod
+    def _region(cls, value: Any) -> Any:
+        text = f"{value:02d}" if isinstance(value, int) else value  # YAML takes 15 for a number
+        if text is not None and not re.fullmatch(r"0[1-9]|1\d|20", str(text)):
+            raise ValueError("a first-order region of the RGI, 01 to 20")
+        return text
 
 
 class ClusterConfig(_Strict):
@@ -283,6 +304,8 @@ class Config(_Strict):
             min_area_km2=self.outlines.min_area_km2,
             known_glaciers=glaciers,
             divides=self.outlines.divides,
+            files=self.outlines.files,
+            o1region=self.outlines.o1region,
             cluster=ClusterSpec(self.cluster.kind, self.cluster.cpu_workers, self.cluster.gpu_workers),
             document=self.model_dump(mode="json", exclude_none=True),
         )

@@ -11,7 +11,7 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -31,7 +31,18 @@ from cryoscale.plan import fail_overs
 from cryoscale.read import snapshot
 from cryoscale.scenes import Account, SceneUse, account_of, sample_gaps, why
 from cryoscale.settings import Settings
-from cryoscale.write import bootstrap, charts, columns, mosaic, outlines, plates, quicklook, report, stac
+from cryoscale.write import (
+    bootstrap,
+    charts,
+    columns,
+    files,
+    mosaic,
+    outlines,
+    plates,
+    quicklook,
+    report,
+    stac,
+)
 from cryoscale.write import map as picture
 from cryoscale.write.carried import KnownGlaciers, read_glaciers
 from cryoscale.write.coverage import Coverage
@@ -39,6 +50,7 @@ from cryoscale.write.divides import DEM
 from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Description, Inventory
+from cryoscale.write.product import About
 from cryoscale.write.seams import seam_score_of_maps
 from cryoscale.write.sheet import Plate
 from cryoscale.write.succession import write_links
@@ -54,15 +66,27 @@ _NOT_SHOWN = ("pca", "pca_sample", "identity", "channels")
 
 def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
     """Make everything that a finished run holds beside its blocks."""
-    manifest = Ledger(out).manifest() or {}
     stage("making coarser levels of the map")
     for year in settings.years:
         for epsg in mosaic.zones(out, year):
             mosaic.build_levels(f"{out}/mosaic.zarr", year, epsg)
+    redraw(settings, out, stage, settings.years)
+
+
+def redraw(
+    settings: Settings, out: str, stage: Callable[[str], None], years: Sequence[int]
+) -> dict[int, list[str]]:
+    """Everything that follows from the map of some of a run's years; returns by year which files were made.
+
+    Files that lie there are made anew, whether they are asked for or not: those of a year shall agree.
+    """
+    manifest = Ledger(out).manifest() or {}
+    made: dict[int, list[str]] = {}
     rgi = read_glaciers(settings.known_glaciers, settings.region) if settings.known_glaciers else None
     known = None if rgi is None else KnownGlaciers(rgi)
     with _local(out) as folder:
-        for year in settings.years:
+        _fetch_inventories(out, folder, set(settings.years) - set(years))
+        for year in years:
             stage(f"drawing the outlines of {year}")
             inventory = write_inventory(settings, out, folder, year, manifest, known)
             stage(f"drawing the map of {year}")
@@ -71,10 +95,15 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
         stage("linking the years")
         coverage = {year: coverage_of(out, year) for year in settings.years}
         write_links(folder / "inventory", coverage, rgi)
+        for year in years:
+            made[year] = sorted({*settings.files, *files.kinds_of(out, year)})
+            stage(f"writing files of {year}: {', '.join(made[year]) or 'none'}")
+            files.write_files(made[year], out, folder, about(settings, out, year, manifest))
     stage("writing the report")  # it reads what now lies at its place
     write_report(settings, out)
     stage("writing the catalogue")
     write_catalog(settings, out, manifest)
+    return made
 
 
 def write_inventory(
@@ -112,6 +141,20 @@ def write_inventory(
     text = json.dumps(columns.metadata(), indent=2, ensure_ascii=False)
     put_text(f"{text}\n", parquet.with_name("attributes_metadata.json"))
     return parquet
+
+
+def about(settings: Settings, out: str, year: int, manifest: dict[str, Any]) -> About:
+    """What the files of a year say of the run."""
+    return About(
+        name=settings.name,
+        year=year,
+        model=str(manifest["model"]["name"]),
+        run_id=str(manifest["identity_sha256"])[:16],
+        version=str(manifest["versions"]["cryoscale"]),
+        made=str(manifest["created"]),
+        o1region=settings.o1region,
+        simulated=is_simulated(out),
+    )
 
 
 def _describer(
@@ -178,6 +221,16 @@ def _local(out: str) -> Iterator[Path]:
         fs.put(f"{folder}/", f"{root}/", recursive=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fetch_inventories(out: str, folder: Path, years: Collection[int]) -> None:
+    """Bring what years are linked by into a local folder that is not the run's own."""
+    fs, root = fsspec.core.url_to_fs(out)
+    for year in years:
+        local = folder / "inventory" / f"{year}.parquet"
+        if not local.exists():
+            local.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(f"{root}/inventory/{year}.parquet", str(local))
 
 
 def is_simulated(out: str) -> bool:
@@ -375,4 +428,5 @@ def write_catalog(settings: Settings, out: str, manifest: dict[str, Any]) -> Non
         for year in settings.years
         for epsg in mosaic.zones(out, year)
     }
-    stac.write_catalog(out, mosaics, record)
+    found = {zone: files.found_of(out, *zone) for zone in mosaics}
+    stac.write_catalog(out, mosaics, replace(record, files=found))

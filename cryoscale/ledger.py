@@ -45,6 +45,7 @@ MADE = (
     "mosaic.zarr",
     "quicklook.zarr",
     "inventory",
+    "cog",
     "evaluation",
     "stac",
     "catalog.json",

@@ -119,12 +119,20 @@ class Run:
         """The glaciers of ``year`` in WGS 84."""
         import geopandas
 
+        return geopandas.read_parquet(f"{self.out}/inventory/{self.require_year(year)}.parquet")
+
+    def require_year(self, year: int) -> int:
+        """The year, if it was mapped.
+
+        Raises:
+            SourceError: it was not.
+        """
         if year not in self.years:
             mapped = ", ".join(map(str, self.years))
             raise SourceError(
                 f"year {year} of a run of {mapped}", "a year that was mapped", "give one of those"
             )
-        return geopandas.read_parquet(f"{self.out}/inventory/{year}.parquet")
+        return year
 
     def status(self) -> Status:
         """How far the run is, from the ledger alone."""

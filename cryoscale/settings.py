@@ -17,6 +17,10 @@ Loader = Literal["direct", "odc-stac", "stackstac"]
 OnUnreadable = Literal["set_aside", "fail"]
 
 
+FILES: tuple[str, ...] = ("product", "pmtiles", "kmz", "cog", "shapefile")
+"""What can be written of a year beside GeoParquet and GeoPackage."""
+
+
 @dataclass(frozen=True)
 class CatalogSpec:
     """One catalogue to search, and how its assets are signed."""
@@ -159,6 +163,10 @@ class Settings:
     """A file of the RGI 7's glaciers, of which divides, names and identifiers are carried over."""
     divides: bool = True
     """Whether connected ice is divided into glaciers."""
+    files: tuple[str, ...] = ()
+    """What is written of each year for other programs, by the names of :data:`FILES`."""
+    o1region: str | None = None
+    """First-order region of the RGI, for glaciers that no RGI file places."""
     cluster: ClusterSpec = ClusterSpec()
     document: Mapping[str, Any] = field(default_factory=dict)
     """The configuration as it was written, for the run's record."""

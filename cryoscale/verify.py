@@ -19,9 +19,13 @@ from cryoscale.ledger import DONE, ITEMS, Ledger, Marker, Work, name_of
 from cryoscale.manifest import digest
 from cryoscale.read import snapshot
 from cryoscale.write import mosaic
+from cryoscale.write.objects import Entry, filesystem
 
 READERS = 8
 """Blocks that are read back side by side."""
+
+_HELD_BYTES = 1 << 26
+"""A file up to this length is digested in memory, where a failed read is repeated."""
 
 SEAL = "ledger/finished.json"
 """What a run's end was made from, and the digests of what it made."""
@@ -212,9 +216,9 @@ def _files(ledger: Ledger, markers: Mapping[str, tuple[Work, str]]) -> Iterator[
 
 def _made(ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Digests of what a run's end makes; what belongs to one year and zone of the map in one."""
-    for prefix in ("inventory", "stac"):
+    for prefix in ("inventory", "cog", "stac"):
         for entry in ledger.objects.list(prefix):
-            yield entry.key, hashlib.sha256(ledger.objects.get(entry.key) or b"").hexdigest()
+            yield entry.key, _sha256(ledger, entry)
     content = ledger.objects.get("catalog.json")
     if content is not None:
         yield "catalog.json", hashlib.sha256(content).hexdigest()
@@ -227,6 +231,15 @@ def _made(ledger: Ledger) -> Iterator[tuple[str, str]]:
         for key in sorted(keys):
             total.update(f"{key}:{hashlib.sha256(ledger.objects.get(key) or b'').hexdigest()};".encode())
         yield f"{group}: metadata and coarser levels", total.hexdigest()
+
+
+def _sha256(ledger: Ledger, entry: Entry) -> str:
+    """Digest of an object; one that is large is read a little at a time."""
+    if entry.size_bytes <= _HELD_BYTES:
+        return hashlib.sha256(ledger.objects.get(entry.key) or b"").hexdigest()
+    fs, root = filesystem(ledger.out)
+    with fs.open(f"{root}/{entry.key}", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_shard(key: str) -> bool:

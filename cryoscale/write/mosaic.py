@@ -246,12 +246,18 @@ def open_overview(out: str | os.PathLike[str], year: int, epsg: int, *, longest_
 
     Where no level is small enough, the coarsest that was built.
     """
-    attributes: dict[str, Any] = _group(open_store(store_url_of(out)), year, epsg).attrs.asdict()
-    longest = max(attributes["spatial:shape"])
+    group = _group(open_store(store_url_of(out)), year, epsg)
+    longest = max(group.attrs["spatial:shape"])  # type: ignore[type-var, arg-type]
+    there = factors(group)
+    fitting = [factor for factor in there if longest <= factor * longest_px]
+    return open_mosaic(out, year, epsg, factor=fitting[0] if fitting else there[-1])
+
+
+def factors(group: zarr.Group) -> list[int]:
+    """The levels of a zone's group that are there, 1 first and then the coarser ones."""
+    attributes: dict[str, Any] = group.attrs.asdict()
     layout = attributes.get("multiscales", {}).get("layout", [])
-    factors = [int(entry["asset"].removeprefix("x")) for entry in layout if entry["asset"] != "."]
-    fitting = [factor for factor in (1, *factors) if longest <= factor * longest_px]
-    return open_mosaic(out, year, epsg, factor=fitting[0] if fitting else max([1, *factors]))
+    return [1, *sorted(int(entry["asset"].removeprefix("x")) for entry in layout if entry["asset"] != ".")]
 
 
 def store_url_of(out: str | os.PathLike[str]) -> str:

@@ -22,6 +22,7 @@ from pystac.extensions.projection import ProjectionExtension
 
 from cryoscale.grid import window_of
 from cryoscale.write import zones
+from cryoscale.write.files import Found
 from cryoscale.write.polygons import explode
 from cryoscale.write.store import geo_attributes, put
 
@@ -69,6 +70,7 @@ class RunRecord:
         further: by year, how many scenes there are beyond those, all in the run's frozen catalogue.
         model: the model.
         attributes: further properties of each item, e.g. that the imagery is simulated.
+        files: by year and EPSG code, what else there is of them.
     """
 
     name: str
@@ -78,6 +80,7 @@ class RunRecord:
     model: ModelRecord
     attributes: Mapping[str, Any] = field(default_factory=dict)
     further: Mapping[int, int] = field(default_factory=dict)
+    files: Mapping[tuple[int, int], Sequence[Found]] = field(default_factory=dict)
 
 
 def write_catalog(
@@ -152,6 +155,9 @@ def _map_item(year: int, epsg: int, dataset: xr.Dataset, run: RunRecord) -> pyst
         ("report", "report.html", "text/html", ["metadata"], "Report"),
     ):
         item.add_asset(key, pystac.Asset(f"../{href}", title=title, media_type=media, roles=roles))
+    for one in run.files.get((year, epsg), ()):
+        asset = pystac.Asset(f"../{one.href}", title=one.title, media_type=one.media_type, roles=["data"])
+        item.add_asset(one.key, asset)
     for identifier, scene_href in run.scenes.get(year, ()):
         # a scene without an address of its own stands in the run's frozen catalogue
         target = scene_href or _FROZEN
@@ -170,7 +176,7 @@ def _model_item(run: RunRecord, maps: Sequence[pystac.Item]) -> pystac.Item:
     starts, ends = zip(*run.season.values(), strict=True)
     item = pystac.Item(
         id=f"{run.name}-model",
-        geometry=shapely.geometry.mapping(_cut_at_antimeridian(box)),
+        geometry=shapely.geometry.mapping(zones.cut_at_antimeridian(box)),
         bbox=bbox,
         datetime=None,
         start_datetime=min(starts),
@@ -230,18 +236,7 @@ def _footprint(epsg: int, bbox_m: Sequence[float]) -> shapely.Geometry:
     """Outline of a zone's map in degrees, its sides bent as the projection bends them."""
     west, south, east, north = bbox_m
     box = shapely.segmentize(shapely.box(west, south, east, north), max(east - west, north - south) / 4)
-    return _cut_at_antimeridian(zones.to_degrees(np.array([box], object), f"EPSG:{epsg}")[0])
-
-
-def _cut_at_antimeridian(geometry: shapely.Geometry) -> shapely.Geometry:
-    """A geometry whose longitudes may go beyond 180, in parts on either side (RFC 7946, 3.1.9)."""
-    globe = shapely.box(-180.0, -90.0, 180.0, 90.0)
-    parts = [
-        shapely.transform(geometry, lambda xy, turn=turn: xy + np.array([turn, 0.0])).intersection(globe)
-        for turn in (-360.0, 0.0, 360.0)
-    ]
-    pieces = explode(np.array(parts, object))
-    return shapely.orient_polygons(pieces[0] if len(pieces) == 1 else shapely.MultiPolygon(list(pieces)))
+    return zones.cut_at_antimeridian(zones.to_degrees(np.array([box], object), f"EPSG:{epsg}")[0])
 
 
 def _bbox(geometry: shapely.Geometry) -> list[float]:

@@ -87,6 +87,19 @@ def to_degrees(polygons: PolygonArray, crs: str) -> PolygonArray:
     return np.asarray(shapely.transform(shapely.segmentize(polygons, _LONGEST_EDGE_M), convert), object)
 
 
+def cut_at_antimeridian(geometry: shapely.Geometry) -> shapely.Geometry:
+    """A geometry whose longitudes may go beyond 180, in parts on either side (RFC 7946, 3.1.9)."""
+    globe = shapely.box(-180.0, -90.0, 180.0, 90.0)
+    parts = [
+        shapely.transform(geometry, lambda xy, turn=turn: xy + np.array([turn, 0.0])).intersection(globe)
+        for turn in (-360.0, 0.0, 360.0)
+    ]
+    if shapely.get_dimensions(geometry) < 2:
+        return shapely.union_all(parts)
+    pieces = explode(np.array(parts, object))
+    return shapely.orient_polygons(pieces[0] if len(pieces) == 1 else shapely.MultiPolygon(list(pieces)))
+
+
 def join(by_zone: Mapping[int, PolygonArray], where: Mapping[int, Cut]) -> PolygonArray:
     """Cuts the polygons (degrees) of each zone at its borders and unites those that meet there."""
     whole: list[PolygonArray] = [np.empty(0, object)]

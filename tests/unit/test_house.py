@@ -64,6 +64,7 @@ STOREYS = [
     "sources",
     "sampling",
     "config",
+    "redraw",
     "api",
     "demo",
     "bench",

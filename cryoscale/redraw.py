@@ -1,0 +1,131 @@
+"""``cryoscale outline``: the outlines of a finished run drawn again from its maps, with the files asked for.
+
+Nothing is mapped, and neither catalogue, weights nor region file is needed: what the run was asked stands in
+its own record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import shapely
+
+from cryoscale import lease
+from cryoscale.config import Config, resolve_path
+from cryoscale.errors import InputError, SourceError
+from cryoscale.finish import redraw
+from cryoscale.ledger import Ledger
+from cryoscale.results import Run
+from cryoscale.room import room
+from cryoscale.settings import FILES, ModelSpec, Season, Settings, SourceSpec
+from cryoscale.verify import SEAL, seal
+from cryoscale.write.objects import require_usable
+
+
+def outline(
+    out: str,
+    *,
+    files: str | None = None,
+    year: int | None = None,
+    rgi: str | None = None,
+    on_stage: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Draw outlines and inventory of the run at ``out`` again, and write files of them.
+
+    Args:
+        out: folder or URL of a finished run.
+        files: names of :data:`cryoscale.settings.FILES` with commas between; None for those of the run. What
+            lies there already is made anew with the rest, so that the files of a year agree.
+        year: only this one; None for all.
+        rgi: where the RGI's glaciers lie, if no longer where the run's configuration says.
+        on_stage: told what is being done.
+
+    Returns:
+        For ``--json``: where, which years and which files.
+
+    Raises:
+        InputError: no finished run lies there, it has no such year, a name is unknown, or nothing can be
+            written there.
+    """
+    run = Run(out)
+    kinds = _kinds(files)
+    years = run.years if year is None else (run.require_year(year),)
+    _require_finished(run)
+    settings = _settings_of(run, kinds, rgi)
+    require_usable(out)
+    lease.refuse_driven(out)
+    with room(out), lease.held(out):
+        written = redraw(settings, out, on_stage, years)
+        seal(out)
+    return {"out": out, "years": list(years), "files": written}
+
+
+def _kinds(files: str | None) -> tuple[str, ...] | None:
+    if files is None:
+        return None
+    asked = [name.strip() for name in files.split(",") if name.strip()]
+    if not asked or (unknown := [name for name in asked if name not in FILES]):
+        raise InputError(
+            f"--files {files!r}, with {', '.join(unknown) if asked else 'nothing in it'}",
+            f"some of {', '.join(FILES)}, with commas between",
+            "correct it",
+        )
+    return tuple(name for name in FILES if name in asked)
+
+
+def _require_finished(run: Run) -> None:
+    state = run.status()
+    over = state.done + len(state.set_aside)
+    if over >= state.total and Ledger(run.out).get(SEAL) is not None:
+        return
+    raise SourceError(
+        f"{run.out}, a run that is not finished ({over} of {state.total} blocks)",
+        "one that came to its end",
+        "complete it with cryoscale run, which draws its outlines",
+    )
+
+
+def _settings_of(run: Run, kinds: Sequence[str] | None, rgi: str | None) -> Settings:
+    """The run's settings as far as its end needs them, from its own record."""
+    identity, document = run.manifest["identity"], run.manifest["config"]
+    config = Config.model_validate(document)
+    known = rgi or config.outlines.rgi
+    if known is not None:
+        known = resolve_path(known, None)
+        if not Path(known).is_file():
+            raise SourceError(
+                f"known glaciers {known}, which are not there",
+                "the run's outlines.rgi",
+                "say where with --rgi",
+            )
+    return Settings(
+        name=run.manifest["name"],
+        region=shapely.from_geojson(identity["region"]),
+        years=run.years,
+        season=Season(*identity["season"]),
+        catalogs=(),
+        sources={
+            name: SourceSpec(collection=source[0], href=source[1])
+            for name, source in identity["sources"].items()
+        },
+        model=ModelSpec(weights=_weights(run), name=config.model.name, overlap=identity["overlap"]),
+        tile_px=identity["tile_px"],
+        block_px=identity["block_px"],
+        min_area_km2=config.outlines.min_area_km2,
+        known_glaciers=known,
+        divides=config.outlines.divides,
+        files=config.outlines.files if kinds is None else tuple(kinds),
+        o1region=config.outlines.o1region,
+        document=document,
+    )
+
+
+def _weights(run: Run) -> str | None:
+    """Where the weights lie by the run's own STAC item; its configuration may say so relative to itself."""
+    name = str(run.manifest["name"]).replace(" ", "-")
+    content = Ledger(run.out).objects.get(f"stac/{name}-model.json")
+    asset = json.loads(content)["assets"]["model"] if content is not None else {}
+    return None if asset.get("title") != "Weights" else str(asset["href"])
