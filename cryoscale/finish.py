@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,10 +32,11 @@ from cryoscale.plan import fail_overs
 from cryoscale.read import snapshot
 from cryoscale.scenes import Account, SceneUse, account_of, sample_gaps, why
 from cryoscale.settings import Settings
-from cryoscale.write import bootstrap, columns, mosaic, outlines, quicklook, report, stac
+from cryoscale.write import bootstrap, columns, mosaic, outlines, quicklook, report, snow, stac
 from cryoscale.write import map as picture
 from cryoscale.write.carried import KnownGlaciers, read_glaciers
 from cryoscale.write.divides import DEM
+from cryoscale.write.evidence import Evidence, open_evidence
 from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Description, Inventory
@@ -100,7 +102,7 @@ def write_inventory(
         found.write_outlines(parquet.with_name(f"{year}-complexes.parquet"))
         divider = Divider(ground, known) if settings.divides else Divider(None, None)
         divide_inventory(found, glaciers, divider, maps, settings.block_px)
-        glaciers.describe(_describer(ground, known))
+        glaciers.describe(_describer(ground, known, evidence_of(out, year)))
         glaciers.write(parquet, parquet.with_suffix(".gpkg"))
         glaciers.write_divides(parquet.with_name(f"{year}-intersects.parquet"))
         glaciers.write_hypsometry(parquet.with_name(f"{year}-hypsometry.csv"))
@@ -112,12 +114,15 @@ def write_inventory(
 
 
 def _describer(
-    ground: Ground | None, known: KnownGlaciers | None
+    ground: Ground | None, known: KnownGlaciers | None, seen: Evidence | None
 ) -> Callable[[Polygon, str | None], Description]:
-    """What elevation and the RGI say of an outline, as far as the run has them."""
+    """What elevation, evidence and the RGI say of an outline, as far as the run has them."""
 
     def describe(outline: Polygon, source: str | None) -> Description:
         told = ground.under(outline) if ground is not None else Description({})
+        if seen is not None:
+            found = snow.columns_of(snow.signs_under(outline, seen, told.values.get("slope_deg", math.nan)))
+            told = replace(told, values={**told.values, **found})
         if known is None or source == DEM:  # flow divided it from the RGI's glaciers: it is none of them
             return told
         return replace(told, values={**told.values, **known.over(outline)})
@@ -136,6 +141,13 @@ def ground_of(settings: Settings, out: str, year: int) -> Ground | None:
     except (FileNotFoundError, KeyError):
         return None
     return Ground(elevations, _DEM_NAMES.get(name, name))
+
+
+def evidence_of(out: str, year: int) -> Evidence | None:
+    """What the run saw of a year's zones; None where it kept none of it or it is gone."""
+    found = {epsg: open_evidence(out, year, epsg) for epsg in mosaic.zones(out, year)}
+    kept = {epsg: seen for epsg, seen in found.items() if seen is not None}
+    return Evidence(kept) if kept else None
 
 
 def draw(

@@ -181,11 +181,9 @@ def layers_shown(
     label = layers["label"]
 
     def plane(name: str) -> NDArray[np.floating] | None:
-        if name == "coherence":  # that of a pair is known only to the stack
-            values = stack.sel(channel=name).values[part]
-        else:
-            values = inputs[name].values[part] if name in inputs else None
-        return None if values is None else np.where(label != NO_DATA, values, np.float32(np.nan))
+        # coherence of a pair is known only to the stack
+        found = stack.sel(channel=name) if name == "coherence" else inputs.get(name)
+        return None if found is None else np.where(label != NO_DATA, found.values[part], np.float32(np.nan))
 
     return evidence.layers_of(plane, label, np.asarray(layers["source_date"]), year)
 

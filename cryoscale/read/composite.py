@@ -42,10 +42,18 @@ def clear_mask(scl: NDArray[Any]) -> NDArray[np.bool_]:
 
 def snow_score(bands: NDArray[np.float32]) -> NDArray[np.float32]:
     """How bright the snow of each pixel of ``bands`` (12, y, x) is: B08 where there is snow, else 0."""
+    return _brightness(bands, snow_index(bands) > SNOW_NDSI)
+
+
+def snow_index(bands: NDArray[np.float32]) -> NDArray[np.float32]:
+    """NDSI of each pixel of ``bands`` (12, y, x), 0 where it is black."""
     green, swir = np.maximum(bands[_B03], 0.0), np.maximum(bands[_B11], 0.0)
     total = green + swir
-    ndsi = np.divide(green - swir, total, out=np.zeros_like(total), where=total > 0)
-    snow = (ndsi > SNOW_NDSI) & (bands[_B08] > SNOW_NIR)
+    return np.divide(green - swir, total, out=np.zeros_like(total), where=total > 0)
+
+
+def _brightness(bands: NDArray[np.float32], frozen: NDArray[np.bool_]) -> NDArray[np.float32]:
+    snow = frozen & (bands[_B08] > SNOW_NIR)
     return np.where(snow, bands[_B08], np.float32(0.0)).astype(np.float32)
 
 
@@ -89,13 +97,13 @@ class Composer:
         if not clear.any():
             return
         self._n_clear += clear
-        score = snow_score(bands)
-        self._look(clear, score > 0, day)
+        frozen = snow_index(bands) > SNOW_NDSI
+        self._look(clear, frozen, day)
         if self.method == "median":
             self._kept.append((bands, clear, day))
             return
-        if self.method != "least_snow":
-            score = np.zeros_like(score)
+        least = self.method == "least_snow"
+        score = _brightness(bands, frozen) if least else np.zeros(clear.shape, np.float32)
         better = score < self._score
         if rank is not None:
             better |= (score == self._score) & (rank < self._rank)
@@ -110,8 +118,9 @@ class Composer:
         """How persistently each pixel (y, x) was frozen, and over how many dates that was seen.
 
         The first is the share, 0 to 1, of the dates with a clear look that showed snow or ice, NaN where
-        there was none; two scenes of a day are one look. Shares of days rather than of scenes, over late
-        summer, are what persistent ice is told by in Selkowitz and Forster (2016),
+        there was none; two scenes of a day are one look. It is told by NDSI alone: with a limit on the near
+        infrared, ice in shade would seem to be gone, and that water counts does not matter where ice was
+        mapped. Persistent ice is told by such shares in Selkowitz and Forster (2016),
         https://doi.org/10.3390/rs8010016.
         """
         shape = self._n_clear.shape

@@ -3,17 +3,17 @@
 ``evidence`` (layer, y, x) float16 lies beside the picture in ``OUT/quicklook.zarr/<year>/<epsg>``, NaN where
 nothing is known; a chunk a block. Each pixel is the mean of sixteen:
 
-========== ===========================================================================================
-ice        share of the mapped pixels that are clean or debris-covered ice
-debris     share of the mapped pixels that are debris-covered ice
-nir        near-infrared reflectance (B08) of the composite
-ndsi       (B03 - B11) / (B03 + B11) of the means of both bands of the composite
-day        date of the composite's image, in days from the first of January of the year
-persistence  share of the dates with a clear look that showed snow or ice
-dates      how many dates had a clear look
-velocity   surface speed in m/yr
-coherence  interferometric coherence
-========== ===========================================================================================
+=========== ===========================================================================================
+ice         share of the mapped pixels that are clean or debris-covered ice
+debris      share of the mapped pixels that are debris-covered ice
+nir         near-infrared reflectance (B08) of the composite
+ndsi        (B03 - B11) / (B03 + B11) of the means of both bands of the composite
+day         date of the composite's image, in days from the first of January of the year
+persistence share of the dates with a clear look that showed snow or ice
+dates       how many dates had a clear look
+velocity    surface speed in m/yr
+coherence   interferometric coherence
+=========== ===========================================================================================
 
 Like the picture it decides no pixel and may be deleted once a run is finished.
 """
@@ -27,7 +27,6 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 import xarray as xr
-import zarr
 from affine import Affine
 from numpy.typing import NDArray
 from shapely.geometry import Polygon
@@ -152,12 +151,10 @@ class Evidence:
 
     Args:
         zones: by EPSG code, as :func:`open_evidence` gives them.
-        year: of all of them.
     """
 
-    def __init__(self, zones: Mapping[int, xr.Dataset], year: int) -> None:
+    def __init__(self, zones: Mapping[int, xr.Dataset]) -> None:
         self._zones = dict(zones)
-        self.year = year
 
     def under(self, outline: Polygon) -> Cells:
         """The cells under an outline (degrees).
@@ -209,7 +206,9 @@ def _cells(shape: Polygon, seen: xr.Dataset) -> Iterator[Cells]:
     step = max(1, (rows[1] - rows[0]) * (cols[1] - cols[0]) // (16 * _MOST_CELLS))
     for first in range(rows[0], rows[1], _STRIP_ROWS):
         last = min(first + _STRIP_ROWS, rows[1])
-        weight = _coverage(shape, affine * Affine.translation(cols[0], first), (last - first, cols[1] - cols[0]))
+        weight = _coverage(
+            shape, affine * Affine.translation(cols[0], first), (last - first, cols[1] - cols[0])
+        )
         if not weight.any():
             continue
         inner = (slice(first, last), slice(*cols))
