@@ -40,6 +40,7 @@ from cryoscale.write.evidence import Evidence, open_evidence
 from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Description, Inventory
+from cryoscale.write.perennial import write_perennial
 from cryoscale.write.seams import seam_score_of_maps
 from cryoscale.write.succession import write_links
 from cryoscale.write.vectors import put_text, read_parts
@@ -70,6 +71,10 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
             draw(settings, out, folder / name, year, inventory, manifest)
         stage("linking the years")
         write_links(folder / "inventory", settings.years, rgi)
+        seen = {year: kept for year in settings.years if (kept := evidence_of(out, year)) is not None}
+        if len(seen) > 1:
+            stage("telling perennial from seasonal")
+            write_perennial(folder / "inventory", seen)
     stage("writing the report")  # it reads what now lies at its place
     write_report(settings, out)
     stage("writing the catalogue")

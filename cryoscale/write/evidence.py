@@ -31,7 +31,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from shapely.geometry import Polygon
 
-from cryoscale.grid import Block, transformer
+from cryoscale.grid import Block, transformer, zone_bounds_deg
 from cryoscale.write import quicklook, store
 from cryoscale.write.polygons import burned
 from cryoscale.write.zonal import CLEAN_ICE, DEBRIS, affine_of
@@ -41,7 +41,9 @@ LAYERS = quicklook.EVIDENCE
 _NODATA = 255
 _FASTEST_M_YR = 6e4
 """Speed above which float16 has no number; no ice is as fast by a factor of three."""
-_STRIP_ROWS = 64
+_STRIP_ROWS = 256
+_COLLAR_DEG = 0.1
+"""That maps may reach over the border of their zone: more than they do, 100 m, as far as 89 degrees north."""
 _MOST_CELLS = 400_000
 """Of one outline that are looked at, evenly spread: medians of more are no better."""
 
@@ -109,11 +111,13 @@ class Cells:
     """The cells of 40 m under one outline, each once, in any order.
 
     Attributes:
+        seen_fraction: share of the outline that was mapped; cells of which nothing was are not among these.
         weight: share of each that lies in the outline.
         layers: (layer, cell) of :data:`LAYERS`, NaN where nothing is known.
         rise_east, rise_north: of the surface, m/m; NaN beside a void.
     """
 
+    seen_fraction: float
     weight: NDArray[np.float32]
     layers: NDArray[np.float32]
     rise_east: NDArray[np.float32]
@@ -129,11 +133,6 @@ class Cells:
         known = np.isfinite(values) if where is None else np.isfinite(values) & where
         total = float(self.weight[known].sum())
         return float((values[known] * self.weight[known]).sum()) / total if total else math.nan
-
-    def known_share(self, name: str) -> float:
-        """Share of the outline where a layer is known."""
-        total = float(self.weight.sum())
-        return float(self.weight[np.isfinite(self[name])].sum()) / total if total else 0.0
 
     def median(self, name: str, where: NDArray[np.bool_] | None = None) -> float:
         """Median of a layer, weighted; NaN where nothing is known."""
@@ -163,13 +162,15 @@ class Evidence:
         """
         found = [_empty()]
         for epsg, seen in self._zones.items():
+            if not _is_near(outline, epsg):
+                continue
             to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
             shape = shapely.transform(outline, lambda xy, to=to_zone: np.column_stack(to.transform(*xy.T)))
-            if np.isfinite(shape.bounds).all():
-                found += _cells(shape, seen)
+            found += _cells(shape, seen)
         many = sum(part.weight.size for part in found)
         every = -(-many // _MOST_CELLS) if many else 1
         joined = Cells(
+            min(sum(part.seen_fraction for part in found), 1.0),
             np.concatenate([part.weight for part in found]),
             np.concatenate([part.layers for part in found], axis=1),
             np.concatenate([part.rise_east for part in found]),
@@ -178,9 +179,18 @@ class Evidence:
         return _every(joined, every)
 
 
+def _is_near(outline: Polygon, epsg: int) -> bool:
+    """Whether an outline (degrees) reaches where the map of a zone may."""
+    west, south, east, north = zone_bounds_deg(epsg)
+    left, bottom, right, top = outline.bounds
+    apart = (left + right - west - east) / 2
+    apart = abs(apart - 360.0 * round(apart / 360.0)) - (right - left + east - west) / 2
+    return apart < _COLLAR_DEG and bottom < north + _COLLAR_DEG and top > south - _COLLAR_DEG
+
+
 def _empty() -> Cells:
     none = np.empty(0, np.float32)
-    return Cells(none, np.empty((len(LAYERS), 0), np.float32), none, none)
+    return Cells(0.0, none, np.empty((len(LAYERS), 0), np.float32), none, none)
 
 
 def _every(cells: Cells, step: int) -> Cells:
@@ -188,7 +198,11 @@ def _every(cells: Cells, step: int) -> Cells:
     if step == 1:
         return cells
     return Cells(
-        cells.weight[::step], cells.layers[:, ::step], cells.rise_east[::step], cells.rise_north[::step]
+        cells.seen_fraction,
+        cells.weight[::step],
+        cells.layers[:, ::step],
+        cells.rise_east[::step],
+        cells.rise_north[::step],
     )
 
 
@@ -203,7 +217,7 @@ def _cells(shape: Polygon, seen: xr.Dataset) -> Iterator[Cells]:
     rows = max(math.floor(top), 0), min(math.ceil(bottom), height)
     if cols[0] >= cols[1]:
         return
-    step = max(1, (rows[1] - rows[0]) * (cols[1] - cols[0]) // (16 * _MOST_CELLS))
+    step = max(1, (rows[1] - rows[0]) * (cols[1] - cols[0]) // (4 * _MOST_CELLS))
     for first in range(rows[0], rows[1], _STRIP_ROWS):
         last = min(first + _STRIP_ROWS, rows[1])
         weight = _coverage(
@@ -215,7 +229,9 @@ def _cells(shape: Polygon, seen: xr.Dataset) -> Iterator[Cells]:
         layers = np.asarray(seen["evidence"][(slice(None), *inner)].values, np.float32)
         taken = (weight > 0) & np.isfinite(layers[LAYERS.index("ice")])
         rises = _rises(seen["elevation"], *inner, affine)
-        yield _every(Cells(weight[taken], layers[:, taken], *(rise[taken] for rise in rises)), step)
+        seen_m2 = float(weight[taken].sum()) * abs(affine.determinant)
+        part = Cells(seen_m2 / shape.area, weight[taken], layers[:, taken], *(rise[taken] for rise in rises))
+        yield _every(part, step)
 
 
 _FINER = 4
