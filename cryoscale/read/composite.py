@@ -49,7 +49,7 @@ def snow_index(bands: NDArray[np.float32]) -> NDArray[np.float32]:
     """NDSI of each pixel of ``bands`` (12, y, x), 0 where it is black."""
     green, swir = np.maximum(bands[_B03], 0.0), np.maximum(bands[_B11], 0.0)
     total = green + swir
-    return np.divide(green - swir, total, out=np.zeros_like(total), where=total > 0)
+    return np.asarray(np.divide(green - swir, total, out=np.zeros_like(total), where=total > 0), np.float32)
 
 
 def _brightness(bands: NDArray[np.float32], frozen: NDArray[np.bool_]) -> NDArray[np.float32]:

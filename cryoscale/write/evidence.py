@@ -185,7 +185,7 @@ def _is_near(outline: Polygon, epsg: int) -> bool:
     left, bottom, right, top = outline.bounds
     apart = (left + right - west - east) / 2
     apart = abs(apart - 360.0 * round(apart / 360.0)) - (right - left + east - west) / 2
-    return apart < _COLLAR_DEG and bottom < north + _COLLAR_DEG and top > south - _COLLAR_DEG
+    return bool(apart < _COLLAR_DEG and bottom < north + _COLLAR_DEG and top > south - _COLLAR_DEG)
 
 
 def _empty() -> Cells:
