@@ -142,21 +142,29 @@ def signs_of(cells: Cells, area_km2: float, slope_deg: float, lat_deg: float) ->
 def snow_fraction(cells: Cells, lat_deg: float) -> float:
     """Share, 0 to 1, of an outline that snow covered in the image under each of its cells.
 
-    A cell is under snow where its near-infrared reflectance, normalised to level ground, is above
-    :data:`SNOW_NIR`; snow and firn are one. Where reflectance does not rise with the light that falls in, the
-    image was corrected for terrain before and is taken as it is. Cells without reflectance, elevation or
-    date are left out; NaN where they are more than half.
+    Cells of which :func:`under_snow` tells nothing are left out; NaN where they are more than half.
+    """
+    snow = under_snow(cells, lat_deg)
+    known = np.isfinite(snow)
+    weight = float(cells.weight[known].sum())
+    if not weight or weight < 0.5 * float(cells.weight.sum()):
+        return math.nan
+    return float((cells.weight[known] * snow[known]).sum()) / weight
+
+
+def under_snow(cells: Cells, lat_deg: float) -> NDArray[np.float64]:
+    """Whether each cell was under snow in its image, 1 or 0; NaN without reflectance, elevation or date.
+
+    It was where its near-infrared reflectance, normalised to level ground, is above :data:`SNOW_NIR`; snow
+    and firn are one. Where reflectance does not rise with the light that falls in, the image was corrected
+    for terrain before and is taken as it is.
     """
     nir = cells["nir"].astype(np.float64)
     incoming, level = _sunlight(cells, lat_deg)
     known = np.isfinite(nir) & np.isfinite(incoming) & np.isfinite(level)
-    weight = cells.weight[known].astype(np.float64)
-    if weight.sum() < 0.5 * cells.weight.sum() or not known.any():
-        return math.nan
-    nir, incoming, level = nir[known], incoming[known], level[known]
-    if _rises_with(incoming, nir, weight):
+    if known.any() and _rises_with(incoming[known], nir[known], cells.weight[known].astype(np.float64)):
         nir = nir * (level + DIFFUSE) / (incoming + DIFFUSE)
-    return float(weight[nir > SNOW_NIR].sum() / weight.sum())
+    return np.where(known, nir > SNOW_NIR, np.nan)
 
 
 def _sunlight(cells: Cells, lat_deg: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -187,8 +195,9 @@ def judge(signs: Signs) -> Verdict:
     lost its coherence, or is partly under debris. With a sign of snow, it is likely if there is no sign of
     ice and at least :data:`CIRCUMSTANCES` of small, steep, bright, snow-covered and free of debris go with
     it; not if there are more signs of ice than of snow; and else doubtful. Without one it is not, unless it
-    is small, still, shows no bare ice, and has more such circumstances than that: it is doubtful then, even
-    if it lost its coherence, which fresh snow does too.
+    is small, shows no bare ice, has more such circumstances than that, and is still, or of unknown speed and
+    no sign of ice: it is doubtful then. What is still is so even if it lost its coherence, which fresh snow
+    does too.
     """
     snow, ice, circumstances, unknown = _signs(signs)
     evidence = f"snow: {_listed([*snow, *circumstances])}; ice: {_listed(ice)}; unknown: {_listed(unknown)}"
@@ -202,7 +211,8 @@ def judge(signs: Signs) -> Verdict:
         return Verdict(word, evidence)
     told = {sign.split()[0] for sign in (*snow, *ice, *circumstances)}
     # nothing but lost coherence tells such an outline from a patch that snow fell on between the images
-    undecided = told >= {"small", "still"} and told.isdisjoint({"moves", "debris", "bare"})
+    still = "still" in told or ("speed" in unknown and "decorrelated" not in told)
+    undecided = still and "small" in told and told.isdisjoint({"debris", "bare"})
     return Verdict(DOUBTFUL if undecided and len(circumstances) > CIRCUMSTANCES else NO, evidence)
 
 

@@ -99,7 +99,10 @@ def test_each_test_speaks_for_ice_on_its_own_side_of_its_limit(
     [
         ({"persistence": 0.4, "dates": 3.0}, LIKELY),
         ({"persistence": 0.4, "dates": 1.0}, None),  # of one date nothing is known
+        ({"persistence": 0.9, "dates": 3.0}, DOUBTFUL),  # snow may lie all season
+        ({"persistence": 0.9, "dates": 3.0, "area_km2": 2.0}, NO),
         ({"coherence": 0.7}, LIKELY),
+        ({"coherence": 0.2}, NO),
         ({"velocity_m_yr": 1.0}, DOUBTFUL),  # glacierets stand still, too
         ({"velocity_m_yr": 9.0}, NO),
         ({"velocity_m_yr": 9.0, "coherence": 0.7}, DOUBTFUL),
