@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -41,15 +42,18 @@ from cryoscale.write import (
     plates,
     quicklook,
     report,
+    snow,
     stac,
 )
 from cryoscale.write import map as picture
 from cryoscale.write.carried import KnownGlaciers, read_glaciers
 from cryoscale.write.coverage import Coverage
 from cryoscale.write.divides import DEM
+from cryoscale.write.evidence import Evidence, open_evidence
 from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Description, Inventory
+from cryoscale.write.perennial import write_perennial
 from cryoscale.write.product import About
 from cryoscale.write.seams import seam_score_of_maps
 from cryoscale.write.sheet import Plate
@@ -95,6 +99,10 @@ def redraw(
         stage("linking the years")
         coverage = {year: coverage_of(out, year) for year in settings.years}
         write_links(folder / "inventory", coverage, rgi)
+        seen = {year: kept for year in settings.years if (kept := evidence_of(out, year)) is not None}
+        if len(seen) > 1:
+            stage("telling perennial from seasonal")
+            write_perennial(folder / "inventory", seen)
         for year in years:
             made[year] = sorted({*settings.files, *files.kinds_of(out, year)})
             stage(f"writing files of {year}: {', '.join(made[year]) or 'none'}")
@@ -132,7 +140,7 @@ def write_inventory(
         found.write_outlines(parquet.with_name(f"{year}-complexes.parquet"))
         divider = Divider(ground, known) if settings.divides else Divider(None, None)
         divide_inventory(found, glaciers, divider, maps, settings.block_px)
-        glaciers.describe(_describer(ground, known))
+        glaciers.describe(_describer(ground, known, evidence_of(out, year)))
         glaciers.write(parquet, parquet.with_suffix(".gpkg"))
         glaciers.write_divides(parquet.with_name(f"{year}-intersects.parquet"))
         glaciers.write_hypsometry(parquet.with_name(f"{year}-hypsometry.csv"))
@@ -158,12 +166,15 @@ def about(settings: Settings, out: str, year: int, manifest: dict[str, Any]) -> 
 
 
 def _describer(
-    ground: Ground | None, known: KnownGlaciers | None
+    ground: Ground | None, known: KnownGlaciers | None, seen: Evidence | None
 ) -> Callable[[Polygon, str | None], Description]:
-    """What elevation and the RGI say of an outline, as far as the run has them."""
+    """What elevation, evidence and the RGI say of an outline, as far as the run has them."""
 
     def describe(outline: Polygon, source: str | None) -> Description:
         told = ground.under(outline) if ground is not None else Description({})
+        if seen is not None:
+            found = snow.columns_of(snow.signs_under(outline, seen, told.values.get("slope_deg", math.nan)))
+            told = replace(told, values={**told.values, **found})
         if known is None or source == DEM:  # flow divided it from the RGI's glaciers: it is none of them
             return told
         return replace(told, values={**told.values, **known.over(outline)})
@@ -187,6 +198,13 @@ def ground_of(settings: Settings, out: str, year: int) -> Ground | None:
     except (FileNotFoundError, KeyError):
         return None
     return Ground(elevations, _DEM_NAMES.get(name, name))
+
+
+def evidence_of(out: str, year: int) -> Evidence | None:
+    """What the run saw of a year's zones; None where it kept none of it or it is gone."""
+    found = {epsg: open_evidence(out, year, epsg) for epsg in mosaic.zones(out, year)}
+    kept = {epsg: seen for epsg, seen in found.items() if seen is not None}
+    return Evidence(kept) if kept else None
 
 
 def draw(

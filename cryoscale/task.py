@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import shapely
 import xarray as xr
+from numpy.typing import NDArray
 from pystac import Item
 
 from cryoscale.errors import IntegrityError
@@ -34,7 +35,7 @@ from cryoscale.read.inputs import ReadReport, read_inputs
 from cryoscale.region import ZoneRegion
 from cryoscale.room import room
 from cryoscale.settings import Composite, Loader, OnMissing, OnUnreadable
-from cryoscale.write import mosaic, quicklook
+from cryoscale.write import evidence, mosaic, quicklook
 
 NO_DATA = 255
 
@@ -166,6 +167,27 @@ def _no_pca() -> PcaBasis:
     return PcaBasis(np.zeros(12), np.zeros((3, 12)))
 
 
+def layers_shown(
+    inputs: xr.Dataset,
+    stack: xr.DataArray,
+    layers: Mapping[str, NDArray[Any]],
+    year: int,
+    part: tuple[slice, slice],
+) -> NDArray[np.float16]:
+    """The evidence (layer, y, x) of a block, which is ``part`` of its inputs and of their stack.
+
+    ``layers`` are those of its map: where they have no label, it is beside the region and shows nothing.
+    """
+    label = layers["label"]
+
+    def plane(name: str) -> NDArray[np.floating] | None:
+        # coherence of a pair is known only to the stack
+        found = stack.sel(channel=name) if name == "coherence" else inputs.get(name)
+        return None if found is None else np.where(label != NO_DATA, found.values[part], np.float32(np.nan))
+
+    return evidence.layers_of(plane, label, np.asarray(layers["source_date"]), year)
+
+
 ATTEMPTS = 3
 """How often a block may fail before it is set aside."""
 
@@ -208,6 +230,8 @@ def process_block(
             if name in inputs
         }
         quicklook.write_block(out, year, block, seen)
+        shown = layers_shown(inputs, stack, layers, year, (rows, cols))
+        evidence.write_block(out, year, block, shown)
     label = layers["label"]
     counts = np.bincount(label[label != NO_DATA].ravel(), minlength=layers["probability"].shape[0])
     shares = report.choice.shares(block.window) if report.choice else ()

@@ -27,8 +27,8 @@ from cryoscale.processor import cpu_s
 from cryoscale.read.inputs import ReadReport
 from cryoscale.read.raster import UnreadableError
 from cryoscale.settings import Settings
-from cryoscale.task import RunContext, Stopwatch, features_of
-from cryoscale.write import mosaic, quicklook
+from cryoscale.task import RunContext, Stopwatch, features_of, layers_shown
+from cryoscale.write import evidence, mosaic, quicklook
 
 BUDGET_S = 6.0
 """No further sample is begun after so long."""
@@ -129,7 +129,7 @@ def _sample(
     wanted = np.ascontiguousarray(stack.sel(channel=list(predictor.channels)).values)
     layers = _predicted(actor, wanted, outer, block, sums)
     if layers is not None:
-        _written(layers, inputs, outer, block, year, report, sums, predictor)
+        _written(layers, inputs, stack, outer, block, year, report, sums, predictor)
 
 
 def _predicted(
@@ -162,6 +162,7 @@ def _on_gpu(actor: ModelActor) -> bool:
 def _written(
     layers: dict[str, Any],
     inputs: Any,
+    stack: Any,
     outer: Window,
     block: Block,
     year: int,
@@ -188,6 +189,8 @@ def _written(
         with watch.stage("write"):
             record = mosaic.write_block(url, year, block, layers)
             quicklook.write_block(folder, year, block, seen)
+            shown = layers_shown(inputs, stack, layers, year, (rows, cols))
+            evidence.write_block(folder, year, block, shown)
         described = _size(Path(url), "zarr.json")
         mosaic.build_levels(url, year, block.epsg)
         level = sum(_size(path) for path in Path(url).rglob("x2/*/c"))

@@ -6,6 +6,7 @@ the statistics of a block, so that a pixel's value is the same in whatever block
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -41,10 +42,18 @@ def clear_mask(scl: NDArray[Any]) -> NDArray[np.bool_]:
 
 def snow_score(bands: NDArray[np.float32]) -> NDArray[np.float32]:
     """How bright the snow of each pixel of ``bands`` (12, y, x) is: B08 where there is snow, else 0."""
+    return _brightness(bands, snow_index(bands) > SNOW_NDSI)
+
+
+def snow_index(bands: NDArray[np.float32]) -> NDArray[np.float32]:
+    """NDSI of each pixel of ``bands`` (12, y, x), 0 where it is black."""
     green, swir = np.maximum(bands[_B03], 0.0), np.maximum(bands[_B11], 0.0)
     total = green + swir
-    ndsi = np.divide(green - swir, total, out=np.zeros_like(total), where=total > 0)
-    snow = (ndsi > SNOW_NDSI) & (bands[_B08] > SNOW_NIR)
+    return np.asarray(np.divide(green - swir, total, out=np.zeros_like(total), where=total > 0), np.float32)
+
+
+def _brightness(bands: NDArray[np.float32], frozen: NDArray[np.bool_]) -> NDArray[np.float32]:
+    snow = frozen & (bands[_B08] > SNOW_NIR)
     return np.where(snow, bands[_B08], np.float32(0.0)).astype(np.float32)
 
 
@@ -68,6 +77,7 @@ class Composer:
         self._score: NDArray[np.float32] = np.full(shape, np.inf, np.float32)
         self._rank: NDArray[np.float32] = np.full(shape, np.inf, np.float32)
         self._kept: list[tuple[NDArray[np.float32], NDArray[np.bool_], int]] = []
+        self._looks: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
 
     def add(
         self,
@@ -87,10 +97,13 @@ class Composer:
         if not clear.any():
             return
         self._n_clear += clear
+        frozen = snow_index(bands) > SNOW_NDSI
+        self._look(clear, frozen, day)
         if self.method == "median":
             self._kept.append((bands, clear, day))
             return
-        score = snow_score(bands) if self.method == "least_snow" else np.zeros(clear.shape, np.float32)
+        least = self.method == "least_snow"
+        score = _brightness(bands, frozen) if least else np.zeros(clear.shape, np.float32)
         better = score < self._score
         if rank is not None:
             better |= (score == self._score) & (rank < self._rank)
@@ -100,6 +113,30 @@ class Composer:
             np.copyto(self._rank, rank, where=take)
         np.copyto(self._bands, bands, where=take[None])
         self._date[take] = day
+
+    def persistence(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """How persistently each pixel (y, x) was frozen, and over how many dates that was seen.
+
+        The first is the share, 0 to 1, of the dates with a clear look that showed snow or ice, NaN where
+        there was none; two scenes of a day are one look. It is told by NDSI alone: with a limit on the near
+        infrared, ice in shade would seem to be gone, and that water counts does not matter where ice was
+        mapped. Persistent ice is told by such shares in Selkowitz and Forster (2016),
+        https://doi.org/10.3390/rs8010016.
+        """
+        shape = self._n_clear.shape
+        dates, frozen = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        for seen, cold in self._looks.values():
+            dates += _unpacked(seen, shape)
+            frozen += _unpacked(cold, shape)
+        share = np.divide(frozen, dates, out=np.full(shape, np.nan, np.float32), where=dates > 0)
+        return share, dates
+
+    def _look(self, clear: NDArray[np.bool_], frozen: NDArray[np.bool_], day: int) -> None:
+        """Note a look; a bit a pixel and day, since a season may have many days."""
+        seen, cold = np.packbits(clear), np.packbits(clear & frozen)
+        if day in self._looks:  # the neighbour in the same pass: what either shows, that day shows
+            seen, cold = (new | old for new, old in zip((seen, cold), self._looks[day], strict=True))
+        self._looks[day] = seen, cold
 
     def result(self) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.uint16]]:
         """Bands (12, y, x), source date and number of clear scenes (y, x)."""
@@ -111,6 +148,10 @@ class Composer:
             middle = np.floor(masked_median(days))
             self._date = np.where(np.isnan(middle), NO_DATE, middle).astype(np.int32)
         return self._bands, self._date, self._n_clear
+
+
+def _unpacked(bits: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.unpackbits(bits, count=math.prod(shape)).reshape(shape)
 
 
 def masked_median(stack: NDArray[Any]) -> NDArray[Any]:

@@ -69,7 +69,14 @@ def read_optical(
     if not session.each("optical", ranked, use):
         return {}
     merged, date, n_clear = composer.result()
-    return {**dict(zip(S2_BANDS, merged, strict=True)), "source_date": date, "n_clear": n_clear}
+    share, dates = composer.persistence()
+    return {
+        **dict(zip(S2_BANDS, merged, strict=True)),
+        "source_date": date,
+        "n_clear": n_clear,
+        "persistence": share,
+        "clear_dates": dates,
+    }
 
 
 def _choice(

@@ -12,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
-Source = Literal["map", "elevation model", "RGI", "run"]
+Source = Literal["map", "elevation model", "evidence", "RGI", "run"]
 
 _TEXT, _WHOLE, _REAL, _DATE = "string", "Int32", "float64", "datetime64[ms]"
 _DATATYPES = {_TEXT: "str", _WHOLE: "int", "int16": "int", "Int64": "int", _REAL: "float", "bool": "bool"}
@@ -264,9 +264,61 @@ COLUMNS: tuple[Column, ...] = (
         "snow_fraction",
         _REAL,
         "",
-        "map",
+        "evidence",
         "Share under snow",
-        "Share of the outline that snow covered in its image, 0-1; empty where it was not told.",
+        "Share of the outline that snow or firn covered in its image, 0-1: near-infrared reflectance, "
+        "normalised to level ground, above 0.4; empty where it was not told.",
+    ),
+    Column(
+        "snow_persistence",
+        _REAL,
+        "",
+        "evidence",
+        "Persistence of snow and ice",
+        "Mean share of the season's clear dates on which the ground that is not under debris was snow or "
+        "ice, 0-1; of one date it tells nothing.",
+    ),
+    Column(
+        "clear_dates",
+        _WHOLE,
+        "",
+        "evidence",
+        "Clear dates",
+        "Median number of dates with a clear look, over which persistence was counted.",
+    ),
+    Column(
+        "ndsi",
+        _REAL,
+        "",
+        "evidence",
+        "Mean NDSI",
+        "Normalised difference snow index of the image, where not under debris.",
+    ),
+    Column("velocity_m_yr", _REAL, "m yr-1", "evidence", "Median surface speed", "Of the velocity mosaic."),
+    Column(
+        "coherence",
+        _REAL,
+        "",
+        "evidence",
+        "Median coherence",
+        "Of the radar pair, 0-1: ice decorrelates, the ground under a snow patch does not.",
+    ),
+    Column(
+        "seasonal_snow",
+        _TEXT,
+        "",
+        "evidence",
+        "Looks like seasonal snow",
+        "no, doubtful or likely; empty where none of persistence, speed and coherence is known. Outlines are "
+        "flagged, none is left out.",
+    ),
+    Column(
+        "snow_evidence",
+        _TEXT,
+        "",
+        "evidence",
+        "Evidence for and against snow",
+        "The tests that spoke for snow and for ice, with what was measured, and those that lacked it.",
     ),
     Column(
         "divide_source",
@@ -292,7 +344,9 @@ COLUMNS: tuple[Column, ...] = (
 """In the order of the files, those of the RGI first."""
 
 TOLD: tuple[Column, ...] = tuple(
-    column for column in COLUMNS if column.source in ("elevation model", "RGI") or column.name == "dem_source"
+    column
+    for column in COLUMNS
+    if column.source in ("elevation model", "evidence", "RGI") or column.name == "dem_source"
 )
 """Those that neither the map nor the run alone can fill."""
 

@@ -1,9 +1,10 @@
-"""A quarter-resolution true-colour picture and relief of what a run saw, for maps and reports.
+"""A quarter-resolution true-colour picture and relief of what a run saw, for maps, reports and inventories.
 
 ``OUT/quicklook.zarr/<year>/<epsg>``: ``B04``, ``B03``, ``B02`` (reflectance) and ``elevation`` (m),
-float32 at 40 m, each pixel the mean of sixteen. One shard a block as in the mosaic, so that blocks
-write side by side. It decides no pixel: no checksum is kept of it, and it may be deleted once a run is
-finished; inventories that are made again without it lack what only elevation tells.
+float32 at 40 m, each pixel the mean of sixteen, and the ``evidence`` of :mod:`cryoscale.write.evidence`. One
+shard a block as in the mosaic, so that blocks write side by side. It decides no pixel: no checksum is kept
+of it, and it may be deleted once a run is finished; inventories that are made again without it lack what
+only elevation and evidence tell.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from cryoscale.write import store
 
 FACTOR = 4
 LAYERS = ("B04", "B03", "B02", "elevation")
+EVIDENCE = ("ice", "debris", "nir", "ndsi", "day", "persistence", "dates", "velocity", "coherence")
+"""Layers of the array ``evidence``, see :mod:`cryoscale.write.evidence`."""
 
 
 def url_of(out: str) -> str:
@@ -45,6 +48,17 @@ def create(out: str, *, year: int, window: Window, block_px: int) -> None:
             dimension_names=("y", "x"),
             overwrite=True,
         )
+    group.create_array(
+        "evidence",
+        shape=(len(EVIDENCE), *shape),
+        dtype="float16",
+        chunks=(len(EVIDENCE), size, size),
+        fill_value=float("nan"),
+        compressors=store.COMPRESSOR,
+        dimension_names=("layer", "y", "x"),
+        attributes={"layers": list(EVIDENCE)},
+        overwrite=True,
+    )
     y, x = (axis.reshape(-1, FACTOR).mean(axis=1) for axis in window.coordinates())
     store.create_axes(group, y, x, window.epsg)
     place = [window.row, window.col, window.height, window.width]
@@ -53,6 +67,14 @@ def create(out: str, *, year: int, window: Window, block_px: int) -> None:
 
 def write_block(out: str, year: int, block: Block, layers: Mapping[str, NDArray[np.float32]]) -> None:
     """Thin the block's layers (y, x) at 10 m, where given, and write them in their place."""
+    group, place = place_of(out, year, block)
+    for name in LAYERS:
+        if name in layers:
+            group[name][place] = thinned(layers[name])  # type: ignore[index]
+
+
+def place_of(out: str, year: int, block: Block) -> tuple[zarr.Group, tuple[slice, slice]]:
+    """The quicklook of a block's year and zone, to write in, and the block's rows and columns in it."""
     group = zarr.open_group(
         store.open_overwriting(url_of(out)),
         path=f"{year}/{block.epsg}",
@@ -62,10 +84,8 @@ def write_block(out: str, year: int, block: Block, layers: Mapping[str, NDArray[
     )
     row, col, height, width = (int(v) for v in group.attrs["cryoscale:window"])  # type: ignore[union-attr,arg-type]
     outer = Window(block.epsg, row, col, height, width)
-    place = tuple(slice(s.start // FACTOR, s.stop // FACTOR) for s in block.window.slices_in(outer))
-    for name in LAYERS:
-        if name in layers:
-            group[name][place] = thinned(layers[name])  # type: ignore[index]
+    rows, cols = (slice(s.start // FACTOR, s.stop // FACTOR) for s in block.window.slices_in(outer))
+    return group, (rows, cols)
 
 
 def thinned(layer: NDArray[np.float32]) -> NDArray[np.float32]:

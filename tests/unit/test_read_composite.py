@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from cryoscale.read.assets import S2_BANDS
-from cryoscale.read.composite import clear_mask, composite, masked_median, scene_order
+from cryoscale.read.composite import Composer, clear_mask, composite, masked_median, scene_order
 
 METHODS = ("best_scene", "median", "least_snow")
 B03, B08, B11 = (S2_BANDS.index(name) for name in ("B03", "B08", "B11"))
@@ -130,3 +130,27 @@ def test_the_median_leaves_gaps_out() -> None:
         warnings.simplefilter("ignore", RuntimeWarning)  # the pixel without any value
         want = np.nanmedian(stack, axis=0)
     np.testing.assert_allclose(masked_median(stack), want, rtol=1e-6, atol=1e-7)
+
+
+def scene(ndsi: float, nir: float, shape: tuple[int, int] = (3, 5)) -> np.ndarray:
+    """A scene (12, y, x) of one index and near-infrared reflectance."""
+    bands = np.full((len(S2_BANDS), *shape), 0.1, np.float32)
+    bands[S2_BANDS.index("B03")], bands[S2_BANDS.index("B11")] = 0.1 * (1 + ndsi), 0.1 * (1 - ndsi)
+    bands[S2_BANDS.index("B08")] = nir
+    return bands
+
+
+@pytest.mark.parametrize("method", ["best_scene", "least_snow", "median"])
+def test_persistence_is_the_share_of_clear_days_with_snow_or_ice_and_a_day_counts_once(method: str) -> None:
+    shape = (3, 5)
+    everywhere, left = np.ones(shape, bool), np.zeros(shape, bool)
+    left[:, :2] = True
+    composer = Composer(method, shape)
+    composer.add(scene(0.8, 0.7), everywhere, 100)
+    composer.add(scene(0.0, 0.2), left, 103)
+    composer.add(scene(0.8, 0.05), everywhere, 105)  # in shade
+    composer.add(scene(0.8, 0.7), left, 100)  # the neighbour in the pass of the first day
+    share, dates = composer.persistence()
+    np.testing.assert_array_equal(dates, np.where(left, 3, 2))
+    np.testing.assert_allclose(share, np.where(left, 2 / 3, 1.0))
+    assert np.isnan(Composer(method, shape).persistence()[0]).all()
