@@ -34,13 +34,16 @@ from cryoscale.settings import Settings
 from cryoscale.write import bootstrap, columns, mosaic, outlines, quicklook, report, stac
 from cryoscale.write import map as picture
 from cryoscale.write.carried import KnownGlaciers, read_glaciers
+from cryoscale.write.displacement import write_displacements
 from cryoscale.write.divides import DEM
+from cryoscale.write.fronts import Finder, Fronts, find_fronts
 from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Description, Inventory
 from cryoscale.write.seams import seam_score_of_maps
 from cryoscale.write.succession import write_links
 from cryoscale.write.vectors import put_text, read_parts
+from cryoscale.write.waters import Waters
 
 _SCENES_LINKED = 1000
 """Scenes of a year that a map's STAC item names; it says how many more the frozen catalogue has."""
@@ -68,6 +71,7 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
             draw(settings, out, folder / name, year, inventory, manifest)
         stage("linking the years")
         write_links(folder / "inventory", settings.years, rgi)
+        write_displacements(folder / "inventory", settings.years)
     stage("writing the report")  # it reads what now lies at its place
     write_report(settings, out)
     stage("writing the catalogue")
@@ -101,7 +105,11 @@ def write_inventory(
         divider = Divider(ground, known) if settings.divides else Divider(None, None)
         divide_inventory(found, glaciers, divider, maps, settings.block_px)
         glaciers.describe(_describer(ground, known))
-        glaciers.write(parquet, parquet.with_suffix(".gpkg"))
+        elevations = {} if ground is None else ground.elevations
+        with Waters(maps, elevations, settings.block_px) as waters, Fronts(year) as fronts:
+            find_fronts(glaciers, Finder(maps, waters), ground, fronts)
+            glaciers.write(parquet, parquet.with_suffix(".gpkg"), {"fronts": fronts.frames()})
+            fronts.write(parquet.with_name(f"{year}-fronts.parquet"))
         glaciers.write_divides(parquet.with_name(f"{year}-intersects.parquet"))
         glaciers.write_hypsometry(parquet.with_name(f"{year}-hypsometry.csv"))
     region = json.dumps(bootstrap.region_of(read_parts(str(parquet), bootstrap.COLUMNS)), indent=2)

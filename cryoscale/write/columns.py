@@ -119,9 +119,11 @@ COLUMNS: tuple[Column, ...] = (
         "term_type",
         _WHOLE,
         "",
-        "RGI",
+        "map",
         "Terminus type",
-        f"0 land, 1 sea, 2 lake, 3 ice shelf, 9 not assigned. {_MATCH}",
+        "0 land, 1 sea, 2 lake, 3 ice shelf, 9 not assigned. By the water along at least a tenth of the "
+        "outline around its lowest point; where the map cannot say, and for ice shelves, that of the RGI "
+        "glacier that has most of its area in common with this outline.",
     ),
     Column("glac_name", _TEXT, "", "RGI", "Glacier name", _MATCH),
     Column(
@@ -292,7 +294,9 @@ COLUMNS: tuple[Column, ...] = (
 """In the order of the files, those of the RGI first."""
 
 TOLD: tuple[Column, ...] = tuple(
-    column for column in COLUMNS if column.source in ("elevation model", "RGI") or column.name == "dem_source"
+    column
+    for column in COLUMNS
+    if column.source in ("elevation model", "RGI") or column.name in ("dem_source", "term_type")
 )
 """Those that neither the map nor the run alone can fill."""
 
