@@ -1,9 +1,9 @@
 """The axis along which a front moves, and places in its box: how far along it, how far to the side.
 
 The axis of a terminus is that of the curvilinear box of Lea et al. (2014,
-https://doi.org/10.3189/2014JoG13J061): the glacier's centre line, whose last part, over as much as the front
-is wide, is replaced by a straight line to the middle of the front, since it ends at the lowest point, which
-may be any on a level shore. Any other front has a straight axis at right angles to the chord between its ends.
+https://doi.org/10.3189/2014JoG13J061): the glacier's centre line, whose last part, over twice the front's
+width, is replaced by a straight line to the middle of the front, since it ends at the lowest point, which may be
+any on a level shore. Any other front has a straight axis at right angles to the chord of its ends.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ _STEP_M = 5.0
 """Longest edge of a front where the axis is bent."""
 _KEPT_M = 5000.0
 """Of the centre line above a front."""
-_STRAY_M = 20.0
+_STRAY_M = 5.0
 """An axis may stray so far from its centre line for fewer vertices."""
+_LED_WIDTHS, _LEAST_WIDTHS = 2.0, 1.0
 _DECIMALS = 7
 
 
@@ -51,13 +52,16 @@ def _in_metres(front: MultiLineString) -> tuple[int, MultiLineString]:
 
 
 def along(main: LineString, front: MultiLineString) -> LineString | None:
-    """A centre line, from its head, led to the middle of a front and beyond (m); None if it is too short."""
+    """A centre line, from its head, led to the middle of a front and beyond (m).
+
+    None if it has less than three times the front's width: what is as wide as long has no direction.
+    """
     width = _width_m(front)
     middle = np.array(shapely.line_interpolate_point(_longest(front), 0.5, normalized=True).coords[0])
     vertices = np.asarray(shapely.get_coordinates(main), np.float64)
-    near = shapely.distance(shapely.points(vertices), front) < width
+    near = shapely.distance(shapely.points(vertices), front) < _LED_WIDTHS * width
     above = vertices[: int(np.argmax(near)) if near.any() else len(vertices)]
-    if len(above) < 2:
+    if len(above) < 2 or LineString(above).length < _LEAST_WIDTHS * width:
         return None
     kept = shapely.simplify(LineString(above), _STRAY_M)
     kept = substring(kept, max(kept.length - _KEPT_M, 0.0), kept.length)

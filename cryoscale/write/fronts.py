@@ -6,8 +6,8 @@ counts), in the outline's own vertices, of at least 50 m. It has the date of the
 Whether a glacier ends there follows the guide to the RGI's lake-terminating glaciers
 (https://github.com/GLIMS-RGI/lake_terminating; Steiner et al. 2025, https://doi.org/10.5194/essd-2025-315),
 whose categories 2 and 3 together are its "yes": water along a tenth or more of the terminus. The terminus is
-taken as the part of the outer ring, divides left out, within a fifth of the glacier's length of its lowest
-point, but no less than 200 m and no more than the guide's 1 km; a lake at a flank farther up is none.
+taken as the part of the outer ring, divides left out, that is no farther from its lowest point than the
+tongue is wide, at least 100 m and at most the guide's 1 km; a lake at a flank farther up is none.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from numpy.typing import NDArray
 from pyproj import Geod
 from shapely.geometry import MultiLineString, Point, Polygon
 
+from cryoscale.write import zones
 from cryoscale.write.arrays import NODATA
 from cryoscale.write.axes import axis_of
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Inventory, Shaped
+from cryoscale.write.polygons import explode
 from cryoscale.write.scratch import Scratch
 from cryoscale.write.shores import NONE, Crossings, Lattice, Stretch, open_chains, stretches
 from cryoscale.write.vectors import frame_of, write_parts
@@ -42,7 +44,7 @@ LAND, SEA, LAKE, SHELF, NOT_ASSIGNED = 0, 1, 2, 3, 9
 """Terminus types of the RGI 7."""
 LEAST_SHARE = 0.1
 """Of the terminus along water, from which on a glacier ends in it."""
-_REACH_OF_LENGTH, _REACH_LEAST_M, _REACH_MOST_M = 0.2, 200.0, 1000.0
+_REACH_LEAST_M, _REACH_MOST_M = 100.0, 1000.0
 _CODES = {"sea": SEA, "lake": LAKE}
 _GEOD = Geod(ellps="WGS84")
 _M_PER_DEG = 111_195.0
@@ -204,14 +206,24 @@ class Finder:
 
 
 def _terminal_area(one: Shaped) -> Polygon | None:
-    """What is near the lowest point of a glacier (degrees), an ellipse that is a circle on the ground."""
+    """What is near the lowest point of a glacier, in degrees.
+
+    The width of its tongue is the area that it has within 1 km of that point, or within its length where that
+    is less, over that distance.
+    """
     if one.terminus is None:
         return None
-    lon, lat = one.terminus
-    reach_m = np.clip(_REACH_OF_LENGTH * (one.lmax_m or 0.0), _REACH_LEAST_M, _REACH_MOST_M)
-    north = float(reach_m) / _M_PER_DEG
-    circle = Point(0.0, 0.0).buffer(1.0, quad_segs=32)
-    return shapely.transform(circle, lambda xy: (lon, lat) + xy * (north / np.cos(np.deg2rad(lat)), north))
+    around_m = float(np.clip(one.lmax_m or _REACH_MOST_M, _REACH_LEAST_M, _REACH_MOST_M))
+    tongue = explode(shapely.intersection(one.outline, _circle(one.terminus, around_m)))
+    width_m = float(zones.area_km2(tongue).sum()) * 1e6 / around_m
+    return _circle(one.terminus, float(np.clip(width_m, _REACH_LEAST_M, _REACH_MOST_M)))
+
+
+def _circle(centre: tuple[float, float], radius_m: float) -> Polygon:
+    """On the ground; an ellipse in degrees."""
+    north = radius_m / _M_PER_DEG
+    scale = np.array([north / np.cos(np.deg2rad(centre[1])), north])
+    return shapely.transform(Point(0.0, 0.0).buffer(1.0, quad_segs=32), lambda xy: centre + xy * scale)
 
 
 def _length_m(line: shapely.Geometry) -> float:
@@ -251,10 +263,10 @@ class Fronts(Scratch):
         super().__init__(_TABLES)
         self._year = year
 
-    def add(self, glacier: str, front: Front, axis: str) -> None:
-        """Take up a front of the glacier with this identifier; its axis as WKT, empty where there is none."""
+    def add(self, glacier: str, front: Front, at_terminus: bool, axis: str) -> None:
+        """Take up a front of the glacier with this identifier, and its axis as WKT."""
         row = (
-            *(glacier, front.water.kind, front.at_terminus_m > 0, front.length_m),
+            *(glacier, front.water.kind, at_terminus, front.length_m),
             *(front.days or (None, None, None)),
             *(front.water.number, front.water.area_km2, front.water.zmean_m, axis),
             *front.line.bounds,
@@ -298,5 +310,7 @@ def find_fronts(glaciers: Inventory, finder: Finder, ground: Ground | None, fron
     for one in glaciers.shaped():
         found, terminus = finder.fronts_of(one)
         glaciers.set_term_type(one.number, term_type(found, terminus, one.term_type))
+        least_m = np.inf if terminus is None else LEAST_SHARE * terminus.perimeter_m
         for front in found:
-            fronts.add(one.name, front, axis_of(front.line, front.at_terminus_m > 0, one.outline, ground))
+            ends = front.at_terminus_m >= max(least_m, np.finfo(float).tiny)
+            fronts.add(one.name, front, ends, axis_of(front.line, ends, one.outline, ground))
