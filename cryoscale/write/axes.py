@@ -2,8 +2,8 @@
 
 The axis of a terminus is that of the curvilinear box of Lea et al. (2014,
 https://doi.org/10.3189/2014JoG13J061): the glacier's centre line, whose last part, over twice the front's
-width, is replaced by a straight line to the middle of the front, since it ends at the lowest point, which may be
-any on a level shore. Any other front has a straight axis at right angles to the chord of its ends.
+width, is replaced by a straight line to the middle of the front, since it ends at the lowest point, which may
+be any on a level shore. Any other front has a straight axis at right angles to the chord of its ends.
 """
 
 from __future__ import annotations

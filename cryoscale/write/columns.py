@@ -12,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
-Source = Literal["map", "elevation model", "RGI", "run"]
+Source = Literal["map", "elevation model", "RGI", "map or RGI", "run"]
 
 _TEXT, _WHOLE, _REAL, _DATE = "string", "Int32", "float64", "datetime64[ms]"
 _DATATYPES = {_TEXT: "str", _WHOLE: "int", "int16": "int", "Int64": "int", _REAL: "float", "bool": "bool"}
@@ -119,7 +119,7 @@ COLUMNS: tuple[Column, ...] = (
         "term_type",
         _WHOLE,
         "",
-        "map",
+        "map or RGI",
         "Terminus type",
         "0 land, 1 sea, 2 lake, 3 ice shelf, 9 not assigned. By the water along at least a tenth of the "
         "outline around its lowest point; where the map cannot say, and for ice shelves, that of the RGI "
@@ -296,7 +296,7 @@ COLUMNS: tuple[Column, ...] = (
 TOLD: tuple[Column, ...] = tuple(
     column
     for column in COLUMNS
-    if column.source in ("elevation model", "RGI") or column.name in ("dem_source", "term_type")
+    if column.source in ("elevation model", "RGI", "map or RGI") or column.name == "dem_source"
 )
 """Those that neither the map nor the run alone can fill."""
 
