@@ -48,8 +48,10 @@ from cryoscale.write import (
 from cryoscale.write import map as picture
 from cryoscale.write.carried import KnownGlaciers, read_glaciers
 from cryoscale.write.coverage import Coverage
+from cryoscale.write.displacement import write_displacements
 from cryoscale.write.divides import DEM
 from cryoscale.write.evidence import Evidence, open_evidence
+from cryoscale.write.fronts import Finder, Fronts, find_fronts
 from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Description, Inventory
@@ -59,6 +61,7 @@ from cryoscale.write.seams import seam_score_of_maps
 from cryoscale.write.sheet import Plate
 from cryoscale.write.succession import write_links
 from cryoscale.write.vectors import put_text, read_parts
+from cryoscale.write.waters import Waters
 
 _SCENES_LINKED = 1000
 """Scenes of a year that a map's STAC item names; it says how many more the frozen catalogue has."""
@@ -99,6 +102,7 @@ def redraw(
         stage("linking the years")
         coverage = {year: coverage_of(out, year) for year in settings.years}
         write_links(folder / "inventory", coverage, rgi)
+        write_displacements(folder / "inventory", settings.years)
         seen = {year: kept for year in settings.years if (kept := evidence_of(out, year)) is not None}
         if len(seen) > 1:
             stage("telling perennial from seasonal")
@@ -141,7 +145,11 @@ def write_inventory(
         divider = Divider(ground, known) if settings.divides else Divider(None, None)
         divide_inventory(found, glaciers, divider, maps, settings.block_px)
         glaciers.describe(_describer(ground, known, evidence_of(out, year)))
-        glaciers.write(parquet, parquet.with_suffix(".gpkg"))
+        elevations = {} if ground is None else ground.elevations
+        with Waters(maps, elevations, settings.block_px) as waters, Fronts(year) as fronts:
+            find_fronts(glaciers, Finder(maps, waters), ground, fronts)
+            glaciers.write(parquet, parquet.with_suffix(".gpkg"), {"fronts": fronts.frames()})
+            fronts.write(parquet.with_name(f"{year}-fronts.parquet"))
         glaciers.write_divides(parquet.with_name(f"{year}-intersects.parquet"))
         glaciers.write_hypsometry(parquet.with_name(f"{year}-hypsometry.csv"))
     region = json.dumps(bootstrap.region_of(read_parts(str(parquet), bootstrap.COLUMNS)), indent=2)

@@ -18,7 +18,7 @@ from cryoscale.write import zones
 from cryoscale.write.columns import COLUMNS
 from cryoscale.write.polygons import PolygonArray, explode
 
-CARRIED: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.source == "RGI")
+CARRIED: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.source.endswith("RGI"))
 """The columns that are carried over, by the names of the RGI 7."""
 
 LEAST_KM2 = 200e-6

@@ -12,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
-Source = Literal["map", "elevation model", "evidence", "RGI", "run"]
+Source = Literal["map", "elevation model", "evidence", "RGI", "map or RGI", "run"]
 
 _TEXT, _WHOLE, _REAL, _DATE = "string", "Int32", "float64", "datetime64[ms]"
 _DATATYPES = {_TEXT: "str", _WHOLE: "int", "int16": "int", "Int64": "int", _REAL: "float", "bool": "bool"}
@@ -119,9 +119,11 @@ COLUMNS: tuple[Column, ...] = (
         "term_type",
         _WHOLE,
         "",
-        "RGI",
+        "map or RGI",
         "Terminus type",
-        f"0 land, 1 sea, 2 lake, 3 ice shelf, 9 not assigned. {_MATCH}",
+        "0 land, 1 sea, 2 lake, 3 ice shelf, 9 not assigned. By the water along at least a tenth of the "
+        "outline around its lowest point; where the map cannot say, and for ice shelves, that of the RGI "
+        "glacier that has most of its area in common with this outline.",
     ),
     Column("glac_name", _TEXT, "", "RGI", "Glacier name", _MATCH),
     Column(
@@ -346,7 +348,7 @@ COLUMNS: tuple[Column, ...] = (
 TOLD: tuple[Column, ...] = tuple(
     column
     for column in COLUMNS
-    if column.source in ("elevation model", "evidence", "RGI") or column.name == "dem_source"
+    if column.source in ("elevation model", "evidence", "RGI", "map or RGI") or column.name == "dem_source"
 )
 """Those that neither the map nor the run alone can fill."""
 

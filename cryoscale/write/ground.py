@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import shapely
 import xarray as xr
 from pyproj import Proj
 from scipy import ndimage
-from shapely.geometry import Polygon
+from shapely.geometry import LineString, Polygon
 
 from cryoscale.grid import transformer, utm_epsg, zone_bounds_deg
 from cryoscale.write.centreline import centreline
@@ -27,6 +28,8 @@ from cryoscale.write.zonal import affine_of
 _HELD_PX = 4_000_000
 """Of the elevation over one outline, held at once; over a larger one it is read strip by strip."""
 _MARGIN_PX = 2
+
+_Shape = TypeVar("_Shape", Polygon, LineString)
 
 
 class Ground:
@@ -45,8 +48,7 @@ class Ground:
         """The columns of the elevation model and the hypsometry of one outline (degrees)."""
         centre = shapely.point_on_surface(outline)
         epsg = self.zone_of(centre.x, centre.y)
-        to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
-        shape = shapely.transform(outline, lambda xy: np.column_stack(to_zone.transform(*xy.T)))
+        shape = _projected(outline, "EPSG:4326", f"EPSG:{epsg}")
         elevation = self._over(shape, epsg)
         if elevation is None:
             return Description({"dem_void_fraction": 1.0})
@@ -70,6 +72,20 @@ class Ground:
             "dem_void_fraction": found.void_fraction,
         }
         return Description(columns, found.hypsometry)
+
+    @property
+    def elevations(self) -> Mapping[int, xr.DataArray]:
+        """By EPSG code, as they were given."""
+        return self._elevations
+
+    def main_line(self, outline: Polygon, epsg: int) -> LineString | None:
+        """The main centre line (m of a zone) of one outline (degrees), from its head, if there is one."""
+        centre = shapely.point_on_surface(outline)
+        home = self.zone_of(centre.x, centre.y)
+        shape = _projected(outline, "EPSG:4326", f"EPSG:{home}")
+        elevation = self._over(shape, home)
+        line = None if elevation is None else centreline(shape, elevation)
+        return None if line is None else _projected(line.line, f"EPSG:{home}", f"EPSG:{epsg}")
 
     def around(self, shape: Polygon, epsg: int, margin_m: float) -> xr.DataArray | None:
         """Elevation (y, x) over a shape (m) of a zone and a margin, in memory; None where there is none."""
@@ -108,6 +124,11 @@ class Ground:
         for other, part in others.items():
             _fill(whole, epsg, part, other)
         return whole
+
+
+def _projected(shape: _Shape, crs: str, to: str) -> _Shape:
+    convert = transformer(crs, to)
+    return shapely.transform(shape, lambda xy: np.column_stack(convert.transform(*xy.T)))
 
 
 def _cut(elevation: xr.DataArray, bounds: tuple[float, float, float, float]) -> xr.DataArray | None:

@@ -58,6 +58,8 @@ _INDICES = """
 CREATE INDEX IF NOT EXISTS by_size ON glaciers (area DESC, cenlat DESC, cenlon DESC);
 CREATE INDEX IF NOT EXISTS by_name ON glaciers (name, area DESC, cenlat DESC, cenlon DESC);
 CREATE INDEX IF NOT EXISTS by_glacier ON debris (glacier);
+CREATE INDEX IF NOT EXISTS by_one ON divides (one);
+CREATE INDEX IF NOT EXISTS by_other ON divides (other);
 """
 _NAME = """g.name || coalesce('-' || (1 + nullif((SELECT count(*) FROM glaciers AS o WHERE o.name = g.name
   AND (o.area, o.cenlat, o.cenlon) > (g.area, g.cenlat, g.cenlon)), 0)), '')"""
@@ -73,6 +75,8 @@ _HYPSOMETRIES = f"""SELECT {_NAME}, g.area, h.lowest, h.thousandths FROM glacier
 _COMPLEXES = (
     f"""SELECT {_NAME}, g.part, g.id, g.shape FROM glaciers AS g WHERE g.id > ? ORDER BY g.id LIMIT 1"""
 )
+_SHAPED = f"""SELECT g.id, {_NAME}, g.shape, termlon, termlat, lmax_m, term_type FROM glaciers AS g
+  LEFT JOIN told ON told.glacier = g.id WHERE g.id > ? ORDER BY g.id LIMIT 1"""
 _DIVIDES = """SELECT a.name, b.name, d.length, d.shape FROM divides AS d
   JOIN named AS a ON a.id = d.one JOIN named AS b ON b.id = d.other ORDER BY a.name, b.name"""
 _DATES = ("src_date", "src_date_first", "src_date_last")
@@ -114,6 +118,29 @@ class Complex:
         """Its debris-covered parts."""
         shapes = np.array([shape for _, shape in self.patches], object)
         return np.asarray(shapely.from_wkb(shapes), object)
+
+
+@dataclass(frozen=True, eq=False)
+class Shaped:
+    """One glacier with what is known of where it ends.
+
+    Attributes:
+        number: of this inventory.
+        name: its identifier.
+        outline: in degrees.
+        divides: lines that it shares with neighbours, in its own vertices.
+        terminus: longitude and latitude of its lowest point, None where no elevation is known.
+        lmax_m: its length, likewise.
+        term_type: the RGI's, None where there is none.
+    """
+
+    number: int
+    name: str
+    outline: Polygon
+    divides: NDArray[np.object_]
+    terminus: tuple[float, float] | None
+    lmax_m: float | None
+    term_type: int | None
 
 
 class Inventory(Scratch):
@@ -239,6 +266,25 @@ class Inventory(Scratch):
             row = (number, told.hypsometry.lowest_m, len(bands), json.dumps(bands))
             self._base.execute("INSERT INTO hypsometry VALUES (?, ?, ?, ?)", row)
 
+    def shaped(self) -> Iterator[Shaped]:
+        """The outlines one at a time, in the order of the map, as they have been described."""
+        self._base.executescript(_INDICES)
+        number = 0
+        while found := self._base.execute(_SHAPED, (number,)).fetchone():
+            number, name, shape, lon, lat, lmax_m, term_type = found
+            lines = [
+                line
+                for side in ("one", "other")
+                for (line,) in self._base.execute(f"SELECT shape FROM divides WHERE {side} = ?", (number,))
+            ]
+            divides = np.asarray(shapely.from_wkb(np.array(lines, object)), object)
+            terminus = None if lon is None else (lon, lat)
+            yield Shaped(number, name, shapely.from_wkb(shape), divides, terminus, lmax_m, term_type)
+
+    def set_term_type(self, number: int, code: int) -> None:
+        """Terminus type of a described outline, in the place of the RGI's."""
+        self._base.execute("UPDATE told SET term_type = ? WHERE glacier = ?", (code, number))
+
     def glaciers(self) -> Iterator[gpd.GeoDataFrame]:
         """The outlines in parts, the largest first; one empty part where there are none."""
         for rows in self._parts(_GLACIERS, 15 + len(_TOLD)):
@@ -323,8 +369,13 @@ class Inventory(Scratch):
         """
         self._write_parquet(self.divides(), path)
 
-    def write(self, path_parquet: str | os.PathLike[str], path_gpkg: str | os.PathLike[str]) -> None:
-        """Writes GeoParquet and a GeoPackage (layers glaciers, debris and divides).
+    def write(
+        self,
+        path_parquet: str | os.PathLike[str],
+        path_gpkg: str | os.PathLike[str],
+        further: Mapping[str, Iterator[gpd.GeoDataFrame]] | None = None,
+    ) -> None:
+        """Writes GeoParquet and a GeoPackage (layers glaciers, debris, divides and ``further`` ones by name).
 
         Paths may be fsspec URLs. Each file appears complete or not at all, and replaces what was there.
 
@@ -335,6 +386,7 @@ class Inventory(Scratch):
             geopackage = Path(folder, "outlines.gpkg")
             self._write_parquet(self.glaciers(), path_parquet)
             layers = {"glaciers": self.glaciers(), "debris": self.debris(), "divides": self.divides()}
+            layers |= further or {}
             for layer, parts in layers.items():
                 for number, part in enumerate(parts):
                     part.to_file(

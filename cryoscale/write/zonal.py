@@ -256,7 +256,7 @@ def count_pixels(
         counted.missed_sum += np.bincount(index, part[_MISSED].values[ice], minlength=counted.n)
         counted.probable_px += np.bincount(index, minlength=counted.n)
     if "source_date" in part:
-        days = _days(part["source_date"].values)[ice]
+        days = days_of(part["source_date"].values)[ice]
         dated = days != 0
         # outline and day in one number: unique over rows of pairs is ten times slower
         pairs, times = np.unique(index[dated] * _DAYS + days[dated] + _DAYS // 2, return_counts=True)
@@ -313,7 +313,7 @@ def on_own_side(part: xr.Dataset | xr.DataArray, epsg: int, cut: Cut) -> NDArray
     return keep
 
 
-def _days(values: NDArray[np.generic]) -> NDArray[np.int64]:
+def days_of(values: NDArray[np.generic]) -> NDArray[np.int64]:
     """Source dates as days since 1970-01-01, 0 where there is none, decoded by xarray or not."""
     if values.dtype.kind != "M":
         return values.astype(np.int64)
