@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -19,7 +20,7 @@ from scipy import ndimage
 from shapely.geometry import Polygon
 
 from cryoscale.grid import transformer, utm_epsg, zone_bounds_deg
-from cryoscale.write.centreline import centreline
+from cryoscale.write.centreline import Centreline, centreline
 from cryoscale.write.inventory import Description
 from cryoscale.write.topography import topography
 from cryoscale.write.zonal import affine_of
@@ -44,10 +45,7 @@ class Ground:
     def under(self, outline: Polygon) -> Description:
         """The columns of the elevation model and the hypsometry of one outline (degrees)."""
         centre = shapely.point_on_surface(outline)
-        epsg = self.zone_of(centre.x, centre.y)
-        to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
-        shape = shapely.transform(outline, lambda xy: np.column_stack(to_zone.transform(*xy.T)))
-        elevation = self._over(shape, epsg)
+        epsg, shape, elevation = self._below(outline)
         if elevation is None:
             return Description({"dem_void_fraction": 1.0})
         found = topography(shape, elevation, north_deg=_convergence_deg(epsg, centre.x, centre.y))
@@ -70,6 +68,25 @@ class Ground:
             "dem_void_fraction": found.void_fraction,
         }
         return Description(columns, found.hypsometry)
+
+    def line(self, outline: Polygon) -> Centreline | None:
+        """The main centre line of an outline (degrees), itself in degrees; None where no elevation is known."""
+        epsg, shape, elevation = self._below(outline)
+        found = None if elevation is None else centreline(shape, elevation)
+        if found is None:
+            return None
+        back = transformer(f"EPSG:{epsg}", "EPSG:4326")
+        return replace(
+            found, line=shapely.transform(found.line, lambda xy: np.column_stack(back.transform(*xy.T)))
+        )
+
+    def _below(self, outline: Polygon) -> tuple[int, Polygon, xr.DataArray | None]:
+        """The zone of an outline (degrees), the outline in its metres, and the elevation over it."""
+        centre = shapely.point_on_surface(outline)
+        epsg = self.zone_of(centre.x, centre.y)
+        to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
+        shape = shapely.transform(outline, lambda xy: np.column_stack(to_zone.transform(*xy.T)))
+        return epsg, shape, self._over(shape, epsg)
 
     def around(self, shape: Polygon, epsg: int, margin_m: float) -> xr.DataArray | None:
         """Elevation (y, x) over a shape (m) of a zone and a margin, in memory; None where there is none."""

@@ -56,6 +56,7 @@ STOREYS = [
     "verify",
     "pipeline",
     "results",
+    "archive",
     "watch",
     "signals",
     "forecast",
@@ -70,6 +71,7 @@ STOREYS = [
     "console",
     "options",
     "cli_learn",
+    "cli_archive",
     "cli",
     "__main__",
 ]
