@@ -1,4 +1,4 @@
-"""``cryoscale archive``: years and regions of finished runs in one store; :mod:`cryoscale.cli` takes it in."""
+"""``cryoscale archive``: years of finished runs in one store; :mod:`cryoscale.cli` takes it in."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Under the archive's root, a local folder or an fsspec URL:
 
 * ``catalog.json``, the one file that is ever replaced: root of a static STAC catalogue and, under
   ``cryoscale:archive``, the list of what there is (:mod:`cryoscale.archive.index`);
-* ``stac/<generation>/<region>/…``, collections and items, all written anew beside the old ones at each change;
+* ``stac/<generation>/<region>/…``, collections and items, all written anew beside the old at each change;
 * ``glaciers``, ``complexes``, ``intersects`` and ``centrelines``, GeoParquet at
   ``region=…/year=…/version=…/`` as Hive lays tables out;
 * ``mosaics/region=…/year=…/version=…/mosaic.zarr/<year>/<epsg>``, the maps as Zarr;
@@ -18,6 +18,6 @@ after and never half of it. Files that a catalogue names are never written again
 STAC documents older than the last generation but one. What a killed addition leaves is named by nobody; the
 next one sweeps it. One adds at a time (:mod:`cryoscale.lease`).
 
-**Plain files and not Icechunk** (https://icechunk.io): both were tried on kill -9 in the middle of adding and
-on readers beside an adder (``python -m benchmarks.archiving``). See the README for the figures and the reason.
+**Plain files and not Icechunk** (https://icechunk.io): both were tried on kill -9 in the middle of adding
+and on readers beside an adder (``python -m benchmarks.archiving``).
 """

@@ -1,4 +1,4 @@
-"""Adding the years of a finished run to an archive, and withdrawing one; what the package says of the order."""
+"""Adding the years of a finished run to an archive, and withdrawing one; for the order see the package."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from cryoscale.archive.index import (
     DATA,
     FILES,
     ROOT,
+    SCHEMA,
     STAC,
     SUPERSEDED,
     WITHDRAWN,
@@ -37,7 +38,9 @@ from cryoscale.archive.index import (
 )
 from cryoscale.archive.source import FinishedRun, bounds_of
 from cryoscale.errors import OutputError
+from cryoscale.write import disk
 from cryoscale.write.columns import COLUMNS
+from cryoscale.write.objects import local_path
 from cryoscale.write.vectors import read_parts, write_parts
 
 _LEASE = "ledger"
@@ -71,7 +74,7 @@ def add(
     new_version: bool = False,
     stage: Stage = lambda text: None,
 ) -> Added:
-    """Add years of a finished run, each in one step; a year that is there with the same content is left alone.
+    """Add years of a finished run, each in one step; one that is there with the same content is left alone.
 
     Args:
         root: the archive, which is begun where the folder is empty.
@@ -122,6 +125,10 @@ def withdraw(root: str, region: str, year: int) -> Entry:
 def sweep(archive: Archive, index: Index) -> int:
     """Delete what killed additions left: data of no entry, STAC documents of no generation; says how many."""
     rubbish = list(leftovers(archive, index))
+    folder = local_path(archive.root)
+    for name in os.listdir(folder) if folder is not None and os.path.isdir(folder) else ():
+        if disk.is_partial(name):  # a catalogue that was never put in its place
+            os.unlink(f"{folder}/{name}")
     for prefix in rubbish:
         archive.objects.delete_all(prefix)
     return len(rubbish)
@@ -155,7 +162,7 @@ def _begun(archive: Archive) -> Index:
             "an archive, or a new or empty folder to begin one",
             "give another --archive",
         )
-    return Index()
+    return Index(schema_version=SCHEMA)
 
 
 def _sorted_out(
@@ -266,7 +273,13 @@ def _publish(archive: Archive, index: Index, entry: Entry) -> None:
     for name, content in described.tree(archive, entries):
         archive.objects.put(f"{STAC}/{generation}/{name}", content)
         documents[name] = hashlib.sha256(content).hexdigest()
-    listed = Index(generation=generation, before=index.generation, documents=documents, entries=entries)
+    listed = Index(
+        schema_version=SCHEMA,
+        generation=generation,
+        before=index.generation,
+        documents=documents,
+        entries=entries,
+    )
     archive.objects.put(ROOT, described.root(listed))
     for old in objects_below(archive.objects, STAC):
         if old not in (listed.generation, listed.before):

@@ -3,9 +3,9 @@
 What is to be said of a version is put down once, beside its data (:func:`documents`). At every change of the
 archive all of it is written anew with its links (:func:`tree`), into a folder of its own, since what a
 document says of later versions must not change under a reader. All links are relative, so that any
-web server serves an archive as it lies (https://github.com/radiantearth/stac-spec, "self-contained catalogs").
+web server serves an archive as it lies (https://github.com/radiantearth/stac-spec/blob/master/best-practices.md).
 
-Extensions: projection, raster, table, file, version and MLM, all by https://stac-extensions.github.io. Checksums
+Extensions: projection, raster, table, file, version and MLM (https://stac-extensions.github.io). Checksums
 are multihashes of sha256, as the file extension wants them; those of a Zarr's many files are in the list that
 stands beside it as the asset ``files``.
 """
@@ -131,7 +131,7 @@ def _band(name: str) -> Document:
 
 
 def _scene(link: Document, scenes: str) -> Document:
-    """A link to a scene: its own address, else the frozen catalogue in which it stands; the model's is kept."""
+    """A link to a scene: its own address, else the frozen catalogue that has it; or to the model."""
     if link["href"].endswith("-model.json"):
         return {"rel": "derived_from", "href": "model", "type": "application/geo+json", "title": "Model"}
     known = "://" in link["href"]
@@ -326,7 +326,7 @@ def _placed(link: Document, entry: Entry) -> Document:
 
 
 def _between_versions(entry: Entry, own: Sequence[Entry], suffix: str) -> Iterator[Document]:
-    """Links to the version before, the one after and the current one, where there is the like of this item."""
+    """Links to the version before, the one after and the current one, as far as they have such an item."""
     end = f"-{suffix}" if suffix else ""
     same = [
         one for one in own if one.year == entry.year and (not suffix.isdigit() or int(suffix) in one.zones)

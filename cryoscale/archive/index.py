@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cryoscale.errors import SourceError
 from cryoscale.write.objects import Objects
@@ -28,7 +28,10 @@ TABLES = ("glaciers", "complexes", "intersects", "centrelines")
 """Folders of GeoParquet, each with one file a version, called like its folder."""
 DATA = (*TABLES, "mosaics", "records")
 FILES = "files.parquet"
-CURRENT, SUPERSEDED, WITHDRAWN = "current", "superseded", "withdrawn"
+State = Literal["current", "superseded", "withdrawn"]
+CURRENT: Final = "current"
+SUPERSEDED: Final = "superseded"
+WITHDRAWN: Final = "withdrawn"
 
 _REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -60,7 +63,7 @@ class Entry(BaseModel):
     region: str
     year: int
     version: int
-    state: Literal["current", "superseded", "withdrawn"]
+    state: State
     content_sha256: str
     files_sha256: str
     files: int
@@ -100,7 +103,7 @@ class Index(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = Field(SCHEMA)
+    schema_version: int
     generation: str = ""
     before: str = ""
     documents: dict[str, str] = {}

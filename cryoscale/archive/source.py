@@ -62,7 +62,7 @@ class FinishedRun:
         found = verify(out)
         if found.set_aside:
             raise SourceError(
-                f"run {out}, of which {len(found.set_aside)} blocks are set aside, {found.set_aside[0]} first",
+                f"run {out}, with {len(found.set_aside)} blocks set aside, {found.set_aside[0]} first",
                 "a finished run",
                 "finish it with cryoscale run --retry-set-aside",
             )

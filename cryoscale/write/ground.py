@@ -70,7 +70,7 @@ class Ground:
         return Description(columns, found.hypsometry)
 
     def line(self, outline: Polygon) -> Centreline | None:
-        """The main centre line of an outline (degrees), itself in degrees; None where no elevation is known."""
+        """The main centre line of an outline (degrees), itself in degrees; None without elevation."""
         epsg, shape, elevation = self._below(outline)
         found = None if elevation is None else centreline(shape, elevation)
         if found is None:
