@@ -202,7 +202,7 @@ def test_an_addition_killed_anywhere_leaves_the_old_archive_or_the_new_one(
     old, new = [[2018, "current"]], [[2018, "current"], [2024, "current"]]
     assert all(faults == [] for _, faults, _ in told)
     assert {str(found) for _, _, found in told} == {str(old), str(new)}  # killed before, and after
-    assert sum(was_killed for was_killed, _, _ in told) > 8
+    assert sum(was_killed for was_killed, _, _ in told) >= 7
     proof = verify_archive(archive)
     assert (proof.sound, proof.leftovers) == (True, ())
     # what an addition that nobody disturbed leaves, but for STAC documents, whose folder is named at random
