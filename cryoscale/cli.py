@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cryoscale.cli_archive import app as archive
 from cryoscale.cli_learn import app as learning
 from cryoscale.options import ConfigArgument, JsonOption, OutArgument, output, print_json
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(learning)
+app.add_typer(archive)
 
 
 @app.command()

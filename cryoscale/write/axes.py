@@ -36,7 +36,8 @@ def axis_of(front: MultiLineString, at_terminus: bool, outline: Polygon, ground:
     epsg, line = _in_metres(front)
     to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
     shape = shapely.transform(outline, lambda xy: np.column_stack(to_zone.transform(*xy.T)))
-    main = ground.main_line(outline, epsg) if at_terminus and ground is not None else None
+    found = ground.line(outline, f"EPSG:{epsg}") if at_terminus and ground is not None else None
+    main = None if found is None else found.line
     axis = None if main is None else along(main, line)
     axis = across(line, shape) if axis is None else axis
     to_degrees = transformer(f"EPSG:{epsg}", "EPSG:4326")

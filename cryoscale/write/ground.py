@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from scipy import ndimage
 from shapely.geometry import LineString, Polygon
 
 from cryoscale.grid import transformer, utm_epsg, zone_bounds_deg
-from cryoscale.write.centreline import centreline
+from cryoscale.write.centreline import Centreline, centreline
 from cryoscale.write.inventory import Description
 from cryoscale.write.topography import topography
 from cryoscale.write.zonal import affine_of
@@ -47,9 +48,7 @@ class Ground:
     def under(self, outline: Polygon) -> Description:
         """The columns of the elevation model and the hypsometry of one outline (degrees)."""
         centre = shapely.point_on_surface(outline)
-        epsg = self.zone_of(centre.x, centre.y)
-        shape = _projected(outline, "EPSG:4326", f"EPSG:{epsg}")
-        elevation = self._over(shape, epsg)
+        epsg, shape, elevation = self._below(outline)
         if elevation is None:
             return Description({"dem_void_fraction": 1.0})
         found = topography(shape, elevation, north_deg=_convergence_deg(epsg, centre.x, centre.y))
@@ -78,14 +77,18 @@ class Ground:
         """By EPSG code, as they were given."""
         return self._elevations
 
-    def main_line(self, outline: Polygon, epsg: int) -> LineString | None:
-        """The main centre line (m of a zone) of one outline (degrees), from its head, if there is one."""
+    def line(self, outline: Polygon, crs: str = "EPSG:4326") -> Centreline | None:
+        """The main centre line of an outline (degrees) in a CRS; None where there is none."""
+        epsg, shape, elevation = self._below(outline)
+        found = None if elevation is None else centreline(shape, elevation)
+        return None if found is None else replace(found, line=_projected(found.line, f"EPSG:{epsg}", crs))
+
+    def _below(self, outline: Polygon) -> tuple[int, Polygon, xr.DataArray | None]:
+        """The zone of an outline (degrees), the outline in its metres, and the elevation over it."""
         centre = shapely.point_on_surface(outline)
-        home = self.zone_of(centre.x, centre.y)
-        shape = _projected(outline, "EPSG:4326", f"EPSG:{home}")
-        elevation = self._over(shape, home)
-        line = None if elevation is None else centreline(shape, elevation)
-        return None if line is None else _projected(line.line, f"EPSG:{home}", f"EPSG:{epsg}")
+        epsg = self.zone_of(centre.x, centre.y)
+        shape = _projected(outline, "EPSG:4326", f"EPSG:{epsg}")
+        return epsg, shape, self._over(shape, epsg)
 
     def around(self, shape: Polygon, epsg: int, margin_m: float) -> xr.DataArray | None:
         """Elevation (y, x) over a shape (m) of a zone and a margin, in memory; None where there is none."""

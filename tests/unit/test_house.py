@@ -56,6 +56,7 @@ STOREYS = [
     "verify",
     "pipeline",
     "results",
+    "archive",
     "watch",
     "signals",
     "forecast",
@@ -71,6 +72,7 @@ STOREYS = [
     "console",
     "options",
     "cli_learn",
+    "cli_archive",
     "cli",
     "__main__",
 ]

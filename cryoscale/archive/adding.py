@@ -1,0 +1,307 @@
+"""Adding the years of a finished run to an archive, and withdrawing one; for the order see the package."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import pandas as pd
+
+from cryoscale import lease
+from cryoscale.archive import described
+from cryoscale.archive.files import Filing
+from cryoscale.archive.identity import stable_ids
+from cryoscale.archive.index import (
+    CURRENT,
+    DATA,
+    FILES,
+    ROOT,
+    SCHEMA,
+    STAC,
+    SUPERSEDED,
+    WITHDRAWN,
+    Archive,
+    Entry,
+    Index,
+    checked_region,
+    objects_below,
+    place_of,
+    places,
+)
+from cryoscale.archive.source import FinishedRun, bounds_of
+from cryoscale.errors import OutputError
+from cryoscale.write import disk
+from cryoscale.write.columns import COLUMNS
+from cryoscale.write.objects import local_path
+from cryoscale.write.vectors import read_parts, write_parts
+
+_LEASE = "ledger"
+_COLUMNS = [column.name for column in COLUMNS if column.name != "year"]
+"""Of a run's inventory; the year is told by the folder, and what stands in both Hive's readers refuse."""
+
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of each year: the entries that were made, and those that were there already."""
+
+    new: tuple[Entry, ...]
+    unchanged: tuple[Entry, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "added": [one.model_dump(mode="json") for one in self.new],
+            "unchanged": [one.model_dump(mode="json") for one in self.unchanged],
+        }
+
+
+def add(
+    root: str,
+    run: str,
+    *,
+    region: str | None = None,
+    years: Sequence[int] = (),
+    new_version: bool = False,
+    stage: Stage = lambda text: None,
+) -> Added:
+    """Add years of a finished run, each in one step; one that is there with the same content is left alone.
+
+    Args:
+        root: the archive, which is begun where the folder is empty.
+        run: output folder or URL of the run.
+        region: by default the run's name.
+        years: by default all of the run's.
+        new_version: take a year that is there with other content, as a version of its own.
+
+    Raises:
+        SourceError: the run is not finished or does not verify, or the archive is none of ours.
+        OutputError: a year is there with other content, or another adder is at work.
+    """
+    archive = Archive(root)
+    index = _begun(archive)
+    source = FinishedRun.proven(run, years, stage)
+    name = checked_region(region if region is not None else source.name.replace(" ", "-"))
+    wanted = {year: source.content_sha256(year) for year in source.years}
+    to_do, there = _sorted_out(index, name, wanted, new_version)
+    if not to_do:
+        return Added((), tuple(there))
+    new = []
+    with _adding(root):
+        sweep(archive, _begun(archive))
+        to_do, there = _sorted_out(_begun(archive), name, wanted, new_version)  # it may have changed since
+        for year in to_do:
+            stage(f"adding {year} to region {name}")
+            new.append(_add_year(archive, _begun(archive), source, name, year))
+    return Added(tuple(new), tuple(there))
+
+
+def withdraw(root: str, region: str, year: int) -> Entry:
+    """Take a year out of what is current; its files stay, and are read as a version.
+
+    Raises:
+        SourceError: there is no such year.
+        OutputError: another adder is at work.
+    """
+    archive = Archive(root)
+    archive.read().chosen(region, year)
+    with _adding(root):
+        index = archive.read()
+        sweep(archive, index)
+        gone = index.chosen(region, year).model_copy(update={"state": WITHDRAWN})
+        _publish(archive, index, gone)
+    return gone
+
+
+def sweep(archive: Archive, index: Index) -> int:
+    """Delete what killed additions left: data of no entry, STAC documents of no generation; says how many."""
+    rubbish = list(leftovers(archive, index))
+    folder = local_path(archive.root)
+    for name in os.listdir(folder) if folder is not None and os.path.isdir(folder) else ():
+        if disk.is_partial(name):  # a catalogue that was never put in its place
+            os.unlink(f"{folder}/{name}")
+    for prefix in rubbish:
+        archive.objects.delete_all(prefix)
+    return len(rubbish)
+
+
+def leftovers(archive: Archive, index: Index) -> Iterator[str]:
+    """Folders below the root that no catalogue names."""
+    known = {entry.place for entry in index.entries}
+    for kind in DATA:
+        for place in places(archive.objects, kind):
+            if place not in known:
+                yield f"{kind}/{place}"
+    for generation in objects_below(archive.objects, STAC):
+        if generation not in (index.generation, index.before):
+            yield f"{STAC}/{generation}"
+
+
+def _begun(archive: Archive) -> Index:
+    """The list; an empty one where an archive may be begun.
+
+    Raises:
+        OutputError: the folder holds something else.
+    """
+    index = archive.read_or_none()
+    if index is not None:
+        return index
+    foreign = [name for name in archive.objects.names() if name not in (*DATA, STAC, _LEASE)]
+    if foreign:
+        raise OutputError(
+            f"archive {archive.root}, which holds {', '.join(foreign[:3])} and no {ROOT}",
+            "an archive, or a new or empty folder to begin one",
+            "give another --archive",
+        )
+    return Index(schema_version=SCHEMA)
+
+
+def _sorted_out(
+    index: Index, region: str, wanted: Mapping[int, str], new_version: bool
+) -> tuple[list[int], list[Entry]]:
+    """Years that have to be added, and entries of those that are there with the same content."""
+    to_do, there = [], []
+    for year, content in wanted.items():
+        versions = index.versions(region, year)
+        same = [one for one in versions if one.content_sha256 == content]
+        if any(one.state == CURRENT for one in same):
+            there.append(next(one for one in same if one.state == CURRENT))
+        elif not versions or new_version:
+            to_do.append(year)
+        else:
+            last = versions[-1]
+            what = f"the same content, {same[-1].state}" if same else f"other content ({last.state})"
+            raise OutputError(
+                f"year {year} of region {region!r}, which is there as version {last.version} with {what}",
+                "a year that is not there, or the same content again",
+                "give --new-version to add it as another version, or another --region",
+            )
+    return to_do, there
+
+
+@contextmanager
+def _adding(root: str) -> Iterator[None]:
+    """Be the only one who adds.
+
+    Raises:
+        OutputError: another one does.
+    """
+    try:
+        with lease.held(root):
+            yield
+    except OutputError as error:
+        if "driving" not in error.given:
+            raise
+        raise OutputError(
+            error.given.replace("output", "archive", 1).replace("is driving", "is adding to"),
+            "an archive that nobody else adds to",
+            "wait for it and start again",
+        ) from error
+
+
+def _add_year(archive: Archive, index: Index, source: FinishedRun, region: str, year: int) -> Entry:
+    """Everything of a year, and then the catalogue that names it."""
+    versions = index.versions(region, year)
+    version = versions[-1].version + 1 if versions else 1
+    place = place_of(region, year, version)
+    with Filing(archive.root) as files:
+        source.copy_maps(files, year, f"mosaics/{place}/mosaic.zarr")
+        records = f"records/{place}"
+        source.copy_records(files, year, records)
+        for kind in ("complexes", "intersects"):
+            files.copy(f"{source.out}/inventory/{year}-{kind}.parquet", f"{kind}/{place}/{kind}.parquet")
+        glaciers = source.out + f"/inventory/{year}.parquet"
+        others = [one for one in index.entries if one.region == region]
+        ids = stable_ids(archive, others, lambda: _outlines(glaciers), year)
+        with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
+            local = Path(folder, "glaciers.parquet")
+            count = _identified(glaciers, ids, local)
+            files.put_file(local, f"glaciers/{place}/glaciers.parquet")
+            local = Path(folder, "centrelines.parquet")
+            source.write_centrelines(year, ids, local)
+            files.put_file(local, f"centrelines/{place}/centrelines.parquet")
+        told = described.documents(source, files, place, year, count)
+        files.put(f"{records}/{described.DOCUMENT}", described.encoded(told))
+        total = files.close_list(f"{records}/{FILES}")
+    area = source.region_area(year)
+    entry = Entry(
+        region=region,
+        year=year,
+        version=version,
+        state=CURRENT,
+        content_sha256=source.content_sha256(year),
+        files_sha256=total.sha256,
+        files=total.files,
+        size_bytes=total.size_bytes,
+        zones=tuple(source.zones(year)),
+        glaciers=count,
+        area_km2=area["area_km2"],
+        area_low_km2=area["area_low_km2"],
+        area_high_km2=area["area_high_km2"],
+        run_id=source.run_id,
+        run=source.name,
+        model=source.model,
+        season=source.season(year),
+        added=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    _publish(archive, index, entry)
+    return entry
+
+
+def _publish(archive: Archive, index: Index, entry: Entry) -> None:
+    """Write the STAC documents of the list with an entry new or changed, then replace the catalogue."""
+    kept = []
+    for one in index.entries:
+        if (one.region, one.year, one.version) == (entry.region, entry.year, entry.version):
+            continue
+        if one.state == CURRENT and (one.region, one.year) == (entry.region, entry.year):
+            one = one.model_copy(update={"state": SUPERSEDED})
+        kept.append(one)
+    entries = tuple(sorted([*kept, entry], key=lambda one: (one.region, one.year, one.version)))
+    number = int(index.generation.partition("-")[0] or 0) + 1
+    generation = f"{number:06d}-{os.urandom(4).hex()}"
+    documents = {}
+    for name, content in described.tree(archive, entries):
+        archive.objects.put(f"{STAC}/{generation}/{name}", content)
+        documents[name] = hashlib.sha256(content).hexdigest()
+    listed = Index(
+        schema_version=SCHEMA,
+        generation=generation,
+        before=index.generation,
+        documents=documents,
+        entries=entries,
+    )
+    archive.objects.put(ROOT, described.root(listed))
+    for old in objects_below(archive.objects, STAC):
+        if old not in (listed.generation, listed.before):
+            archive.objects.delete_all(f"{STAC}/{old}")
+
+
+def _outlines(url: str) -> Iterator[gpd.GeoDataFrame]:
+    for part in read_parts(url, ("glac_id", "geometry")):
+        yield gpd.GeoDataFrame(part)
+
+
+def _identified(url: str, ids: Mapping[str, str], local: Path) -> int:
+    """Writes an inventory with the column ``glacier_id``; says how many outlines there are."""
+    count = 0
+
+    def parts() -> Iterator[gpd.GeoDataFrame]:
+        nonlocal count
+        for part in read_parts(url, [*_COLUMNS, "geometry"]):
+            stable = pd.Series([ids[str(name)] for name in part["glac_id"]], part.index, dtype="string")
+            part.insert(0, "glacier_id", stable)
+            count += len(part)
+            yield gpd.GeoDataFrame(part)
+
+    write_parts(parts(), local, bounds_of(url))
+    return count

@@ -1,0 +1,128 @@
+"""What two or more years have all seen: pixels of outlines with data in every one of their maps.
+
+A difference of two years is one of ice only where both have looked. Pixels of all maps lie on one lattice
+(:mod:`cryoscale.grid`), so that a pixel of one year is the same ground in another, and 255 in the label says
+that a year has not seen it. Outlines are counted one at a time, and a large one strip by strip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import shapely
+import zarr
+from affine import Affine
+from numpy.typing import NDArray
+from shapely.geometry import Polygon
+from shapely.geometry.base import BaseGeometry
+
+from cryoscale.archive.index import Archive, Entry
+from cryoscale.grid import Window, transformer, utm_epsg, window_over_bounds
+from cryoscale.write import zones
+from cryoscale.write.arrays import NODATA
+from cryoscale.write.mosaic import window_of_map
+from cryoscale.write.polygons import burned, explode
+from cryoscale.write.store import open_store
+from cryoscale.write.zonal import CLEAN_ICE, DEBRIS
+
+_STEP_PX = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """The maps of a version, read window by window."""
+
+    archive: Archive
+    entry: Entry
+
+    @property
+    def _url(self) -> str:
+        return f"{self.archive.folder('mosaics', self.entry)}/mosaic.zarr"
+
+    @cached_property
+    def _windows(self) -> dict[int, Window]:
+        return {epsg: window_of_map(self._url, self.entry.year, epsg) for epsg in self.entry.zones}
+
+    @cached_property
+    def _groups(self) -> dict[int, zarr.Group]:
+        # zarr itself and no Dask: of a region of 100,000 blocks every cut would walk through the graph of all
+        store = open_store(self._url, read_only=True)
+        return {
+            epsg: zarr.open_group(store, path=f"{self.entry.year}/{epsg}", mode="r", use_consolidated=False)
+            for epsg in self.entry.zones
+        }
+
+    def labels(self, window: Window) -> NDArray[np.uint8]:
+        """Labels (y, x) of a window; 255 where this year has seen nothing."""
+        return self._read("label", window)
+
+    def ice(self, window: Window) -> NDArray[np.float64]:
+        """Probability of ice (y, x) of a window, 0-1; NaN where this year has seen nothing."""
+        clean, debris = (self._read("probability", window, one) for one in (CLEAN_ICE, DEBRIS))
+        return np.where(clean == NODATA, np.nan, (clean.astype(float) + debris) / 250.0)
+
+    def _read(self, name: str, window: Window, band: int | None = None) -> NDArray[np.uint8]:
+        found = np.full(window.shape, NODATA, np.uint8)
+        own = self._windows.get(window.epsg)
+        both = None if own is None else window.intersect(own)
+        if own is None or both is None:
+            return found
+        source: Any = self._groups[window.epsg][name]
+        rows, cols = both.slices_in(own)
+        found[both.slices_in(window)] = source[rows, cols] if band is None else source[band, rows, cols]
+        return found
+
+    def zone_of(self, lon_deg: float, lat_deg: float) -> int:
+        """The zone of a place, or the first where its own was not mapped."""
+        own = utm_epsg(lon_deg, lat_deg)
+        return own if own in self.entry.zones else self.entry.zones[0]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels of an outline's ice: all, under debris, and of both those that every other year has seen."""
+
+    ice: int = 0
+    debris: int = 0
+    seen: int = 0
+    seen_debris: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+
+
+def count(outline: BaseGeometry, own: Maps, others: Sequence[Maps]) -> Counts:
+    """The ice pixels of an outline (degrees) of one year's map, and how many of them all others have seen."""
+    total = Counts()
+    where = zones.cuts(sorted(own.entry.zones))
+    for epsg, cut in where.items():
+        to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
+        for part in explode(zones.clip(explode(outline), cut)):
+            shape = shapely.transform(part, lambda xy, to=to_zone: np.column_stack(to.transform(*xy.T)))
+            for window in _strips(window_over_bounds(epsg, shape.bounds)):
+                total += _counted(shape, window, own, others)
+    return total
+
+
+def _counted(shape: Polygon, window: Window, own: Maps, others: Sequence[Maps]) -> Counts:
+    label = own.labels(window)
+    west, _, _, north = window.bounds_m
+    affine = Affine(10.0, 0.0, west, 0.0, -10.0, north)
+    ice = burned(shape, affine, window.shape) & np.isin(label, (CLEAN_ICE, DEBRIS))
+    seen = ice.copy()
+    for other in others:
+        if seen.any():
+            seen &= other.labels(window) != NODATA
+    debris = label == DEBRIS
+    return Counts(*(int(np.count_nonzero(one)) for one in (ice, ice & debris, seen, seen & debris)))
+
+
+def _strips(window: Window) -> Iterator[Window]:
+    for row in range(0, window.height, _STEP_PX):
+        for col in range(0, window.width, _STEP_PX):
+            height, width = min(_STEP_PX, window.height - row), min(_STEP_PX, window.width - col)
+            yield Window(window.epsg, window.row + row, window.col + col, height, width)

@@ -1,0 +1,307 @@
+"""Years in an archive: added whole or not at all, never twice, never altered, and read by anybody's tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import geopandas as gpd
+import pytest
+import xarray as xr
+
+from cryoscale import lease
+from cryoscale.archive.adding import add, withdraw
+from cryoscale.archive.checking import verify_archive
+from cryoscale.archive.index import ROOT, Archive
+from cryoscale.cli import main
+from cryoscale.errors import InputError, OutputError, SourceError
+from cryoscale.write import mosaic
+from tests.made_runs import EPSG, Tongue, Year, make_run
+
+THREE = (Tongue(800, 600, 1500, 500, 400), Tongue(2200, 700, 1200, 300), Tongue(3600, 500, 2500, 600))
+SHORTER = (Tongue(800, 600, 1300, 500, 500), Tongue(2200, 700, 1100, 300), Tongue(3600, 500, 2400, 600))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of one range: 2018, another map of 2018, and 2024."""
+    home = tmp_path_factory.mktemp("runs")
+    made = {
+        "2018": {2018: Year(THREE, date(2018, 10, 10))},
+        "2018 again": {2018: Year(THREE[:2], date(2018, 10, 12))},
+        "2024": {2024: Year(SHORTER, date(2024, 10, 4))},
+    }
+    small = {2024: Year((Tongue(1200, 600, 900, 400),), date(2024, 10, 4))}
+    found = {name: make_run(home / name.replace(" ", "-"), years) for name, years in made.items()}
+    return found | {"small": make_run(home / "small", small, size_px=256)}
+
+
+@pytest.fixture(scope="module")
+def begun(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of 2018 alone."""
+    root = tmp_path_factory.mktemp("begun") / "archive"
+    add(str(root), str(runs["2018"]), region="made")
+    return root
+
+
+@pytest.fixture
+def archive(begun: Path, tmp_path: Path) -> str:
+    """A copy of that archive."""
+    return str(shutil.copytree(begun, tmp_path / "archive"))
+
+
+def state(root: str | Path) -> dict[str, tuple[int, bytes]]:
+    """Time of writing and content of every file, but for who added."""
+    files = (path for path in Path(root).rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in files
+        if "ledger" not in path.parts
+    }
+
+
+def test_a_year_comes_out_as_it_went_in(runs: dict[str, Path], archive: str) -> None:
+    before = gpd.read_parquet(runs["2018"] / "inventory" / "2018.parquet")
+    entry = Archive(archive).read().chosen("made", 2018)
+    after = gpd.read_parquet(f"{archive}/glaciers")  # the folder as one table, as any reader of Hive has it
+    assert (after["region"] == "made").all()
+    assert (after["year"] == 2018).all()
+    assert (after["glacier_id"] == after["glac_id"]).all()
+    assert after[[*before.columns.drop("year")]].equals(before.drop(columns="year"))
+    mapped = mosaic.open_mosaic(runs["2018"], 2018, EPSG)
+    kept = xr.open_zarr(f"{archive}/mosaics/{entry.place}/mosaic.zarr", group=f"2018/{EPSG}")
+    assert (kept["label"].values == mapped["label"].values).all()
+    lines = gpd.read_parquet(Archive(archive).table("centrelines", entry))
+    assert sorted(lines["glacier_id"]) == sorted(after["glacier_id"])
+    assert lines["length_m"].round().astype(int).tolist() == before["lmax_m"].tolist()
+    assert verify_archive(archive).sound
+
+
+def test_adding_the_same_content_again_changes_no_byte_and_no_time(
+    runs: dict[str, Path], archive: str
+) -> None:
+    before = state(archive)
+    done = add(archive, str(runs["2018"]), region="made", new_version=True)
+    assert (len(done.new), len(done.unchanged)) == (0, 1)
+    assert state(archive) == before
+
+
+def test_other_content_is_refused_unless_it_is_to_be_a_version(runs: dict[str, Path], archive: str) -> None:
+    before = state(archive)
+    with pytest.raises(OutputError, match="other content.*--new-version"):
+        add(archive, str(runs["2018 again"]), region="made")
+    assert state(archive) == before
+    add(archive, str(runs["2018 again"]), region="made", new_version=True)
+    index = Archive(archive).read()
+    assert [(one.version, one.state) for one in index.entries] == [(1, "superseded"), (2, "current")]
+    assert {name: told for name, told in state(archive).items() if "version=1" in name} == {
+        name: told for name, told in before.items() if "version=1" in name
+    }
+    first, second = (gpd.read_parquet(Archive(archive).table("glaciers", one)) for one in index.entries)
+    assert (len(first), len(second)) == (3, 2)
+    assert set(second["glacier_id"]) <= set(first["glacier_id"])
+    assert verify_archive(archive).sound
+
+
+def test_a_withdrawn_year_is_read_as_a_version_and_does_not_come_back_by_itself(
+    runs: dict[str, Path], archive: str
+) -> None:
+    withdraw(archive, "made", 2018)
+    index = Archive(archive).read()
+    assert index.current() == []
+    with pytest.raises(SourceError, match=r"version 1 \(withdrawn\)"):
+        index.chosen("made", 2018)
+    assert len(gpd.read_parquet(Archive(archive).table("glaciers", index.chosen("made", 2018, 1)))) == 3
+    with pytest.raises(OutputError, match="the same content, withdrawn"):
+        add(archive, str(runs["2018"]), region="made")
+    add(archive, str(runs["2018"]), region="made", new_version=True)
+    assert [one.state for one in Archive(archive).read().entries] == ["withdrawn", "current"]
+
+
+def test_glaciers_keep_their_ids_whichever_year_is_added_first(runs: dict[str, Path], tmp_path: Path) -> None:
+    tables = {}
+    for order in (("2018", "2024"), ("2024", "2018")):
+        root = str(tmp_path / "-".join(order))
+        for name in order:
+            add(root, str(runs[name]), region="made")
+        table = gpd.read_parquet(f"{root}/glaciers")
+        older, newer = (table[table["year"] == year] for year in (2018, 2024))
+        both = older.sjoin(newer, lsuffix="old", rsuffix="new")
+        assert len(both) == 3
+        assert (both["glacier_id_old"] == both["glacier_id_new"]).all()
+        tables[order] = table["glacier_id"].nunique()
+    assert set(tables.values()) == {3}
+
+
+# --- faults -----------------------------------------------------------------------------------------
+
+KILLED_AT = """
+import json, os, shutil, signal, sys
+from cryoscale.archive import adding, checking
+from cryoscale.write import disk
+
+root, run = sys.argv[1:]
+steps, last = 0, None
+
+
+def step(real):
+    def stepping(*given, **named):
+        global steps
+        steps += 1
+        if steps == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*given, **named)
+
+    return stepping
+
+
+def status_of(point, where):
+    '''Of a child that adds, and is killed at a step; it counts its steps into a file otherwise.'''
+    global last
+    last, child = point, os.fork()
+    if child == 0:
+        # before and after whatever puts bytes in their place
+        disk._fill, os.replace = step(disk._fill), step(os.replace)
+        adding.add(where, run, region="made")
+        open(f"{where}.steps", "w").write(str(steps))
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+shutil.copytree(root, f"{root}-counted")
+assert status_of(None, f"{root}-counted") == 0
+total = int(open(f"{root}-counted.steps").read())
+told = []
+for point in sorted({1, 5, total // 4, total // 2, *range(total - 4, total + 1)}):
+    status = status_of(point, root)
+    proof = checking.verify_archive(root)
+    found = [[one.year, one.state] for one in adding.Archive(root).read().entries]
+    told.append([os.WIFSIGNALED(status), [fault.where for fault in proof.faults], found])
+status_of(None, root)
+print(json.dumps(told))
+"""
+
+
+def test_an_addition_killed_anywhere_leaves_the_old_archive_or_the_new_one(
+    runs: dict[str, Path], archive: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT, archive, str(runs["small"])],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    old, new = [[2018, "current"]], [[2018, "current"], [2024, "current"]]
+    assert all(faults == [] for _, faults, _ in told)
+    assert {str(found) for _, _, found in told} == {str(old), str(new)}  # killed before, and after
+    assert sum(was_killed for was_killed, _, _ in told) >= 7
+    proof = verify_archive(archive)
+    assert (proof.sound, proof.leftovers) == (True, ())
+    # what an addition that nobody disturbed leaves, but for STAC documents, whose folder is named at random
+    names, clean = (
+        {one for one in state(root) if not one.startswith("stac/")}
+        for root in (archive, f"{archive}-counted")
+    )
+    assert names == clean
+
+
+def test_a_second_adder_is_refused_and_told_of_the_first(runs: dict[str, Path], archive: str) -> None:
+    with lease.held(archive), pytest.raises(OutputError, match="is adding to"):
+        add(archive, str(runs["2024"]), region="made")
+    add(archive, str(runs["2024"]), region="made")
+    assert len(Archive(archive).read().entries) == 2
+
+
+def altered(root: str, **changes: object) -> None:
+    path = Path(root) / ROOT
+    document = json.loads(path.read_text())
+    document["cryoscale:archive"].update(changes)
+    path.write_text(json.dumps(document))
+
+
+def test_an_archive_of_another_schema_version_is_refused_by_every_command(
+    runs: dict[str, Path], archive: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    altered(archive, schema_version=2)
+    before = state(archive)
+    commands = (
+        ["add", str(runs["2024"])],
+        ["list"],
+        ["verify"],
+        ["withdraw", "2018", "--region", "made"],
+    )
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", ["cryoscale", "archive", *command, "--archive", archive])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+        assert "schema version 2" in line
+        assert "schema version 1" in line
+    assert state(archive) == before
+
+
+def unfinished(run: Path) -> None:
+    (run / "ledger" / "finished.json").unlink()
+
+
+def without_a_block(run: Path) -> None:
+    next((run / "ledger" / "done").rglob("*.json")).unlink()
+
+
+def altered_outlines(run: Path) -> None:
+    path = run / "inventory" / "2024.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def no_run(run: Path) -> None:
+    (run / "run.json").unlink()
+
+
+@pytest.mark.parametrize("spoil", [unfinished, without_a_block, altered_outlines, no_run])
+def test_a_run_that_does_not_prove_itself_is_refused_in_one_line(
+    runs: dict[str, Path], archive: str, tmp_path: Path, spoil: object
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs["2024"], run)
+    spoil(run)  # type: ignore[operator]
+    before = state(archive)
+    with pytest.raises(InputError) as refused:
+        add(archive, str(run), region="made")
+    assert "\n" not in str(refused.value)
+    assert state(archive) == before
+    assert not (Path(archive) / "ledger" / "lease" / "00000002.json").exists()
+
+
+def test_a_folder_with_other_things_is_no_archive(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"thesis\.txt"):
+        add(str(tmp_path), str(runs["2018"]))
+    with pytest.raises(SourceError, match="a run is no archive"):
+        add(str(runs["2018"]), str(runs["2018"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("kind", ["glaciers", "mosaics", "records", "stac"])
+@pytest.mark.parametrize("harm", ["a flipped byte", "gone", "one more"])
+def test_verify_names_the_file_that_is_not_as_it_was_written(archive: str, kind: str, harm: str) -> None:
+    path = max((p for p in (Path(archive) / kind).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    if harm == "a flipped byte":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif harm == "gone":
+        path.unlink()
+    else:
+        path = path.with_name("another")
+        path.write_bytes(b"")
+    (fault,) = verify_archive(archive).faults
+    assert fault.where == str(path.relative_to(archive))
