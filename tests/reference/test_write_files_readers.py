@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import mapbox_vector_tile
+import matplotlib
 import numpy as np
 import pandas as pd
 import pyogrio
@@ -137,7 +139,10 @@ cfg.initialize_minimal(logging_level="CRITICAL")
 cfg.PATHS["working_dir"] = sys.argv[3]
 cfg.PARAMS["use_multiprocessing"] = False
 cfg.set_intersects_db(sys.argv[2])
-made = workflow.init_glacier_directories(gpd.read_file(sys.argv[1]))
+glaciers = gpd.read_file(sys.argv[1])
+# a few: OGGM takes a third of a second for each, to project its borders line by line
+some = glaciers[glaciers.rgi_id.str.startswith("CRY") | (glaciers.glac_name == "Hintereisferner")]
+made = workflow.init_glacier_directories(some)
 again = [GlacierDirectory(one.rgi_id) for one in made]
 told = [
     [g.rgi_id, g.name, g.cenlon, g.cenlat, g.rgi_area_km2, g.terminus_type, g.rgi_date, g.rgi_region_name,
@@ -155,7 +160,8 @@ def test_oggm_makes_its_glacier_directories_of_the_product_and_reads_them_back(
     (tmp_path / "work").mkdir()
     told = subprocess.run(
         [sys.executable, "-c", OGGM, *map(str, paths)],
-        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONWARNINGS": "ignore"},
+        # a home of its own, in which OGGM and salem put what they keep; matplotlib's fonts are known already
+        env={**os.environ, "HOME": str(tmp_path), "MPLCONFIGDIR": matplotlib.get_configdir()},
         capture_output=True,
         text=True,
         timeout=120,
@@ -166,6 +172,8 @@ def test_oggm_makes_its_glacier_directories_of_the_product_and_reads_them_back(
         columns=["rgi_id", "name", "cenlon", "cenlat", "area_km2", "terminus", "year", "region", "beside"],
     )
     glaciers, borders = gpd.read_file(paths[0]), gpd.read_file(paths[1])
+    glaciers = glaciers[glaciers["rgi_id"].isin(read["rgi_id"])]
+    assert len(read) == 3
     for name in ("rgi_id", "cenlon", "cenlat", "area_km2"):
         assert read[name].tolist() == glaciers[name].tolist()
     assert (read["terminus"] == "Not assigned").all()
