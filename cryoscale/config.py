@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cryoscale.errors import ConfigError
+from cryoscale.errors import ConfigError, RegionError
 from cryoscale.region import RegionSpec, read_region
 from cryoscale.settings import (
     FILES,
@@ -263,7 +263,16 @@ class Config(_Strict):
         )
         candidates, known = self.candidates, None
         if candidates is not None and candidates.rgi is not None:
-            known = RegionSpec(rgi=path(candidates.rgi), buffer_m=candidates.buffer_m)
+            known = read_region(
+                RegionSpec(rgi=path(candidates.rgi), buffer_m=candidates.buffer_m, what="candidates.rgi")
+            )
+            if not known.intersects(geometry):
+                raise RegionError(
+                    f"candidates.rgi {path(candidates.rgi)}, of which nothing lies within "
+                    f"{candidates.buffer_m:g} m of the region",
+                    "outlines of the region that is mapped",
+                    "give that region's file",
+                )
         coarse = candidates.limits if candidates is not None else None
         if coarse is not None and coarse.looks_at_terrain and self.sources.terrain is None:
             raise ConfigError(
@@ -299,7 +308,7 @@ class Config(_Strict):
             ),
             tile_px=self.tiling.tile_px,
             block_px=self.tiling.block_px,
-            candidates=read_region(known) if known else None,
+            candidates=known,
             coarse=coarse,
             min_area_km2=self.outlines.min_area_km2,
             known_glaciers=glaciers,

@@ -48,6 +48,8 @@ class RegionSpec:
     file: str | None = None
     rgi: str | None = None
     buffer_m: float = 0.0
+    what: str = "region file"
+    """What a file is called where it is refused."""
 
 
 def read_region(spec: RegionSpec) -> Polygon | MultiPolygon:
@@ -93,7 +95,7 @@ def parse_region(text: str) -> Polygon | MultiPolygon:
 
 def _read(spec: RegionSpec) -> Polygon | MultiPolygon:
     bbox, path = spec.bbox, Path(spec.file or spec.rgi or "")
-    geometry = _from_bbox(bbox) if bbox is not None else _from_file(path)
+    geometry = _from_bbox(bbox) if bbox is not None else _from_file(path, spec.what)
     return _buffered(geometry, spec.buffer_m) if spec.buffer_m else geometry
 
 
@@ -116,32 +118,40 @@ def _from_bbox(bbox: tuple[float, float, float, float]) -> Polygon | MultiPolygo
     return box(west, south, east, north)
 
 
-def _from_file(path: Path) -> Polygon | MultiPolygon:
+def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     import geopandas
 
+    from cryoscale.write.rings import crossing, names_of
+
+    given = f"{what} {path}"
     if not path.exists():
-        raise RegionError(f"region file {path} (absent)", "a vector file of polygons", "check the path")
+        raise RegionError(f"{given} (absent)", "a vector file of polygons", "check the path")
     try:
         frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RegionError(
-            f"region file {path} ({reason})", "GeoJSON, GeoPackage, Shapefile or GeoParquet", "convert it"
+            f"{given} ({reason})", "GeoJSON, GeoPackage, Shapefile or GeoParquet", "convert it"
         ) from error
     if "geometry" not in frame or frame.empty:
-        raise RegionError(f"region file {path} without features", "polygons", "check its contents")
-    if frame.crs is not None:
-        frame = frame.to_crs(4326)
-    polygons = frame.geometry[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])]
-    whole = [_unwrapped(part) for part in shapely.get_parts(polygons.to_numpy())]
+        raise RegionError(f"{given} without features", "polygons", "check its contents")
+    if frame.crs is None:
+        raise RegionError(f"{given} without a CRS", "polygons that name theirs", "set it in the file")
+    frame = frame[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])].to_crs(4326)
+    parts, owners = shapely.get_parts(frame.geometry.to_numpy(), return_index=True)
+    whole = [_unwrapped(part) for part in parts]
+    names = names_of(frame)
+    crossed = crossing(np.asarray(whole, object), [names[owner] for owner in owners])
+    if crossed is not None:
+        raise RegionError(f"{given}, whose rings cross ({crossed})", "valid polygons", "mend it in the file")
     merged = shapely.union_all(shapely.make_valid(np.asarray(whole, object)))
     if merged.is_empty or merged.area == 0:
-        raise RegionError(f"region file {path} without an area", "polygons", "check its contents")
+        raise RegionError(f"{given} without an area", "polygons", "check its contents")
     if max(abs(v) for v in merged.bounds[::2]) > 360 or max(abs(v) for v in merged.bounds[1::2]) > 90:
         raise RegionError(
-            f"region file {path} with coordinates {merged.bounds}",
-            "degrees, or a declared CRS",
-            "declare its CRS",
+            f"{given} with coordinates {merged.bounds}",
+            "coordinates of the CRS that it declares",
+            "correct its CRS",
         )
     return on_globe(merged)
 

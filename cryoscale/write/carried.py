@@ -17,6 +17,7 @@ from cryoscale.errors import SourceError
 from cryoscale.write import zones
 from cryoscale.write.columns import COLUMNS
 from cryoscale.write.polygons import PolygonArray, explode
+from cryoscale.write.rings import crossing, names_of
 
 CARRIED: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.source.endswith("RGI"))
 """The columns that are carried over, by the names of the RGI 7."""
@@ -69,8 +70,12 @@ class KnownGlaciers:
 def read_glaciers(path: str, region: BaseGeometry) -> gpd.GeoDataFrame:
     """The rows of an RGI file over the box around a region (degrees), in the CRS of the file.
 
+    A file is of another region where no glacier of it lies within the region: some may lie in the box around
+    it, and a file that holds only a part of the region's glaciers is none.
+
     Raises:
-        SourceError: the file is absent, unreadable, without CRS or identifiers, or of another region.
+        SourceError: the file is absent, unreadable, without CRS or identifiers, of another region, or rings
+            of it cross.
     """
     expected = "the glacier product of the RGI 7 for the region that is mapped"
     if not Path(path).is_file():
@@ -85,20 +90,35 @@ def read_glaciers(path: str, region: BaseGeometry) -> gpd.GeoDataFrame:
         raise SourceError(
             f"known glaciers {path}, which cannot be read ({reason})", expected, "give another file"
         ) from error
-    _check(frame)
-    if frame.empty:
+    given = f"known glaciers {path}"
+    _check(frame, given)
+    crossed = crossing(frame.geometry.to_numpy(), names_of(frame))
+    if crossed is not None:
+        raise SourceError(f"{given}, whose rings cross ({crossed})", "valid outlines", "mend it in the file")
+    shapely.prepare(region)
+    if not shapely.intersects(region, frame.geometry.to_crs("EPSG:4326").to_numpy()).any():
         raise SourceError(
-            f"known glaciers {path}, of which none lies in the region", expected, "give that region's file"
+            f"{given}{_regions(path)}, of which none lies in the region", expected, "give that region's file"
         )
     return frame
 
 
-def _check(known: gpd.GeoDataFrame) -> None:
+def _regions(path: str) -> str:
+    """First-order regions of the RGI that a file has glaciers of, as a few words."""
+    try:
+        values = pyogrio.read_dataframe(path, columns=["o1region"], read_geometry=False)["o1region"]
+    except KeyError:
+        return ""
+    found = sorted(set(map(str, values)))
+    return f" of the RGI's region {', '.join(found)}" if found else ""
+
+
+def _check(known: gpd.GeoDataFrame, given: str = "RGI outlines") -> None:
     if known.crs is None:
-        raise SourceError("RGI outlines without a CRS", "outlines that name theirs", "set it in the file")
+        raise SourceError(f"{given} without a CRS", "outlines that name theirs", "set it in the file")
     if "rgi_id" not in known:
         raise SourceError(
-            f"outlines with the columns {', '.join(map(str, known.columns))}",
+            f"{given} with the columns {', '.join(map(str, known.columns))}",
             "the glacier product of the RGI 7, with rgi_id",
             "give another file",
         )

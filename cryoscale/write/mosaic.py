@@ -247,7 +247,8 @@ def open_overview(out: str | os.PathLike[str], year: int, epsg: int, *, longest_
     Where no level is small enough, the coarsest that was built.
     """
     group = _group(open_store(store_url_of(out)), year, epsg)
-    longest = max(group.attrs["spatial:shape"])  # type: ignore[type-var, arg-type]
+    attributes: dict[str, Any] = group.attrs.asdict()
+    longest = max(attributes["spatial:shape"])
     there = factors(group)
     fitting = [factor for factor in there if longest <= factor * longest_px]
     return open_mosaic(out, year, epsg, factor=fitting[0] if fitting else there[-1])

@@ -297,7 +297,7 @@ def _glaciers(frame: gpd.GeoDataFrame, names: _Names, ids: Mapping[str, str]) ->
         is_rgi6=0,
     )
     told = told.fillna(dict(_NOT_ASSIGNED))
-    table = pd.DataFrame({name: told[name].astype(kind) for name, kind in GLACIER_COLUMNS.items()})  # type: ignore[call-overload]
+    table = pd.DataFrame({name: told[name].astype(kind) for name, kind in GLACIER_COLUMNS.items()})
     return gpd.GeoDataFrame(table, geometry=frame.geometry, crs=frame.crs)
 
 
@@ -318,7 +318,7 @@ def _write_complexes(source: _Source, made: Path, names: _Names, rows: pd.DataFr
                 o1region=[part["o1region"].fillna(names.o1region).iloc[0] for part in of],
                 o2region=[part["o2region"].fillna(names.o2region).iloc[0] for part in of],
             )
-            table = pd.DataFrame({name: told[name].astype(GLACIER_COLUMNS[name]) for name in COMPLEX_COLUMNS})  # type: ignore[call-overload]
+            table = pd.DataFrame({name: told[name].astype(GLACIER_COLUMNS[name]) for name in COMPLEX_COLUMNS})
             yield gpd.GeoDataFrame(table, geometry=frame.geometry, crs=frame.crs)
 
     _write_table(finished(), stem, "Polygon")
