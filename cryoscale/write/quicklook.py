@@ -100,7 +100,7 @@ def thinned(layer: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _sums(layer: NDArray[Any]) -> NDArray[Any]:
-    """Sums (y/4, x/4) of each 4 x 4; down the columns first, which is some five times quicker than at once."""
+    """Sums (y/4, x/4) of each 4 x 4; first down the columns, which is four times as quick as at once."""
     rows, cols = layer.shape[0] // FACTOR, layer.shape[1] // FACTOR
     strips = layer.reshape(rows, FACTOR, -1).sum(axis=1, dtype=layer.dtype)
     return np.asarray(strips.reshape(rows, cols, FACTOR).sum(axis=2, dtype=layer.dtype))
