@@ -161,15 +161,24 @@ def under_snow(cells: Cells, lat_deg: float) -> NDArray[np.float64]:
     """Whether each cell was under snow in its image, 1 or 0; NaN without reflectance, elevation or date.
 
     It was where its near-infrared reflectance, normalised to level ground, is above :data:`SNOW_NIR`; snow
-    and firn are one. Where reflectance does not rise with the light that falls in, the image was corrected
-    for terrain before and is taken as it is.
+    and firn are one.
+    """
+    nir = level_nir(cells, lat_deg)
+    return np.where(np.isfinite(nir), nir > SNOW_NIR, np.nan)
+
+
+def level_nir(cells: Cells, lat_deg: float) -> NDArray[np.float64]:
+    """Near-infrared reflectance of each cell as if it were level; NaN without elevation or date.
+
+    Where reflectance does not rise with the light that falls in, the image was corrected for terrain before
+    and is taken as it is.
     """
     nir = cells["nir"].astype(np.float64)
     incoming, level = _sunlight(cells, lat_deg)
     known = np.isfinite(nir) & np.isfinite(incoming) & np.isfinite(level)
     if known.any() and _rises_with(incoming[known], nir[known], cells.weight[known].astype(np.float64)):
         nir = nir * (level + DIFFUSE) / (incoming + DIFFUSE)
-    return np.where(known, nir > SNOW_NIR, np.nan)
+    return np.where(known, nir, np.nan)
 
 
 def _sunlight(cells: Cells, lat_deg: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
