@@ -123,8 +123,11 @@ def outlines_of(out: Path, year: int, first: int, of_range: MountainRange) -> It
                 "signs": signs,
                 "right": {
                     "normalised": right(cells, truth, snow.under_snow(cells, lat)),
-                    "as it is": right(cells, truth, bright(cells, snow.SNOW_NIR)),
-                    "Otsu, as it is": right(cells, truth, bright(cells, otsu(cells))),
+                    "as it is": right(cells, truth, bright(cells["nir"], snow.SNOW_NIR)),
+                    "Otsu, normalised": right(
+                        cells, truth, by_otsu(snow.level_nir(cells, lat), cells.weight)
+                    ),
+                    "Otsu, as it is": right(cells, truth, by_otsu(cells["nir"], cells.weight)),
                 },
                 "weight": float(cells.weight.sum()),
             }
@@ -176,15 +179,23 @@ def right(cells: Cells, truth: Cells, told: NDArray[np.float64]) -> float:
     return float(cells.weight[known & ((white >= 0.5) == (told == 1))].sum())
 
 
-def bright(cells: Cells, threshold: float) -> NDArray[np.float64]:
-    """Snow by reflectance as it is."""
-    return np.where(np.isfinite(cells["nir"]), cells["nir"] > threshold, np.nan)
+def bright(nir: NDArray[np.floating], threshold: float) -> NDArray[np.float64]:
+    """Snow by a threshold on reflectance."""
+    return np.where(np.isfinite(nir), nir > threshold, np.nan)
 
 
-def otsu(cells: Cells) -> float:
-    """The threshold between two classes of reflectance that parts them best (Otsu 1979)."""
-    known = np.isfinite(cells["nir"])
-    count, edges = np.histogram(cells["nir"][known], 120, (0.0, 1.2), weights=cells.weight[known])
+def by_otsu(nir: NDArray[np.floating], weight: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Snow by the threshold of one outline's cells."""
+    known = np.isfinite(nir)
+    return bright(nir, otsu(nir[known], weight[known]))
+
+
+def otsu(nir: NDArray[np.floating], weight: NDArray[np.floating]) -> float:
+    """The threshold between two classes of reflectance that parts them best.
+
+    Source: Otsu 1979, https://doi.org/10.1109/TSMC.1979.4310076.
+    """
+    count, edges = np.histogram(nir, 120, (0.0, 1.2), weights=weight)
     middle = (edges[1:] + edges[:-1]) / 2
     below, moment = np.cumsum(count), np.cumsum(count * middle)
     with np.errstate(all="ignore"):

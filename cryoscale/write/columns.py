@@ -277,8 +277,8 @@ COLUMNS: tuple[Column, ...] = (
         "",
         "evidence",
         "Persistence of snow and ice",
-        "Mean share of the season's clear dates on which the ground that is not under debris was snow or "
-        "ice, 0-1; of one date it tells nothing.",
+        "Mean share of the season's clear dates on which mapped clean ice was snow or ice, 0-1; of "
+        "one date it tells nothing; empty where hardly any of the outline is clean.",
     ),
     Column(
         "clear_dates",
@@ -294,7 +294,7 @@ COLUMNS: tuple[Column, ...] = (
         "",
         "evidence",
         "Mean NDSI",
-        "Normalised difference snow index of the image, where not under debris.",
+        "Normalised difference snow index of the image, where it is clean ice.",
     ),
     Column("velocity_m_yr", _REAL, "m yr-1", "evidence", "Median surface speed", "Of the velocity mosaic."),
     Column(

@@ -10,6 +10,7 @@ only elevation and evidence tell.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -90,12 +91,19 @@ def place_of(out: str, year: int, block: Block) -> tuple[zarr.Group, tuple[slice
 
 def thinned(layer: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means (y/4, x/4) of the valid pixels of each 4 x 4; NaN where there is none."""
-    rows, cols = layer.shape[0] // FACTOR, layer.shape[1] // FACTOR
-    cells = layer.reshape(rows, FACTOR, cols, FACTOR)
-    valid = np.isfinite(cells)
-    count = valid.sum(axis=(1, 3))
-    total = np.where(valid, cells, 0.0).sum(axis=(1, 3), dtype=np.float32)
+    valid = np.isfinite(layer)
+    if valid.all():
+        return _sums(layer) / np.float32(FACTOR**2)
+    count = _sums(valid.view(np.uint8))
+    total = _sums(np.where(valid, layer, np.float32(0.0)))
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def _sums(layer: NDArray[Any]) -> NDArray[Any]:
+    """Sums (y/4, x/4) of each 4 x 4; first down the columns, which is four times as quick as at once."""
+    rows, cols = layer.shape[0] // FACTOR, layer.shape[1] // FACTOR
+    strips = layer.reshape(rows, FACTOR, -1).sum(axis=1, dtype=layer.dtype)
+    return np.asarray(strips.reshape(rows, cols, FACTOR).sum(axis=2, dtype=layer.dtype))
 
 
 def open_quicklook(out: str, year: int, epsg: int) -> xr.Dataset:

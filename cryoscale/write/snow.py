@@ -49,6 +49,9 @@ decorrelate whatever covers them, and the ground beside them does not: Lippl et 
 https://doi.org/10.1017/jog.2018.70. Fresh snow and melt do it too: it is a sign of ice, and no proof."""
 DEBRIS_SHARE = 0.02
 """Share under debris from which an outline has a debris-covered part (choice): snow patches have none."""
+LEAST_CLEAN = 0.25
+"""Share of an outline that has to be clean ice for its persistence to tell anything, as debris is no snow and
+what is clean along the rim of a debris-covered tongue is mostly rock (choice)."""
 SMALL_KM2 = 0.5
 """Very small glaciers, which are hard to tell from snow patches: Leigh et al. (2019),
 https://doi.org/10.1017/jog.2019.50."""
@@ -124,8 +127,10 @@ def signs_under(outline: Polygon, seen: Evidence, slope_deg: float) -> Signs:
 
 
 def signs_of(cells: Cells, area_km2: float, slope_deg: float, lat_deg: float) -> Signs:
-    """What the cells under an outline say of it; of persistence and index where they are not under debris."""
-    clean = ~(cells["debris"] >= 0.5)
+    """What the cells under an outline say of it; of persistence and index, those of mostly clean ice."""
+    clean = cells["ice"] - cells["debris"] >= 0.5
+    if float(cells.weight[clean].sum()) < LEAST_CLEAN * float(cells.weight.sum()):
+        clean[:] = False
     return Signs(
         area_km2=area_km2,
         slope_deg=slope_deg,
@@ -156,15 +161,24 @@ def under_snow(cells: Cells, lat_deg: float) -> NDArray[np.float64]:
     """Whether each cell was under snow in its image, 1 or 0; NaN without reflectance, elevation or date.
 
     It was where its near-infrared reflectance, normalised to level ground, is above :data:`SNOW_NIR`; snow
-    and firn are one. Where reflectance does not rise with the light that falls in, the image was corrected
-    for terrain before and is taken as it is.
+    and firn are one.
+    """
+    nir = level_nir(cells, lat_deg)
+    return np.where(np.isfinite(nir), nir > SNOW_NIR, np.nan)
+
+
+def level_nir(cells: Cells, lat_deg: float) -> NDArray[np.float64]:
+    """Near-infrared reflectance of each cell as if it were level; NaN without elevation or date.
+
+    Where reflectance does not rise with the light that falls in, the image was corrected for terrain before
+    and is taken as it is.
     """
     nir = cells["nir"].astype(np.float64)
     incoming, level = _sunlight(cells, lat_deg)
     known = np.isfinite(nir) & np.isfinite(incoming) & np.isfinite(level)
     if known.any() and _rises_with(incoming[known], nir[known], cells.weight[known].astype(np.float64)):
         nir = nir * (level + DIFFUSE) / (incoming + DIFFUSE)
-    return np.where(known, nir > SNOW_NIR, np.nan)
+    return np.where(known, nir, np.nan)
 
 
 def _sunlight(cells: Cells, lat_deg: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

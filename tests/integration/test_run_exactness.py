@@ -201,6 +201,24 @@ def test_the_inventory_of_a_run_says_what_elevation_and_the_rgi_know(
     assert set(bands.iloc[:, 2:].sum(axis=1)) == {1000}
     described = json.loads(path.with_name("attributes_metadata.json").read_text())
     assert list(described) == [name for name in glaciers.columns if name != "geometry"]
+    seen = [name for name, column in described.items() if column["source"] == "evidence"]
+    assert glaciers[["snow_fraction", "velocity_m_yr", "coherence"]].notna().all(axis=None)
+    assert glaciers["snow_fraction"].between(0, 1).all()
+    assert set(glaciers["seasonal_snow"]) <= {"no", "doubtful", "likely"}
+
+    kept = list(Path(whole.out, "quicklook.zarr").glob("*/*/evidence"))
+    try:
+        for array in kept:  # as a run of an older version is
+            array.rename(array.with_name("evidence-away"))
+        before = write_inventory(
+            tiny_range.settings(), whole.out, tmp_path / "old", 2018, manifest, KnownGlaciers(known)
+        )
+    finally:
+        for array in kept:
+            array.with_name("evidence-away").rename(array)
+    old = geopandas.read_parquet(before)
+    assert old[seen].isna().all(axis=None)
+    pd.testing.assert_frame_equal(old.drop(columns=seen), glaciers.drop(columns=seen))
 
 
 def test_a_run_may_lie_on_any_filesystem_that_fsspec_knows(tiny_range: TinyRange, whole: Run) -> None:

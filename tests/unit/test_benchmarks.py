@@ -21,6 +21,7 @@ from benchmarks import (
     readme,
     roofline,
     run_memory,
+    snow,
     streaming,
     uncertainty,
     wire,
@@ -338,3 +339,25 @@ def test_the_true_area_of_an_outline_is_counted_by_hand() -> None:
     assert found.area.tolist() == pytest.approx([380e-4])
     assert found.truth.tolist() == pytest.approx([22 * 19 * 1e-4])
     assert found.false.tolist() == pytest.approx([0.2 * 380e-4])
+
+
+def test_flags_are_scored_by_what_outlines_are_in_truth() -> None:
+    truth = [snow.kind_of(ice) for ice in (0.0, 0.05, 0.09, 0.1, 0.3, 0.5, 1.0, 1.0)]
+    assert truth == ["snow"] * 3 + ["mixed"] * 2 + ["ice"] * 3
+    words = ["likely", "likely", None, "likely", "no", "likely", "no", "doubtful"]
+    scores = snow.score(truth, words, "likely")
+    assert scores["counts"]["snow"] == {"None": 1, "doubtful": 0, "likely": 2, "no": 0}
+    assert (scores["precision"], scores["recall"]) == (0.5, pytest.approx(2 / 3, abs=1e-3))
+    assert (scores["no_glacier_among_flagged"], scores["glaciers_flagged"]) == (
+        0.75,
+        pytest.approx(1 / 3, abs=1e-3),
+    )
+    assert snow.score(["ice"], ["no"], "likely")["precision"] is None
+
+
+def test_the_threshold_of_otsu_lies_between_two_classes_of_cells() -> None:
+    nir = np.r_[np.linspace(0.2, 0.3, 80), np.linspace(0.7, 0.9, 20)]
+    assert 0.3 <= snow.otsu(nir, np.ones(100)) <= 0.7
+    np.testing.assert_array_equal(
+        snow.by_otsu(np.r_[nir, np.nan], np.ones(101)), [0] * 80 + [1] * 20 + [np.nan]
+    )

@@ -136,12 +136,20 @@ def test_without_persistence_speed_and_coherence_there_is_no_verdict_and_columns
 def test_debris_counts_neither_for_persistence_nor_for_the_index() -> None:
     debris = np.r_[np.ones(30), np.zeros(70)]
     seen = cells(
-        debris=debris, persistence=1 - debris, ndsi=0.8 * (1 - debris), dates=np.where(debris == 1, 9, 4)
+        ice=1.0,
+        debris=debris,
+        persistence=1 - debris,
+        ndsi=0.8 * (1 - debris),
+        dates=np.where(debris == 1, 9, 4),
     )
     signs = signs_of(seen, 1.0, 10.0, 28.0)
     assert signs.debris_fraction == pytest.approx(0.3)
     assert (signs.persistence, signs.dates) == (1.0, 4.0)
     assert signs.ndsi == pytest.approx(0.8)
+    tongue = signs_of(
+        cells(ice=1.0, debris=np.r_[np.ones(80), np.zeros(20)], persistence=0.1), 1.0, 10.0, 28.0
+    )
+    assert math.isnan(tongue.persistence)
 
 
 def test_the_share_under_snow_weighs_cells_by_what_the_outline_covers_of_them() -> None:
