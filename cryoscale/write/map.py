@@ -27,7 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from numpy.typing import NDArray
-from shapely import bounds, get_coordinates, get_num_coordinates, get_rings, simplify
+from shapely import bounds, get_coordinates, get_num_coordinates, get_parts, get_rings, simplify
 
 from cryoscale.grid import RESOLUTION_M
 from cryoscale.write.furniture import (
@@ -42,6 +42,8 @@ from cryoscale.write.store import put
 from cryoscale.write.warp import NODATA, frame_of, strips, warp_all, warp_label
 
 _UNMAPPED = "#cdd1d6"
+_FRONT = "#ffd000"
+"""Light on the dark of water and outlines, for every eye."""
 _DPI = 200
 _WIDTH_IN = 10.0
 _SAMPLE_PX = 500_000
@@ -68,6 +70,7 @@ def draw_map(
     mosaics: Mapping[int, xr.Dataset],
     glaciers: Iterable[gpd.GeoDataFrame],
     *,
+    fronts: Iterable[gpd.GeoDataFrame] = (),
     background: Mapping[int, xr.Dataset] | None = None,
     title: str = "",
     caption: str = "",
@@ -80,6 +83,7 @@ def draw_map(
         glaciers: the outlines in parts, the largest first, with area_km2 and debris_area_km2. What is
             finer than the picture's pixels is left out of them, and so are the smallest where the
             picture is full of them; the legend counts all.
+        fronts: lines where glaciers end in water, in parts.
         background: by EPSG code, ``B04``, ``B03``, ``B02`` (reflectance) for true colour, or else
             ``elevation`` (m) for relief; any resolution. Where it is missing the paper stays light.
         title: the line above the map.
@@ -92,6 +96,7 @@ def draw_map(
     figure, axes = _sheet(frame)
     axes.add_artist(_Picture(picture))
     told = _draw_outlines(axes, glaciers, frame)
+    told.fronts = _draw_fronts(axes, fronts, frame)
     draw_zone_borders(axes, list(mosaics), frame)
     draw_graticule(axes, frame)
     draw_scale_bar(axes, frame)
@@ -213,11 +218,12 @@ class _Picture(Artist):
 
 @dataclass
 class _Told:
-    """Of all outlines, drawn or not: number, area and area under debris in km2."""
+    """Of all outlines, drawn or not: number, area and area under debris in km2; and the number of fronts."""
 
     count: int = 0
     area_km2: float = 0.0
     debris_km2: float = 0.0
+    fronts: int = 0
 
 
 def _draw_outlines(axes: Axes, glaciers: Iterable[gpd.GeoDataFrame], frame: Frame) -> _Told:
@@ -232,6 +238,16 @@ def _draw_outlines(axes: Axes, glaciers: Iterable[gpd.GeoDataFrame], frame: Fram
             _draw_rings(axes, rings[fit])
             vertices += int(get_num_coordinates(rings).sum())
     return told
+
+
+def _draw_fronts(axes: Axes, fronts: Iterable[gpd.GeoDataFrame], frame: Frame) -> int:
+    count = 0
+    for part in fronts:
+        count += len(part)
+        lines = simplify(part.geometry.to_crs(frame.crs).to_numpy(), frame.pixel_m / 2)
+        for xy in map(get_coordinates, get_parts(lines)):
+            axes.add_line(Line2D(*xy.T, color=_FRONT, linewidth=1.1, solid_capstyle="butt", zorder=3.2))
+    return count
 
 
 def _draw_rings(axes: Axes, rings: NDArray[np.object_]) -> None:
@@ -286,6 +302,8 @@ def _draw_words(axes: Axes, told: _Told, label: NDArray[np.uint8], title: str, c
     if (label == NODATA).any():
         handles.append(Patch(facecolor=_UNMAPPED, edgecolor=INK, linewidth=0.4, label="Not mapped"))
     handles.append(Line2D([], [], color=INK, linewidth=0.9, label=f"Outlines ({told.count})"))
+    if told.fronts:
+        handles.append(Line2D([], [], color=_FRONT, linewidth=1.3, label=f"Fronts ({told.fronts})"))
     box = axes.get_window_extent()
     point = _DPI / 72 / box.height
     axes.legend(
