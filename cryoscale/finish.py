@@ -223,10 +223,19 @@ def draw(
     maps = {epsg: mosaic.open_overview(out, year, epsg) for epsg in zones}
     seen = {epsg: quicklook.open_quicklook(out, year, epsg) for epsg in zones}
     glaciers = read_parts(str(inventory), ("area_km2", "debris_area_km2", "geometry"))
+    fronts = read_parts(str(inventory.with_name(f"{year}-fronts.parquet")), ("geometry",))
     caption = f"Model {manifest['model']['name']}; season {settings.season.start} to {settings.season.end}."
     if is_simulated(out):
         caption = f"Simulated imagery: no real place. {caption}"
-    picture.draw_map(path, maps, glaciers, background=seen, title=f"{settings.name}, {year}", caption=caption)
+    picture.draw_map(
+        path,
+        maps,
+        glaciers,
+        fronts=fronts,
+        background=seen,
+        title=f"{settings.name}, {year}",
+        caption=caption,
+    )
 
 
 def _markers(out: str) -> Iterator[Marker]:

@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from numpy.typing import NDArray
-from shapely import bounds, get_coordinates, get_num_coordinates, get_rings, simplify
+from shapely import bounds, get_coordinates, get_num_coordinates, get_parts, get_rings, simplify
 
 from cryoscale.grid import RESOLUTION_M
 from cryoscale.write.furniture import (
@@ -38,6 +38,8 @@ from cryoscale.write.sheet import DPI, UNMAPPED, Picture, sheet
 from cryoscale.write.store import put
 from cryoscale.write.warp import NODATA, frame_of, strips, warp_all, warp_bytes
 
+_FRONT = "#ffd000"
+"""Light on the dark of water and outlines, for every eye."""
 _WIDTH_IN = 10.0
 _SAMPLE_PX = 500_000
 """Pixels that say how dark and how bright a picture is."""
@@ -63,6 +65,7 @@ def draw_map(
     mosaics: Mapping[int, xr.Dataset],
     glaciers: Iterable[gpd.GeoDataFrame],
     *,
+    fronts: Iterable[gpd.GeoDataFrame] = (),
     background: Mapping[int, xr.Dataset] | None = None,
     title: str = "",
     caption: str = "",
@@ -75,6 +78,7 @@ def draw_map(
         glaciers: the outlines in parts, the largest first, with area_km2 and debris_area_km2. What is
             finer than the picture's pixels is left out of them, and so are the smallest where the
             picture is full of them; the legend counts all.
+        fronts: lines where glaciers end in water, in parts.
         background: by EPSG code, ``B04``, ``B03``, ``B02`` (reflectance) for true colour, or else
             ``elevation`` (m) for relief; any resolution. Where it is missing the paper stays light.
         title: the line above the map.
@@ -87,6 +91,7 @@ def draw_map(
     figure, axes = sheet(frame, _WIDTH_IN, DPI)
     axes.add_artist(Picture(picture))
     told = draw_outlines(axes, glaciers, frame)
+    told.fronts = _draw_fronts(axes, fronts, frame)
     draw_zone_borders(axes, list(mosaics), frame)
     draw_graticule(axes, frame)
     draw_scale_bar(axes, frame)
@@ -170,11 +175,12 @@ def _paint(picture: NDArray[np.uint8], label: NDArray[np.uint8]) -> None:
 
 @dataclass
 class Told:
-    """Of all outlines, drawn or not: number, area and area under debris in km2."""
+    """Of all outlines, drawn or not: number, area and area under debris in km2; and the number of fronts."""
 
     count: int = 0
     area_km2: float = 0.0
     debris_km2: float = 0.0
+    fronts: int = 0
 
 
 def draw_outlines(axes: Axes, glaciers: Iterable[gpd.GeoDataFrame], frame: Frame) -> Told:
@@ -190,6 +196,16 @@ def draw_outlines(axes: Axes, glaciers: Iterable[gpd.GeoDataFrame], frame: Frame
             _draw_rings(axes, rings[fit])
             vertices += int(get_num_coordinates(rings).sum())
     return told
+
+
+def _draw_fronts(axes: Axes, fronts: Iterable[gpd.GeoDataFrame], frame: Frame) -> int:
+    count = 0
+    for part in fronts:
+        count += len(part)
+        lines = simplify(part.geometry.to_crs(frame.crs).to_numpy(), frame.pixel_m / 2)
+        for xy in map(get_coordinates, get_parts(lines)):
+            axes.add_line(Line2D(*xy.T, color=_FRONT, linewidth=1.1, solid_capstyle="butt", zorder=3.2))
+    return count
 
 
 def _draw_rings(axes: Axes, rings: NDArray[np.object_]) -> None:
@@ -244,6 +260,8 @@ def _draw_words(axes: Axes, told: Told, label: NDArray[np.uint8], title: str, ca
     if (label == NODATA).any():
         handles.append(Patch(facecolor=UNMAPPED, edgecolor=INK, linewidth=0.4, label="Not mapped"))
     handles.append(Line2D([], [], color=INK, linewidth=0.9, label=f"Outlines ({told.count})"))
+    if told.fronts:
+        handles.append(Line2D([], [], color=_FRONT, linewidth=1.3, label=f"Fronts ({told.fronts})"))
     box = axes.get_window_extent()
     point = DPI / 72 / box.height
     axes.legend(

@@ -45,7 +45,7 @@ class Year:
 
     @property
     def term_types(self) -> list[int]:
-        return self.glaciers["term_type"].tolist()
+        return [int(code) for code in self.glaciers["term_type"]]
 
 
 def labels(ice: Mask, water: Mask) -> NDArray[np.uint8]:
@@ -116,7 +116,7 @@ def moved(tmp_path: Path, older: tuple[Mask, Mask], newer: tuple[Mask, Mask]) ->
 
 
 def until(row: int) -> Mask:
-    return TONGUE & (row > ROWS)
+    return np.asarray(TONGUE & (row > ROWS), bool)
 
 
 LAKE = TONGUE & (ROWS > 150)
@@ -198,9 +198,12 @@ def test_overhangs_count_by_their_area() -> None:
     straight = np.array([(0.0, 100.0), (100.0, 100.0)])
     # a notch of 40 x 20 m behind a neck of 20 m
     notched = np.array(
-        [(0, 100), (40, 100), (40, 110), (30, 110), (30, 130), (70, 130), (70, 110), (60, 110), (60, 100), (100, 100)],
+        [
+            *[(0, 100), (40, 100), (40, 110), (30, 110), (30, 130)],
+            *[(70, 130), (70, 110), (60, 110), (60, 100), (100, 100)],
+        ],
         float,
-    )  # fmt: skip
+    )
     found = displacement(front(straight), front(notched), axis)
     assert found is not None
     assert found.displacement_m == pytest.approx(-(20 * 10 + 40 * 20) / 100.0)
