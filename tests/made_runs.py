@@ -52,7 +52,7 @@ class Tongue:
     def inside_m(self, east: NDArray[Any], south: NDArray[Any]) -> NDArray[Any]:
         """Distance from the edge, positive inside."""
         along = np.clip(south, self.head_m, self.head_m + self.length_m)
-        return self.width_m / 2 - np.hypot(east - self.x_m, south - along)
+        return np.asarray(self.width_m / 2 - np.hypot(east - self.x_m, south - along))
 
     @property
     def area_km2(self) -> float:
