@@ -92,7 +92,7 @@ def documents(source: FinishedRun, files: Filing, place: str, year: int, count: 
     maps = [_map_item(source.map_item(year, epsg), files, place, year, scenes) for epsg in source.zones(year)]
     tables = _tables_item(source, files, place, year, count)
     tables["links"] = [dict(link) for link in _once(link for one in maps for link in one["links"])]
-    return [tables, *maps, _model_item(source, place)]
+    return [tables, *maps, _model_item(source, files, place)]
 
 
 def _map_item(run_item: Document, files: Filing, place: str, year: int, scenes: str) -> Document:
@@ -184,16 +184,17 @@ def _tables_item(source: FinishedRun, files: Filing, place: str, year: int, coun
     }
 
 
-def _model_item(source: FinishedRun, place: str) -> Document:
-    item = _item(source.model_item, [MLM, FILE])
-    item["properties"] = {
-        key: told for key, told in source.model_item["properties"].items() if key != "title"
-    } | {"title": f"Model {source.model}"}
+def _model_item(source: FinishedRun, files: Filing, place: str) -> Document:
+    item = _item(source.model_item, [MLM])
+    item["properties"]["title"] = f"Model {source.model}"
     assets = copy.deepcopy(source.model_item["assets"])
-    for asset in assets.values():
+    for key, asset in assets.items():
+        asset.setdefault("mlm:artifact_type", "cryoscale")  # the extension wants one; a rule has no weights
         if "://" not in asset["href"]:  # a path on the machine that mapped is nobody else's
-            asset["href"], asset["type"] = f"records/{place}/run.json", _JSON
-            asset["title"] = f"{asset.get('title', 'Model')}, as the run's account names it"
+            title = f"{asset.get('title', 'Model')}, as the run's account names it"
+            account = _file(files, f"records/{place}/run.json", _JSON, asset["roles"], title)
+            assets[key] = {**asset, **account}
+            item["stac_extensions"].append(FILE)
     return {**item, "id": "model", "assets": assets, "links": []}
 
 

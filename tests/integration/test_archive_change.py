@@ -43,7 +43,7 @@ def tongues(year: int) -> list[Tongue]:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    """Three years over which six tongues shrink by known rates; edges err by 8 m, in part alike everywhere."""
+    """Three years in which six tongues shrink by known rates; edges err by 8 m, in part alike everywhere."""
     home = tmp_path_factory.mktemp("change")
     for year, unseen in ((2018, None), (2021, NODATA[1]), (2024, NODATA[0])):
         told = Year(tongues(year), date(year, 10, 10 + year - 2018), unseen=unseen, noise=year)
