@@ -114,7 +114,7 @@ class Chunked:
     def seen(self) -> list[tuple[int, int]]:
         root = zarr.open_group(self.repository.readonly_session("main").store, mode="r")
         found = []
-        for name in sorted(root.group_keys()):
+        for name in sorted(root.group_keys(), key=int):
             found.append((int(name), int(np.asarray(root[name]["label"]).astype(np.int64).sum())))  # type: ignore[index]
         return found
 

@@ -27,6 +27,9 @@ from cryoscale.write import mosaic, quicklook
 from cryoscale.write.succession import write_links
 
 EPSG, BLOCK_PX = 32645, 256
+API = "https://stac.example.org/v1"
+"""Where its scenes were found."""
+
 SIGMA_M = 8.0
 """Standard deviation of where a map draws an edge."""
 
@@ -106,7 +109,7 @@ def make_run(
         "config": {},
         "versions": {"cryoscale": "0"},
         "model": model,
-        "catalogs": [],
+        "catalogs": [{"collection": "optical", "outcome": "taken", "url": API, "items": 1, "reason": ""}],
         "identity": identity,
         "identity_sha256": digest(identity),
         "asked": {"min_area_km2": settings.min_area_km2},

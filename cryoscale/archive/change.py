@@ -60,6 +60,7 @@ class Change:
         years: older and newer.
         glaciers: a row an event, see :data:`cryoscale.archive.reported.COLUMNS`, with the older outlines as
             geometry (the newer of what was not there before).
+        newer: the newer outlines of each row, empty where there are none.
         total: of the region, plain values.
         series: a row a year of the archive between the two: areas over the ground that all have seen.
         models: names of those that mapped the two years.
@@ -69,6 +70,7 @@ class Change:
     region: str
     years: tuple[int, int]
     glaciers: gpd.GeoDataFrame
+    newer: gpd.GeoSeries
     total: Mapping[str, Any]
     series: pd.DataFrame
     models: tuple[str, ...]
@@ -105,15 +107,18 @@ def difference(archive: Archive, region: str, older: int, newer: int) -> Change:
         common = COMMON if pair[0].model == pair[1].model else 0.0
         table = _events(changes(links), facts, common)
         table = table.join(_retreats(table, (first, second), maps))
-        shapes = [
-            (first if names else second).union(names or others)
-            for names, others in zip(table["older_glac_ids"], table["newer_glac_ids"], strict=True)
-        ]
+        older_shapes, newer_shapes = (
+            gpd.GeoSeries([own.union(names) for names in table[f"{side}_glac_ids"]], crs="EPSG:4326")
+            for own, side in zip((first, second), _SIDES, strict=True)
+        )
     total = _total(table, facts, common)
-    glaciers = gpd.GeoDataFrame(table, geometry=shapes, crs="EPSG:4326")
+    shapes = older_shapes.where(~older_shapes.is_empty, newer_shapes)
+    glaciers = gpd.GeoDataFrame(table, geometry=shapes.to_numpy(), crs="EPSG:4326")
     models = tuple(sorted({one.model for one in pair}))
     simulated = any(_is_simulated(archive, one) for one in pair)
-    return Change(region, (older, newer), glaciers, total, _series(archive, between), models, simulated)
+    return Change(
+        region, (older, newer), glaciers, newer_shapes, total, _series(archive, between), models, simulated
+    )
 
 
 def _is_simulated(archive: Archive, entry: Entry) -> bool:

@@ -19,13 +19,14 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
+from shapely.geometry.base import BaseGeometry
 
 from cryoscale.archive.change import NOT_SEEN, NOT_SEEN_BEFORE, Change
 from cryoscale.write.furniture import INK, Frame, draw_graticule, draw_north_arrow, draw_scale_bar
 from cryoscale.write.polygons import explode
 from cryoscale.write.succession import BIRTH, VANISHED
 
-_GONE, _NEW, _UNKNOWN, _GRID = "#3b0a0a", "#009e73", "#c9ced4", "#e4e7ea"
+_GONE, _NEW, _UNKNOWN, _OLDER, _GRID = "#3b0a0a", "#009e73", "#c9ced4", "#8a929c", "#e4e7ea"
 _AREA, _DEBRIS = "#0072b2", "#d55e00"
 _DPI = 150
 _LONGEST_IN = 9.0
@@ -50,14 +51,13 @@ def draw_change(change: Change) -> bytes:
     limit = max(float(np.quantile(np.abs(known), 0.9)) if known.size else 0.0, _LEAST_PCT)
     colours = ScalarMappable(TwoSlopeNorm(0.0, -limit, limit), "RdBu")
     patches, faces = [], []
-    project = frame.project()
     for kind, pct, shape in zip(table["kind"], told, table.geometry, strict=True):
-        flat = shapely.transform(shape, lambda xy: np.column_stack(project.transform(*xy.T)))
-        flat = shapely.simplify(flat, frame.pixel_m / 2)
-        for polygon in explode(flat):
+        for polygon in explode(_flat(shape, frame)):
             patches.append(PathPatch(_path(polygon)))
             faces.append(fixed.get(kind) or (colours.to_rgba(pct) if math.isfinite(pct) else _UNKNOWN))
-    axes.add_collection(PatchCollection(patches, facecolors=faces, edgecolors=INK, linewidths=0.3))
+    axes.add_collection(PatchCollection(patches, facecolors=faces, edgecolors=_OLDER, linewidths=0.3))
+    lines = [PathPatch(_path(polygon)) for shape in change.newer for polygon in explode(_flat(shape, frame))]
+    axes.add_collection(PatchCollection(lines, facecolors="none", edgecolors=INK, linewidths=0.7))
     axes.set(
         xlim=(frame.west_m, frame.east_m),
         ylim=(frame.south_m, frame.north_m),
@@ -79,8 +79,12 @@ def draw_change(change: Change) -> bytes:
         )
         if count
     ]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    older, newer = change.years
+    handles.append(
+        Patch(facecolor="none", edgecolor=_OLDER, linewidth=0.6, label=f"Filled: outlines of {older}")
+    )
+    handles.append(Patch(facecolor="none", edgecolor=INK, linewidth=0.9, label=f"Lines: outlines of {newer}"))
+    figure.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     axes.set_title(_headline(change), loc="left", fontsize=11, color=INK)
     axes.set_xlabel(_source(change), loc="left", fontsize=8, color="#333a44", labelpad=18)
     return _png(figure)
@@ -147,6 +151,13 @@ def _frame(bounds_deg: np.ndarray) -> Frame:
     west_m, east_m, south_m, north_m = min(x) - margin, max(x) + margin, min(y) - margin, max(y) + margin
     pixel_m = max(east_m - west_m, north_m - south_m) / (_LONGEST_IN * _DPI)
     return Frame(crs, west_m, south_m, east_m, north_m, pixel_m)
+
+
+def _flat(shape: BaseGeometry, frame: Frame) -> BaseGeometry:
+    """A shape (degrees) in metres of the frame, without what is finer than half a pixel."""
+    project = frame.project()
+    flat = shapely.transform(shape, lambda xy: np.column_stack(project.transform(*xy.T)))
+    return shapely.simplify(flat, frame.pixel_m / 2)
 
 
 def _path(polygon: shapely.Polygon) -> Path:
