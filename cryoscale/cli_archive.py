@@ -118,6 +118,63 @@ def verify(archive: ArchiveOption = ".", json_: JsonOption = False) -> None:
     raise typer.Exit(0 if proof.sound else 1)
 
 
+@app.command()
+def diff(
+    older: Annotated[int, typer.Argument(help="The older year.")],
+    newer: Annotated[int, typer.Argument(help="The newer year.")],
+    archive: ArchiveOption = ".",
+    region: Annotated[str | None, typer.Option(help="Only this region.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Where to write; default: change-<older>-<newer> here.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say what changed between two years, on ground that both have seen: tables, maps and charts."""
+    from cryoscale.archive.change import difference, regions
+    from cryoscale.archive.index import Archive
+    from cryoscale.archive.reported import write_changes
+    from cryoscale.console import Console
+
+    opened, target = Archive(output(archive)), output(out or f"change-{older}-{newer}")
+    console = Console(quiet=json_)
+    with console:
+        found = []
+        for name in regions(opened, older, newer, region):
+            console.stage(f"comparing {older} and {newer} of {name}")
+            found.append(difference(opened, name, older, newer))
+        write_changes(found, target)
+    if json_:
+        print_json([{"region": one.region, **one.total} for one in found])
+        return
+    for one in found:
+        console.say(one.sentence())
+    console.say(f"tables, maps and charts in {target}")
+
+
+@app.command()
+def export(
+    out: Annotated[str, typer.Argument(help="A new folder or URL, or a file that ends in .gpkg.")],
+    archive: ArchiveOption = ".",
+    region: Annotated[str | None, typer.Option(help="Only this region.")] = None,
+    year: Annotated[list[int] | None, typer.Option(help="Only this year; repeatable.")] = None,
+    version: Annotated[int | None, typer.Option(help="A version of one region's year.")] = None,
+    mosaics: Annotated[bool, typer.Option("--mosaics", help="Take the maps as well.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Write outlines of regions and years with one table of stable ids."""
+    from cryoscale.archive.exporting import export as write
+    from cryoscale.archive.index import Archive
+
+    target = output(out)
+    made = write(
+        Archive(output(archive)), target, region=region, years=year or (), version=version, mosaics=mosaics
+    )
+    if json_:
+        print_json({"out": target, "files": made})
+    else:
+        typer.echo(f"{', '.join(made)} in {target}")
+
+
 def _line(entry: Entry) -> str:
     low, high = entry.area_low_km2, entry.area_high_km2
     interval = f" ({low:,.1f} to {high:,.1f})" if low is not None and high is not None else ""

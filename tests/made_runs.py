@@ -27,6 +27,9 @@ from cryoscale.write import mosaic, quicklook
 from cryoscale.write.succession import write_links
 
 EPSG, BLOCK_PX = 32645, 256
+API = "https://stac.example.org/v1"
+"""Where its scenes were found."""
+
 SIGMA_M = 8.0
 """Standard deviation of where a map draws an edge."""
 
@@ -52,7 +55,7 @@ class Tongue:
     def inside_m(self, east: NDArray[Any], south: NDArray[Any]) -> NDArray[Any]:
         """Distance from the edge, positive inside."""
         along = np.clip(south, self.head_m, self.head_m + self.length_m)
-        return self.width_m / 2 - np.hypot(east - self.x_m, south - along)
+        return np.asarray(self.width_m / 2 - np.hypot(east - self.x_m, south - along))
 
     @property
     def area_km2(self) -> float:
@@ -106,7 +109,7 @@ def make_run(
         "config": {},
         "versions": {"cryoscale": "0"},
         "model": model,
-        "catalogs": [],
+        "catalogs": [{"collection": "optical", "outcome": "taken", "url": API, "items": 1, "reason": ""}],
         "identity": identity,
         "identity_sha256": digest(identity),
         "asked": {"min_area_km2": settings.min_area_km2},

@@ -1,15 +1,16 @@
 """What changed between two years of an archive: area, debris, termini; per glacier and region.
 
-Only ground that both years have seen counts (:mod:`cryoscale.archive.coverage`): the area of an outline is taken
-by the share of its pixels that the other year has data for. Glaciers are told by their links
-(:mod:`cryoscale.write.succession`): a row is an event, one glacier to one, or what it split into or merged from.
-What is gone where the newer year has looked has vanished; where it has not looked, it was not seen, and
+Only ground that both years have seen counts (:mod:`cryoscale.archive.coverage`): the area of an outline is
+taken by the share of its pixels that the other year has data for. Glaciers are told by their links
+(:mod:`cryoscale.write.succession`): a row is an event, one glacier to one, or what it split into or merged
+from. What is gone where the newer year has looked has vanished; where it has not looked, it was not seen, and
 nothing is said of it. Intervals are those of :mod:`cryoscale.archive.doubt`; the period is that between the
 images under the outlines, not between the names of the years.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from shapely.geometry import LineString
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale.archive.coverage import Counts, Maps, count
+from cryoscale.archive.described import DOCUMENT
 from cryoscale.archive.doubt import change_reach, region_change_reach
 from cryoscale.archive.identity import outlines
 from cryoscale.archive.index import Archive, Entry
@@ -58,15 +60,32 @@ class Change:
         years: older and newer.
         glaciers: a row an event, see :data:`cryoscale.archive.reported.COLUMNS`, with the older outlines as
             geometry (the newer of what was not there before).
+        newer: the newer outlines of each row, empty where there are none.
         total: of the region, plain values.
         series: a row a year of the archive between the two: areas over the ground that all have seen.
+        models: names of those that mapped the two years.
+        simulated: whether any of the imagery is.
     """
 
     region: str
     years: tuple[int, int]
     glaciers: gpd.GeoDataFrame
+    newer: gpd.GeoSeries
     total: Mapping[str, Any]
     series: pd.DataFrame
+    models: tuple[str, ...]
+    simulated: bool
+
+    def sentence(self) -> str:
+        """The change in a line."""
+        told = self.total
+        low, high = told["change_low_km2"], told["change_high_km2"]
+        interval = f" ({low:+.2f} to {high:+.2f})" if low is not None and high is not None else ""
+        pct = "" if told["change_pct"] is None else f", {told['change_pct']:+.1f} %"
+        retreat = told["median_retreat_m"]
+        moved = "" if retreat is None else f"; {told['retreats']} termini, median retreat {retreat:.0f} m"
+        when = f"{told['older_date'] or self.years[0]} to {told['newer_date'] or self.years[1]}"
+        return f"{self.region}, {when}: {told['change_km2']:+.2f} km²{interval}{pct}{moved}"
 
 
 def difference(archive: Archive, region: str, older: int, newer: int) -> Change:
@@ -88,13 +107,24 @@ def difference(archive: Archive, region: str, older: int, newer: int) -> Change:
         common = COMMON if pair[0].model == pair[1].model else 0.0
         table = _events(changes(links), facts, common)
         table = table.join(_retreats(table, (first, second), maps))
-        shapes = [
-            (first if names else second).union(names or others)
-            for names, others in zip(table["older_glac_ids"], table["newer_glac_ids"], strict=True)
-        ]
+        older_shapes, newer_shapes = (
+            gpd.GeoSeries([own.union(names) for names in table[f"{side}_glac_ids"]], crs="EPSG:4326")
+            for own, side in zip((first, second), _SIDES, strict=True)
+        )
     total = _total(table, facts, common)
-    glaciers = gpd.GeoDataFrame(table, geometry=shapes, crs="EPSG:4326")
-    return Change(region, (older, newer), glaciers, total, _series(archive, between))
+    shapes = older_shapes.where(~older_shapes.is_empty, newer_shapes)
+    glaciers = gpd.GeoDataFrame(table, geometry=shapes.to_numpy(), crs="EPSG:4326")
+    models = tuple(sorted({one.model for one in pair}))
+    simulated = any(_is_simulated(archive, one) for one in pair)
+    return Change(
+        region, (older, newer), glaciers, newer_shapes, total, _series(archive, between), models, simulated
+    )
+
+
+def _is_simulated(archive: Archive, entry: Entry) -> bool:
+    """Whether what is said of a version says so."""
+    content = archive.objects.get(f"records/{entry.place}/{DOCUMENT}") or b"[]"
+    return any(one["properties"].get("cryoscale:simulated") for one in json.loads(content))
 
 
 class _Shapes(Scratch):
@@ -245,7 +275,8 @@ def _total(table: pd.DataFrame, facts: Sequence[pd.DataFrame], common: float) ->
     """Of the region: everything that both years have seen, added up."""
     older, newer = (float(own["seen_km2"].sum()) for own in facts)
     change = newer - older
-    down, up = region_change_reach(*_by_block(facts), common)
+    widths = _by_block(facts)
+    down, up = region_change_reach(widths[0], widths[1], common)
     dates = [_mean_date(own.dropna(subset="src_date")["src_date"], own.dropna(subset="src_date")["area_km2"])
              for own in facts]  # fmt: skip
     years = (dates[1] - dates[0]).days / _YEAR_DAYS if not any(map(pd.isna, dates)) else math.nan

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cryoscale.archive.files import Filing
@@ -56,6 +56,7 @@ _ZARR, _PARQUET, _JSON = (
     "application/vnd.apache.parquet",
     "application/json",
 )
+_ITEM = "application/geo+json"
 _UP = "../../../"
 """From a document of a region to the archive's root."""
 _TITLES = {
@@ -88,16 +89,20 @@ def documents(source: FinishedRun, files: Filing, place: str, year: int, count: 
         year: mapped.
         count: of outlines.
     """
-    scenes = f"records/{place}/items.parquet"
-    maps = [_map_item(source.map_item(year, epsg), files, place, year, scenes) for epsg in source.zones(year)]
+    addresses = source.scene_addresses
+    maps = [
+        _map_item(source.map_item(year, epsg), files, place, year, addresses) for epsg in source.zones(year)
+    ]
     tables = _tables_item(source, files, place, year, count)
     tables["links"] = [dict(link) for link in _once(link for one in maps for link in one["links"])]
-    return [tables, *maps, _model_item(source, place)]
+    return [tables, *maps, _model_item(source, files, place)]
 
 
-def _map_item(run_item: Document, files: Filing, place: str, year: int, scenes: str) -> Document:
+def _map_item(
+    run_item: Document, files: Filing, place: str, year: int, addresses: Mapping[str, str]
+) -> Document:
     epsg = int(str(run_item["properties"]["proj:code"]).partition(":")[2])
-    store = f"mosaics/{place}/mosaic.zarr"
+    store, scenes = f"mosaics/{place}/mosaic.zarr", f"records/{place}/items.parquet"
     asset = {
         "href": f"{store}/{year}/{epsg}",
         "type": _ZARR,
@@ -110,7 +115,9 @@ def _map_item(run_item: Document, files: Filing, place: str, year: int, scenes: 
         **_item(run_item, [PROJECTION, RASTER, FILE]),
         "id": str(epsg),
         "assets": {"mosaic": asset},
-        "links": [_scene(link, scenes) for link in run_item["links"] if link["rel"] == "derived_from"],
+        "links": [
+            _scene(link, addresses, scenes) for link in run_item["links"] if link["rel"] == "derived_from"
+        ],
     }
 
 
@@ -130,17 +137,13 @@ def _band(name: str) -> Document:
     return band
 
 
-def _scene(link: Document, scenes: str) -> Document:
+def _scene(link: Document, addresses: Mapping[str, str], scenes: str) -> Document:
     """A link to a scene: its own address, else the frozen catalogue that has it; or to the model."""
     if link["href"].endswith("-model.json"):
-        return {"rel": "derived_from", "href": "model", "type": "application/geo+json", "title": "Model"}
-    known = "://" in link["href"]
-    return {
-        "rel": "derived_from",
-        "href": link["href"] if known else scenes,
-        "type": "application/geo+json" if known else _PARQUET,
-        "title": link.get("title", ""),
-    }
+        return {"rel": "derived_from", "href": "model", "type": _ITEM, "title": "Model"}
+    title = link.get("title", "")
+    href = link["href"] if "://" in link["href"] else addresses.get(title, scenes)
+    return {"rel": "derived_from", "href": href, "type": _ITEM if "://" in href else _PARQUET, "title": title}
 
 
 def _tables_item(source: FinishedRun, files: Filing, place: str, year: int, count: int) -> Document:
@@ -184,16 +187,17 @@ def _tables_item(source: FinishedRun, files: Filing, place: str, year: int, coun
     }
 
 
-def _model_item(source: FinishedRun, place: str) -> Document:
-    item = _item(source.model_item, [MLM, FILE])
-    item["properties"] = {
-        key: told for key, told in source.model_item["properties"].items() if key != "title"
-    } | {"title": f"Model {source.model}"}
+def _model_item(source: FinishedRun, files: Filing, place: str) -> Document:
+    item = _item(source.model_item, [MLM])
+    item["properties"]["title"] = f"Model {source.model}"
     assets = copy.deepcopy(source.model_item["assets"])
-    for asset in assets.values():
+    for key, asset in assets.items():
+        asset.setdefault("mlm:artifact_type", "cryoscale")  # the extension wants one; a rule has no weights
         if "://" not in asset["href"]:  # a path on the machine that mapped is nobody else's
-            asset["href"], asset["type"] = f"records/{place}/run.json", _JSON
-            asset["title"] = f"{asset.get('title', 'Model')}, as the run's account names it"
+            title = f"{asset.get('title', 'Model')}, as the run's account names it"
+            account = _file(files, f"records/{place}/run.json", _JSON, asset["roles"], title)
+            assets[key] = {**asset, **account}
+            item["stac_extensions"].append(FILE)
     return {**item, "id": "model", "assets": assets, "links": []}
 
 
@@ -344,7 +348,7 @@ def _between_versions(entry: Entry, own: Sequence[Entry], suffix: str) -> Iterat
     for relation, one in found.items():
         title = f"version {one.version}{', withdrawn' if one.state == WITHDRAWN else ''}"
         href = f"./{one.name}{end}.json"
-        yield {"rel": relation, "href": href, "type": "application/geo+json", "title": title}
+        yield {"rel": relation, "href": href, "type": _ITEM, "title": title}
 
 
 def _collection(region: str, own: Sequence[Entry], items: Sequence[Document]) -> Document:
@@ -352,7 +356,7 @@ def _collection(region: str, own: Sequence[Entry], items: Sequence[Document]) ->
         {"rel": "root", "href": f"{_UP}catalog.json", "type": _JSON},
         {"rel": "parent", "href": f"{_UP}catalog.json", "type": _JSON},
     ]
-    links += [{"rel": "item", "href": f"./{one['id']}.json", "type": "application/geo+json"} for one in items]
+    links += [{"rel": "item", "href": f"./{one['id']}.json", "type": _ITEM} for one in items]
     starts, ends = zip(*(one.season for one in own), strict=True)
     boxes = sorted({tuple(one["bbox"]) for one in items})
     return {

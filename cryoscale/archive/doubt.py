@@ -1,15 +1,15 @@
 """The interval of a change: what two years' intervals say together.
 
-The errors of two maps of one place are not independent, since the same model calls the same ground ice. What
-is assumed is what the interval of a region's area assumes already (:mod:`cryoscale.write.bootstrap`): of the
-variance of errors a share :data:`~cryoscale.write.bootstrap.COMMON` is the model's own bias, the same in all
-blocks, and so the same in both years; the rest is each year's own. The common part cancels in a difference as
-far as both intervals are equally wide. Where shade or debris deceive both years alike in one place, more of it
-cancels, so that the interval is rather too wide than too narrow; where the two years were mapped by different
-models nothing cancels, and nothing is taken off.
+The errors of two maps of one place are not independent, since the same model calls the same ground ice.
+What is assumed is what the interval of a region's area assumes already (:mod:`cryoscale.write.bootstrap`): of
+the variance of errors a share :data:`~cryoscale.write.bootstrap.COMMON` is the model's own bias, the same in
+all blocks, and so the same in both years; the rest is each year's own. The common part cancels in a
+difference as far as both intervals are equally wide. Where shade or debris deceive both years alike in one
+place, more of it cancels, so that the interval is rather too wide than too narrow; where the two years were
+mapped by different models nothing cancels, and nothing is taken off.
 
-A region's interval comes from a bootstrap of blocks of 5 km over the paired errors of both years, in the manner
-of :func:`cryoscale.write.bootstrap.region_interval`: a block that is drawn brings both of its years.
+A region's interval comes from a bootstrap of blocks of 5 km over the paired errors of both years, in the
+manner of :func:`cryoscale.write.bootstrap.region_interval`: a block that is drawn brings both of its years.
 """
 
 from __future__ import annotations

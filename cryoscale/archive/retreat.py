@@ -2,10 +2,10 @@
 
 The centre line method: the place of a terminus in a year is the last point of the line that lies on that
 year's ice (compared with others by Lea et al. 2014, https://doi.org/10.3189/2014JoG13J061). The line of the
-older outline ends at its terminus, so that a retreat is told along it; an advance is told along the line of the
-newer. A terminus is as sure as the map is: its 90 % interval reaches from where the probability of ice along the
-line falls below 95 % to where it falls below 5 %, half a pixel at least. Errors of the two years are taken as
-independent of each other.
+older outline ends at its terminus, so that a retreat is told along it; an advance is told along the line of
+the newer. A terminus is as sure as the map is: its 90 % interval reaches from where the probability of ice
+along the line falls below 95 % to where it falls below 5 %, half a pixel at least. Errors of the two years
+are taken as independent of each other.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import fsspec
 import geopandas as gpd
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from cryoscale.archive.files import Filing
 from cryoscale.errors import CryoscaleError, SourceError
 from cryoscale.ledger import ITEMS, MANIFEST, Ledger
+from cryoscale.read import snapshot
 from cryoscale.verify import SEAL, verify
 from cryoscale.write import mosaic, quicklook
 from cryoscale.write.ground import Ground
@@ -27,6 +29,7 @@ from cryoscale.write.vectors import read_parts, write_parts
 _RECORDS = ("region.json", "hypsometry.csv", "rgi_links.csv")
 """Of a run's inventory, by what follows ``<year>-``."""
 _ZARR = "zarr.json"
+_HERE = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +147,22 @@ class FinishedRun:
             one for one in self.items if one["assets"].get("mosaic", {}).get("href", "").endswith(end)
         )
 
+    @cached_property
+    def scene_addresses(self) -> dict[str, str]:
+        """The STAC item of each scene that was found in a public API, by the scene's id."""
+        taken: dict[str, set[str]] = {}
+        for told in self.manifest.get("catalogs", []):
+            if told.get("outcome") == "taken":
+                taken.setdefault(str(told["collection"]), set()).add(str(told["url"]))
+        found = {}
+        for _, item in snapshot.scan(f"{self.out}/{ITEMS}"):
+            urls = taken.get(item.get("collection") or "", set())
+            # of several catalogues it is not known which had it
+            href = item_address(next(iter(urls)), item["collection"], item["id"]) if len(urls) == 1 else None
+            if href is not None:
+                found[item["id"]] = href
+        return found
+
     @property
     def model_item(self) -> dict[str, Any]:
         """The STAC item of the model."""
@@ -224,3 +243,16 @@ def _links_years(name: str) -> bool:
     """Whether a file of the inventory is of two years."""
     first, _, rest = name.removeprefix("inventory/").partition("-")
     return first.isdigit() and rest.partition("-")[0].isdigit()
+
+
+def item_address(api: str, collection: str, name: str) -> str | None:
+    """Where an API has an item, as OGC API Features lays them out; None for what is no public API.
+
+    Source: https://api.stacspec.org/v1.0.0/ogcapi-features
+    """
+    parts = urlsplit(api)
+    host = (parts.hostname or "").lower()
+    static = parts.path.endswith((".json", ".parquet", ".geoparquet"))
+    if parts.scheme not in ("http", "https") or static or host in _HERE:
+        return None
+    return f"{api.rstrip('/')}/collections/{quote(collection, safe='')}/items/{quote(name, safe='')}"

@@ -1,0 +1,143 @@
+"""What somebody asks for, out of an archive: outlines of regions and years with one table of stable ids."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import pandas as pd
+
+from cryoscale.archive.files import read_list
+from cryoscale.archive.index import FILES, Archive, Entry
+from cryoscale.errors import InputError, OutputError
+from cryoscale.write.columns import COLUMNS
+from cryoscale.write.objects import Objects
+from cryoscale.write.vectors import move, put_text, read_parts, write_parts
+
+_IDS = ["region", "year", "version", "glacier_id", "glac_id", "src_date", "area_km2"]
+_IDS += ["area_low_km2", "area_high_km2", "debris_area_km2", "cenlon", "cenlat"]
+_LAYERS = ("glaciers", "centrelines")
+
+
+def export(
+    archive: Archive,
+    out: str,
+    *,
+    region: str | None = None,
+    years: Sequence[int] = (),
+    version: int | None = None,
+    mosaics: bool = False,
+) -> list[str]:
+    """Writes the outlines of what is asked for; returns the names of the files.
+
+    Where ``out`` ends in ``.gpkg`` it is one GeoPackage with the layers ``glaciers`` and ``centrelines`` of
+    all years and the table ``glacier_ids``; else a folder with ``glaciers.parquet``, ``centrelines.parquet``
+    and ``glacier_ids.csv``, a row an outline and year. Rows are told apart by region, year and version, and
+    ``glacier_id`` stays with a glacier over the years.
+
+    Args:
+        archive: where from.
+        out: a folder or fsspec URL that is empty or absent, or a GeoPackage that is not there.
+        region: by default all.
+        years: by default all.
+        version: of one year; by default what is current.
+        mosaics: take the maps as well, into ``mosaics`` of the folder.
+
+    Raises:
+        SourceError: the archive has not what is asked for.
+        OutputError: there is something at ``out``.
+    """
+    entries = _chosen(archive, region, years, version)
+    package = out.endswith(".gpkg")
+    if package and mosaics:
+        raise InputError("--mosaics with a GeoPackage", "a folder, which can hold maps", "give a folder")
+    _refuse_taken(out, package)
+    if package:
+        _write_package(archive, entries, out)
+        return [out]
+    for kind in _LAYERS:
+        write_parts(_parts(archive, entries, kind), f"{out}/{kind}.parquet", None)
+    made = [f"{kind}.parquet" for kind in _LAYERS]
+    if mosaics:
+        made += [_copy_maps(archive, entry, out) for entry in entries]
+    put_text(
+        _ids(archive, entries).to_csv(index=False, lineterminator="\n", date_format="%Y-%m-%d"),
+        f"{out}/glacier_ids.csv",
+    )
+    return [*made, "glacier_ids.csv"]
+
+
+def _chosen(archive: Archive, region: str | None, years: Sequence[int], version: int | None) -> list[Entry]:
+    index = archive.read()
+    if version is not None:
+        if region is None or len(years) != 1:
+            raise InputError(f"--version {version}", "with it one --region and one --year", "give both")
+        return [index.chosen(region, years[0], version)]
+    if region is not None and years:
+        return [index.chosen(region, year) for year in sorted(set(years))]
+    found = [one for one in index.current(region) if not years or one.year in years]
+    if not found:
+        had = ", ".join(f"{one.region} {one.year}" for one in index.current()) or "nothing"
+        asked = f"region {region or 'any'}, years {', '.join(map(str, years)) or 'any'}"
+        raise InputError(asked, f"what the archive has: {had[:200]}", "look with cryoscale archive list")
+    return found
+
+
+def _refuse_taken(out: str, package: bool) -> None:
+    folder, _, name = out.rpartition("/")
+    taken = Objects(folder or "/").stat(name) is not None if package else bool(Objects(out).names())
+    if taken:
+        raise OutputError(f"output {out}, which is there already", "a new or empty place", "give another")
+
+
+def _parts(archive: Archive, entries: Sequence[Entry], kind: str) -> Iterator[gpd.GeoDataFrame]:
+    """Rows of all versions in parts, with region, year and version before their own columns."""
+    names = [column.name for column in COLUMNS if column.name != "year"]
+    columns = {"glaciers": ["glacier_id", *names], "centrelines": ["glac_id", "glacier_id", "length_m"]}[kind]
+    for entry in entries:
+        for part in read_parts(archive.table(kind, entry), [*columns, "geometry"]):
+            part.insert(0, "region", pd.Series([entry.region] * len(part), part.index, dtype="string"))
+            part.insert(1, "year", pd.Series(entry.year, part.index, dtype="int32"))
+            part.insert(2, "version", pd.Series(entry.version, part.index, dtype="int32"))
+            yield gpd.GeoDataFrame(part)
+
+
+def _ids(archive: Archive, entries: Sequence[Entry]) -> pd.DataFrame:
+    """A row an outline and year, by stable id and then by year."""
+    parts = []
+    for entry in entries:
+        for part in read_parts(archive.table("glaciers", entry), _IDS[3:]):
+            parts.append(part.assign(region=entry.region, year=entry.year, version=entry.version)[_IDS])
+    return pd.concat(parts, ignore_index=True).sort_values(
+        ["region", "glacier_id", "year"], ignore_index=True
+    )
+
+
+def _write_package(archive: Archive, entries: Sequence[Entry], out: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
+        local = Path(folder, "export.gpkg")
+        for kind in _LAYERS:
+            for number, part in enumerate(_parts(archive, entries, kind)):
+                part.to_file(local, layer=kind, driver="GPKG", index=False, mode="a" if number else "w")
+        table: Any = gpd.GeoDataFrame(_ids(archive, entries), geometry=None)
+        import pyogrio
+
+        pyogrio.write_dataframe(pd.DataFrame(table), local, layer="glacier_ids", driver="GPKG", append=True)
+        move(local, out)
+
+
+def _copy_maps(archive: Archive, entry: Entry, out: str) -> str:
+    """The store of a version, file by file; returns where it lies."""
+    target = f"mosaics/{entry.place}/mosaic.zarr"
+    for key, _, _ in read_list(f"{archive.root}/records/{entry.place}/{FILES}"):
+        if key.startswith(f"{target}/"):
+            content = archive.objects.get(key)
+            if content is None:
+                raise OutputError(
+                    f"{archive.root}/{key}, which is gone", "an archive that verifies", "verify it"
+                )
+            Objects(out).put(key, content)
+    return target
