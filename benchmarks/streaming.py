@@ -48,9 +48,9 @@ class Region:
 
 SCALES = {
     "tiny": ((2, 2), (4, 5), 64, 128),
-    "full": ((100, 100), (400, 250), 128, 1024),
+    "full": ((100, 100), (400, 250), 64, 1024),
 }
-"""Rows and columns of the small and of the large region, block_px, ground_px; 128 px, since what a block
+"""Rows and columns of the small and of the large region, block_px, ground_px; 64 px, since what a block
 costs beside its pixels is what this is about."""
 
 
