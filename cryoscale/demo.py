@@ -194,5 +194,6 @@ def demo_config(home: Path, size: str, years: tuple[int, ...], seed: int) -> dic
         },
         "model": {"weights": str(demo_weights()), "overlap": 0.5},
         "tiling": {"tile_px": 256, "block_px": 512},
+        "outlines": {"o1region": "15"},
         "cluster": {"kind": "local", "cpu_workers": 2, "gpu_workers": 0},
     }

@@ -298,6 +298,7 @@ def write_report(
         scores={name: _class_scores(found) for name, found in judged.items() if found is not None},
         truth="the simulator's labels" if scores is not None else "",
         outlines={year: _outlines(f"{out}/inventory/{year}.parquet") for year in settings.years},
+        files=list(itertools.islice(_file_rows(settings, out), report.ROWS_SHOWN)),
         scenes_read=heapq.nsmallest(report.ROWS_SHOWN, account.scenes_read),
         scenes_failed=heapq.nsmallest(report.ROWS_SHOWN, account.scenes_failed),
         choices=[_scene_row(use) for use in choices[: report.ROWS_SHOWN]],
@@ -330,6 +331,18 @@ def _plates(settings: Settings, out: str, maps: Mapping[int, Any]) -> list[Plate
     hypsometries = {year: f"{out}/inventory/{year}-hypsometry.csv" for year in settings.years}
     chart = charts.area_by_elevation(hypsometries)
     return drawn if chart is None else [*drawn, chart]
+
+
+def _file_rows(settings: Settings, out: str) -> Iterator[tuple[str, str]]:
+    """Address and title of each file for other programs; those of a year stand once."""
+    told = set()
+    for year in settings.years:
+        for epsg in mosaic.zones(out, year):
+            for one in files.found_of(out, year, epsg):
+                if one.href not in told:
+                    told.add(one.href)
+                    zone = f", EPSG:{epsg}" if one.href.startswith("cog/") else ""
+                    yield one.href, f"{one.title}, {year}{zone}"
 
 
 def _outlines(url: str) -> report.Outlines:

@@ -42,12 +42,12 @@ def write_inventory(folder: Path, rgi: gpd.GeoDataFrame, *, cut: str, beside: sh
     complexes = shapely.get_parts(shapely.union_all(polygons))
     known = KnownGlaciers(rgi)
     with Inventory(ATTRIBUTES) as whole, Inventory(ATTRIBUTES) as glaciers:
-        _add(whole, complexes, np.empty(0, object))
+        add(whole, complexes, np.empty(0, object))
         whole.write_outlines(folder / f"{YEAR}-complexes.parquet")
         names = {shapely.to_wkb(one.outline): one.name for one in whole.complexes()}
         for outline, name in names.items():
             mine = shapely.covers(shapely.buffer(shapely.from_wkb(outline), 1e-9), polygons)
-            first = _add(glaciers, polygons[mine], debris[mine])
+            first = add(glaciers, polygons[mine], debris[mine])
             borders = borders_of(polygons[mine])
             source = np.array(["rgi"] * int(mine.sum()))
             glaciers.note_divides(first, name, source, borders.pairs, borders.lines)
@@ -64,7 +64,8 @@ def _described(known: KnownGlaciers, outline: shapely.Polygon) -> Description:
     return Description(known.over(outline) | values, Hypsometry(int(lowest_m), (100, 700, 200)))
 
 
-def _add(inventory: Inventory, polygons: np.ndarray, debris: np.ndarray) -> int:
+def add(inventory: Inventory, polygons: np.ndarray, debris: np.ndarray) -> int:
+    """Outlines of one image, a quarter of each under debris; the number of the first."""
     tally = Tally(len(polygons))
     tally.ice_px[:], tally.debris_px[:], tally.confidence_px[:] = 1000, 250, 1000
     tally.confidence_sum[:] = 200_000.0

@@ -304,20 +304,25 @@ def _glaciers(frame: gpd.GeoDataFrame, names: _Names, ids: Mapping[str, str]) ->
 def _write_complexes(source: _Source, made: Path, names: _Names, rows: pd.DataFrame) -> None:
     """Each complex is in the regions of its largest glacier."""
     stem = _begin(made, names, "C", COMPLEX_COLUMNS)
-    members = {str(name): part for name, part in rows.groupby("complex_id")}
+    members: dict[str, list[str]] = {}
+    regions: dict[str, tuple[str, str]] = {}
+    # no groups of pandas': a table for each of 100,000 complexes is a gigabyte
+    columns = (rows["complex_id"], rows["id"], rows["o1region"], rows["o2region"])
+    for whole, name, *region in zip(*columns, strict=True):
+        members.setdefault(whole, []).append(name)
+        regions.setdefault(whole, (region[0], region[1]))
     links: dict[str, list[str]] = {}
 
     def finished() -> Iterator[gpd.GeoDataFrame]:
         for frame in source.parquet("-complexes", ["glac_id", *COMPLEX_COLUMNS[3:], "geometry"]):
             frame = frame[frame["glac_id"].isin(members.keys())]
             own = [names.identifier("C", len(links) + place) for place in range(1, len(frame) + 1)]
-            of = [members[name] for name in frame["glac_id"]]
-            links.update({name: list(part["id"]) for name, part in zip(own, of, strict=True)})
+            links.update(zip(own, (members[name] for name in frame["glac_id"]), strict=True))
             told = frame.assign(
                 rgi_id=own,
-                o1region=[part["o1region"].fillna(names.o1region).iloc[0] for part in of],
-                o2region=[part["o2region"].fillna(names.o2region).iloc[0] for part in of],
-            )
+                o1region=[regions[name][0] for name in frame["glac_id"]],
+                o2region=[regions[name][1] for name in frame["glac_id"]],
+            ).fillna({"o1region": names.o1region, "o2region": names.o2region})
             table = pd.DataFrame({name: told[name].astype(GLACIER_COLUMNS[name]) for name in COMPLEX_COLUMNS})
             yield gpd.GeoDataFrame(table, geometry=frame.geometry, crs=frame.crs)
 

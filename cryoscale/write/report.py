@@ -100,6 +100,7 @@ class Report:
         scores: by name of the model, the scores of its classes against the truth.
         truth: what the scores were taken against.
         outlines: by year, how many outlines there are and the largest.
+        files: addresses below the run of what other programs read, and what it is.
         scenes_read: identifiers of the scenes used.
         scenes_failed: scenes that could not be read, with the reason.
         choices: how the optical scenes did, the most preferred first; empty where none was preferred.
@@ -124,6 +125,7 @@ class Report:
     scores: Mapping[str, Sequence[ClassScore]] = field(default_factory=dict)
     truth: str = ""
     outlines: Mapping[int, Outlines] = field(default_factory=dict)
+    files: Sequence[tuple[str, str]] = ()
     scenes_read: Sequence[str] = ()
     scenes_failed: Sequence[tuple[str, str]] = ()
     choices: Sequence[SceneRow] = ()

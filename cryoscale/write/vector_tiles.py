@@ -48,7 +48,8 @@ def write_tiles(geopackage: Path, target: Path, *, title: str) -> bool:
         title: for the archive's metadata.
 
     Returns:
-        Whether there was anything to write: an archive without tiles is none.
+        Whether there was anything to write: an archive without tiles is none, and beyond 85 degrees of
+        latitude there are none.
 
     Raises:
         OutputError: the file cannot be written.
@@ -62,7 +63,8 @@ def write_tiles(geopackage: Path, target: Path, *, title: str) -> bool:
         if not archives:
             return False
         joined = Path(scratch, "joined.pmtiles")
-        _join(archives, joined, title)
+        if not _join(archives, joined, title):
+            return False
         move(joined, target)
     return True
 
@@ -92,8 +94,8 @@ def _write_layer(geopackage: Path, sql: str, layer: str, path: Path) -> bool:
     return True
 
 
-def _join(archives: Mapping[str, Any], path: Path, title: str) -> None:
-    """All layers of each tile into one archive."""
+def _join(archives: Mapping[str, Any], path: Path, title: str) -> bool:
+    """All layers of each tile into one archive; whether there was a tile."""
     headers = [Reader(source).header() for source in archives.values()]
     metadata = [Reader(source).metadata() for source in archives.values()]
     west, south = (min(header[key] for header in headers) for key in ("min_lon_e7", "min_lat_e7"))
@@ -103,6 +105,8 @@ def _join(archives: Mapping[str, Any], path: Path, title: str) -> None:
         for number, same in groupby(merge(*map(_tiles, archives.values()), key=_number), key=_number):
             # one time stamp for all, so that the same outlines make the same bytes
             writer.write_tile(number, gzip.compress(b"".join(tile[1] for tile in same), mtime=0))
+        if not writer.addressed_tiles:
+            return False
         writer.finalize(
             {
                 "tile_type": TileType.MVT,
@@ -122,6 +126,7 @@ def _join(archives: Mapping[str, Any], path: Path, title: str) -> None:
                 "vector_layers": [layer for told in metadata for layer in told["vector_layers"]],
             },
         )
+    return True
 
 
 def _number(tile: Tile) -> int:

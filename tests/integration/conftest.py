@@ -48,6 +48,8 @@ class TinyRange:
             },
             "model": {"weights": str(self.weights), "overlap": 0.5},
             "tiling": {"tile_px": 64, "block_px": 256},
+            # a second a run, which only the tests of these files have to spend
+            "outlines": {"files": []},
             "cluster": {"kind": "local", "cpu_workers": 1, "gpu_workers": 0},
         }
         return document | changes

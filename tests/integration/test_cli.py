@@ -13,6 +13,7 @@ import pytest
 import rasterio
 import yaml
 
+from cryoscale.api import run
 from cryoscale.cli import main
 from cryoscale.features.stack import CHANNELS
 from tests.integration.conftest import TinyRange, save_random_network
@@ -114,48 +115,96 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(
     assert [p.name for p in out.iterdir()] == ["thesis.docx"]
 
 
+@pytest.fixture(scope="module")
+def finished(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run by the band ratio, its configuration ``run.yaml`` beside it."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = write(folder / "run.yaml", tiny_range.config(model={"name": "band-ratio"}))
+    assert run(config, str(folder / "out")).status().done > 0
+    return folder / "out"
+
+
 def test_another_run_is_not_mixed_into_a_finished_one(
-    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any
+    tiny_range: TinyRange, finished: Path, tmp_path: Path, cryoscale: Any
 ) -> None:
-    model = {"name": "band-ratio"}
-    config = write(tmp_path / "run.yaml", tiny_range.config(model=model))
-    told = cryoscale("run", config, "--out", tmp_path / "out", "--json")
-    assert told.code == 0, told.err
-    first = json.loads(told.out)
-    assert first["computed"] > 0
-    again = json.loads(cryoscale("run", config, "--out", tmp_path / "out", "--json").out)
-    assert (again["computed"], again["skipped"]) == (0, first["computed"])
+    config = finished.with_name("run.yaml")
+    status = json.loads(cryoscale("status", finished, "--json").out)
+    again = json.loads(cryoscale("run", config, "--out", finished, "--json").out)
+    assert (again["computed"], again["skipped"]) == (0, status["done"])
 
-    write(config, tiny_range.config(model=model, tiling={"tile_px": 64, "block_px": 512}))
-    refused(cryoscale("run", config, "--out", tmp_path / "out"), "block_px")
+    other = tiny_range.config(model={"name": "band-ratio"}, tiling={"tile_px": 64, "block_px": 512})
+    refused(cryoscale("run", write(tmp_path / "run.yaml", other), "--out", finished), "block_px")
 
-    status = json.loads(cryoscale("status", tmp_path / "out", "--json").out)
     assert status["complete"]
     assert status["area_km2"] > 1
-    assert cryoscale("verify", tmp_path / "out").code == 0
+    assert cryoscale("verify", finished).code == 0
 
     truth = tiny_range.folder / "truth"
-    scored = json.loads(cryoscale("evaluate", tmp_path / "out", "--truth", truth, "--json").out)
+    scored = json.loads(cryoscale("evaluate", finished, "--truth", truth, "--json").out)
     assert 0.3 < scored["scores"]["accuracy"] <= 1
 
     for other in (
         {"season": {"start": "10-01", "end": "10-20"}},
         {"region": {"bbox": [84.0, 28.295, 84.01, 28.3]}},
     ):
-        write(config, tiny_range.config(model=model) | other)
-        refused(cryoscale("run", config, "--out", tmp_path / "out"), next(iter(other)))
-    write(config, tiny_range.config(model=model))
+        changed = write(tmp_path / "run.yaml", tiny_range.config(model={"name": "band-ratio"}) | other)
+        refused(cryoscale("run", changed, "--out", finished), next(iter(other)))
 
-    shard = max((tmp_path / "out" / "mosaic.zarr").rglob("c/*/*/*"), key=lambda p: p.stat().st_size)
+    shard = max((finished / "mosaic.zarr").rglob("c/*/*/*"), key=lambda p: p.stat().st_size)
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(bytes(content))
-    told = cryoscale("verify", tmp_path / "out", "--json")
+    told = cryoscale("verify", finished, "--json")
     assert told.code == 1
     assert len(json.loads(told.out)["damaged"]) == 1
-    mended = json.loads(cryoscale("run", config, "--out", tmp_path / "out", "--json").out)
-    assert (mended["computed"], mended["skipped"]) == (1, first["computed"] - 1)
-    assert cryoscale("verify", tmp_path / "out").code == 0
+    mended = json.loads(cryoscale("run", config, "--out", finished, "--json").out)
+    assert (mended["computed"], mended["skipped"]) == (1, status["done"] - 1)
+    assert cryoscale("verify", finished).code == 0
+
+
+def test_outline_draws_a_finished_run_again_and_writes_the_files_that_are_asked_for(
+    finished: Path, tmp_path: Path, cryoscale: Any
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    before = (out / "inventory" / "2018.parquet").read_bytes()
+    for path in (out / "inventory").iterdir():
+        path.unlink()
+    told = cryoscale("outline", out, "--files", "kmz,shapefile,cog", "--year", "2018", "--json")
+    assert told.code == 0, told.err
+    assert json.loads(told.out)["files"] == {"2018": ["cog", "kmz", "shapefile"]}
+    assert (out / "inventory" / "2018.parquet").read_bytes() == before
+    assert not (out / "inventory" / "2018.pmtiles").exists()
+    # what is there is made anew with what is asked for
+    told = cryoscale("outline", out, "--files", "product,pmtiles", "--json")
+    assert json.loads(told.out)["files"] == {"2018": ["cog", "kmz", "pmtiles", "product", "shapefile"]}
+    assert cryoscale("verify", out).code == 0
+    item = json.loads(next((out / "stac").glob("tiny-2018-*.json")).read_text())
+    media = {key: asset["type"] for key, asset in item["assets"].items()}
+    assert media["label-cog"] == "image/tiff; application=geotiff; profile=cloud-optimized"
+    assert media["pmtiles"] == "application/vnd.pmtiles"
+    assert media["kmz"] == "application/vnd.google-earth.kmz"
+    assert {"rgi-g", "rgi-c", "rgi-i", "shapefile-glaciers", "hypsometry"} <= set(media)
+    for asset in item["assets"].values():
+        assert (out / "stac" / asset["href"]).exists(), asset
+    # a file that was touched since is told
+    (next((out / "cog").glob("2018/*-label.tif"))).write_bytes(b"II")
+    assert "label.tif" in cryoscale("verify", out, "--json").out
+
+
+def test_outline_refuses_what_it_cannot_do_and_changes_nothing(
+    finished: Path, tmp_path: Path, cryoscale: Any
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    refused(cryoscale("outline", out, "--files", "kmz,dxf"), "with dxf; expected some of product")
+    refused(cryoscale("outline", out, "--files", ","), "nothing in it")
+    refused(cryoscale("outline", out, "--year", "1999"), "year 1999 of a run of 2018")
+    refused(cryoscale("outline", tmp_path / "nowhere"), "holds no run")
+    refused(cryoscale("outline", out, "--rgi", tmp_path / "gone.gpkg"), "gone.gpkg, which are not there")
+    (out / "ledger" / "finished.json").unlink()
+    refused(cryoscale("outline", out), "is not finished")
+    assert not (out / "cog").exists()
 
 
 @pytest.mark.parametrize("command", ["run", "plan", "features"])

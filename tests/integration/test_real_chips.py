@@ -40,6 +40,7 @@ def config_of(chips: Path, place: str, model: dict[str, Any]) -> dict[str, Any]:
         },
         "model": model,
         "tiling": {"tile_px": 256, "block_px": 256},
+        "outlines": {"files": []},
         "cluster": {"kind": "local", "cpu_workers": 1, "gpu_workers": 0},
     }
 

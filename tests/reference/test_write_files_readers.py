@@ -25,8 +25,11 @@ from rio_cogeo import cog_validate
 from cryoscale.grid import Block, Window
 from cryoscale.write import files, levels, mosaic
 from cryoscale.write.cog import write_cogs
+from cryoscale.write.inventory import Inventory
+from cryoscale.write.kmz import write_kmz
 from cryoscale.write.product import GLACIER_COLUMNS, About
-from tests.inventories import YEAR, write_inventory
+from cryoscale.write.vector_tiles import write_tiles
+from tests.inventories import ATTRIBUTES, YEAR, add, write_inventory
 
 ABOUT = About("Ötztal, by hand", YEAR, "by hand", "0123456789abcdef", "0.1.0", "2026-01-01T00:00:00")
 CUT = "RGI2000-v7.0-G-11-03116"
@@ -274,11 +277,31 @@ def test_cogs_have_the_pixels_of_the_map_and_its_levels_for_overviews(tmp_path: 
             assert np.array_equal(read if expected.ndim == 3 else read[0], expected)
 
 
-def test_a_year_without_ice_has_files_that_can_be_read_and_no_tiles(tmp_path: Path) -> None:
-    from cryoscale.write.inventory import Inventory
+def test_ice_over_the_antimeridian_lies_on_both_sides_and_near_the_pole_is_no_tile(tmp_path: Path) -> None:
+    across, polar = tmp_path / "across.gpkg", tmp_path / "polar.gpkg"
+    for path, outline in (
+        (across, shapely.box(179.9, 70.0, 180.2, 70.1)),
+        (polar, shapely.box(10.0, 86.0, 10.5, 86.1)),
+    ):
+        with Inventory(ATTRIBUTES) as one:
+            add(one, np.array([outline], object), np.array([shapely.buffer(outline.centroid, 0.01)], object))
+            one.write(path.with_suffix(".parquet"), path)
+        write_kmz(path, path.with_suffix(".kmz"), title="one")
+    assert write_tiles(across, tmp_path / "across.pmtiles", title="one")
+    with (tmp_path / "across.pmtiles").open("rb") as file:
+        columns = {x for (zoom, x, _), _ in all_tiles(MmapSource(file)) if zoom == 12}
+    assert {0, 4095} <= columns
+    assert columns <= {*range(0, 4), *range(4094, 4096)}
+    assert not write_tiles(polar, tmp_path / "polar.pmtiles", title="one")
+    assert not (tmp_path / "polar.pmtiles").exists()
+    (both,) = pyogrio.read_dataframe(f"/vsizip/{tmp_path}/across.kmz/doc.kml", layer="glaciers").geometry
+    assert (both.bounds[0], both.bounds[2]) == (-180.0, 180.0)
+    assert both.area == pytest.approx(0.03)
 
+
+def test_a_year_without_ice_has_files_that_can_be_read_and_no_tiles(tmp_path: Path) -> None:
     folder = tmp_path / "inventory"
-    with Inventory({"year": YEAR, "model": "m", "run_id": "r"}) as nothing:
+    with Inventory(ATTRIBUTES) as nothing:
         nothing.write(folder / f"{YEAR}.parquet", folder / f"{YEAR}.gpkg")
         nothing.write_outlines(folder / f"{YEAR}-complexes.parquet")
         nothing.write_divides(folder / f"{YEAR}-intersects.parquet")
