@@ -35,7 +35,7 @@ from cryoscale.grid import Block, Window, transformer
 from cryoscale.ledger import Ledger, Marker, SceneShare
 from cryoscale.read import snapshot
 from cryoscale.settings import ModelSpec, Season, Settings
-from cryoscale.write import mosaic, quicklook
+from cryoscale.write import evidence, mosaic, quicklook
 
 EPSG, YEAR = 32645, 2018
 CLASSES = ("background", "clean_ice", "debris_covered_ice", "water", "vegetation")
@@ -130,6 +130,17 @@ def lay_out(region: Region, out: Path) -> None:
     bright = (np.asarray(arrays["confidence"], np.float32) / 500).astype(np.float32)
     layers = {name: bright for name in ("B04", "B03", "B02")} | {"elevation": 8000 * bright}
     quicklook.write_block(str(out), YEAR, first, layers)
+    seen: dict[str, NDArray[Any]] = {
+        "B03": bright,
+        "B08": bright,
+        "B11": bright / 9,
+        "persistence": bright,
+        "clear_dates": 9 * bright,
+    }
+    seen |= {"velocity": 50 * bright, "coherence": bright}
+    label, dates = np.asarray(arrays["label"], np.uint8), np.asarray(arrays["source_date"], np.int32)
+    shown = evidence.layers_of(seen.get, label, dates, YEAR)
+    evidence.write_block(str(out), YEAR, first, shown)
     for store in ("mosaic.zarr", "quicklook.zarr"):
         _repeat_first_shard(out / store / str(YEAR) / str(EPSG), region.side)
     names = _freeze_scenes(region, out)

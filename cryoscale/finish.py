@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -292,7 +293,7 @@ def write_report(
         map_png=fs.cat_file(f"{root}/map.png"),
         map_caption=f"Classes and outlines, {latest}.",
         plates=_plates(settings, out, maps),
-        summary=_summary(settings, manifest, account),
+        summary={**_summary(settings, manifest, account), **_doubts(settings, out)},
         timings_s=account.seconds,
         seams=_seams(settings, maps),
         scores={name: _class_scores(found) for name, found in judged.items() if found is not None},
@@ -371,6 +372,19 @@ def _summary(settings: Settings, manifest: dict[str, Any], account: Account) -> 
         **_catalogs(manifest.get("catalogs", [])),
         **_sample(manifest),
     }
+
+
+def _doubts(settings: Settings, out: str) -> dict[str, str]:
+    """How many outlines look like seasonal snow."""
+    lines = []
+    for year in settings.years:
+        words = Counter[str]()
+        for part in read_parts(f"{out}/inventory/{year}.parquet", ("seasonal_snow",)):
+            words.update(part["seasonal_snow"].dropna())
+        if words:
+            likely, doubtful = words[snow.LIKELY], words[snow.DOUBTFUL]
+            lines.append(f"{year}: {likely} outlines likely, {doubtful} doubtful of {words.total()}")
+    return {"Seasonal snow": "; ".join(lines)} if lines else {}
 
 
 def _sample(manifest: dict[str, Any]) -> dict[str, str]:

@@ -100,7 +100,8 @@ def read_inputs(
 
     Returns:
         The dataset (float32, NaN for no data; source_date int32; n_clear uint16; slc1, slc2 complex64) with
-        coordinates y, x (m) and attribute crs, and the report of what was read.
+        coordinates y, x (m) and attribute crs, and the report of what was read. Beside the composite are
+        persistence and clear_dates (:meth:`cryoscale.read.composite.Composer.persistence`).
 
     Raises:
         AssetReadError: if an asset is out of reach, or no optical or no terrain item over the window is

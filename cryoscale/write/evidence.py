@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import shapely
@@ -47,7 +48,7 @@ _COLLAR_DEG = 0.1
 _MOST_CELLS = 400_000
 """Of one outline that are looked at, evenly spread: medians of more are no better."""
 
-Plane = Callable[[str], NDArray[np.floating] | None]
+Plane = Callable[[str], NDArray[Any] | None]
 """Gives an input (y, x) of a block at 10 m by its name, None where there is none."""
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from shapely.geometry import Polygon
 
 from cryoscale.write.evidence import Cells, Evidence
 from cryoscale.write.snow import LEAST_DATES
@@ -107,6 +108,11 @@ def decide(looks: Iterable[Look]) -> Decision:
     return Decision(SEASONAL if gone and longest < 2 else UNDECIDED, there, gone)
 
 
+def decide_under(outline: Polygon, debris_fraction: float, seen: Mapping[int, Evidence]) -> Decision:
+    """What years, of one run or of several, make of an outline (degrees) of any of them by their evidence."""
+    return decide(look_at(kept.under(outline), year, debris_fraction) for year, kept in seen.items())
+
+
 def write_perennial(folder: Path, seen: Mapping[int, Evidence]) -> None:
     """Writes ``perennial.csv`` beside the inventories ``<year>.parquet`` and ``glacier_ids.csv`` of a folder.
 
@@ -131,7 +137,7 @@ def write_perennial(folder: Path, seen: Mapping[int, Evidence]) -> None:
                 columns = ("glac_id", "debris_fraction", "geometry")
                 for part in read_parts(str(folder / f"{year}.parquet"), columns):
                     for name, debris, outline in part[list(columns)].itertuples(index=False):
-                        found = decide(look_at(kept.under(outline), y, debris) for y, kept in seen.items())
+                        found = decide_under(outline, debris, seen)
                         told = (" ".join(map(str, years)) for years in (found.frozen, found.gone))
                         rows.writerow([year, name, ids[year, name], found.kind, *told])
         move(local, folder / "perennial.csv")

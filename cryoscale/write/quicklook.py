@@ -93,7 +93,7 @@ def thinned(layer: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means (y/4, x/4) of the valid pixels of each 4 x 4; NaN where there is none."""
     valid = np.isfinite(layer)
     if valid.all():
-        return _sums(layer) / np.float32(FACTOR**2)
+        return np.asarray(_sums(layer) / np.float32(FACTOR**2), np.float32)
     count = _sums(valid.view(np.uint8))
     total = _sums(np.where(valid, layer, np.float32(0.0)))
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)

@@ -13,6 +13,8 @@ from cryoscale.write import evidence, quicklook
 from cryoscale.write.evidence import LAYERS, Evidence
 
 YEAR, EPSG, SIZE = 2018, 32645, 256
+NOTHING: dict[str, np.ndarray] = {}
+"""Planes of a block of which only the map is known."""
 FIRST_DAY = 17532  # 2018-01-01, in days from 1970-01-01
 BLOCK = Block(EPSG, -1200, 81, SIZE)
 
@@ -159,7 +161,7 @@ def test_a_run_that_was_begun_without_evidence_goes_on_without(tmp_path: Path) -
     group = zarr.open_group(f"{tmp_path}/quicklook.zarr", path=f"{YEAR}/{EPSG}", mode="r+")
     del group["evidence"]
     label = np.ones((SIZE, SIZE), np.uint8)
-    layers = evidence.layers_of({}.get, label, np.zeros(label.shape, np.int32), YEAR)
+    layers = evidence.layers_of(NOTHING.get, label, np.zeros(label.shape, np.int32), YEAR)
     evidence.write_block(out, YEAR, BLOCK, layers)
     assert evidence.open_evidence(out, YEAR, EPSG) is None
     assert evidence.open_evidence(out, YEAR + 1, EPSG) is None

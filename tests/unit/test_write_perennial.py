@@ -12,7 +12,7 @@ from cryoscale.write.evidence import Evidence
 from cryoscale.write.perennial import Look, decide, look_at, write_perennial
 from cryoscale.write.succession import write_links
 from cryoscale.write.vectors import write_parts
-from tests.unit.test_write_evidence import BLOCK, EPSG, SIZE, in_degrees, pixels
+from tests.unit.test_write_evidence import BLOCK, EPSG, NOTHING, SIZE, in_degrees, pixels
 from tests.unit.test_write_snow import cells
 
 SEEN = {"F": (1.0, 0.9), "G": (1.0, 0.1), "-": (0.4, 1.0)}
@@ -73,7 +73,7 @@ def test_the_table_has_a_row_for_each_outline_of_each_year_under_its_stable_id(t
         label[40:80, 40:80] = 1
         label[160:180, 160:180] = int(with_patch)
         dates = np.full(label.shape, 17_800, np.int32)
-        evidence.write_block(out, year, BLOCK, evidence.layers_of({}.get, label, dates, year))
+        evidence.write_block(out, year, BLOCK, evidence.layers_of(NOTHING.get, label, dates, year))
         kept = evidence.open_evidence(out, year, EPSG)
         assert kept is not None
         seen[year] = Evidence({EPSG: kept})

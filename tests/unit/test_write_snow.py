@@ -161,7 +161,7 @@ def test_the_share_under_snow_weighs_cells_by_what_the_outline_covers_of_them() 
 def lit(albedo: np.ndarray, rise_east: np.ndarray, sun: tuple[float, float], sky: float = 0.2) -> np.ndarray:
     """Reflectance of slopes that rise to the east, under a sun of this (east, up) and light of the sky."""
     facing = np.maximum((sun[1] - rise_east * sun[0]) / np.sqrt(1 + rise_east**2), 0.0)
-    return albedo * (facing + sky) / (sun[1] + sky)
+    return np.asarray(albedo * (facing + sky) / (sun[1] + sky))
 
 
 @pytest.mark.parametrize("lat_deg", [28.0, 60.0])
