@@ -161,11 +161,11 @@ def open_chains(outline: Polygon, divides: NDArray[np.object_]) -> Iterator[tupl
         outline: in degrees.
         divides: lines that it shares with neighbours, in its own vertices.
     """
-    shared = _keys(_edges_of(divides))
+    shared = _edges_of(divides)
     for ring in shapely.get_rings(outline):
         xy = np.asarray(shapely.get_coordinates(ring), np.float64)
         edges = np.stack([xy[:-1], xy[1:]], axis=1)
-        inner = np.isin(_keys(edges), shared) if shared.size else np.zeros(len(edges), bool)
+        inner = _are_among(edges, shared)
         if not inner.any():
             yield xy, True
             continue
@@ -184,14 +184,20 @@ def _edges_of(lines: NDArray[np.object_]) -> Floats:
     return np.stack([xy[:-1][within], xy[1:][within]], axis=1)
 
 
-def _keys(edges: Floats) -> NDArray[np.void]:
-    """Edges ``(n, 2, 2)`` as they may be compared, whichever way they are walked."""
-    flip = (edges[:, 0, 0] > edges[:, 1, 0]) | (
-        (edges[:, 0, 0] == edges[:, 1, 0]) & (edges[:, 0, 1] > edges[:, 1, 1])
+def _are_among(edges: Floats, others: Floats) -> NDArray[np.bool_]:
+    """Which edges ``(n, 2, 2)`` are one of the others, whichever way they are walked."""
+    if not len(others):
+        return np.zeros(len(edges), bool)
+    every = np.concatenate([edges, others])
+    flip = (every[:, 0, 0] > every[:, 1, 0]) | (
+        (every[:, 0, 0] == every[:, 1, 0]) & (every[:, 0, 1] > every[:, 1, 1])
     )
-    sorted_ends = np.where(flip[:, None, None], edges[:, ::-1], edges)
-    flat = np.ascontiguousarray(sorted_ends.reshape(-1, 4))
-    return flat.view([("", flat.dtype)] * 4).ravel()
+    flat = np.where(flip[:, None, None], every[:, ::-1], every).reshape(-1, 4)
+    order = np.lexsort(flat.T)
+    begins = np.concatenate([[True], (flat[order[1:]] != flat[order[:-1]]).any(axis=1)])
+    group = np.empty(len(every), np.int64)
+    group[order] = np.cumsum(begins)
+    return np.asarray(np.isin(group[: len(edges)], group[len(edges) :]), bool)
 
 
 def stretches(chain: Floats, closed: bool, crossings: Crossings, water: Integers) -> Iterator[Stretch]:

@@ -238,6 +238,7 @@ def test_a_run_may_lie_on_any_filesystem_that_fsspec_knows(tiny_range: TinyRange
         "catalog.json",
         "inventory/2018.gpkg",
         "inventory/2018-hypsometry.csv",
+        "inventory/2018-fronts.parquet",
         "inventory/2018-region.json",
     ):
         assert fs.size(f"{root}/{name}") > 0, name

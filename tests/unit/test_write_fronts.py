@@ -393,3 +393,10 @@ def test_the_map_goes_before_the_rgi_where_it_shows_how_a_glacier_ends(
     fronts: list[tuple[Kind, float]], terminus: Terminus | None, known: int | None, expected: int
 ) -> None:
     assert term_type([_front(*one) for one in fronts], terminus, known) == expected
+
+
+@pytest.mark.parametrize("ice", [until(200), NOTHING], ids=["ice without water", "no ice"])
+def test_years_without_fronts_have_a_table_without_rows(tmp_path: Path, ice: Mask) -> None:
+    table = moved(tmp_path, (ice, NOTHING), (ice, NOTHING))
+    assert table.empty
+    assert "displacement_m" in table
