@@ -20,7 +20,7 @@ next one sweeps it. One adds at a time (:mod:`cryoscale.lease`).
 
 **Plain files and not Icechunk** (https://icechunk.io): both were tried on kill -9 in the middle of adding
 and on readers beside an adder (``python -m benchmarks.archiving``), and neither ever showed half a year.
-Icechunk's commit would cover the maps alone, so that tables and catalogue needed a pointer of their own all the
-same; what it stores only its own library reads, no web server's client, GDAL or plain Zarr; and on a local
-disk it warns of commits at once, where :mod:`cryoscale.lease` lets one adder in.
+Icechunk's commit would cover the maps alone, so that tables and catalogue needed a pointer of their own all
+the same; what it stores only its own library reads, and zarr without it finds nothing; and on a local disk it
+warns of two commits at once, where :mod:`cryoscale.lease` lets one adder in.
 """

@@ -21,6 +21,7 @@ import xarray as xr
 from cryoscale import lease
 from cryoscale.archive.adding import add, withdraw
 from cryoscale.archive.checking import verify_archive
+from cryoscale.archive.exporting import export
 from cryoscale.archive.index import ROOT, Archive
 from cryoscale.cli import main
 from cryoscale.errors import InputError, LeaseLostError, OutputError, SourceError
@@ -149,6 +150,22 @@ def test_a_glacier_that_was_not_seen_for_a_year_is_known_again(runs: dict[str, P
         add(root, str(run), region="made")
     years = gpd.read_parquet(f"{root}/glaciers").groupby("glacier_id")["year"].apply(list)
     assert sorted(years) == [[2018, 2021, 2024], [2018, 2021, 2024], [2018, 2024]]
+
+
+def test_years_of_one_run_are_added_one_by_one_or_together(tmp_path: Path) -> None:
+    ice = {year: (Tongue(1200, 600, 900 - 10 * (year - 2018), 400),) for year in (2018, 2019)}
+    years = {year: Year(tongues, date(year, 10, 4)) for year, tongues in ice.items()}
+    run, root = str(make_run(tmp_path / "run", years, size_px=256)), str(tmp_path / "archive")
+    with pytest.raises(SourceError, match="2018, 2019"):
+        add(root, run, years=[2020])
+    add(root, run, years=[2019])
+    done = add(root, run)
+    assert ([one.year for one in done.new], [one.year for one in done.unchanged]) == ([2018], [2019])
+    assert gpd.read_parquet(f"{root}/glaciers")["glacier_id"].nunique() == 1
+    withdraw(root, "made", 2018)
+    out = tmp_path / "out"
+    export(Archive(root), str(out), region="made", years=[2018], version=1)
+    assert gpd.read_parquet(out / "glaciers.parquet")["year"].tolist() == [2018]
 
 
 def test_a_remote_archive_is_the_same(runs: dict[str, Path], archive: str) -> None:
