@@ -37,16 +37,13 @@ from cryoscale.archive.index import (
     places,
 )
 from cryoscale.archive.source import FinishedRun, bounds_of
+from cryoscale.archive.tables import TYPES, read_complete
 from cryoscale.errors import LeaseLostError, OutputError
 from cryoscale.write import disk
-from cryoscale.write.columns import COLUMNS
 from cryoscale.write.objects import local_path
 from cryoscale.write.vectors import read_parts, write_parts
 
 _LEASE = "ledger"
-_COLUMNS = [column.name for column in COLUMNS if column.name != "year"]
-"""Of a run's inventory; the year is told by the folder, and what stands in both Hive's readers refuse."""
-
 Stage = Callable[[str], None]
 
 
@@ -308,11 +305,11 @@ def _identified(url: str, ids: Mapping[str, str], local: Path) -> int:
 
     def parts() -> Iterator[gpd.GeoDataFrame]:
         nonlocal count
-        for part in read_parts(url, [*_COLUMNS, "geometry"]):
+        for part in read_complete(url, list(TYPES)):
             stable = pd.Series([ids[str(name)] for name in part["glac_id"]], part.index, dtype="string")
             part.insert(0, "glacier_id", stable)
             count += len(part)
-            yield gpd.GeoDataFrame(part)
+            yield part
 
     write_parts(parts(), local, bounds_of(url))
     return count

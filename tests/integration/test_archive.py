@@ -23,6 +23,7 @@ from cryoscale.archive.adding import add, withdraw
 from cryoscale.archive.checking import verify_archive
 from cryoscale.archive.exporting import export
 from cryoscale.archive.index import ROOT, Archive
+from cryoscale.archive.tables import TYPES, read_complete
 from cryoscale.cli import main
 from cryoscale.errors import InputError, LeaseLostError, OutputError, SourceError
 from cryoscale.write import mosaic
@@ -166,6 +167,15 @@ def test_years_of_one_run_are_added_one_by_one_or_together(tmp_path: Path) -> No
     out = tmp_path / "out"
     export(Archive(root), str(out), region="made", years=[2018], version=1)
     assert gpd.read_parquet(out / "glaciers.parquet")["year"].tolist() == [2018]
+
+
+def test_a_column_that_an_older_file_lacks_is_empty(runs: dict[str, Path], tmp_path: Path) -> None:
+    today = gpd.read_parquet(runs["2018"] / "inventory" / "2018.parquet")
+    today.drop(columns=["snow_fraction", "is_part", "glac_name"]).to_parquet(tmp_path / "older.parquet")
+    (part,) = read_complete(str(tmp_path / "older.parquet"), list(TYPES))
+    assert list(part.columns) == [*TYPES, "geometry"]
+    assert part[["snow_fraction", "is_part", "glac_name"]].isna().all(axis=None)
+    assert part["area_km2"].tolist() == today["area_km2"].tolist()
 
 
 def test_a_remote_archive_is_the_same(runs: dict[str, Path], archive: str) -> None:
