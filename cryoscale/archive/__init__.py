@@ -19,5 +19,8 @@ STAC documents older than the last generation but one. What a killed addition le
 next one sweeps it. One adds at a time (:mod:`cryoscale.lease`).
 
 **Plain files and not Icechunk** (https://icechunk.io): both were tried on kill -9 in the middle of adding
-and on readers beside an adder (``python -m benchmarks.archiving``).
+and on readers beside an adder (``python -m benchmarks.archiving``), and neither ever showed half a year.
+Icechunk's commit would cover the maps alone, so that tables and catalogue needed a pointer of their own all
+the same; what it stores only its own library reads, and zarr without it finds nothing; and on a local disk it
+warns of two commits at once, where :mod:`cryoscale.lease` lets one adder in.
 """

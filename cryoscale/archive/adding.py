@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,16 +37,13 @@ from cryoscale.archive.index import (
     places,
 )
 from cryoscale.archive.source import FinishedRun, bounds_of
-from cryoscale.errors import OutputError
+from cryoscale.archive.tables import TYPES, read_complete
+from cryoscale.errors import LeaseLostError, OutputError
 from cryoscale.write import disk
-from cryoscale.write.columns import COLUMNS
 from cryoscale.write.objects import local_path
 from cryoscale.write.vectors import read_parts, write_parts
 
 _LEASE = "ledger"
-_COLUMNS = [column.name for column in COLUMNS if column.name != "year"]
-"""Of a run's inventory; the year is told by the folder, and what stands in both Hive's readers refuse."""
-
 Stage = Callable[[str], None]
 
 
@@ -96,12 +93,12 @@ def add(
     if not to_do:
         return Added((), tuple(there))
     new = []
-    with _adding(root):
+    with _adding(root) as alone:
         sweep(archive, _begun(archive))
         to_do, there = _sorted_out(_begun(archive), name, wanted, new_version)  # it may have changed since
         for year in to_do:
             stage(f"adding {year} to region {name}")
-            new.append(_add_year(archive, _begun(archive), source, name, year))
+            new.append(_add_year(archive, source, name, year, alone))
     return Added(tuple(new), tuple(there))
 
 
@@ -114,11 +111,11 @@ def withdraw(root: str, region: str, year: int) -> Entry:
     """
     archive = Archive(root)
     archive.read().chosen(region, year)
-    with _adding(root):
+    with _adding(root) as alone:
         index = archive.read()
         sweep(archive, index)
         gone = index.chosen(region, year).model_copy(update={"state": WITHDRAWN})
-        _publish(archive, index, gone)
+        _publish(archive, index, gone, alone)
     return gone
 
 
@@ -189,27 +186,32 @@ def _sorted_out(
 
 
 @contextmanager
-def _adding(root: str) -> Iterator[None]:
+def _adding(root: str) -> Iterator[lease.Lease]:
     """Be the only one who adds.
 
     Raises:
         OutputError: another one does.
     """
-    try:
-        with lease.held(root):
-            yield
-    except OutputError as error:
-        if "driving" not in error.given:
-            raise
-        raise OutputError(
-            error.given.replace("output", "archive", 1).replace("is driving", "is adding to"),
-            "an archive that nobody else adds to",
-            "wait for it and start again",
-        ) from error
+    with ExitStack() as stack:
+        try:
+            held = stack.enter_context(lease.held(root))
+        except LeaseLostError as error:
+            raise _taken(f"archive {root}, to which another began to add just now") from error
+        except OutputError as error:
+            if "is driving" not in error.given:
+                raise
+            given = error.given.replace("output", "archive", 1).replace("is driving", "is adding to")
+            raise _taken(given) from error
+        yield held
 
 
-def _add_year(archive: Archive, index: Index, source: FinishedRun, region: str, year: int) -> Entry:
+def _taken(given: str) -> OutputError:
+    return OutputError(given, "an archive that nobody else adds to", "wait for it and start again")
+
+
+def _add_year(archive: Archive, source: FinishedRun, region: str, year: int, alone: lease.Lease) -> Entry:
     """Everything of a year, and then the catalogue that names it."""
+    index = _begun(archive)
     versions = index.versions(region, year)
     version = versions[-1].version + 1 if versions else 1
     place = place_of(region, year, version)
@@ -253,12 +255,16 @@ def _add_year(archive: Archive, index: Index, source: FinishedRun, region: str, 
         season=source.season(year),
         added=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    _publish(archive, index, entry)
+    _publish(archive, index, entry, alone)
     return entry
 
 
-def _publish(archive: Archive, index: Index, entry: Entry) -> None:
-    """Write the STAC documents of the list with an entry new or changed, then replace the catalogue."""
+def _publish(archive: Archive, index: Index, entry: Entry, alone: lease.Lease) -> None:
+    """Write the STAC documents of the list with an entry new or changed, then replace the catalogue.
+
+    Raises:
+        LeaseLostError: while this process stood still another one took it for dead and adds now.
+    """
     kept = []
     for one in index.entries:
         if (one.region, one.year, one.version) == (entry.region, entry.year, entry.version):
@@ -280,6 +286,8 @@ def _publish(archive: Archive, index: Index, entry: Entry) -> None:
         documents=documents,
         entries=entries,
     )
+    alone.tell()  # who was frozen must not put back a list that lacks what was added meanwhile
+    alone.require()
     archive.objects.put(ROOT, described.root(listed))
     for old in objects_below(archive.objects, STAC):
         if old not in (listed.generation, listed.before):
@@ -297,11 +305,11 @@ def _identified(url: str, ids: Mapping[str, str], local: Path) -> int:
 
     def parts() -> Iterator[gpd.GeoDataFrame]:
         nonlocal count
-        for part in read_parts(url, [*_COLUMNS, "geometry"]):
+        for part in read_complete(url, list(TYPES)):
             stable = pd.Series([ids[str(name)] for name in part["glac_id"]], part.index, dtype="string")
             part.insert(0, "glacier_id", stable)
             count += len(part)
-            yield gpd.GeoDataFrame(part)
+            yield part
 
     write_parts(parts(), local, bounds_of(url))
     return count

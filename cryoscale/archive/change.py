@@ -117,7 +117,14 @@ def difference(archive: Archive, region: str, older: int, newer: int) -> Change:
     models = tuple(sorted({one.model for one in pair}))
     simulated = any(_is_simulated(archive, one) for one in pair)
     return Change(
-        region, (older, newer), glaciers, newer_shapes, total, _series(archive, between), models, simulated
+        region,
+        (older, newer),
+        glaciers,
+        newer_shapes,
+        total,
+        _series(archive, between, facts),
+        models,
+        simulated,
     )
 
 
@@ -322,12 +329,15 @@ def _by_block(facts: Sequence[pd.DataFrame]) -> list[tuple[Any, Any]]:
     return [(widths[:, number, 0], widths[:, number, 1]) for number in (0, 1)]
 
 
-def _series(archive: Archive, entries: Sequence[Entry]) -> pd.DataFrame:
+def _series(archive: Archive, entries: Sequence[Entry], pair: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """A row a year: area, bounds and debris over the ground that every one of the years has seen."""
     maps = [Maps(archive, one) for one in entries]
     rows = []
-    for own in maps:
-        facts = _measured(archive, own, [one for one in maps if one is not own])
+    for number, own in enumerate(maps):
+        if len(maps) == len(pair):  # the ground of all is that of the two
+            facts = pair[number]
+        else:
+            facts = _measured(archive, own, [one for one in maps if one is not own])
         dated = facts.dropna(subset="src_date")
         area = float(facts["seen_km2"].sum())
         (down, up), _ = _by_block([facts, facts])

@@ -12,8 +12,8 @@ import pandas as pd
 
 from cryoscale.archive.files import read_list
 from cryoscale.archive.index import FILES, Archive, Entry
+from cryoscale.archive.tables import TYPES, read_complete
 from cryoscale.errors import InputError, OutputError
-from cryoscale.write.columns import COLUMNS
 from cryoscale.write.objects import Objects
 from cryoscale.write.vectors import move, put_text, read_parts, write_parts
 
@@ -95,14 +95,13 @@ def _refuse_taken(out: str, package: bool) -> None:
 
 def _parts(archive: Archive, entries: Sequence[Entry], kind: str) -> Iterator[gpd.GeoDataFrame]:
     """Rows of all versions in parts, with region, year and version before their own columns."""
-    names = [column.name for column in COLUMNS if column.name != "year"]
-    columns = {"glaciers": ["glacier_id", *names], "centrelines": ["glac_id", "glacier_id", "length_m"]}[kind]
+    columns = {"glaciers": ["glacier_id", *TYPES], "centrelines": ["glac_id", "glacier_id", "length_m"]}[kind]
     for entry in entries:
-        for part in read_parts(archive.table(kind, entry), [*columns, "geometry"]):
+        for part in read_complete(archive.table(kind, entry), columns):
             part.insert(0, "region", pd.Series([entry.region] * len(part), part.index, dtype="string"))
             part.insert(1, "year", pd.Series(entry.year, part.index, dtype="int32"))
             part.insert(2, "version", pd.Series(entry.version, part.index, dtype="int32"))
-            yield gpd.GeoDataFrame(part)
+            yield part
 
 
 def _ids(archive: Archive, entries: Sequence[Entry]) -> pd.DataFrame:

@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
+import fsspec
 import geopandas as gpd
 import pytest
 import xarray as xr
@@ -19,9 +21,11 @@ import xarray as xr
 from cryoscale import lease
 from cryoscale.archive.adding import add, withdraw
 from cryoscale.archive.checking import verify_archive
+from cryoscale.archive.exporting import export
 from cryoscale.archive.index import ROOT, Archive
+from cryoscale.archive.tables import TYPES, read_complete
 from cryoscale.cli import main
-from cryoscale.errors import InputError, OutputError, SourceError
+from cryoscale.errors import InputError, LeaseLostError, OutputError, SourceError
 from cryoscale.write import mosaic
 from tests.made_runs import EPSG, Tongue, Year, make_run
 
@@ -140,6 +144,55 @@ def test_glaciers_keep_their_ids_whichever_year_is_added_first(runs: dict[str, P
     assert set(tables.values()) == {3}
 
 
+def test_a_glacier_that_was_not_seen_for_a_year_is_known_again(runs: dict[str, Path], tmp_path: Path) -> None:
+    root = str(tmp_path / "archive")
+    gap = {2021: Year(SHORTER, date(2021, 10, 1), unseen=(2000.0, 3000.0, 2500.0, 0.0))}
+    for run in (runs["2018"], make_run(tmp_path / "gap", gap), runs["2024"]):
+        add(root, str(run), region="made")
+    years = gpd.read_parquet(f"{root}/glaciers").groupby("glacier_id")["year"].apply(list)
+    assert sorted(years) == [[2018, 2021, 2024], [2018, 2021, 2024], [2018, 2024]]
+
+
+def test_years_of_one_run_are_added_one_by_one_or_together(tmp_path: Path) -> None:
+    ice = {year: (Tongue(1200, 600, 900 - 10 * (year - 2018), 400),) for year in (2018, 2019)}
+    years = {year: Year(tongues, date(year, 10, 4)) for year, tongues in ice.items()}
+    run, root = str(make_run(tmp_path / "run", years, size_px=256)), str(tmp_path / "archive")
+    with pytest.raises(SourceError, match="2018, 2019"):
+        add(root, run, years=[2020])
+    add(root, run, years=[2019])
+    done = add(root, run)
+    assert ([one.year for one in done.new], [one.year for one in done.unchanged]) == ([2018], [2019])
+    assert gpd.read_parquet(f"{root}/glaciers")["glacier_id"].nunique() == 1
+    withdraw(root, "made", 2018)
+    out = tmp_path / "out"
+    export(Archive(root), str(out), region="made", years=[2018], version=1)
+    assert gpd.read_parquet(out / "glaciers.parquet")["year"].tolist() == [2018]
+
+
+def test_a_column_that_an_older_file_lacks_is_empty(runs: dict[str, Path], tmp_path: Path) -> None:
+    today = gpd.read_parquet(runs["2018"] / "inventory" / "2018.parquet")
+    today.drop(columns=["snow_fraction", "is_part", "glac_name"]).to_parquet(tmp_path / "older.parquet")
+    (part,) = read_complete(str(tmp_path / "older.parquet"), list(TYPES))
+    assert list(part.columns) == [*TYPES, "geometry"]
+    assert part[["snow_fraction", "is_part", "glac_name"]].isna().all(axis=None)
+    assert part["area_km2"].tolist() == today["area_km2"].tolist()
+
+
+def test_a_remote_archive_is_the_same(runs: dict[str, Path], archive: str) -> None:
+    root = f"memory://{uuid.uuid4().hex}"
+    add(root, str(runs["2018"]), region="made")
+    filesystem = fsspec.filesystem("memory")
+    assert verify_archive(root).sound
+    there = {name.split("/", 2)[2] for name in filesystem.find(root)}
+    assert {one for one in there if not one.startswith(("stac/", "ledger/"))} == {
+        one for one in state(archive) if not one.startswith("stac/")
+    }
+    before = filesystem.find(root, detail=True)
+    assert len(add(root, str(runs["2018"]), region="made").unchanged) == 1
+    assert filesystem.find(root, detail=True) == before
+    filesystem.rm(root, recursive=True)
+
+
 # --- faults -----------------------------------------------------------------------------------------
 
 KILLED_AT = """
@@ -220,6 +273,20 @@ def test_a_second_adder_is_refused_and_told_of_the_first(runs: dict[str, Path], 
         add(archive, str(runs["2024"]), region="made")
     add(archive, str(runs["2024"]), region="made")
     assert len(Archive(archive).read().entries) == 2
+
+
+def test_an_adder_that_was_taken_for_dead_publishes_nothing(runs: dict[str, Path], archive: str) -> None:
+    before = state(archive)["catalog.json"]
+
+    def another_took_over(text: str) -> None:
+        if text.startswith("adding"):
+            folder = Path(archive) / "ledger" / "lease"
+            (folder / "00000099.json").write_text(json.dumps({"beat": 1, "host": "other", "pid": 1}))
+
+    with pytest.raises(LeaseLostError):
+        add(archive, str(runs["small"]), region="other", stage=another_took_over)
+    assert state(archive)["catalog.json"] == before
+    assert verify_archive(archive).sound
 
 
 def test_whoever_reads_beside_an_adder_has_every_year_whole(runs: dict[str, Path], archive: str) -> None:

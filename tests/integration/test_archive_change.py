@@ -31,6 +31,8 @@ TONGUES = tuple(
 VANISHES = Tongue(900.0, 4200.0, 300.0, 250.0)
 UNSEEN = Tongue(2600.0, 4200.0, 300.0, 250.0)
 HALF_SEEN = Tongue(4200.0, 3700.0, 900.0, 300.0)
+SPLITS = Tongue(4850.0, 600.0, 1600.0, 260.0)
+PARTS = replace(SPLITS, length_m=600.0), replace(SPLITS, head_m=1700.0, length_m=500.0)
 NODATA = (2200.0, 5200.0, 3100.0, 3900.0), (3900.0, 5200.0, 4600.0, 4300.0)
 
 
@@ -38,7 +40,7 @@ def tongues(year: int) -> list[Tongue]:
     gone = year - 2018
     rates = zip(TONGUES, RETREAT_M_PER_YR, strict=True)
     found = [replace(one, length_m=one.length_m - gone * rate) for one, rate in rates]
-    return [*found, UNSEEN, HALF_SEEN, *([VANISHES] if year < 2024 else [])]
+    return [*found, UNSEEN, HALF_SEEN, *([VANISHES, SPLITS] if year < 2024 else PARTS)]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_known_rates_over_six_years_are_recovered_within_their_intervals(change:
     ]
     assert all(row["retreat_high_m"] - row["retreat_low_m"] < 80 for row in rows)
     total = change.total
-    region_km2 = sum(true_km2) - VANISHES.area_km2
+    region_km2 = sum(true_km2) - VANISHES.area_km2 - SPLITS.area_km2 + sum(one.area_km2 for one in PARTS)
     assert total["change_low_km2"] <= region_km2 <= total["change_high_km2"]
     assert total["change_high_km2"] < 0  # and it says that there is less
     assert total["years"] == pytest.approx((date(2024, 10, 16) - date(2018, 10, 10)).days / 365.25)
@@ -92,7 +94,16 @@ def test_a_glacier_that_one_year_has_not_seen_has_not_vanished(change: Change) -
     assert np.isnan(row_of(change, UNSEEN)["change_km2"])
     assert row_of(change, VANISHES)["kind"] == "vanished"
     assert row_of(change, VANISHES)["change_km2"] == pytest.approx(-VANISHES.area_km2, rel=0.15)
-    assert change.total["events"] == {"same": 7, "vanished": 1, NOT_SEEN: 1}
+    assert change.total["events"] == {"same": 7, "split": 1, "vanished": 1, NOT_SEEN: 1}
+
+
+def test_what_a_glacier_split_into_is_told_in_its_row(change: Change) -> None:
+    row = row_of(change, SPLITS)
+    assert (row["kind"], row["n_older"], row["n_newer"]) == ("split", 1, 2)
+    assert row["glacier_id"] in row["newer_glacier_ids"].split(" ")
+    lost_km2 = SPLITS.area_km2 - sum(one.area_km2 for one in PARTS)
+    assert row["change_low_km2"] <= -lost_km2 <= row["change_high_km2"]
+    assert abs(row["retreat_m"]) < 30  # its lowest ice ends where it did
 
 
 def test_a_glacier_half_of_which_was_not_seen_has_not_lost_it(archive: Archive) -> None:
@@ -186,8 +197,7 @@ def test_an_export_has_every_year_in_one_table_of_ids(archive: Archive, tmp_path
     glaciers = gpd.read_parquet(out / "glaciers.parquet")
     assert len(ids) == len(glaciers) == sum(one.glaciers for one in archive.read().entries)
     always = ids.groupby("glacier_id")["year"].apply(list)
-    assert sum(years == [2018, 2021, 2024] for years in always) == 7
-    assert sorted(map(str, always)) == sorted(["[2018, 2021, 2024]"] * 7 + ["[2018, 2021]"] * 2)
+    assert sorted(map(str, always)) == ["[2018, 2021, 2024]"] * 8 + ["[2018, 2021]"] * 2 + ["[2024]"]
     package = tmp_path / "export.gpkg"
     export(archive, str(package), years=[2018, 2024])
     layer = gpd.read_file(package, layer="glaciers")
