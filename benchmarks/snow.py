@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks import RESULTS
 from cryoscale.bench import record
 from cryoscale.config import load_config
-from cryoscale.finish import evidence_of
+from cryoscale.inventories import evidence_of
 from cryoscale.grid import Window, window_of
 from cryoscale.learn.truth import open_truth
 from cryoscale.pipeline import run

@@ -20,7 +20,6 @@ import yaml
 
 from cryoscale.config import load_config
 from cryoscale.errors import InputError
-from cryoscale.finish import write_report
 from cryoscale.learn.evaluate import evaluate
 from cryoscale.learn.scores import CLASS_NAMES, Scores, confusion_matrix
 from cryoscale.learn.truth import open_truth
@@ -30,6 +29,7 @@ from cryoscale.outcome import Outcome, Progress
 from cryoscale.pipeline import run as run_pipeline
 from cryoscale.read.inputs import read_inputs
 from cryoscale.region import ZoneRegion
+from cryoscale.reporting import write_report
 from cryoscale.task import NO_DATA, run_context
 from cryoscale.write.mosaic import zones
 

@@ -19,7 +19,6 @@ from scipy.ndimage import map_coordinates
 
 from cryoscale.errors import AssetReadError, SourceError
 from cryoscale.features.terrain import slope_aspect
-from cryoscale.finish import is_simulated
 from cryoscale.grid import RESOLUTION_M, Window
 from cryoscale.learn import charts, tables
 from cryoscale.learn.errormap import ErrorMap
@@ -35,6 +34,7 @@ from cryoscale.read import snapshot
 from cryoscale.read.inputs import read_inputs
 from cryoscale.repredict import Variant, choose_variants, repredict, settings_of
 from cryoscale.results import Run
+from cryoscale.scenes import is_simulated
 from cryoscale.write import quicklook
 from cryoscale.write.map import hillshade
 from cryoscale.write.store import put

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cryoscale.ledger import Marker
+from cryoscale.read import snapshot
 
 
 @dataclass(frozen=True)
@@ -151,3 +152,9 @@ def sample_gaps(manifest: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     sample = manifest.get("model", {}).get("pca_sample") or {}
     gaps = [*sample.get("scenes_failed", ()), *sample.get("windows_failed", ())]
     return tuple((str(name), str(cause)) for name, cause in gaps)
+
+
+def is_simulated(out: str) -> bool:
+    """Whether any scene of the run says of itself that it is simulated."""
+    items = snapshot.scan(f"{out}/items.parquet")
+    return any(item["properties"].get("cryoscale:simulated") for _, item in items)

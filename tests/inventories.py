@@ -55,7 +55,7 @@ def write_inventory(folder: Path, rgi: gpd.GeoDataFrame, *, cut: str, beside: sh
         glaciers.write(folder / f"{YEAR}.parquet", folder / f"{YEAR}.gpkg")
         glaciers.write_divides(folder / f"{YEAR}-intersects.parquet")
         glaciers.write_hypsometry(folder / f"{YEAR}-hypsometry.csv")
-    write_links(folder, [YEAR], rgi)
+    write_links(folder, {YEAR: None}, rgi)
 
 
 def _described(known: KnownGlaciers, outline: shapely.Polygon) -> Description:

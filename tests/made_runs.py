@@ -15,9 +15,10 @@ import shapely
 from numpy.typing import NDArray
 from scipy import ndimage, special
 
-from cryoscale import finish
+from cryoscale.cataloguing import write_catalog
 from cryoscale.config import load_config
 from cryoscale.grid import Block, Window, blocks_over, transformer
+from cryoscale.inventories import coverage_of, write_inventory
 from cryoscale.learn.scores import CLASS_NAMES
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.manifest import digest
@@ -121,9 +122,9 @@ def make_run(
     ledger.begin(manifest)
     for year in years:
         mosaic.build_levels(f"{out}/mosaic.zarr", year, EPSG)
-        finish.write_inventory(settings, str(out), out, year, manifest, None)
-    write_links(out / "inventory", sorted(years), None)
-    finish.write_catalog(settings, str(out), manifest)
+        write_inventory(settings, str(out), out, year, manifest, None)
+    write_links(out / "inventory", {year: coverage_of(str(out), year) for year in years}, None)
+    write_catalog(settings, str(out), manifest)
     seal(str(out))
     return out
 

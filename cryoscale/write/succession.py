@@ -139,7 +139,9 @@ def inherit(links: Links, ids: Mapping[str, str], taken: Collection[str], year: 
     }
 
 
-def write_links(folder: Path, coverage: Mapping[int, Coverage], known: gpd.GeoDataFrame | None) -> None:
+def write_links(
+    folder: Path, coverage: Mapping[int, Coverage | None], known: gpd.GeoDataFrame | None
+) -> None:
     """Writes what links the inventories ``<year>.parquet`` of a folder to each other, and to the RGI, as CSV.
 
     ``<year>-rgi_links.csv`` where there is an RGI, its columns glac_id, rgi_id, overlap_area_km2 and so on;
@@ -148,7 +150,7 @@ def write_links(folder: Path, coverage: Mapping[int, Coverage], known: gpd.GeoDa
 
     Args:
         folder: a local one; files in it are replaced whole or not at all.
-        coverage: of the maps of each year, in any order.
+        coverage: of the maps of each year, in any order; None where all outlines were seen.
         known: glaciers of the RGI with ``rgi_id``, in any CRS.
 
     Raises:
@@ -189,7 +191,7 @@ class _Names:
         self._note(year, {name: name for name in outlines})
 
     def go_on(
-        self, folder: Path, older: int, newer: int, links: Links, seen: pd.Series, coverage: Coverage
+        self, folder: Path, older: int, newer: int, links: Links, seen: pd.Series, coverage: Coverage | None
     ) -> None:
         """The next year, from its links, what its map saw of the older outlines, and of those that wait."""
         waiting = {f"{stable} of {year}": stable for stable, (year, _) in self._waiting.items()}
@@ -220,19 +222,20 @@ class _Names:
                 kept = part[part["glac_id"].isin(names)]
                 yield kept.assign(glac_id=kept["glac_id"].map(names))
 
-    def _seen_waiting(self, folder: Path, coverage: Coverage) -> pd.Series:
+    def _seen_waiting(self, folder: Path, coverage: Coverage | None) -> pd.Series:
         return _shares(self._outlines_waiting(folder), coverage)
 
 
-def _seen(folder: Path, year: int, coverage: Coverage) -> pd.Series:
+def _seen(folder: Path, year: int, coverage: Coverage | None) -> pd.Series:
     """Of each outline of a year, the share over which other maps have data."""
     return _shares(_outlines(folder, year), coverage)
 
 
-def _shares(parts: Iterator[gpd.GeoDataFrame], coverage: Coverage) -> pd.Series:
+def _shares(parts: Iterator[gpd.GeoDataFrame], coverage: Coverage | None) -> pd.Series:
     shares: dict[str, float] = {}
     for part in parts:
-        shares.update(zip(part["glac_id"], map(coverage.share, part.geometry), strict=True))
+        seen = [1.0] * len(part) if coverage is None else map(coverage.share, part.geometry)
+        shares.update(zip(part["glac_id"], seen, strict=True))
     return pd.Series(shares, dtype=float)
 
 

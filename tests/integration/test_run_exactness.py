@@ -13,7 +13,8 @@ import pytest
 import xarray as xr
 
 from cryoscale.api import run
-from cryoscale.finish import finish, write_inventory
+from cryoscale.finish import finish
+from cryoscale.inventories import write_inventory
 from cryoscale.ledger import Ledger
 from cryoscale.results import Run
 from cryoscale.verify import seal

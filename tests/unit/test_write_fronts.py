@@ -110,7 +110,7 @@ def moved(tmp_path: Path, older: tuple[Mask, Mask], newer: tuple[Mask, Mask]) ->
         label = labels(ice, water)
         data = map_of(label, f"{year}-10-03")
         inventory({EPSG: data}, ground_of(data, relief(label)), year=year, folder=tmp_path)
-    write_links(tmp_path, [2018, 2019], None)
+    write_links(tmp_path, {2018: None, 2019: None}, None)
     write_displacements(tmp_path, [2018, 2019])
     return pd.read_csv(tmp_path / "2018-2019-fronts.csv")
 

@@ -81,7 +81,7 @@ def test_the_table_has_a_row_for_each_outline_of_each_year_under_its_stable_id(t
         names = [f"{name}{year}" for name in ("g", "p")][: len(shapes)]
         part = gpd.GeoDataFrame({"glac_id": names, "debris_fraction": 0.0}, geometry=shapes, crs="EPSG:4326")
         write_parts(iter([part]), folder / f"{year}.parquet", None)
-    write_links(folder, list(seen), None)
+    write_links(folder, dict.fromkeys(seen), None)
     write_perennial(folder, seen)
     table = pd.read_csv(folder / "perennial.csv", dtype=str, keep_default_na=False)
     assert table.to_dict("records") == [
