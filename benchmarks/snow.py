@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from benchmarks import RESULTS
 from cryoscale.bench import record
 from cryoscale.config import load_config
-from cryoscale.inventories import evidence_of
 from cryoscale.grid import Window, window_of
+from cryoscale.inventories import evidence_of
 from cryoscale.learn.truth import open_truth
 from cryoscale.pipeline import run
 from cryoscale.simulate.catalog import Published, publish
