@@ -456,7 +456,8 @@ columns are those of the RGI 7 (https://www.glims.org/rgi_user_guide/), outlines
   and `aspect_sec` are 9, `primeclass` and `conn_lvl` 0, where nothing is known.
 - Uncertainty, debris, first and last dates are in the run's `inventory/{about.year}.parquet`.
 
-In OGGM (an o1region of 00 has to be replaced by the RGI's number of the region first):
+In OGGM (an o1region of 00 has to be replaced by the RGI's number of the region first, and complexes need a
+column `src_date`, e.g. "{about.year}-01-01", which the RGI's do not have either):
 
 ```python
 cfg.set_intersects_db(".../{names.folder("I")}.shp")
