@@ -29,7 +29,8 @@ from cryoscale.write import files, levels, mosaic
 from cryoscale.write.cog import write_cogs
 from cryoscale.write.inventory import Inventory
 from cryoscale.write.kmz import write_kmz
-from cryoscale.write.product import GLACIER_COLUMNS, About
+from cryoscale.write.product import About
+from cryoscale.write.rgi7 import GLACIER_COLUMNS
 from cryoscale.write.vector_tiles import write_tiles
 from tests.inventories import ATTRIBUTES, YEAR, add, write_inventory
 
