@@ -358,9 +358,9 @@ def load_config(source: str | Path | Mapping[str, Any] | Config) -> Settings:
     if isinstance(source, Config):
         return source.settings()
     if isinstance(source, Mapping):
-        return _validate(source, "the configuration").settings()
+        return parse_config(source, "the configuration").settings()
     path = Path(source)
-    return _validate(_read_yaml(path), str(path)).settings(path.resolve().parent)
+    return parse_config(_read_yaml(path), str(path)).settings(path.resolve().parent)
 
 
 def _read_yaml(path: Path) -> Any:
@@ -383,7 +383,12 @@ def _read_yaml(path: Path) -> Any:
         ) from error
 
 
-def _validate(document: Any, where: str) -> Config:
+def parse_config(document: Any, where: str) -> Config:
+    """A document as the configuration that it is; ``where`` it stands is told if it is none.
+
+    Raises:
+        ConfigError: a key is unknown, or a value does not fit.
+    """
     if not isinstance(document, Mapping):
         raise ConfigError(
             f"{where} with {type(document).__name__} at its top", "a mapping of keys", "see the README"

@@ -14,7 +14,7 @@ from typing import Any
 import shapely
 
 from cryoscale import lease
-from cryoscale.config import Config, resolve_path
+from cryoscale.config import parse_config, resolve_path
 from cryoscale.errors import InputError, SourceError
 from cryoscale.finish import redraw
 from cryoscale.ledger import Ledger
@@ -91,7 +91,7 @@ def _require_finished(run: Run) -> None:
 def _settings_of(run: Run, kinds: Sequence[str] | None, rgi: str | None) -> Settings:
     """The run's settings as far as its end needs them, from its own record."""
     identity, document = run.manifest["identity"], run.manifest["config"]
-    config = Config.model_validate(document)
+    config = parse_config(document, f"{run.out}/run.json")
     known = rgi or config.outlines.rgi
     if known is not None:
         known = resolve_path(known, None)

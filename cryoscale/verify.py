@@ -13,13 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import fsspec
+
 from cryoscale.agreement import Fault, items_and_map, outlines_and_map
 from cryoscale.errors import CryoscaleError, IntegrityError
 from cryoscale.ledger import DONE, ITEMS, Ledger, Marker, Work, name_of
 from cryoscale.manifest import digest
 from cryoscale.read import snapshot
 from cryoscale.write import mosaic
-from cryoscale.write.objects import Entry, filesystem
+from cryoscale.write.objects import Entry
 
 READERS = 8
 """Blocks that are read back side by side."""
@@ -237,8 +239,7 @@ def _sha256(ledger: Ledger, entry: Entry) -> str:
     """Digest of an object; one that is large is read a little at a time."""
     if entry.size_bytes <= _HELD_BYTES:
         return hashlib.sha256(ledger.objects.get(entry.key) or b"").hexdigest()
-    fs, root = filesystem(ledger.out)
-    with fs.open(f"{root}/{entry.key}", "rb") as file:
+    with fsspec.open(f"{ledger.out}/{entry.key}", "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -30,6 +30,7 @@ def write_inventory(folder: Path, rgi: gpd.GeoDataFrame, *, cut: str, beside: sh
         cut: rgi_id of the one that is cut into two in its middle.
         beside: a glacier that the RGI does not have.
     """
+    rgi = rgi.set_geometry(shapely.force_2d(rgi.geometry.to_numpy()), crs=rgi.crs)
     at = rgi.set_index("rgi_id").geometry[cut]
     west, south, east, north = at.bounds
     halves = [

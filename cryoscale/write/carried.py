@@ -39,7 +39,8 @@ class KnownGlaciers:
     def __init__(self, known: gpd.GeoDataFrame) -> None:
         _check(known)
         present = known.to_crs("EPSG:4326")
-        self._shapes = shapely.make_valid(present.geometry.to_numpy())
+        # some files have heights at their corners, which would come into the outlines with the divides
+        self._shapes = shapely.make_valid(shapely.force_2d(present.geometry.to_numpy()))
         self._tree = shapely.STRtree(self._shapes)
         self._values = present.reindex(columns=list(CARRIED))
 

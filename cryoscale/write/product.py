@@ -27,103 +27,25 @@ import pandas as pd
 from pyproj import Geod
 
 from cryoscale.write.columns import metadata
+from cryoscale.write.rgi7 import (
+    COMPLEX_COLUMNS,
+    GLACIER_COLUMNS,
+    INTERSECT_COLUMNS,
+    NOT_ASSIGNED,
+    OWN,
+    REGIONS,
+    SUBMISSION,
+)
 from cryoscale.write.shapefile import iso, move_folder, write_shapefile
 from cryoscale.write.vectors import read_parts
 
 _GEOD = Geod(ellps="WGS84")
-
-REGIONS: Mapping[str, str] = {
-    "01": "Alaska",
-    "02": "Western Canada and USA",
-    "03": "Arctic Canada, North",
-    "04": "Arctic Canada, South",
-    "05": "Greenland Periphery",
-    "06": "Iceland",
-    "07": "Svalbard and Jan Mayen",
-    "08": "Scandinavia",
-    "09": "Russian Arctic",
-    "10": "Asia, North",
-    "11": "Central Europe",
-    "12": "Caucasus and Middle East",
-    "13": "Asia, Central",
-    "14": "Asia, South West",
-    "15": "Asia, South East",
-    "16": "Low Latitudes",
-    "17": "Southern Andes",
-    "18": "New Zealand",
-    "19": "Subantarctic and Antarctic Islands",
-    "20": "Antarctic Mainland",
-}
-"""First-order regions of the RGI 7 (https://www.glims.org/rgi_user_guide/02_regions_definition.html)."""
 
 VERSION = "1.0"
 """Of these folders, as the RGI has one in its names: what their files and columns are."""
 
 UNKNOWN_REGION = "00"
 """Where neither the RGI nor the configuration says in which region a glacier lies."""
-
-GLACIER_COLUMNS: Mapping[str, str] = {
-    "rgi_id": "string",
-    "o1region": "string",
-    "o2region": "string",
-    "glims_id": "string",
-    "anlys_id": "Int64",
-    "subm_id": "Int64",
-    "src_date": "string",
-    "cenlon": "float64",
-    "cenlat": "float64",
-    "utm_zone": "Int64",
-    "area_km2": "float64",
-    "primeclass": "Int64",
-    "conn_lvl": "Int64",
-    "surge_type": "Int64",
-    "term_type": "Int64",
-    "glac_name": "string",
-    "is_rgi6": "Int64",
-    "termlon": "float64",
-    "termlat": "float64",
-    "zmin_m": "float64",
-    "zmax_m": "float64",
-    "zmed_m": "float64",
-    "zmean_m": "float64",
-    "slope_deg": "float64",
-    "aspect_deg": "float64",
-    "aspect_sec": "Int64",
-    "dem_source": "string",
-    "lmax_m": "Int64",
-}
-COMPLEX_COLUMNS = ("rgi_id", "o1region", "o2region", "cenlon", "cenlat", "utm_zone", "area_km2")
-INTERSECT_COLUMNS = ("rgi_id", "rgi_g_id_1", "rgi_g_id_2", "length_m")
-
-_NOT_ASSIGNED: Mapping[str, int] = {
-    "primeclass": 0,
-    "conn_lvl": 0,
-    "surge_type": 9,
-    "term_type": 9,
-    "aspect_sec": 9,
-}
-"""What the RGI writes where nothing is known."""
-
-_OWN: Mapping[str, Mapping[str, str]] = {
-    "rgi_id": {
-        "long_name": "Identifier",
-        "description": "That of the RGI's glacier which this outline continues, or one of this inventory's "
-        "own, which begins with CRY and is none of the RGI's.",
-    },
-    "o1region": {
-        "description": "The code of the first-order region; 00 where it is not known.",
-    },
-    "o2region": {
-        "description": "The code of the second-order region; it ends with 00 where it is not known.",
-    },
-    "anlys_id": {"description": "Always 0: the outline is not in GLIMS.", "source": "run"},
-    "subm_id": {"description": "Always 0, the row of submission_info.csv.", "source": "run"},
-    "is_rgi6": {"description": "Always 0: the outline is none of the RGI 6.0.", "source": "run"},
-    "rgi_g_id_1": {"long_name": "Identifier of glacier 1", "description": "On one side of the line."},
-    "rgi_g_id_2": {"long_name": "Identifier of glacier 2", "description": "On its other side."},
-    "length_m": {"long_name": "Length", "description": "Of the line.", "units": "m", "datatype": "float"},
-}
-"""What means something else here than in the inventory, or is not among its columns."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +218,7 @@ def _glaciers(frame: gpd.GeoDataFrame, names: _Names, ids: Mapping[str, str]) ->
         subm_id=0,
         is_rgi6=0,
     )
-    told = told.fillna(dict(_NOT_ASSIGNED))
+    told = told.fillna(dict(NOT_ASSIGNED))
     table = pd.DataFrame({name: told[name].astype(kind) for name, kind in GLACIER_COLUMNS.items()})
     return gpd.GeoDataFrame(table, geometry=frame.geometry, crs=frame.crs)
 
@@ -364,7 +286,7 @@ def _begin(made: Path, names: _Names, kind: str, columns: Iterable[str]) -> Path
     stem = folder / folder.name
     known = metadata()
     told = {
-        name: {**known.get(name, {"datatype": "str", "units": "", "source": "run"}), **_OWN.get(name, {})}
+        name: {**known.get(name, {"datatype": "str", "units": "", "source": "run"}), **OWN.get(name, {})}
         for name in columns
     }
     _put_json(told, f"{stem}-attributes_metadata.json")
@@ -402,20 +324,6 @@ def _copy_csv(source: Path, target: str, name: str, ids: Mapping[str, str]) -> N
             copy.writerow([ids[first], *rest])
 
 
-_SUBMISSION: Mapping[str, tuple[str, str, str]] = {
-    "subm_id": ("int", "", "Always 0: nothing of this was submitted to GLIMS."),
-    "n_outlines": ("int", "", "Number of outlines."),
-    "area_km2": ("float", "km2", "Total area of the outlines."),
-    "anlys_time": ("str", "date", "When the run was begun."),
-    "release_dt": ("str", "date", "Empty: not released."),
-    "proc_desc": ("str", "", "How the outlines were made."),
-    "chief_affl": ("str", "", "Empty, for whoever publishes it."),
-    "submitters": ("str", "", "Empty, for whoever publishes it."),
-    "analysts": ("str", "", "Empty, for whoever publishes it."),
-    "rc_id": ("int", "", "Empty: no regional centre."),
-}
-
-
 def _write_submission(stem: Path, about: About, count: int, area_km2: float) -> None:
     row = {
         "subm_id": 0,
@@ -425,12 +333,12 @@ def _write_submission(stem: Path, about: About, count: int, area_km2: float) -> 
         "proc_desc": f"{about.note} Not edited by hand.",
     }
     with open(f"{stem}-submission_info.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, _SUBMISSION, restval="", lineterminator="\n")
+        table = csv.DictWriter(file, SUBMISSION, restval="", lineterminator="\n")
         table.writeheader()
         table.writerow(row)
     told = {
         name: {"description": text, "datatype": kind, "units": units}
-        for name, (kind, units, text) in _SUBMISSION.items()
+        for name, (kind, units, text) in SUBMISSION.items()
     }
     _put_json(told, f"{stem}-submission_info_metadata.json")
 
@@ -456,7 +364,8 @@ columns are those of the RGI 7 (https://www.glims.org/rgi_user_guide/), outlines
   and `aspect_sec` are 9, `primeclass` and `conn_lvl` 0, where nothing is known.
 - Uncertainty, debris, first and last dates are in the run's `inventory/{about.year}.parquet`.
 
-In OGGM (an o1region of 00 has to be replaced by the RGI's number of the region first):
+In OGGM (an o1region of 00 has to be replaced by the RGI's number of the region first, and complexes need a
+column `src_date`, e.g. "{about.year}-01-01", which the RGI's do not have either):
 
 ```python
 cfg.set_intersects_db(".../{names.folder("I")}.shp")

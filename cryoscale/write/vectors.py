@@ -59,6 +59,9 @@ def write_parts(
     geo = json.loads(first.schema.metadata[b"geo"])
     if bounds is not None:
         geo["columns"]["geometry"]["bbox"] = list(bounds)  # that of the first part stands there
+    if geo["columns"]["geometry"]["geometry_types"] != ["Polygon"]:
+        # lines of later parts may be of several pieces; an empty list is GeoParquet's word for not known
+        geo["columns"]["geometry"]["geometry_types"] = []
     schema = first.schema.with_metadata({**first.schema.metadata, b"geo": json.dumps(geo).encode()})
     with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
         local = Path(folder, "part.parquet")

@@ -11,10 +11,12 @@ import zipfile
 from pathlib import Path
 
 import geopandas as gpd
+import jsonschema
 import mapbox_vector_tile
 import matplotlib
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import rasterio
@@ -27,7 +29,8 @@ from cryoscale.write import files, levels, mosaic
 from cryoscale.write.cog import write_cogs
 from cryoscale.write.inventory import Inventory
 from cryoscale.write.kmz import write_kmz
-from cryoscale.write.product import GLACIER_COLUMNS, About
+from cryoscale.write.product import About
+from cryoscale.write.rgi7 import GLACIER_COLUMNS
 from cryoscale.write.vector_tiles import write_tiles
 from tests.inventories import ATTRIBUTES, YEAR, add, write_inventory
 
@@ -121,6 +124,45 @@ def test_what_lies_beside_the_shapefiles_speaks_of_the_same_glaciers(made: Path)
     assert (borders.geom_type == "LineString").all()
     info = pd.read_csv(product(made, "G", "-submission_info.csv"))
     assert info.loc[0, ["subm_id", "n_outlines"]].tolist() == [0, 25]
+
+
+GEOPARQUET = {
+    "type": "object",
+    "required": ["version", "primary_column", "columns"],
+    "properties": {"version": {"const": "1.1.0"}, "primary_column": {"const": "geometry"}},
+}
+COLUMN = {
+    "type": "object",
+    "required": ["encoding", "geometry_types", "crs", "bbox", "covering"],
+    "properties": {
+        "encoding": {"const": "WKB"},
+        "geometry_types": {"items": {"pattern": "^(Multi)?(LineString|Polygon)$"}, "uniqueItems": True},
+        "crs": {"properties": {"id": {"const": {"authority": "EPSG", "code": 4326}}}, "required": ["id"]},
+        "bbox": {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4},
+        "covering": {"const": {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}}},
+    },
+}
+"""What GeoParquet 1.1 wants, https://geoparquet.org/releases/v1.1.0/."""
+
+
+@pytest.mark.parametrize("what", ["", "-complexes", "-intersects"])
+def test_geoparquet_says_of_itself_what_lies_in_it_and_is_cut_out_by_its_boxes(made: Path, what: str) -> None:
+    path = made / "inventory" / f"{YEAR}{what}.parquet"
+    geo = json.loads(pq.read_metadata(path).metadata[b"geo"])
+    column = geo["columns"]["geometry"]
+    jsonschema.validate(geo, GEOPARQUET)
+    jsonschema.validate(column, COLUMN)
+    rows = pq.read_table(path)
+    shapes = shapely.from_wkb(rows["geometry"].to_numpy())
+    assert column["geometry_types"] == ([] if what == "-intersects" else ["Polygon"])  # empty: not known
+    assert {shape.geom_type for shape in shapes} <= {"Polygon", "LineString", "MultiLineString"}
+    boxes = pd.DataFrame(rows["bbox"].to_pylist())[["xmin", "ymin", "xmax", "ymax"]].to_numpy()
+    assert np.array_equal(boxes, shapely.bounds(shapes))
+    assert column["bbox"][0] <= boxes[:, 0].min()
+    assert column["bbox"][3] >= boxes[:, 3].max()
+    around = (10.70, 46.78, 10.78, 46.84)
+    expected = shapely.intersects(shapely.box(*around), shapely.box(*boxes.T))
+    assert len(gpd.read_parquet(path, bbox=around)) == expected.sum()
 
 
 OGGM = """

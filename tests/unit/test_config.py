@@ -55,6 +55,13 @@ def test_the_documented_configuration_is_understood(tmp_path: Path) -> None:
     assert settings.sources["velocity"].href == "s3://bucket/ITS_LIVE_velocity_120m.zarr"
     assert settings.model.weights == str(tmp_path / "cryonet.safetensors")
     assert (settings.tile_px, settings.block_px) == (256, 2048)
+    assert settings.files == ("product", "pmtiles", "kmz", "cog")
+
+
+def test_files_are_chosen_by_name_and_a_region_may_be_written_as_a_number() -> None:
+    settings = load_config(changed("outlines", {"files": ["shapefile", "kmz", "kmz"], "o1region": 7}))
+    assert (settings.files, settings.o1region) == (("kmz", "shapefile"), "07")
+    assert load_config(changed("outlines", {"files": []})).files == ()
 
 
 @pytest.mark.parametrize(

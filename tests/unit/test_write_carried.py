@@ -38,6 +38,14 @@ def test_the_glacier_that_an_outline_overlaps_most_gives_what_no_map_can_know() 
     assert [type(found[name]) for name in ("surge_type", "anlys_id")] == [int, int]
 
 
+def test_heights_at_the_corners_of_an_outline_do_not_come_into_the_divides() -> None:
+    high = known()
+    high.geometry = shapely.force_3d(high.geometry.to_numpy(), 3000.0)
+    near = KnownGlaciers(high).near(box(10.005, 46.002, 10.037, 46.008))
+    assert near.size == 2
+    assert not shapely.has_z(near).any()
+
+
 def test_what_the_glacier_has_not_stays_empty() -> None:
     found = KnownGlaciers(known()).over(box(10.028, 46.002, 10.037, 46.008))
     assert found == {"rgi_id": "RGI2000-v7.0-G-11-00002", "anlys_id": 755_532}
