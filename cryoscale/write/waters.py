@@ -9,8 +9,8 @@ and so is one whose shore is ice for more than nine tenths: a pond on a glacier.
 A body is the sea where more than half of its known elevations are within a metre of zero and it reaches the
 end of what was mapped or has 10 km2. The Copernicus DEM has its water flattened and the ocean at zero; where
 a tile holds nothing else there is none (https://copernicus-dem-30m.s3.amazonaws.com/readme.html). Any other
-body is a lake: a lagoon at the level of the sea that goes on beyond the map is taken for the sea. Where nothing
-of it has an elevation, nobody can say.
+body is a lake: a lagoon at the level of the sea that goes on beyond the map is taken for the sea. Where
+nothing of it has an elevation, nobody can say.
 
 They are found block by block (:mod:`cryoscale.write.waterbodies`) and kept on disk as numbers.
 """
