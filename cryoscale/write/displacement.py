@@ -7,10 +7,12 @@ https://doi.org/10.3189/2014JoG13J061). The area under each line is a sum over i
 sampled and overhangs count as they should.
 
 The uncertainty is that of 90 %, of two lines each of which may lie anywhere in a pixel (a standard deviation
-of 10 m over the root of 12) and of two images that are registered to each other within 5 m for 95 %
-(Sentinel-2's data quality reports, https://sentiwiki.copernicus.eu/web/document-library). Both are taken to
-be the same all along a front, which is the worst that they can be. What the map takes for ice or water and is
-something else is not in it.
+of 10 m over the root of 12) and of two images that are registered to each other within 5 m for 95 %, as ESA
+expects of Sentinel-2's refined products
+(https://sentinel.esa.int/web/sentinel/-/forthcoming-deployment-of-the-copernicus-sentinel-2-products-geometric-refinement/1.1);
+that is a circle, and counts as if it were all along the axis. Both are taken to be the same all along a
+front, which is the worst that they can be. What the map takes for ice or water and is something else is not
+in it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ tongue is wide, at least 100 m and at most the guide's 1 km; a lake at a flank f
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,7 +49,7 @@ _CODES = {"sea": SEA, "lake": LAKE}
 _GEOD = Geod(ellps="WGS84")
 _M_PER_DEG = 111_195.0
 _PART_ROWS = 4096
-_TILE_PX = 512
+_TILE_PX, _HELD_TILES = 512, 16
 
 _TABLES = """
 CREATE TABLE fronts (
@@ -136,7 +136,7 @@ class Finder:
     """
 
     def __init__(self, maps: Mapping[int, xr.Dataset], waters: Waters) -> None:
-        self._maps, self._waters = dict(maps), waters
+        self._maps, self._waters, self._tiles = dict(maps), waters, _Tiles(maps)
         self._lattice = Lattice(maps)
 
     def fronts_of(self, one: Shaped) -> tuple[list[Front], Terminus | None]:
@@ -187,8 +187,8 @@ class Finder:
         days = [np.zeros(0, np.int64)]
         for epsg, pixels in _by_zone(crossings, index):
             if "source_date" in self._maps[epsg]:
-                ice = np.isin(_read(self._maps[epsg]["label"], pixels, NODATA), (CLEAN_ICE, DEBRIS))
-                days.append(days_of(_read(self._maps[epsg]["source_date"], pixels, 0))[ice])
+                ice = np.isin(self._tiles.at(epsg, "label", pixels, NODATA), (CLEAN_ICE, DEBRIS))
+                days.append(days_of(self._tiles.at(epsg, "source_date", pixels, 0))[ice])
         return np.concatenate(days)
 
     def _terminus(self, one: Shaped, terminal: Polygon) -> Terminus:
@@ -199,7 +199,7 @@ class Finder:
             for part in shapely.get_parts(inside)[shapely.length(shapely.get_parts(inside)) > 0]:
                 crossings = self._lattice.crossings(np.asarray(shapely.get_coordinates(part), np.float64))
                 for epsg, pixels in _by_zone(crossings, np.arange(crossings.zone.size)):
-                    label = _read(self._maps[epsg]["label"], pixels, NODATA)
+                    label = self._tiles.at(epsg, "label", pixels, NODATA)
                     unknown += int((label == NODATA).any(axis=1).sum())
                     seen += len(label)
         return Terminus(perimeter_m, unknown / seen if seen else 1.0)
@@ -238,18 +238,35 @@ def _by_zone(crossings: Crossings, index: NDArray[np.int64]) -> Iterator[tuple[i
         yield epsg, crossings.pixels[index[crossings.zone[index] == epsg]]
 
 
-def _read(data: xr.DataArray, pixels: NDArray[np.int64], beyond: int) -> NDArray[np.generic]:
-    """What a map has at pixels ``(..., 2)``, row and column; a few tiles of it are read, one at a time."""
-    row, col = pixels.reshape(-1, 2).T
-    found = np.full(row.size, beyond, np.int64).astype(data.dtype)
-    inside = (row >= 0) & (col >= 0) & (row < data.shape[0]) & (col < data.shape[1])
-    tiles = np.column_stack([row, col]) // _TILE_PX
-    for tile in np.unique(tiles[inside], axis=0).tolist():
-        here = inside & (tiles == tile).all(axis=1)
-        top, left = tile[0] * _TILE_PX, tile[1] * _TILE_PX
-        part = data.isel(y=slice(top, top + _TILE_PX), x=slice(left, left + _TILE_PX)).values
-        found[here] = part[row[here] - top, col[here] - left]
-    return found.reshape(pixels.shape[:-1])
+class _Tiles:
+    """What maps have at pixels, by tiles, of which the last few are kept: neighbours follow each other."""
+
+    def __init__(self, maps: Mapping[int, xr.Dataset]) -> None:
+        self._maps = maps
+        self._held: OrderedDict[tuple[int, str, int, int], NDArray[np.generic]] = OrderedDict()
+
+    def at(self, epsg: int, name: str, pixels: NDArray[np.int64], beyond: int) -> NDArray[np.generic]:
+        """Values at pixels ``(..., 2)``, row and column."""
+        data = self._maps[epsg][name]
+        row, col = pixels.reshape(-1, 2).T
+        found = np.full(row.size, beyond, np.int64).astype(data.dtype)
+        inside = (row >= 0) & (col >= 0) & (row < data.shape[0]) & (col < data.shape[1])
+        tiles = np.column_stack([row, col]) // _TILE_PX
+        for down, right in np.unique(tiles[inside], axis=0).tolist():
+            here = inside & (tiles == (down, right)).all(axis=1)
+            part = self._tile(epsg, name, down * _TILE_PX, right * _TILE_PX)
+            found[here] = part[row[here] - down * _TILE_PX, col[here] - right * _TILE_PX]
+        return found.reshape(pixels.shape[:-1])
+
+    def _tile(self, epsg: int, name: str, top: int, left: int) -> NDArray[np.generic]:
+        key = epsg, name, top, left
+        if key not in self._held:
+            part = self._maps[epsg][name].isel(y=slice(top, top + _TILE_PX), x=slice(left, left + _TILE_PX))
+            self._held[key] = np.asarray(part.values)
+        self._held.move_to_end(key)
+        if len(self._held) > _HELD_TILES:
+            self._held.popitem(last=False)
+        return self._held[key]
 
 
 class Fronts(Scratch):

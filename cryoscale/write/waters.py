@@ -6,11 +6,11 @@ into (rivers, a row of stray pixels) is none, but for what lies within 50 m of b
 (https://github.com/GLIMS-RGI/lake_terminating; Steiner et al. 2025, https://doi.org/10.5194/essd-2025-315),
 and so is one whose shore is ice for more than nine tenths: a pond on a glacier.
 
-A body is the sea where more than half of its known elevations are within a metre of zero, to which the
-Copernicus DEM sets the ocean as others do (product handbook, editing of water bodies:
-https://dataspace.copernicus.eu/explore-data/data-collections/copernicus-contributing-missions/collections-description/COP-DEM),
-and it reaches the end of what was mapped or has 10 km2. Any other is a lake. Where nothing of it has an
-elevation, nobody can say.
+A body is the sea where more than half of its known elevations are within a metre of zero and it reaches the
+end of what was mapped or has 10 km2. The Copernicus DEM has its water flattened and the ocean at zero; where
+a tile holds nothing else there is none (https://copernicus-dem-30m.s3.amazonaws.com/readme.html). Any other
+body is a lake: a lagoon at the level of the sea that goes on beyond the map is taken for the sea. Where
+nothing of it has an elevation, nobody can say.
 
 They are found block by block (:mod:`cryoscale.write.waterbodies`) and kept on disk as numbers.
 """
