@@ -129,27 +129,29 @@ def test_a_withdrawn_year_is_read_as_a_version_and_does_not_come_back_by_itself(
     assert [one.state for one in Archive(archive).read().entries] == ["withdrawn", "current"]
 
 
-def test_glaciers_keep_their_ids_whichever_year_is_added_first(runs: dict[str, Path], tmp_path: Path) -> None:
-    tables = {}
-    for order in (("2018", "2024"), ("2024", "2018")):
-        root = str(tmp_path / "-".join(order))
-        for name in order:
-            add(root, str(runs[name]), region="made")
+def test_glaciers_keep_their_ids_whichever_year_is_added_first(
+    runs: dict[str, Path], archive: str, tmp_path: Path
+) -> None:
+    backwards = str(tmp_path / "backwards")
+    add(archive, str(runs["2024"]), region="made")
+    add(backwards, str(runs["2024"]), region="made")
+    add(backwards, str(runs["2018"]), region="made")
+    for root in (archive, backwards):
         table = gpd.read_parquet(f"{root}/glaciers")
         older, newer = (table[table["year"] == year] for year in (2018, 2024))
         both = older.sjoin(newer, lsuffix="old", rsuffix="new")
         assert len(both) == 3
         assert (both["glacier_id_old"] == both["glacier_id_new"]).all()
-        tables[order] = table["glacier_id"].nunique()
-    assert set(tables.values()) == {3}
+        assert table["glacier_id"].nunique() == 3
 
 
-def test_a_glacier_that_was_not_seen_for_a_year_is_known_again(runs: dict[str, Path], tmp_path: Path) -> None:
-    root = str(tmp_path / "archive")
+def test_a_glacier_that_was_not_seen_for_a_year_is_known_again(
+    runs: dict[str, Path], archive: str, tmp_path: Path
+) -> None:
     gap = {2021: Year(SHORTER, date(2021, 10, 1), unseen=(2000.0, 3000.0, 2500.0, 0.0))}
-    for run in (runs["2018"], make_run(tmp_path / "gap", gap), runs["2024"]):
-        add(root, str(run), region="made")
-    years = gpd.read_parquet(f"{root}/glaciers").groupby("glacier_id")["year"].apply(list)
+    for run in (make_run(tmp_path / "gap", gap), runs["2024"]):
+        add(archive, str(run), region="made")
+    years = gpd.read_parquet(f"{archive}/glaciers").groupby("glacier_id")["year"].apply(list)
     assert sorted(years) == [[2018, 2021, 2024], [2018, 2021, 2024], [2018, 2024]]
 
 
@@ -232,7 +234,7 @@ shutil.copytree(root, f"{root}-counted")
 assert status_of(None, f"{root}-counted") == 0
 total = int(open(f"{root}-counted.steps").read())
 told = []
-for point in sorted({1, total // 2, *range(total - 4, total + 1)}):
+for point in (total // 2, *range(total - 3, total + 1)):
     status = status_of(point, root)
     proof = checking.verify_archive(root)
     found = [[one.year, one.state] for one in adding.Archive(root).read().entries]
@@ -257,7 +259,7 @@ def test_an_addition_killed_anywhere_leaves_the_old_archive_or_the_new_one(
     old, new = [[2018, "current"]], [[2018, "current"], [2024, "current"]]
     assert all(faults == [] for _, faults, _ in told)
     assert {str(found) for _, _, found in told} == {str(old), str(new)}  # killed before, and after
-    assert sum(was_killed for was_killed, _, _ in told) >= 6
+    assert sum(was_killed for was_killed, _, _ in told) >= 4
     proof = verify_archive(archive)
     assert (proof.sound, proof.leftovers) == (True, ())
     # what an addition that nobody disturbed leaves, but for STAC documents, whose folder is named at random
