@@ -3,7 +3,9 @@
 The axis of a terminus is that of the curvilinear box of Lea et al. (2014,
 https://doi.org/10.3189/2014JoG13J061): the glacier's centre line, whose last part, over twice the front's
 width, is replaced by a straight line to the middle of the front, since it ends at the lowest point, which may
-be any on a level shore. Any other front has a straight axis at right angles to the chord of its ends.
+be any on a level shore. So the axis of a front beside the middle of its tongue lies at a slant: for one 90 m
+off the middle of a tongue of 300 m a displacement comes out 5 % too large. Any other front has a straight
+axis at right angles to the chord of its ends.
 """
 
 from __future__ import annotations

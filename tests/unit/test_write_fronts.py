@@ -400,3 +400,14 @@ def test_years_without_fronts_have_a_table_without_rows(tmp_path: Path, ice: Mas
     table = moved(tmp_path, (ice, NOTHING), (ice, NOTHING))
     assert table.empty
     assert "displacement_m" in table
+
+
+def test_each_of_two_fronts_is_compared_with_itself(tmp_path: Path) -> None:
+    lakes = TONGUE & (ROWS > 150) & ((COLS < 58) | (COLS > 63))
+    back = np.where(COLS < 60, 195, 198)
+    table = moved(
+        tmp_path, (until(200), lakes & (ROWS >= 200)), (until(200) & (back > ROWS), lakes & (back <= ROWS))
+    )
+    assert table["status"].tolist() == ["moved", "moved"]
+    # from the middle of the tongue the axes lead to the fronts at a slant
+    assert sorted(table["displacement_m"]) == pytest.approx([-50.0, -20.0], rel=0.08)
