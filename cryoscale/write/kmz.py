@@ -7,6 +7,7 @@ mountain range the PMTiles are what a person can look at.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -51,14 +52,20 @@ def write_kmz(geopackage: Path, target: Path, *, title: str, note: str = "") -> 
         OutputError: the file cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="cryoscale-") as scratch:
-        local = Path(scratch, "outlines.kmz")
-        with zipfile.ZipFile(local, "w", zipfile.ZIP_DEFLATED) as archive:
-            # a fixed date, so that the same outlines make the same bytes
-            entry = zipfile.ZipInfo("doc.kml", (1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            with archive.open(entry, "w", force_zip64=True) as file:
-                for text in _document(geopackage, title, note):
-                    file.write(text.encode())
+        local, plain = Path(scratch, "outlines.kmz"), Path(scratch, "doc.kml")
+        with plain.open("w", encoding="utf-8") as file:
+            file.writelines(_document(geopackage, title, note))
+        # a fixed date, so that the same outlines make the same bytes; and a length that is known beforehand:
+        # libkml, which Google Earth and GDAL read with, opens no zip with the marks of one beyond 4 GB
+        entry = zipfile.ZipInfo("doc.kml", (1980, 1, 1, 0, 0, 0))
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        entry.file_size = plain.stat().st_size
+        with (
+            zipfile.ZipFile(local, "w", zipfile.ZIP_DEFLATED) as archive,
+            plain.open("rb") as read,
+            archive.open(entry, "w") as packed,
+        ):
+            shutil.copyfileobj(read, packed)
         move(local, target)
 
 
