@@ -192,7 +192,7 @@ def _model_item(source: FinishedRun, files: Filing, place: str) -> Document:
     item["properties"]["title"] = f"Model {source.model}"
     assets = copy.deepcopy(source.model_item["assets"])
     for key, asset in assets.items():
-        asset.setdefault("mlm:artifact_type", "cryoscale")  # the extension wants one; a rule has no weights
+        asset.setdefault("mlm:artifact_type", "cryoscale")  # which runs of a rule lacked
         if "://" not in asset["href"]:  # a path on the machine that mapped is nobody else's
             title = f"{asset.get('title', 'Model')}, as the run's account names it"
             account = _file(files, f"records/{place}/run.json", _JSON, asset["roles"], title)

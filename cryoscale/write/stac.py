@@ -190,7 +190,7 @@ def _model_item(run: RunRecord, maps: Sequence[pystac.Item]) -> pystac.Item:
         title="Weights" if model.href else "Definition",
         media_type=_SAFETENSORS if model.href else pystac.MediaType.JSON,
         roles=["mlm:model"],
-        extra_fields={"mlm:artifact_type": "safetensors"} if model.href else {},
+        extra_fields={"mlm:artifact_type": "safetensors" if model.href else "cryoscale"},  # MLM wants one
     )
     if model.sha256:
         asset.extra_fields["cryoscale:sha256"] = model.sha256

@@ -32,6 +32,10 @@ LEAST_SEEN = 0.5
 """Share of an outline over which the other year's map must have data, to say that there was no ice then."""
 
 
+_SEEN_DECIMALS = 4
+"""More of a count of pixels over an area would be noise."""
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
     """Of the outlines of each side, by id, the share (0-1) over which the other side's map has data."""
@@ -266,7 +270,7 @@ def _side(areas: pd.Series, event: Mapping[str, int], side: str, seen: pd.Series
         {
             f"n_{side}": groups.size(),
             f"{side}_area_km2": groups["area"].sum(),
-            f"{side}_seen_fraction": groups["seen"].sum() / groups["area"].sum(),
+            f"{side}_seen_fraction": (groups["seen"].sum() / groups["area"].sum()).round(_SEEN_DECIMALS),
             f"{side}_ids": groups["id"].agg(lambda names: " ".join(names)),
         }
     )
