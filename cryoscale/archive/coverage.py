@@ -98,21 +98,40 @@ class Counts:
 def count(outline: BaseGeometry, own: Maps, others: Sequence[Maps]) -> Counts:
     """The ice pixels of an outline (degrees) of one year's map, and how many of them all others have seen."""
     total = Counts()
-    where = zones.cuts(sorted(own.entry.zones))
-    for epsg, cut in where.items():
+    for shape, window in _pieces(outline, own):
+        total += _counted(shape, window, own, others)
+    return total
+
+
+def looked_at(outline: BaseGeometry, maps: Maps) -> tuple[float, float]:
+    """Share of an outline (degrees) that a year's map has data of, and share of that which is ice."""
+    pixels = seen = ice = 0
+    for shape, window in _pieces(outline, maps):
+        label, inside = maps.labels(window), _inside(shape, window)
+        pixels += int(np.count_nonzero(inside))
+        seen += int(np.count_nonzero(inside & (label != NODATA)))
+        ice += int(np.count_nonzero(inside & np.isin(label, (CLEAN_ICE, DEBRIS))))
+    return seen / pixels if pixels else 0.0, ice / seen if seen else float("nan")
+
+
+def _pieces(outline: BaseGeometry, maps: Maps) -> Iterator[tuple[Polygon, Window]]:
+    """The parts of an outline (degrees) in each zone's metres, on its own side, with windows over them."""
+    for epsg, cut in zones.cuts(sorted(maps.entry.zones)).items():
         to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
         for part in explode(zones.clip(explode(outline), cut)):
             shape = shapely.transform(part, lambda xy, to=to_zone: np.column_stack(to.transform(*xy.T)))
             for window in _strips(window_over_bounds(epsg, shape.bounds)):
-                total += _counted(shape, window, own, others)
-    return total
+                yield shape, window
+
+
+def _inside(shape: Polygon, window: Window) -> NDArray[np.bool_]:
+    west, _, _, north = window.bounds_m
+    return burned(shape, Affine(10.0, 0.0, west, 0.0, -10.0, north), window.shape)
 
 
 def _counted(shape: Polygon, window: Window, own: Maps, others: Sequence[Maps]) -> Counts:
     label = own.labels(window)
-    west, _, _, north = window.bounds_m
-    affine = Affine(10.0, 0.0, west, 0.0, -10.0, north)
-    ice = burned(shape, affine, window.shape) & np.isin(label, (CLEAN_ICE, DEBRIS))
+    ice = _inside(shape, window) & np.isin(label, (CLEAN_ICE, DEBRIS))
     seen = ice.copy()
     for other in others:
         if seen.any():

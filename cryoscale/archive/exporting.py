@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import geopandas as gpd
 import pandas as pd
+import pyogrio
 
 from cryoscale.archive.files import read_list
 from cryoscale.archive.index import FILES, Archive, Entry
+from cryoscale.archive.lasting import perennial
 from cryoscale.archive.tables import TYPES, read_complete
 from cryoscale.errors import InputError, OutputError
 from cryoscale.write.objects import Objects
@@ -34,9 +35,10 @@ def export(
     """Writes the outlines of what is asked for; returns the names of the files.
 
     Where ``out`` ends in ``.gpkg`` it is one GeoPackage with the layers ``glaciers`` and ``centrelines`` of
-    all years and the table ``glacier_ids``; else a folder with ``glaciers.parquet``, ``centrelines.parquet``
-    and ``glacier_ids.csv``, a row an outline and year. Rows are told apart by region, year and version, and
-    ``glacier_id`` stays with a glacier over the years.
+    all years and the tables ``glacier_ids`` and ``perennial``; else a folder with ``glaciers.parquet``,
+    ``centrelines.parquet``, ``glacier_ids.csv`` and ``perennial.csv``, a row an outline and year. Rows are
+    told apart by region, year and version, and ``glacier_id`` stays with a glacier over the years. The years
+    that are exported say what is perennial, see :mod:`cryoscale.archive.lasting`.
 
     Args:
         archive: where from.
@@ -67,7 +69,8 @@ def export(
         _ids(archive, entries).to_csv(index=False, lineterminator="\n", date_format="%Y-%m-%d"),
         f"{out}/glacier_ids.csv",
     )
-    return [*made, "glacier_ids.csv"]
+    put_text(perennial(archive, entries).to_csv(index=False, lineterminator="\n"), f"{out}/perennial.csv")
+    return [*made, "glacier_ids.csv", "perennial.csv"]
 
 
 def _chosen(archive: Archive, region: str | None, years: Sequence[int], version: int | None) -> list[Entry]:
@@ -121,10 +124,11 @@ def _write_package(archive: Archive, entries: Sequence[Entry], out: str) -> None
         for kind in _LAYERS:
             for number, part in enumerate(_parts(archive, entries, kind)):
                 part.to_file(local, layer=kind, driver="GPKG", index=False, mode="a" if number else "w")
-        table: Any = gpd.GeoDataFrame(_ids(archive, entries), geometry=None)
-        import pyogrio
-
-        pyogrio.write_dataframe(pd.DataFrame(table), local, layer="glacier_ids", driver="GPKG", append=True)
+        for layer, table in (
+            ("glacier_ids", _ids(archive, entries)),
+            ("perennial", perennial(archive, entries)),
+        ):
+            pyogrio.write_dataframe(table, local, layer=layer, driver="GPKG", append=True)
         move(local, out)
 
 

@@ -203,8 +203,28 @@ def test_an_export_has_every_year_in_one_table_of_ids(archive: Archive, tmp_path
     layer = gpd.read_file(package, layer="glaciers")
     assert sorted(layer["year"].unique()) == [2018, 2024]
     assert len(gpd.read_file(package, layer="glacier_ids")) == len(layer)
+    assert len(gpd.read_file(package, layer="perennial")) == len(layer)
     with pytest.raises(OutputError, match="there already"):
         export(archive, str(package))
     with pytest.raises(InputError, match="made 2018, made 2021, made 2024"):
         export(archive, str(tmp_path / "other"), region="elsewhere")
     assert EPSG in archive.read().entries[0].zones
+
+
+def test_the_years_of_an_archive_say_what_lasts_and_who_has_not_seen_it(
+    archive: Archive, tmp_path: Path
+) -> None:
+    export(archive, str(tmp_path / "export"))
+    glaciers = gpd.read_parquet(tmp_path / "export" / "glaciers.parquet").query("year == 2018")
+    table = pd.read_csv(tmp_path / "export" / "perennial.csv", keep_default_na=False).query("year == 2018")
+
+    def told(tongue: Tongue) -> list[str]:
+        head = gpd.points_from_xy(*([v] for v in place_of(tongue.x_m, tongue.head_m)))[0]
+        (name,) = glaciers["glac_id"][glaciers.contains(head)]
+        found = table.set_index("glac_id").loc[name, ["kind", "years_frozen", "years_gone"]]
+        return [str(value) for value in found]
+
+    for tongue in TONGUES:
+        assert told(tongue) == ["perennial", "2018 2021 2024", ""]
+    assert told(VANISHES) == ["undecided", "2018 2021", "2024"]  # ice vanishes, too
+    assert told(UNSEEN) == ["undecided", "2018 2021", ""]
