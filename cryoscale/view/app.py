@@ -7,6 +7,7 @@ the wheel ``maplibre``, and the page is forbidden to fetch from other hosts.
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ _POLICY = (
 def application(shown: Shown) -> FastAPI:
     """The page, its assets, tiles and tables; read only."""
     tiles, outlines = Tiles(shown), Outlines(shown)
+    # while the browser is still starting
+    threading.Thread(target=lambda: tiles.contrast, daemon=True, name="view-contrast").start()
     app = FastAPI(title=f"cryoscale view: {shown.name}", docs_url=None, redoc_url=None, openapi_url=None)
     # no other site may speak to it through a name that it lets point here
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])

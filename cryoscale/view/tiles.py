@@ -1,31 +1,34 @@
 """Map tiles of a finished run: true colour, relief, classes and confidence in Web Mercator.
 
-rio-tiler (https://cogeotiff.github.io/rio-tiler/) cuts, warps and encodes. What it cuts from is the level of
-the mosaic whose pixels are next finer than the tile's, so that a tile reads about as many pixels as it has,
-wherever one looks from.
+GDAL warps, rio-tiler (https://cogeotiff.github.io/rio-tiler/) lays the zones together and encodes; its reader
+of xarray took four times as long, nearly all of it to ask for coordinates. A tile is cut from the level of
+the mosaic whose pixels are next finer than its own, so that it reads about as many pixels as it has, wherever
+one looks from.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
 import matplotlib
 import numpy as np
-import xarray as xr
 import zarr
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.transform import from_bounds, from_origin
+from rasterio.warp import reproject, transform_bounds
 from rio_tiler.constants import WEB_MERCATOR_CRS, WEB_MERCATOR_TMS
 from rio_tiler.errors import EmptyMosaicError, TileOutsideBounds
-from rio_tiler.io.xarray import XarrayReader
 from rio_tiler.models import ImageData
 from rio_tiler.mosaic import mosaic_reader
 
-from cryoscale.grid import RESOLUTION_M
+from cryoscale.grid import RESOLUTION_M, Window
 from cryoscale.view.shown import Shown
 from cryoscale.write import mosaic, quicklook
 from cryoscale.write.map import CLASS_STYLE, contrast, hillshade, stretch
@@ -69,13 +72,64 @@ def confidence_colours(count: int = FULL + 1) -> list[tuple[int, int, int, int]]
     return [(int(r), int(g), int(b), 255) for r, g, b, _ in scale]
 
 
+@dataclass(frozen=True)
+class Source:
+    """Arrays of one zone to cut tiles from.
+
+    Attributes:
+        arrays: (y, x) each, all of one grid.
+        window: the pixels of the zone that they cover.
+        factor: how many of these pixels one of theirs is long.
+        gap: the value where there is nothing; NaN, or one that is not to be mixed with others.
+    """
+
+    arrays: tuple[Any, ...]
+    window: Window
+    factor: int
+    gap: float
+
+    def is_gap(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where there is nothing."""
+        return np.isnan(values) if math.isnan(self.gap) else np.asarray(values == self.gap)
+
+    def read(self, rows: slice, cols: slice) -> NDArray[Any]:
+        """A part of all arrays (band, y, x)."""
+        return np.stack([np.asarray(array[rows, cols]) for array in self.arrays])
+
+    def cut(self, bounds: Bounds, size_px: int) -> NDArray[Any] | None:
+        """What lies within bounds (m, Web Mercator), (band, size_px, size_px); None where nothing can."""
+        pixel_m = RESOLUTION_M * self.factor
+        west, _, _, north = self.window.bounds_m
+        height, width = self.window.height // self.factor, self.window.width // self.factor
+        crs = f"EPSG:{self.window.epsg}"
+        left, bottom, right, top = transform_bounds(WEB_MERCATOR_CRS, crs, *bounds)
+        rows = _within((north - top) / pixel_m, (north - bottom) / pixel_m, height)
+        cols = _within((left - west) / pixel_m, (right - west) / pixel_m, width)
+        if rows.stop <= rows.start or cols.stop <= cols.start:
+            return None
+        values = self.read(rows, cols)
+        cut = np.full((len(self.arrays), size_px, size_px), self.gap, values.dtype)
+        reproject(
+            values,
+            cut,
+            src_transform=from_origin(west + cols.start * pixel_m, north - rows.start * pixel_m, pixel_m, pixel_m),
+            src_crs=crs,
+            src_nodata=self.gap,
+            dst_transform=from_bounds(*bounds, size_px, size_px),
+            dst_crs=WEB_MERCATOR_CRS,
+            dst_nodata=self.gap,
+            resampling=Resampling.bilinear if math.isnan(self.gap) else Resampling.nearest,
+        )
+        return cut
+
+
 class Tiles:
     """Draws tiles; may be asked from many threads at once."""
 
     def __init__(self, shown: Shown) -> None:
         self._shown = shown
         self._opening = Lock()
-        self._arrays: dict[tuple[Any, ...], xr.DataArray] = {}
+        self._groups: dict[tuple[str, str], zarr.Group] = {}
 
     def draw(self, layer: str, year: int, tile: tuple[int, int, int]) -> bytes | None:
         """A tile (zoom, column, row) of 512 px; None where no map of that year is, or no such zoom.
@@ -119,10 +173,8 @@ class Tiles:
     def _mapped(self, year: int, name: str, bounds: Bounds) -> NDArray[np.uint8] | None:
         """A layer of the mosaic (y, x), 255 where there is none."""
         pixel_m = _ground_m(bounds)
-        found = self._read(
-            year, lambda epsg: self._level(year, epsg, name, pixel_m), bounds, "nearest", nodata=mosaic.NODATA
-        )
-        return None if found is None else found.array.filled(mosaic.NODATA)[0]
+        found = self._read(year, lambda epsg: self._level(year, epsg, name, pixel_m), bounds)
+        return None if found is None else found[0]
 
     def _colour(self, year: int, bounds: Bounds) -> ImageData | None:
         """True colour; where there is no imagery, the relief, as on ``map.png``."""
@@ -158,110 +210,77 @@ class Tiles:
         self, year: int, bands: Sequence[str], bounds: Bounds, size_px: int = TILE_PX
     ) -> NDArray[np.float32] | None:
         """Bands (band, y, x) of the quicklook, NaN where there is none."""
-        layers = []
-        for band in bands:
-            found = self._read(
-                year, lambda epsg, band=band: self._seen(year, epsg, band), bounds, "bilinear", size_px  # type: ignore[misc]
-            )
-            if found is None:
-                return None
-            layers.append(found.array.filled(np.nan)[0])
-        return np.stack(layers).astype(np.float32)
+        return self._read(year, lambda epsg: self._seen(year, epsg, bands), bounds, size_px)
 
     def _read(
-        self,
-        year: int,
-        opened: Callable[[int], xr.DataArray | None],
-        bounds: Bounds,
-        method: str,
-        size_px: int = TILE_PX,
-        nodata: float = math.nan,
-    ) -> ImageData | None:
-        """The part of all zones within bounds (m, Web Mercator); None where there is no zone."""
+        self, year: int, opened: Callable[[int], Source | None], bounds: Bounds, size_px: int = TILE_PX
+    ) -> NDArray[Any] | None:
+        """What all zones have within bounds (m, Web Mercator), (band, y, x); None where there is no zone."""
 
         def part(epsg: int) -> ImageData:
-            data = opened(epsg)
-            if data is None:
+            source = opened(epsg)
+            values = None if source is None else source.cut(bounds, size_px)
+            if source is None or values is None:
                 raise TileOutsideBounds(f"EPSG {epsg}")
-            reader = XarrayReader(data)
-            west, south, east, north = reader.get_geographic_bounds(WEB_MERCATOR_CRS)
-            if bounds[2] <= west or bounds[0] >= east or bounds[3] <= south or bounds[1] >= north:
-                raise TileOutsideBounds(f"EPSG {epsg}")
-            return reader.part(
-                bounds,
-                dst_crs=WEB_MERCATOR_CRS,
-                bounds_crs=WEB_MERCATOR_CRS,
-                reproject_method=method,
-                height=size_px,
-                width=size_px,
-                nodata=nodata,
-            )
+            return ImageData(np.ma.MaskedArray(values, mask=source.is_gap(values)))
 
         try:
             image, _ = mosaic_reader(self._shown.zones.get(year, ()), part, threads=0)
         except EmptyMosaicError:
             return None
-        return image
+        return np.asarray(image.array.data)
 
-    def _level(self, year: int, epsg: int, name: str, pixel_m: float) -> xr.DataArray:
+    def _level(self, year: int, epsg: int, name: str, pixel_m: float) -> Source:
         """An array of the mosaic, at the coarsest level that is no coarser than pixels of ``pixel_m``."""
-        factor = max((f for f in self._factors(year, epsg) if f * RESOLUTION_M <= max(pixel_m, RESOLUTION_M)))
-        url = mosaic.store_url_of(self._shown.folders[year])
-        return self._open(url, f"{year}/{epsg}/{level_name(factor)}".removesuffix("/."), name, epsg)
+        group = self._group(mosaic.store_url_of(self._shown.folders[year]), f"{year}/{epsg}")
+        factor = max(f for f in mosaic.factors(group) if f * RESOLUTION_M <= max(pixel_m, RESOLUTION_M))
+        array = group[name if factor == 1 else f"{level_name(factor)}/{name}"]
+        return Source((array,), _window(group, epsg), factor, mosaic.NODATA)
 
-    @lru_cache(maxsize=256)  # noqa: B019 - one server has one of these, for as long as it runs
-    def _factors(self, year: int, epsg: int) -> list[int]:
-        url = mosaic.store_url_of(self._shown.folders[year])
-        return mosaic.factors(zarr.open_group(open_store(url, read_only=True), path=f"{year}/{epsg}", mode="r"))
-
-    def _seen(self, year: int, epsg: int, band: str) -> xr.DataArray | None:
+    def _seen(self, year: int, epsg: int, bands: Sequence[str]) -> Source | None:
+        """Bands of the quicklook, which may be deleted once a run is finished."""
         try:
-            return self._open(quicklook.url_of(self._shown.folders[year]), f"{year}/{epsg}", band, epsg)
+            group = self._group(quicklook.url_of(self._shown.folders[year]), f"{year}/{epsg}")
+            return Source(tuple(group[band] for band in bands), _window(group, epsg), quicklook.FACTOR, math.nan)
         except (FileNotFoundError, KeyError):
-            return None  # it may be deleted once a run is finished
+            return None
 
-    def _open(self, url: str, path: str, name: str, epsg: int) -> xr.DataArray:
-        """An array of a store, read where it is cut; opened once."""
-        key = (url, path, name)
+    def _group(self, url: str, path: str) -> zarr.Group:
         with self._opening:
-            if key not in self._arrays:
-                dataset = xr.open_zarr(
-                    open_store(url, read_only=True),
-                    group=path,
-                    consolidated=False,
-                    chunks=None,
-                    mask_and_scale=False,
+            if (url, path) not in self._groups:
+                self._groups[url, path] = zarr.open_group(
+                    open_store(url, read_only=True), path=path, mode="r", use_consolidated=False
                 )
-                self._arrays[key] = dataset[name].rio.write_crs(f"EPSG:{epsg}")
-            return self._arrays[key]
+            return self._groups[url, path]
 
     @cached_property
     def contrast(self) -> tuple[float, float]:
         """Black and white of all pictures, of every year, so that years can be compared."""
-        samples = [
-            sample for year, epsgs in self._shown.zones.items() for epsg in epsgs for sample in self._samples(year, epsg)
-        ]
+        maps = [(year, epsg) for year, epsgs in self._shown.zones.items() for epsg in epsgs]
+        samples = [one for place in maps for one in self._samples(*place, math.ceil(_SAMPLES / len(maps)))]
         values = np.concatenate(samples, axis=0) if samples else np.empty((0, 3), np.float32)
         return contrast(values) if values.size else (0.0, 1.0)
 
-    def _samples(self, year: int, epsg: int) -> list[NDArray[np.float32]]:
+    def _samples(self, year: int, epsg: int, count: int) -> Iterator[NDArray[np.float32]]:
         """Reflectances (n, 3) of some places that are mapped, spread over a zone."""
-        coarse = self._level(year, epsg, "label", math.inf)
-        mapped = np.argwhere(coarse.values != mosaic.NODATA)
-        bands = [band for name in _COLOUR_BANDS if (band := self._seen(year, epsg, name)) is not None]
-        if not len(mapped) or len(bands) < len(_COLOUR_BANDS):
-            return []
-        kept = np.unique(np.linspace(0, len(mapped) - 1, min(len(mapped), _SAMPLES)).astype(int))
-        found = []
-        for row, col in mapped[kept]:
-            top, left = (
-                int(at * size / levels)
-                for at, size, levels in zip((row, col), bands[0].shape, coarse.shape, strict=True)
-            )
-            place = (slice(top, top + _SAMPLE_PX), slice(left, left + _SAMPLE_PX))
-            cut = np.stack([band[place].values for band in bands], axis=-1)
-            found.append(cut[np.isfinite(cut).all(axis=-1)])
-        return found
+        coarse, seen = self._level(year, epsg, "label", math.inf), self._seen(year, epsg, _COLOUR_BANDS)
+        mapped = np.argwhere(coarse.arrays[0][:] != mosaic.NODATA)
+        if seen is None or not len(mapped):
+            return
+        for place in mapped[np.unique(np.linspace(0, len(mapped) - 1, count + 2).astype(int)[1:-1])]:
+            top, left = (int(at) * coarse.factor // seen.factor for at in place)
+            cut = seen.read(slice(top, top + _SAMPLE_PX), slice(left, left + _SAMPLE_PX))
+            yield cut[:, np.isfinite(cut).all(axis=0)].T
+
+
+def _window(group: zarr.Group, epsg: int) -> Window:
+    attributes: dict[str, Any] = group.attrs.asdict()
+    return Window(epsg, *(int(value) for value in attributes["cryoscale:window"]))
+
+
+def _within(start: float, stop: float, size: int) -> slice:
+    """Pixels from start to stop and two beyond, as far as there are any."""
+    return slice(max(math.floor(start) - 2, 0), min(math.ceil(stop) + 2, size))
 
 
 def _painted(values: NDArray[np.uint8], colours: NDArray[np.uint8]) -> ImageData:

@@ -26,7 +26,7 @@ export function area(km2) {
   return km2 >= 100 ? km2.toFixed(0) : km2 >= 10 ? km2.toFixed(1) : km2 >= 1 ? km2.toFixed(2) : km2.toFixed(3);
 }
 
-export const percent = share => `${share > 0 ? "+" : share < 0 ? "−" : ""}${Math.abs(100 * share).toFixed(1)} %`;
+export const percent = share => `${share > 0 ? "+" : share < 0 ? "−" : ""}${Math.abs(100 * share).toFixed(1)}\u00a0%`;
 
 export function draw(panel, glacier, year, shown, act) {
   const now = glacier.years.find(one => one.year === year) ?? null;
@@ -68,7 +68,7 @@ function chart(years, current, pick) {
   const first = years[0].year, span = Math.max(years.at(-1).year - first, 1);
   const x = year => left + (width - left - right) * (year - first) / span;
   const y = km2 => top + (height - top - bottom) * (high - km2) / (high - low);
-  const step = nice((high - low) / 3), ticks = [];
+  const step = nice((high - low) / 5), ticks = [];
   for (let value = Math.ceil(low / step) * step; value <= high; value += step) ticks.push(value);
   const digits = Math.max(0, -Math.floor(Math.log10(step)));
   const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label":

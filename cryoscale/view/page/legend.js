@@ -27,10 +27,11 @@ export function draw(holder, state, shown, zoom) {
   if (layers.includes("confidence")) {
     parts.push(el("div", {}, "Confidence of the class", scale("0", shown.confidence.colours.map(c => `rgb(${c})`), "1")));
   }
+  if (layers.some(layer => layer !== "relief")) parts.push(el("ul", {}, el("li", {}, box("#8a8a8a"), "grey relief: no clear image")));
   const lines = [];
   if (state.lines.includes("glaciers") && !state.byChange) lines.push(el("li", {}, line("#0b3c5d", "0", "#fff"), "Glacier outline"));
-  if (state.lines.includes("debris")) lines.push(el("li", {}, line("#8c5a1e", "4 2"), "Debris cover"));
-  if (state.lines.includes("divides")) lines.push(el("li", {}, line("#7a8794", "2 2"), "Ice divide"));
+  if (state.lines.includes("debris")) lines.push(el("li", {}, line("#ff8c1a", "4 2"), "Debris cover"));
+  if (state.lines.includes("divides")) lines.push(el("li", {}, line("#f4e04d", "3 2", "#0b3c5d"), "Ice divide"));
   if (lines.length) parts.push(el("ul", {}, ...lines));
   if (state.lines.includes("glaciers") && state.byChange) {
     const [least, most] = [changeColours[0][0], changeColours.at(-1)[0]];

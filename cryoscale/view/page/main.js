@@ -262,7 +262,7 @@ function drawCount() {
       choose(await fetched(`api/glaciers/${encodeURIComponent(table.id[index])}`));
       zoomTo();
     },
-  }, el("span", {}, table.id[index]), el("span", {}, `${area(table.area_km2[index])} km²`),
+  }, el("span", {}, table.id[index]), el("span", {}, `${area(table.area_km2[index])}\u00a0km²`),
   el("span", {}, table.change[index] === null || state.since === state.left.year ? "" : percent(table.change[index]))))));
 }
 

@@ -104,10 +104,10 @@ export class Side {
         layout: { "line-join": "round" }, paint,
       });
       this.map.addLayer({ id: `area-${year}`, type: "fill", source, "source-layer": "glaciers", paint: { "fill-color": AMBER, "fill-opacity": 0 } });
-      line("debris", "debris", { "line-color": "#8c5a1e", "line-width": 1.4, "line-dasharray": [3, 1.5] });
-      line("divides", "divides", { "line-color": "#fff", "line-width": 1.2, "line-dasharray": [1.5, 1.5] });
       line("casing", "glaciers", { "line-color": "#fff", "line-width": ["interpolate", ["linear"], ["zoom"], 8, 1.6, 14, 4.2] });
       line("glaciers", "glaciers", { "line-color": "#0b3c5d", "line-width": ["interpolate", ["linear"], ["zoom"], 8, 0.8, 14, 2] });
+      line("debris", "debris", { "line-color": "#ff8c1a", "line-width": 1.3, "line-dasharray": [3, 1.5] });
+      line("divides", "divides", { "line-color": "#f4e04d", "line-width": 1.8, "line-dasharray": [2, 1.5] });
       line("halo", "glaciers", { "line-color": "#15191f", "line-width": 5.5 }, ["==", "glac_id", ""]);
       line("chosen", "glaciers", { "line-color": AMBER, "line-width": 3.2 }, ["==", "glac_id", ""]);
     }
@@ -127,6 +127,9 @@ export class Side {
     this.map.setPaintProperty(`casing-${year}`, "line-opacity", faint);
     this.map.setPaintProperty(`casing-${year}`, "line-color", byChange ? "#15191f" : "#fff");
     this.map.setPaintProperty(`glaciers-${year}`, "line-opacity", visible);
+    const widths = byChange ? [1.6, 3.2] : [0.8, 2];
+    this.map.setPaintProperty(`glaciers-${year}`, "line-width", ["interpolate", ["linear"], ["zoom"], 8, widths[0], 14, widths[1]]);
+    this.map.setPaintProperty(`casing-${year}`, "line-width", ["interpolate", ["linear"], ["zoom"], 8, 2 * widths[0], 14, widths[1] + 2.2]);
     this.map.setPaintProperty(`glaciers-${year}`, "line-color", byChange
       ? ["case", known, ["interpolate", ["linear"], since, ...changeColours.flat()], "#9aa3ad"] : "#0b3c5d");
     for (const name of ["debris", "divides"]) this.#visible(`${name}-${year}`, lines.includes(name));
@@ -161,7 +164,7 @@ export class Side {
   }
 }
 
-const lineIds = year => ["area", "debris", "divides", "casing", "glaciers", "halo", "chosen"].map(name => `${name}-${year}`);
+const lineIds = year => ["area", "casing", "glaciers", "debris", "divides", "halo", "chosen"].map(name => `${name}-${year}`);
 
 // Room for the settings where there is any beside them.
 function framing() {
