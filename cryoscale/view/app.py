@@ -34,8 +34,8 @@ _POLICY = (
 def application(shown: Shown) -> FastAPI:
     """The page, its assets, tiles and tables; read only."""
     tiles, outlines = Tiles(shown), Outlines(shown)
-    # while the browser is still starting
-    threading.Thread(target=lambda: tiles.contrast, daemon=True, name="view-contrast").start()
+    # what the first picture needs is read and compiled while the browser is still starting
+    threading.Thread(target=tiles.warm, daemon=True, name="view-warm").start()
     app = FastAPI(title=f"cryoscale view: {shown.name}", docs_url=None, redoc_url=None, openapi_url=None)
     # no other site may speak to it through a name that it lets point here
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])

@@ -138,7 +138,7 @@ class Tiles:
         """
         zoom, column, row = tile
         low, high = ZOOMS[layer]
-        if not (low <= zoom <= high and 0 <= column < 2**zoom and 0 <= row < 2**zoom):
+        if year not in self._shown.folders or not (low <= zoom <= high and 0 <= column < 2**zoom and 0 <= row < 2**zoom):
             return None
         bounds: Bounds = tuple(WEB_MERCATOR_TMS.xy_bounds(column, row, zoom))
         draw: Callable[[int, Bounds], ImageData | None] = {
@@ -152,6 +152,13 @@ class Tiles:
             return None
         how: dict[str, Any] = {"QUALITY": 85} if MEDIA_TYPES[layer] == "image/webp" else {"ZLEVEL": 3}
         return bytes(image.render(img_format=MEDIA_TYPES[layer][6:].upper(), add_mask=False, **how))
+
+    def warm(self) -> None:
+        """Draws a tile of the last year, so that the libraries have begun and :attr:`contrast` is known."""
+        west, south, east, north = self._shown.bounds_deg
+        zoom = ZOOMS["colour"][0]
+        place = WEB_MERCATOR_TMS.tile((west + east) / 2, (south + north) / 2, zoom)
+        self.draw("colour", self._shown.years[-1], (zoom, place.x, place.y))
 
     def _classes(self, year: int, bounds: Bounds) -> ImageData | None:
         read = self._mapped(year, "label", bounds)
