@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_LIBRARIES = ("fastapi", "maplibre", "rio_tiler", "rioxarray", "uvicorn")
+_LIBRARIES = ("fastapi", "maplibre", "rio_tiler", "uvicorn")
 
 
 @app.command()
@@ -25,7 +25,7 @@ def view(
         bool, typer.Option("--open/--no-browser", help="Open it in the browser, or only print its address.")
     ] = True,
 ) -> None:
-    """Look at a finished run: its maps, outlines and years on a web page of this machine, without the internet."""
+    """Look at a finished run: its maps, outlines and years on a web page of this machine, offline."""
     shown = shown_of(output(out))
     _require_libraries()
     from cryoscale.view.serving import open_page, serve

@@ -77,7 +77,7 @@ def _kinds(files: str | None) -> tuple[str, ...] | None:
 
 
 def require_finished(run: Run) -> None:
-    """Raises SourceError unless the run came to its end: every block is done or set aside, and it is sealed."""
+    """Raises SourceError unless the run came to its end: all blocks done or set aside, and it is sealed."""
     state = run.status()
     over = state.done + len(state.set_aside)
     if over >= state.total and Ledger(run.out).get(SEAL) is not None:

@@ -19,16 +19,22 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from cryoscale.view.outlines import Outlines
 from cryoscale.view.shown import Shown
-from cryoscale.view.tiles import CONFIDENCE_SCALE, LAYERS, MEDIA_TYPES, TILE_PX, ZOOMS, Tiles, confidence_colours
+from cryoscale.view.tiles import (
+    CONFIDENCE_SCALE,
+    LAYERS,
+    MEDIA_TYPES,
+    TILE_PX,
+    ZOOMS,
+    Tiles,
+    confidence_colours,
+)
 from cryoscale.write.map import CLASS_STYLE
 
 PAGE = Path(__file__).parent / "page"
 LIBRARY_FILES = ("maplibre-gl.js", "maplibre-gl.css")
 
-_POLICY = (
-    "default-src 'self'; img-src 'self' blob: data:; worker-src blob:; child-src blob:"
-)
-"""What MapLibre needs (https://maplibre.org/maplibre-gl-js/docs/#csp-directives), and nothing from outside."""
+_POLICY = "default-src 'self'; img-src 'self' blob: data:; worker-src blob:; child-src blob:"
+"""What MapLibre needs (https://maplibre.org/maplibre-gl-js/docs/#csp-directives); nothing from outside."""
 
 
 def application(shown: Shown) -> FastAPI:
@@ -92,7 +98,7 @@ def application(shown: Shown) -> FastAPI:
 
 
 def library_folder() -> Path:
-    """Where the wheel ``maplibre`` has MapLibre's own files; it is not imported, which would warn of shiny."""
+    """Where the wheel ``maplibre`` has MapLibre's own files; to import it would warn of what it lacks."""
     spec = importlib.util.find_spec("maplibre")
     assert spec is not None
     assert spec.origin is not None
@@ -117,7 +123,11 @@ def described(shown: Shown, outlines: Outlines) -> dict[str, Any]:
         ],
         "confidence": {"scale": CONFIDENCE_SCALE, "colours": [list(c[:3]) for c in confidence_colours(9)]},
         "columns": {
-            name: {"label": told.get("long_name", name), "about": told.get("description", ""), "units": told.get("units", "")}
+            name: {
+                "label": told.get("long_name", name),
+                "about": told.get("description", ""),
+                "units": told.get("units", ""),
+            }
             for name, told in shown.columns.items()
         },
     }

@@ -47,13 +47,15 @@ class Outlines:
     def areas(self, year: int, since: int | None = None) -> dict[str, list[Any]]:
         """By column: ``glac_id`` of a year, ``id`` that stays over the years, ``area_km2`` and ``change``.
 
-        ``change`` is the area less that of the year ``since`` over the latter; None where either is not known.
+        ``change`` is the area less that of the year ``since``, over the latter; None where one is not known,
+        and of glaciers that split, merged or exchanged ice between the two years.
         """
         table = self._history()
         now = table[table["year"] == year]
-        then = table[table["year"] == since].set_index("id")["area_km2"] if since is not None else None
-        before = now["id"].map(then) if then is not None else pd.Series(float("nan"), now.index)
-        change = (now["area_km2"] - before) / before
+        before = now["id"].map(table[table["year"] == since].set_index("id")["area_km2"])
+        between = table["year"].gt(min(year, since or year)) & table["year"].le(max(year, since or year))
+        other = table[between & table["kind"].notna() & table["kind"].ne("same")]
+        change = ((now["area_km2"] - before) / before).mask(now["id"].isin(other["id"]))
         return {
             "glac_id": now["glac_id"].tolist(),
             "id": now["id"].tolist(),
@@ -82,6 +84,7 @@ class Outlines:
             "years": [
                 {
                     "year": int(row["year"]),
+                    "kind": _plain(row["kind"]),
                     **{name: _plain(row[name]) for name in _AREAS},
                     "attributes": self._attributes(int(row["year"]), str(row["glac_id"])),
                 }
@@ -91,14 +94,17 @@ class Outlines:
 
     @lru_cache(maxsize=1)  # noqa: B019 - one server has one of these, for as long as it runs
     def _history(self) -> pd.DataFrame:
-        """A row an outline and year: year, glac_id, id, and areas."""
-        tables = []
-        for year, out in self.shown.folders.items():
+        """A row an outline and year: year, glac_id, id, areas, and kind of change from the year before it."""
+        tables, former = [], None
+        for year in self.shown.years:
+            out = self.shown.folders[year]
             known = set(self._schema(year))
             table = self._read(year, [name for name in _AREAS if name in known]).reindex(columns=_AREAS)
             stable = _stable(f"{out}/inventory/glacier_ids.csv", year)
             table["id"] = table["glac_id"].map(stable).fillna(table["glac_id"])
+            table["kind"] = table["glac_id"].map(_kinds(f"{out}/inventory/{former}-{year}-changes.csv"))
             tables.append(table.assign(year=year))
+            former = year
         return pd.concat(tables, ignore_index=True)
 
     def _attributes(self, year: int, glac_id: str) -> dict[str, Any]:
@@ -107,11 +113,15 @@ class Outlines:
         return {name: value for name in columns if (value := _plain(row[name])) is not None}
 
     def _schema(self, year: int) -> list[str]:
-        return self._with(year, lambda file: list(pq.read_schema(file).names))
+        names: list[str] = self._with(year, lambda file: list(pq.read_schema(file).names))
+        return names
 
     def _read(self, year: int, columns: list[str], filters: Any = None) -> pd.DataFrame:
         return self._with(
-            year, lambda file: pq.read_table(file, columns=columns, filters=filters).to_pandas(ignore_metadata=True)
+            year,
+            lambda file: pq.read_table(file, columns=columns, filters=filters).to_pandas(
+                ignore_metadata=True
+            ),
         )
 
     def _with(self, year: int, read: Callable[[Any], Any]) -> Any:
@@ -140,13 +150,28 @@ def _remote(url: str) -> Reader | None:
 
 def _stable(url: str, year: int) -> dict[str, str]:
     """Ids that stay over the years by those of a year; empty where the years were not linked."""
+    table = _table(url, ["year", "glac_id", "glacier_id"])
+    own = table[table["year"] == str(year)]
+    return dict(zip(own["glac_id"], own["glacier_id"], strict=True))
+
+
+def _kinds(url: str) -> dict[str, str]:
+    """What happened to each outline of the newer of two years; empty where they were not linked."""
+    table = _table(url, ["kind", "newer_ids"])
+    return {
+        name: kind
+        for kind, names in zip(table["kind"], table["newer_ids"], strict=True)
+        for name in names.split()
+    }
+
+
+def _table(url: str, columns: list[str]) -> pd.DataFrame:
+    """Columns of a CSV as text; no rows where there is no file."""
     try:
         with fsspec.open(url, "r") as file:
-            table = pd.read_csv(file, dtype={"glac_id": str, "glacier_id": str})
+            return pd.read_csv(file, usecols=columns, dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        return {}
-    own = table[table["year"] == year]
-    return dict(zip(own["glac_id"], own["glacier_id"], strict=True))
+        return pd.DataFrame(columns=columns, dtype=str)
 
 
 def _plain(value: Any) -> Any:

@@ -77,7 +77,7 @@ def _listener(port: int) -> socket.socket:
 
 
 def open_page(address: str) -> None:
-    """Opens an address in the person's browser, if there is a graphical one; one in the terminal would hide it."""
+    """Opens an address in a graphical browser, if there is one; one in the terminal would hide it."""
     with contextlib.suppress(webbrowser.Error):
         browser = webbrowser.get()
         if type(browser) is not webbrowser.GenericBrowser:

@@ -26,7 +26,7 @@ class Shown:
 
     Attributes:
         name: its heading.
-        folders: by year, the folder or URL that has ``mosaic.zarr``, ``quicklook.zarr`` and ``inventory/`` of it;
+        folders: by year, the folder or URL with ``mosaic.zarr``, ``quicklook.zarr`` and ``inventory/`` of it;
             of a run it is the same for all, of years that were mapped one by one it need not be.
         note: model, run and version in a line.
         simulated: whether the imagery is.
@@ -50,7 +50,11 @@ class Shown:
     @cached_property
     def bounds_deg(self) -> Bounds:
         """West, south, east, north of what is mapped; those on both sides of 180 degrees end east of 180."""
-        boxes = [_mapped_deg(self.folders[year], year, epsg) for year, epsgs in self.zones.items() for epsg in epsgs]
+        boxes = [
+            _mapped_deg(self.folders[year], year, epsg)
+            for year, epsgs in self.zones.items()
+            for epsg in epsgs
+        ]
         wests, souths, easts, norths = zip(*boxes, strict=True)
         if any(east < west for west, east in zip(wests, easts, strict=True)) or max(easts) - min(wests) > 180:
             wests, easts = tuple(west % 360 for west in wests), tuple(east % 360 for east in easts)

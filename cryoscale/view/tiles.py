@@ -19,6 +19,7 @@ import matplotlib
 import numpy as np
 import zarr
 from matplotlib.colors import to_rgb
+from morecantile import Tile
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.transform import from_bounds, from_origin
@@ -60,10 +61,11 @@ Bounds = tuple[float, float, float, float]
 
 def class_colours() -> dict[int, tuple[int, int, int, int]]:
     """Red, green, blue, opacity of each label that is painted, those of ``map.png``."""
-    return {
-        value: (*(round(255 * part) for part in to_rgb(colour)), round(255 * opacity))
-        for value, (_, colour, opacity) in CLASS_STYLE.items()
-    }
+    colours = {}
+    for value, (_, colour, opacity) in CLASS_STYLE.items():
+        red, green, blue = (round(255 * part) for part in to_rgb(colour))
+        colours[value] = (red, green, blue, round(255 * opacity))
+    return colours
 
 
 def confidence_colours(count: int = FULL + 1) -> list[tuple[int, int, int, int]]:
@@ -112,7 +114,9 @@ class Source:
         reproject(
             values,
             cut,
-            src_transform=from_origin(west + cols.start * pixel_m, north - rows.start * pixel_m, pixel_m, pixel_m),
+            src_transform=from_origin(
+                west + cols.start * pixel_m, north - rows.start * pixel_m, pixel_m, pixel_m
+            ),
             src_crs=crs,
             src_nodata=self.gap,
             dst_transform=from_bounds(*bounds, size_px, size_px),
@@ -138,9 +142,12 @@ class Tiles:
         """
         zoom, column, row = tile
         low, high = ZOOMS[layer]
-        if year not in self._shown.folders or not (low <= zoom <= high and 0 <= column < 2**zoom and 0 <= row < 2**zoom):
+        if year not in self._shown.folders or not (
+            low <= zoom <= high and 0 <= column < 2**zoom and 0 <= row < 2**zoom
+        ):
             return None
-        bounds: Bounds = tuple(WEB_MERCATOR_TMS.xy_bounds(column, row, zoom))
+        box = WEB_MERCATOR_TMS.xy_bounds(Tile(column, row, zoom))
+        bounds: Bounds = (box.left, box.bottom, box.right, box.top)
         draw: Callable[[int, Bounds], ImageData | None] = {
             "colour": self._colour,
             "relief": self._relief,
@@ -248,7 +255,9 @@ class Tiles:
         """Bands of the quicklook, which may be deleted once a run is finished."""
         try:
             group = self._group(quicklook.url_of(self._shown.folders[year]), f"{year}/{epsg}")
-            return Source(tuple(group[band] for band in bands), _window(group, epsg), quicklook.FACTOR, math.nan)
+            return Source(
+                tuple(group[band] for band in bands), _window(group, epsg), quicklook.FACTOR, math.nan
+            )
         except (FileNotFoundError, KeyError):
             return None
 

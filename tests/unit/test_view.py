@@ -1,4 +1,4 @@
-"""The page on a finished run: its tiles are the map's pixels, its outlines the inventory's, and it asks nobody else."""
+"""The page on a finished run: tiles are the map's pixels, outlines the inventory's, nobody else is asked."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from cryoscale.view.shown import Shown
 from cryoscale.write import quicklook
 from cryoscale.write.map import CLASS_STYLE
 from cryoscale.write.vector_tiles import write_tiles
+from tests.browser import NAMES, browser, find
 from tests.made_runs import BLOCK_PX, EPSG, Tongue, Year, make_run
 
 TONGUES = (Tongue(800, 500, 1300, 400, debris_m=500), Tongue(1900, 700, 700, 300))
@@ -65,7 +66,11 @@ def address(run: Path) -> Iterator[str]:
 def ask(url: str) -> tuple[int, bytes, dict[str, str]]:
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:
-            return answer.status, answer.read(), {name.lower(): value for name, value in answer.headers.items()}
+            return (
+                answer.status,
+                answer.read(),
+                {name.lower(): value for name, value in answer.headers.items()},
+            )
     except urllib.error.HTTPError as error:
         return error.code, error.read(), {}
 
@@ -271,3 +276,47 @@ def test_maps_on_both_sides_of_180_degrees_are_one_place() -> None:
         patch.setattr(shown, "_mapped_deg", lambda *_: next(boxes))
         west, _, east, _ = Both("made", {2016: "nowhere"}, "").bounds_deg
     assert (west, east) == pytest.approx((178.5, 181.1))
+
+
+def test_in_a_browser_a_click_on_ice_tells_its_areas_and_the_address_leads_back(
+    address: str, tmp_path: Path
+) -> None:
+    program = find()
+    if program is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(NAMES)}")
+    with browser(program, tmp_path / "profile") as page:
+        page.open(f"{address}#show=2016.classes&lines=glaciers")
+        page.wait("document.documentElement.dataset.drawn")
+        before = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        x, y = page.run(f"(() => {{ const p = map.project({_lonlat(1900, 1000)}); return [p.x, p.y] }})()")
+        red, green, blue = before.getpixel((round(x), round(y)))
+        assert blue > green > red  # clean ice over imagery, and no other class
+
+        page.click(x, y)
+        told = page.wait(
+            "!document.getElementById('glacier').hidden && document.getElementById('glacier').innerText"
+        )
+        area_km2 = float(re.search(r"([\d.]+) km²", told)[1])
+        assert area_km2 == pytest.approx(TONGUES[1].area_km2, rel=0.03)
+        assert page.run("document.querySelectorAll('#glacier svg circle').length") == 2
+        hashed = page.run("location.hash")
+        assert "glacier=" in hashed
+
+        page.open(f"{address}{hashed.replace('2016.classes', '2020.relief')}&with=2016.colour&min=0.5")
+        again = page.wait(
+            "!document.getElementById('glacier').hidden && document.getElementById('glacier').innerText"
+        )
+        assert "in 2020" in again
+        assert (
+            page.wait("/\\d+ of \\d+ glaciers/.exec(document.getElementById('count').innerText)?.[0]")
+            == "1 of 2 glaciers"
+        )
+        assert page.run("document.getElementById('divider').offsetWidth") > 0
+        asked = {url for url in page.requested() if not url.startswith(("blob:", "data:", "about:"))}
+        assert all(url.startswith(address) for url in asked), asked
+        assert not page.troubles()
+
+
+def _lonlat(east_m: float, south_m: float) -> list[float]:
+    west, _, _, north = WINDOW.bounds_m
+    return list(Transformer.from_crs(EPSG, 4326, always_xy=True).transform(west + east_m, north - south_m))

@@ -2,6 +2,7 @@
 
 const MAIN = ["debris_fraction", "zmin_m", "zmed_m", "zmax_m", "slope_deg", "aspect_deg", "lmax_m", "src_date", "confidence"];
 const HIDDEN = new Set(["area_km2", "area_low_km2", "area_high_km2"]);
+const HAPPENED = { split: "Split", merge: "Merged with others", exchange: "Exchanged ice with others" };
 const SVG = "http://www.w3.org/2000/svg";
 
 export function el(name, attributes = {}, ...children) {
@@ -53,6 +54,8 @@ function figure(one, year) {
 function sentence(years) {
   const first = years[0], last = years.at(-1), change = last.area_km2 - first.area_km2;
   const sign = change < 0 ? "−" : "+";
+  const other = years.slice(1).find(one => one.kind && one.kind !== "same");
+  if (other) return `${HAPPENED[other.kind] ?? other.kind} before ${other.year}: areas before and after are not of the same ice.`;
   const words = `${first.year} to ${last.year}: ${sign}${area(Math.abs(change))} km² (${percent(change / first.area_km2)})`;
   const overlap = first.area_low_km2 !== null && last.area_low_km2 !== null
     && first.area_low_km2 <= last.area_high_km2 && last.area_low_km2 <= first.area_high_km2;

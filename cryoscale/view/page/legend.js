@@ -36,7 +36,7 @@ export function draw(holder, state, shown, zoom) {
   if (state.lines.includes("glaciers") && state.byChange) {
     const [least, most] = [changeColours[0][0], changeColours.at(-1)[0]];
     parts.push(el("div", {}, `Change of area since ${state.since}`,
-      scale(`−${-100 * least} %`, changeColours.map(one => one[1]), `+${100 * most} %`), el("p", { class: "soft" }, "grey: not known")));
+      scale(`−${-100 * least} %`, changeColours.map(one => one[1]), `+${100 * most} %`), el("p", { class: "soft" }, "grey: not known, split or merged")));
   }
   if (zoom < shown.zooms.colour[0]) parts.push(el("p", { class: "soft" }, "Zoom in to see imagery."));
   holder.replaceChildren(...parts);

@@ -35,6 +35,7 @@ async function begin() {
   }
   left.map.addControl(new maplibregl.ScaleControl({ maxWidth: 140 }), "bottom-left");
   left.map.addControl(new maplibregl.NavigationControl({ showCompass: false }), "bottom-left");
+  window.map = left.map;                         // for whoever looks at it from the console
   follow(left);
   settings();
   await left.ready;

@@ -22,7 +22,7 @@ export class Side {
         : { bounds: [[west, south], [east, north]], fitBoundsOptions: { padding: framing() } }),
       maxBounds: [[west - margin[0], Math.max(south - margin[1], -85)], [east + margin[0], Math.min(north + margin[1], 85)]],
       attributionControl: false, maxZoom: 17, maxPitch: 0, dragRotate: false, pitchWithRotate: false, touchPitch: false,
-      renderWorldCopies: false, fadeDuration: 0,
+      renderWorldCopies: shown.bounds[2] > 180, fadeDuration: 0,
       style: {
         version: 8, sources: {},
         layers: [
@@ -71,16 +71,22 @@ export class Side {
   #add(id, before) {
     if (this.map.getSource(id)) return;
     const [layer, year] = id.split("-");
-    const [west, south, east, north] = this.shown.bounds, [minzoom, maxzoom] = this.shown.zooms[layer];
+    const [minzoom, maxzoom] = this.shown.zooms[layer];
     this.map.addSource(id, {
       type: "raster", tiles: [`${location.origin}/tiles/${layer}/${year}/{z}/{x}/{y}`], tileSize: this.shown.tilePx,
-      bounds: [west, Math.max(south, -85), Math.min(east, 180), Math.min(north, 85)], minzoom, maxzoom,
+      minzoom, maxzoom, ...this.#within(),
     });
     const sharp = layer === "classes" || layer === "confidence";
     this.map.addLayer({
       id, type: "raster", source: id,
       paint: { "raster-fade-duration": 0, "raster-resampling": sharp ? "nearest" : "linear" },
     }, before);
+  }
+
+  // Where tiles are asked for; what lies on both sides of 180 degrees cannot be told so.
+  #within() {
+    const [west, south, east, north] = this.shown.bounds;
+    return east > 180 ? {} : { bounds: [west, Math.max(south, -85), east, Math.min(north, 85)] };
   }
 
   #hideOutlines() {
@@ -97,7 +103,7 @@ export class Side {
     if (!this.map.getSource(source)) {
       this.map.addSource(source, {
         type: "vector", tiles: [`${location.origin}/outlines/${year}/{z}/{x}/{y}`], minzoom: 0, maxzoom: 12,
-        bounds: this.shown.bounds, promoteId: { glaciers: "glac_id" },
+        ...this.#within(), promoteId: { glaciers: "glac_id" },
       });
       const line = (name, layer, paint, filter) => this.map.addLayer({
         id: `${name}-${year}`, type: "line", source, "source-layer": layer, ...(filter ? { filter } : {}),
