@@ -43,9 +43,9 @@ MEDIA_TYPES = {
     "classes": "image/png",
     "confidence": "image/png",
 }
-ZOOMS = {"colour": (8, 13), "relief": (8, 13), "classes": (0, 14), "confidence": (0, 14)}
-"""Closest and farthest zoom that is drawn; the page stretches the last. Below 8 the quicklook, which has no
-levels, would cost a tile more than 10 million of its pixels."""
+ZOOMS = {"colour": (9, 13), "relief": (9, 13), "classes": (0, 14), "confidence": (0, 14)}
+"""Farthest and closest zoom that is drawn; the page stretches the last. Below 9 a tile would need more than 3
+million pixels of the quicklook, which has no levels."""
 
 CONFIDENCE_SCALE = "viridis"
 FULL = 250
