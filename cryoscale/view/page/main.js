@@ -155,10 +155,10 @@ function settings() {
   for (const name of ["left", "right"]) $(`${name}-settings`).append(...sideSettings(name));
   const several = shown.years.length > 1;
   $("compare").addEventListener("change", async event => {
-    const other = several ? shown.years.find(year => year !== state.left.year) : state.left.year;
-    state.right = event.target.checked
-      ? { year: several ? shown.years[0] === state.left.year ? other : shown.years[0] : other, layer: several ? state.left.layer : state.left.layer === "classes" ? "colour" : "classes" }
-      : null;
+    const { year, layer } = state.left, [first, last] = [shown.years[0], shown.years.at(-1)];
+    if (!event.target.checked) state.right = null;
+    else if (several) state.right = { year: year === last ? first : last, layer };
+    else state.right = { year, layer: layer === "classes" ? "colour" : "classes" };
     await compare();
     update();
   });
