@@ -14,6 +14,7 @@ import typer
 
 from cryoscale.cli_archive import app as archive
 from cryoscale.cli_learn import app as learning
+from cryoscale.cli_view import app as viewing
 from cryoscale.options import ConfigArgument, JsonOption, OutArgument, output, print_json
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(learning)
 app.add_typer(archive)
+app.add_typer(viewing)
 
 
 @app.command()

@@ -53,7 +53,7 @@ def outline(
     run = Run(out)
     kinds = _kinds(files)
     years = run.years if year is None else (run.require_year(year),)
-    _require_finished(run)
+    require_finished(run)
     settings = _settings_of(run, kinds, rgi)
     require_usable(out)
     lease.refuse_driven(out)
@@ -76,7 +76,8 @@ def _kinds(files: str | None) -> tuple[str, ...] | None:
     return tuple(name for name in FILES if name in asked)
 
 
-def _require_finished(run: Run) -> None:
+def require_finished(run: Run) -> None:
+    """Raises SourceError unless the run came to its end: all blocks done or set aside, and it is sealed."""
     state = run.status()
     over = state.done + len(state.set_aside)
     if over >= state.total and Ledger(run.out).get(SEAL) is not None:

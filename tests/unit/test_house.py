@@ -18,6 +18,8 @@ GROUND = {"errors", "grid", "kernel"}
 BEYOND = {
     # training and evaluation run the production path from end to end
     "learn": {"read", "features", "models", "infer", "write", "simulate"},
+    # it shows what was written
+    "view": {"write"},
     # a tile that is flipped takes its aspect along
     "models/variants": {"features"},
     # the actor holds a model
@@ -76,6 +78,7 @@ STOREYS = [
     "options",
     "cli_learn",
     "cli_archive",
+    "cli_view",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,1 @@
+"""The web page on a finished run: ``cryoscale view OUT`` (extra ``view``)."""

@@ -1,0 +1,133 @@
+"""The server behind the page: FastAPI (https://fastapi.tiangolo.com/) over tiles, outlines and assets.
+
+Nothing is asked from anywhere else: MapLibre GL JS (https://maplibre.org/maplibre-gl-js/docs/) comes out of
+the wheel ``maplibre``, and the page is forbidden to fetch from other hosts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from cryoscale.view.outlines import Outlines
+from cryoscale.view.shown import Shown
+from cryoscale.view.tiles import (
+    CONFIDENCE_SCALE,
+    LAYERS,
+    MEDIA_TYPES,
+    TILE_PX,
+    ZOOMS,
+    Tiles,
+    confidence_colours,
+)
+from cryoscale.write.map import CLASS_STYLE
+
+PAGE = Path(__file__).parent / "page"
+LIBRARY_FILES = ("maplibre-gl.js", "maplibre-gl.css")
+
+_POLICY = "default-src 'self'; img-src 'self' blob: data:; worker-src blob:; child-src blob:"
+"""What MapLibre needs (https://maplibre.org/maplibre-gl-js/docs/#csp-directives); nothing from outside."""
+
+
+def application(shown: Shown) -> FastAPI:
+    """The page, its assets, tiles and tables; read only."""
+    tiles, outlines = Tiles(shown), Outlines(shown)
+    # what the first picture needs is read and compiled while the browser is still starting
+    threading.Thread(target=tiles.warm, daemon=True, name="view-warm").start()
+    app = FastAPI(title=f"cryoscale view: {shown.name}", docs_url=None, redoc_url=None, openapi_url=None)
+    # no other site may speak to it through a name that it lets point here
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+
+    @app.middleware("http")
+    async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await answer(request)
+        response.headers["Content-Security-Policy"] = _POLICY
+        response.headers.setdefault("Cache-Control", "no-cache")
+        return response
+
+    @app.get("/")
+    def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/library/{name}")
+    def library(name: str) -> FileResponse:
+        if name not in LIBRARY_FILES:
+            raise HTTPException(404)
+        return FileResponse(library_folder() / name, headers={"Cache-Control": "max-age=86400"})
+
+    @app.get("/api/shown")
+    def what() -> JSONResponse:
+        return JSONResponse(described(shown, outlines))
+
+    @app.get("/tiles/{layer}/{year}/{zoom}/{column}/{row}")
+    def tile(layer: str, year: int, zoom: int, column: int, row: int) -> Response:
+        drawn = tiles.draw(layer, year, (zoom, column, row)) if layer in LAYERS else None
+        if drawn is None:
+            raise HTTPException(404)
+        return Response(drawn, media_type=MEDIA_TYPES[layer], headers={"Cache-Control": "max-age=600"})
+
+    @app.get("/outlines/{year}/{zoom}/{column}/{row}")
+    def outline(year: int, zoom: int, column: int, row: int) -> Response:
+        found = outlines.tile(year, (zoom, column, row))
+        if found is None:
+            raise HTTPException(404)
+        told = {"Content-Encoding": "gzip", "Cache-Control": "max-age=600"}
+        return Response(found, media_type="application/vnd.mapbox-vector-tile", headers=told)
+
+    @app.get("/api/areas/{year}")
+    def areas(year: int, since: int | None = None) -> JSONResponse:
+        return JSONResponse(outlines.areas(year, since))
+
+    @app.get("/api/glaciers/{identity}")
+    def glacier(identity: str, year: int | None = None) -> JSONResponse:
+        found = outlines.glacier(identity, year)
+        if found is None:
+            raise HTTPException(404, f"no glacier {identity}")
+        return JSONResponse(found)
+
+    app.mount("/page", StaticFiles(directory=PAGE))
+    return app
+
+
+def library_folder() -> Path:
+    """Where the wheel ``maplibre`` has MapLibre's own files; to import it would warn of what it lacks."""
+    spec = importlib.util.find_spec("maplibre")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "srcjs"
+
+
+def described(shown: Shown, outlines: Outlines) -> dict[str, Any]:
+    """What the page has to know before it draws anything."""
+    return {
+        "name": shown.name,
+        "note": shown.note,
+        "simulated": shown.simulated,
+        "years": list(shown.years),
+        "bounds": shown.bounds_deg,
+        "zoneCodes": sorted({epsg for codes in shown.zones.values() for epsg in codes}),
+        "tilePx": TILE_PX,
+        "zooms": ZOOMS,
+        "outlined": [year for year in shown.years if outlines.has_tiles(year)],
+        "classes": [
+            {"value": value, "name": name, "colour": colour, "opacity": opacity}
+            for value, (name, colour, opacity) in CLASS_STYLE.items()
+        ],
+        "confidence": {"scale": CONFIDENCE_SCALE, "colours": [list(c[:3]) for c in confidence_colours(9)]},
+        "columns": {
+            name: {
+                "label": told.get("long_name", name),
+                "about": told.get("description", ""),
+                "units": told.get("units", ""),
+            }
+            for name, told in shown.columns.items()
+        },
+    }
