@@ -1,6 +1,6 @@
 """Plain files or Icechunk for an archive's maps: both through kill -9, readers beside an adder, two adders.
 
-``python -m benchmarks.archiving [--scale tiny|moderate] [--out FILE]`` (``pip install "icechunk>=1.1,<2"``)
+``python -m benchmarks.archiving [--scale tiny|moderate] [--out FILE]`` (it needs the extra ``benchmarks``)
 makes the map of one year and adds its stored bytes, unchanged, as one year after the other: to plain files as
 :mod:`cryoscale.archive` does (each file whole, then one pointer replaced), and to an Icechunk repository on
 the same disk (a session, raw bytes through its Zarr store, one commit). It then tells, of each:
@@ -17,15 +17,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import random
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from cryoscale.write.objects import Objects
 
 PLAIN, ICECHUNK = "plain files", "icechunk"
 YEAR, EPSG = 2018, 32645
-SCALES = {"tiny": (4, 256, 3, 2.0), "moderate": (36, 512, 20, 15.0)}
+SCALES = {"tiny": (4, 256, 1, 0.3), "moderate": (36, 512, 20, 15.0)}
 """Blocks, their edge in pixels, kills, and seconds for which readers look."""
 
 
@@ -131,19 +132,19 @@ def opened(kind: str, root: str) -> Plain | Chunked:
 # --- children -------------------------------------------------------------------------------------------
 
 
-def child(kind: str, root: str, source: str, role: str, first: int, count: int) -> None:
-    """A process of its own: says that it is ready, then adds years or looks until it is told to end."""
+def child(kind: str, root: str, source: str, role: str, first: int, count: float, line: Connection) -> None:
+    """A process of its own: says that it is ready, then adds years or looks for seconds."""
     way, objects = opened(kind, root), Objects(source)
-    print("ready", flush=True)
-    sys.stdin.readline()
+    line.send("ready")
+    line.recv()
     if role == "add":
-        for year in range(first, first + count):
+        for year in range(first, first + int(count)):
             try:
                 way.add(objects, year)
             except Exception as error:
-                print(json.dumps({"failed": year, "why": type(error).__name__}), flush=True)
+                line.send({"failed": year, "why": type(error).__name__})
             else:
-                print(json.dumps({"added": year}), flush=True)
+                line.send({"added": year})
         return
     end = time.monotonic() + count
     while time.monotonic() < end:
@@ -152,39 +153,46 @@ def child(kind: str, root: str, source: str, role: str, first: int, count: int) 
             told: dict[str, Any] = {"seen": opened(kind, root).seen()}
         except Exception as error:
             told = {"error": type(error).__name__}
-        print(json.dumps({**told, "ms": 1000 * (time.perf_counter() - start)}), flush=True)
+        line.send({**told, "ms": 1000 * (time.perf_counter() - start)})
 
 
-def started(kind: str, root: str, source: str, role: str, first: int, count: int) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.archiving",
-        "--child",
-        kind,
-        root,
-        source,
-        role,
-        str(first),
-        str(count),
-    ]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+@dataclass(frozen=True)
+class Child:
+    """A process and the line to it."""
+
+    process: Any
+    line: Connection
+
+    def go(self) -> None:
+        self.line.send("go")
+
+    def kill(self) -> bool:
+        """Whether it was still at work."""
+        self.process.kill()
+        self.process.join()
+        return bool(self.process.exitcode == -signal.SIGKILL)
+
+    def told(self) -> Iterator[dict[str, Any]]:
+        while True:
+            try:
+                yield self.line.recv()
+            except EOFError:
+                break
+        self.process.join()
 
 
-def go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
+# a server that has imported everything is forked, since an interpreter of its own takes a second to start
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["cryoscale.archive.files", "cryoscale.lease", "cryoscale.write.mosaic"])
 
 
-def told(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
-    assert process.stdout is not None
-    for line in process.stdout:
-        yield json.loads(line)
-    process.wait()
+def started(kind: str, root: str, source: str, role: str, first: int, count: float) -> Child:
+    ours, theirs = _processes.Pipe()
+    process = _processes.Process(target=child, args=(kind, root, source, role, first, count, theirs))
+    process.start()
+    theirs.close()
+    assert ours.recv() == "ready"
+    return Child(process, ours)
 
 
 # --- measurements ---------------------------------------------------------------------------------------
@@ -217,10 +225,9 @@ def _killed(kind: str, root: str, source: str, kills: int, seconds: float, right
     for _ in range(kills):
         known = opened(kind, root).years()
         process = started(kind, root, source, "add", max(known) + 1, 1)
-        go(process)
+        process.go()
         time.sleep(rng.uniform(0.0, seconds))
-        process.send_signal(signal.SIGKILL)
-        died += process.wait() == -signal.SIGKILL
+        died += process.kill()
         seen = opened(kind, root).seen()
         wrong += [year for year, _ in seen] not in (known, [*known, max(known) + 1])
         wrong += any(labels != right for _, labels in seen)
@@ -240,12 +247,11 @@ def _killed(kind: str, root: str, source: str, kills: int, seconds: float, right
 
 def _read(kind: str, root: str, source: str, look_s: float, right: int) -> dict[str, Any]:
     adder = started(kind, root, source, "add", 1000, 10_000)
-    readers = [started(kind, root, source, "read", 0, int(look_s)) for _ in range(2)]
+    readers = [started(kind, root, source, "read", 0, look_s) for _ in range(2)]
     for process in (*readers, adder):
-        go(process)
-    looks = [look for process in readers for look in told(process)]
+        process.go()
+    looks = [look for process in readers for look in process.told()]
     adder.kill()
-    adder.wait()
     seen = [look["seen"] for look in looks if "seen" in look]
     return {
         "looks": len(looks),
@@ -263,8 +269,8 @@ def _two(kind: str, root: str, source: str, right: int) -> dict[str, Any]:
     opened(kind, root).add(Objects(source), 1)
     adders = [started(kind, root, source, "add", first, 5) for first in (100, 200)]
     for process in adders:
-        go(process)
-    lines = [line for process in adders for line in told(process)]
+        process.go()
+    lines = [line for process in adders for line in process.told()]
     added = {line["added"] for line in lines if "added" in line}
     there = {year for year, labels in opened(kind, root).seen() if labels == right}
     return {
@@ -313,12 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
     parser.add_argument("--out", type=Path, default=RESULTS / "archiving.jsonl")
-    parser.add_argument("--child", nargs=6, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if given.child:
-        kind, root, source, role, first, count = given.child
-        child(kind, root, source, role, int(first), int(count))
-        return
     scale, results = SCALES[given.scale], {}
     with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
         source = make_source(Path(folder), *scale[:2])

@@ -79,22 +79,24 @@ class Ground:
     truth: NDArray[np.uint8]
 
 
-def grounds(scale: Scale, folder: Path) -> Iterator[Ground]:
+def grounds(scale: Scale, folder: Path, *, year: int = YEAR, ela_shift_m: float = 0.0) -> Iterator[Ground]:
     """Every zone of every range, its features computed as a run computes them."""
     for seed, regime in scale.ranges:
         home, store = folder / f"{seed}" / "simulated", folder / f"{seed}.zarr"
-        published = publish({YEAR: make_range(seed, scale.size, regime=REGIMES[regime])}, home)
-        document = demo_config(home, scale.size, (YEAR,), seed)
+        published = publish(
+            {year: make_range(seed, scale.size, regime=REGIMES[regime], ela_shift_m=ela_shift_m)}, home
+        )
+        document = demo_config(home, scale.size, (year,), seed)
         document["region"] = {"bbox": [round(v, 6) for v in published.bbox_deg]}
         with serve(home) as url:
             write_features(load_config({**document, "catalogs": [{"url": url}]}), str(store))
-        for group in sorted((store / str(YEAR)).iterdir()):
+        for group in sorted((store / str(year)).iterdir()):
             if group.name.isdigit():
-                yield _ground(store, int(group.name), truth_of(home, YEAR, YEAR, int(group.name)))
+                yield _ground(store, year, int(group.name), truth_of(home, year, year, int(group.name)))
 
 
-def _ground(store: Path, epsg: int, truth: Path) -> Ground:
-    stack = xr.open_zarr(store, group=f"{YEAR}/{epsg}", consolidated=False)["features"]
+def _ground(store: Path, year: int, epsg: int, truth: Path) -> Ground:
+    stack = xr.open_zarr(store, group=f"{year}/{epsg}", consolidated=False)["features"]
     window = window_of(stack, epsg)
     features = np.asarray(stack.values, np.float32)
     with open_truth(truth, window) as read:

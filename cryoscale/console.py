@@ -176,6 +176,7 @@ class Console:
                 "levels": disk.levels,
                 "quicklook": disk.quicklook,
                 "ledger": disk.ledger,
+                "COGs": disk.cogs,
             }
             free = "" if disk.free is None else f"; {_bytes(disk.free)} free"
             told = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items())

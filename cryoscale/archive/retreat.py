@@ -5,13 +5,18 @@ year's ice (compared with others by Lea et al. 2014, https://doi.org/10.3189/201
 older outline ends at its terminus, so that a retreat is told along it; an advance is told along the line of
 the newer. A terminus is as sure as the map is: its 90 % interval reaches from where the probability of ice
 along the line falls below 95 % to where it falls below 5 %, half a pixel at least. Errors of the two years
-are taken as independent of each other.
+are taken as independent of each other; in truth they go together (rank correlation 0.56), which makes up for
+termini that lie beyond what the probability says. None of it was fitted: on eight simulated ranges of three
+regimes over 6 years (seven of them by ``python -m benchmarks.retreat``) 93 % of 433 termini moved as far as
+their interval says, 87 to 98 % a range. Of 18 more there is no ice at all in truth; with these it is 90 %.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import shapely
@@ -20,7 +25,7 @@ from shapely.geometry import LineString
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale.archive.coverage import Maps
-from cryoscale.grid import transformer, window_over_bounds
+from cryoscale.grid import Window, transformer, window_over_bounds
 from cryoscale.write.arrays import NODATA
 
 _STEP_M = 5.0
@@ -52,8 +57,29 @@ class Side:
     maps: Maps
 
 
+@dataclass(frozen=True)
+class Located:
+    """Where both termini lie on one line, in metres from its head."""
+
+    track: Track
+    older_m: float
+    newer_m: float
+
+
 def retreat(older: Side, newer: Side) -> Retreat | None:
     """How far the terminus went back; None without lines, or where either year has not seen the ground."""
+    found = located(older, newer)
+    if found is None:
+        return None
+    old_up, old_down = reach(found.track, older.maps, found.older_m)
+    new_up, new_down = reach(found.track, newer.maps, found.newer_m)
+    moved = found.older_m - found.newer_m
+    # a retreat is larger than told where the old terminus lay farther down or the new one lies farther up
+    return Retreat(moved, moved - math.hypot(old_up, new_down), moved + math.hypot(old_down, new_up))
+
+
+def located(older: Side, newer: Side) -> Located | None:
+    """Both termini on the older line, or after an advance on the newer; None as of :func:`retreat`."""
     if older.line is None or newer.line is None:
         return None
     end = older.line.coords[-1]
@@ -70,9 +96,14 @@ def retreat(older: Side, newer: Side) -> Retreat | None:
     moved = back - forth
     if abs(moved) > _MOST_M:
         return None
-    line = old_line if moved >= 0 else new_line
-    old_at, new_at = (line.length, line.length - moved) if moved >= 0 else (line.length + moved, line.length)
-    return _doubted(_Track(line, epsg), (older.maps, old_at), (newer.maps, new_at))
+    if moved >= 0:
+        found = Located(Track(old_line, epsg), old_line.length, old_line.length - moved)
+    else:
+        found = Located(Track(new_line, epsg), new_line.length + moved, new_line.length)
+    first = max(min(found.older_m, found.newer_m) - _AROUND_M, 0.0)
+    ground = np.arange(first, max(found.older_m, found.newer_m) + _AROUND_M + _STEP_M, _STEP_M)
+    unseen = [(found.track.sampled(ground, side.maps.labels) == NODATA).any() for side in (older, newer)]
+    return None if any(unseen) else found
 
 
 def _short_of_end(line: LineString, ice: BaseGeometry) -> float | None:
@@ -85,7 +116,7 @@ def _short_of_end(line: LineString, ice: BaseGeometry) -> float | None:
 
 
 @dataclass(frozen=True)
-class _Track:
+class Track:
     """A centre line (m) of a zone, gone on straight beyond its terminus."""
 
     line: LineString
@@ -103,37 +134,25 @@ class _Track:
         ahead = (tip - before) / (np.hypot(*(tip - before)) or 1.0)
         return np.asarray(inside + np.maximum(at_m - length, 0.0)[:, np.newaxis] * ahead)
 
-    def pixels(self, maps: Maps, at_m: NDArray[np.float64], *, ice: bool) -> NDArray[np.float64]:
-        """Label, or probability of ice, of the pixels at distances from the head."""
+    def sampled(
+        self, at_m: NDArray[np.float64], read: Callable[[Window], NDArray[Any]]
+    ) -> NDArray[np.float64]:
+        """What a map has at distances (n,) from the head."""
         points = self.points(at_m)
         west, south, east, north = shapely.total_bounds(shapely.points(points))
         window = window_over_bounds(self.epsg, (west, south, east + 1, north + 1))
-        values = maps.ice(window) if ice else maps.labels(window)
+        values = read(window)
         left, _, _, top = window.bounds_m
         rows = np.clip(((top - points[:, 1]) // 10).astype(int), 0, window.height - 1)
         cols = np.clip(((points[:, 0] - left) // 10).astype(int), 0, window.width - 1)
         return np.asarray(values[rows, cols], np.float64)
 
 
-def _doubted(track: _Track, older: tuple[Maps, float], newer: tuple[Maps, float]) -> Retreat | None:
-    (old_maps, old_at), (new_maps, new_at) = older, newer
-    first, last = max(min(old_at, new_at) - _AROUND_M, 0.0), max(old_at, new_at) + _AROUND_M
-    between = np.arange(first, last + _STEP_M, _STEP_M)
-    for maps in (old_maps, new_maps):
-        if (track.pixels(maps, between, ice=False) == NODATA).any():
-            return None
-    old_up, old_down = _reach(track, old_maps, old_at)
-    new_up, new_down = _reach(track, new_maps, new_at)
-    moved = old_at - new_at
-    # a retreat is larger than told where the old terminus lay farther down or the new one lies farther up
-    return Retreat(moved, moved - math.hypot(old_up, new_down), moved + math.hypot(old_down, new_up))
-
-
-def _reach(track: _Track, maps: Maps, at_m: float) -> tuple[float, float]:
+def reach(track: Track, maps: Maps, at_m: float) -> tuple[float, float]:
     """How far up and down the line a terminus may lie."""
     steps = np.arange(0.0, _REACH_M + _STEP_M, _STEP_M)
-    up = track.pixels(maps, np.maximum(at_m - steps, 0.0), ice=True)
-    down = track.pixels(maps, at_m + steps, ice=True)
+    up = track.sampled(np.maximum(at_m - steps, 0.0), maps.ice)
+    down = track.sampled(at_m + steps, maps.ice)
     return _first(up >= _CERTAIN, steps), _first(~(down > _NONE), steps)
 
 

@@ -4,7 +4,8 @@ Wall clock follows the driver (:mod:`cryoscale.drive`): two tasks a CPU worker, 
 processor and of which one may wait for scenes or for its actor meanwhile; actors predict a block at a time.
 The run is as slow as the slowest of: processor seconds of the blocks over the workers, predicting over the
 actors, all seconds of all tasks over the tasks, and, on this machine, all processor seconds over its cores.
-Preparing and finishing (outlines, pictures, report) are not in it. Money is that for workers and GPUs held
+Preparing and finishing (outlines, pictures, report) are not in it. Disk is that of maps and what comes from
+their pixels; outlines are few and not known before. Money is that for workers and GPUs held
 for so long, and for bytes.
 """
 
@@ -16,6 +17,12 @@ from pathlib import Path
 
 from cryoscale.forecast.rates import Profile
 from cryoscale.settings import Settings
+
+_COG_SHARE = 0.56
+"""COGs of labels, probabilities and confidence, as a share of the map with its levels: the demo's."""
+_COG_S_PER_PX = 0.6 / 2048**2
+"""Seconds of a processor, measured on full blocks."""
+_LONG_H = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,13 @@ class Need:
     levels: float
     quicklook: float
     ledger: float
+    cogs: float = 0.0
     free: int | None = None
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.mosaic + self.levels + self.quicklook + self.ledger
+        return self.mosaic + self.levels + self.quicklook + self.ledger + self.cogs
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,7 @@ def money_of(
     return {**money, "total": sum(money.values())} if money else {}
 
 
-def disk_of(load: Load, profile: Profile, out: str | None) -> Need | None:
+def disk_of(settings: Settings, load: Load, profile: Profile, out: str | None) -> Need | None:
     """What the run writes, and whether there is room for it; None where no rate is known."""
     rates = profile.disk
     if rates is None:
@@ -153,8 +161,18 @@ def disk_of(load: Load, profile: Profile, out: str | None) -> Need | None:
         mosaic * rates.levels_share,
         rates.quicklook_per_px * load.pixels,
         rates.marker * load.blocks,
+        _COG_SHARE * mosaic * (1.0 + rates.levels_share) if "cog" in settings.files else 0.0,
         _free(out),
     )
+
+
+def cog_note(settings: Settings, load: Load) -> str | None:
+    """What to know of the COGs of a map that is so large that they take hours."""
+    hours = _COG_S_PER_PX * load.pixels / 3600.0
+    if "cog" not in settings.files or hours < _LONG_H:
+        return None
+    without = ", ".join(kind for kind in settings.files if kind != "cog")
+    return f"COGs of all maps take about {hours:.0f} h more: outlines.files: [{without}] leaves them out"
 
 
 def _free(out: str | None) -> int | None:

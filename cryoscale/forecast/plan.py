@@ -16,7 +16,7 @@ from cryoscale.errors import InputError
 from cryoscale.features.stack import HALO_PX, MODALITIES
 from cryoscale.forecast.costs import Fetched, count
 from cryoscale.forecast.cover import footprints, shares, tiles_with_data
-from cryoscale.forecast.expense import Load, Need, Work, disk_of, money_of, work_of
+from cryoscale.forecast.expense import Load, Need, Work, cog_note, disk_of, money_of, work_of
 from cryoscale.forecast.layers import Headers, look_at_headers
 from cryoscale.forecast.measure import measure
 from cryoscale.forecast.rates import Profile, empty_profile, model_key, with_prices
@@ -167,8 +167,8 @@ def make_plan(settings: Settings, items: Items | None = None, asked: Asked = Ask
     profile = with_prices(profile, asked.prices)
     load = counter.load(model_key(predictor.describe(), settings.model.passes))
     work, more = work_of(settings, load, profile)
-    disk = disk_of(load, profile, asked.out)
-    notes += more
+    disk = disk_of(settings, load, profile, asked.out)
+    notes += [*more, *filter(None, [cog_note(settings, load)])]
     if disk is not None and disk.free is not None and disk.free < disk.total:
         needed = f"the run needs {disk.total / 1e9:.1f} GB"
         notes.append(f"{asked.out} has {disk.free / 1e9:.1f} GB free, {needed}")

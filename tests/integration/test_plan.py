@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cryoscale.candidates import candidate_blocks
 from cryoscale.errors import ConfigError, InputError, SourceError
 from cryoscale.features.stack import HALO_PX
 from cryoscale.forecast.blockmap import write_geojson
+from cryoscale.forecast.expense import Load, cog_note, disk_of
 from cryoscale.forecast.plan import Asked, Plan, make_plan
 from cryoscale.forecast.rates import Profile, load_profile
 from cryoscale.infer.tiles import read_window
@@ -30,6 +32,7 @@ from cryoscale.read.metered import NOTHING
 from cryoscale.results import Run
 from cryoscale.settings import Settings
 from cryoscale.task import run_context
+from cryoscale.write.cog import write_cogs
 from tests.integration.conftest import TinyRange
 
 
@@ -84,6 +87,30 @@ def test_the_run_does_what_was_planned(planned: Plan, finished: Run, tiny_range:
     assert planned.disk is not None
     stores = sum(size_of(Path(finished.out) / name) for name in ("mosaic.zarr", "quicklook.zarr", "ledger"))
     assert planned.disk.total == pytest.approx(stores, rel=0.3)
+
+
+def test_the_cogs_of_a_finished_map_take_the_disk_that_is_planned_for_them(
+    planned: Plan, finished: Run, tiny_range: TinyRange, tmp_path: Path
+) -> None:
+    settings = replace(tiny_range.settings(), files=("product", "cog"))
+    for zone in planned.zones:
+        write_cogs(finished.out, settings.years[0], zone.epsg, tmp_path)
+    pixels = sum(zone.pixels for zone in planned.zones)
+    load = Load(planned.blocks, len(planned.zones), 0.0, 0.0, 0.0, pixels, planned.tiles, "m")
+    need = disk_of(settings, load, planned.profile, None)
+    without = disk_of(replace(settings, files=("product",)), load, planned.profile, None)
+    assert need is not None
+    assert without is not None
+    assert need.cogs == pytest.approx(size_of(tmp_path), rel=0.4)
+    assert need.total - without.total == pytest.approx(need.cogs)
+
+
+def test_cogs_that_take_hours_are_told_with_the_setting_that_leaves_them_out(tiny_range: TinyRange) -> None:
+    settings = replace(tiny_range.settings(), files=("product", "kmz", "cog"))
+    few, many = (Load(n, 1, 0.0, 0.0, 0.0, n * 2048**2, n, "m") for n in (1000, 100_000))
+    assert cog_note(settings, few) is None
+    assert cog_note(replace(settings, files=("product",)), many) is None
+    assert "17 h more: outlines.files: [product, kmz]" in (cog_note(settings, many) or "")
 
 
 def test_the_tiles_that_the_model_sees_are_those_that_were_planned(

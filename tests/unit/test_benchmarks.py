@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from benchmarks import (
     RESULTS,
+    archiving,
     ledger,
     memory,
     orchestration,
@@ -19,6 +20,7 @@ from benchmarks import (
     planning,
     reading,
     readme,
+    retreat,
     roofline,
     run_memory,
     snow,
@@ -361,3 +363,71 @@ def test_the_threshold_of_otsu_lies_between_two_classes_of_cells() -> None:
     np.testing.assert_array_equal(
         snow.by_otsu(np.r_[nir, np.nan], np.ones(101)), [0] * 80 + [1] * 20 + [np.nan]
     )
+
+
+def test_plain_files_and_icechunk_are_put_through_the_same_and_neither_shows_half_a_year(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("icechunk", reason="needs the extra benchmarks")
+    kept = tmp_path / "archiving.jsonl"
+    archiving.main(["--scale", "tiny", "--out", str(kept)])
+    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
+    assert set(document["results"]) == {archiving.PLAIN, archiving.ICECHUNK}
+    for kind, row in document["results"].items():
+        assert row["files"] > 4, kind
+        assert row["kills"]["half_seen"] == 0, kind
+        assert row["kills"]["next_succeeds"], kind
+        assert row["readers"]["looks"] > 0, kind
+        assert row["readers"]["half_seen"] == 0, kind
+        assert row["two_adders"]["lost"] == 0, kind
+    assert document["results"][archiving.PLAIN]["read_without_a_library_of_its_own"]
+
+
+def test_half_a_year_would_be_noticed(tmp_path: Path) -> None:
+    source = archiving.make_source(tmp_path, 4, 256)
+    way = archiving.Plain(str(tmp_path / "store"))
+    way.add(archiving.Objects(source), 1)
+    ((_, right),) = way.seen()
+    labels = next(
+        path.parent for path in (tmp_path / "store").rglob("zarr.json") if path.parent.name == "label"
+    )
+    next(path for path in labels.rglob("*") if path.is_file() and path.name != "zarr.json").unlink()
+    assert way.seen() != [(1, right)]
+
+
+def year_of(label_rows: int, true_rows: int, other: bool = False) -> retreat.Year:
+    """A tongue that runs south from row 10 to a mapped and to a true terminus, over falling ground."""
+    label, truth = np.zeros((2, 120, 60), np.uint8)
+    label[10:label_rows, 24:34] = 1
+    truth[10:true_rows, 24:34] = 2
+    if other:  # in truth both are one, but they are mapped as two
+        label[label_rows + 2 : 90, 20:40] = truth[label_rows:90, 20:40] = 1
+    probability = np.zeros((5, 120, 60), np.uint8)
+    probability[1] = np.where(label == 1, 250, 0)
+    plane = np.broadcast_to(np.linspace(3600, 2600, 120, dtype=np.float32)[:, None], (120, 60))
+    return retreat.Year(Window(32632, -520_000, 45_000, 120, 60), label, probability, plane, truth)
+
+
+def test_the_true_retreat_is_that_of_true_ice_on_the_same_line() -> None:
+    (row,) = retreat.termini(year_of(80, 84), year_of(60, 55))
+    assert row[0] - row[1] == pytest.approx(200, abs=10)
+    assert row[6] - row[0] == pytest.approx(40, abs=10)  # true ice beyond the mapped terminus
+    assert row[7] - row[1] == pytest.approx(-50, abs=10)  # none where it is mapped
+    assert row[2:6].tolist() == [5.0] * 4  # a map that is sure of itself
+
+
+def test_true_ice_that_is_mapped_as_another_glacier_is_no_part_of_a_terminus() -> None:
+    rows = retreat.termini(year_of(60, 60, other=True), year_of(60, 60, other=True))
+    assert len(rows) == 2
+    upper = rows[np.argmin(np.abs(rows[:, 0] - 500))]
+    assert upper[6] - upper[0] == pytest.approx(20, abs=10)
+
+
+def test_the_share_of_termini_inside_leaves_out_those_that_have_no_truth() -> None:
+    rows = np.array(
+        [[100, 50, 3, 4, 3, 4, 105, 51], [100, 50, 3, 4, 3, 4, 200, 50], [9, 9, 5, 5, 5, 5, np.nan, 9]]
+    )
+    told = retreat.judged(rows)
+    assert (told["termini"], told["without_truth"], told["covered_pct"]) == (2, 1, 50.0)
+    assert told["median_width_m"] == 10.0
+    assert told["factor_for_level"] == 20.0
