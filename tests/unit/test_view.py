@@ -335,7 +335,7 @@ def test_in_a_browser_a_click_on_ice_tells_its_areas_and_the_address_leads_back(
         pytest.skip(f"no browser is installed: none of {', '.join(NAMES)}")
     with browser(program, tmp_path / "profile") as page:
         page.open(f"{address}#show=2016.classes&lines=glaciers")
-        page.wait("document.documentElement.dataset.drawn")
+        page.wait("document.documentElement?.dataset.drawn")
         before = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
         x, y = page.run(f"(() => {{ const p = map.project({_lonlat(1900, 1000)}); return [p.x, p.y] }})()")
         red, green, blue = before.getpixel((round(x), round(y)))
