@@ -40,6 +40,9 @@ from cryoscale.write.vector_tiles import write_tiles
 from tests.browser import NAMES, browser, find
 from tests.made_runs import BLOCK_PX, EPSG, Tongue, Year, make_run
 
+# what the server ignores for its whole process, each test forgets
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
 TONGUES = (Tongue(800, 500, 1300, 400, debris_m=500), Tongue(1900, 700, 700, 300))
 SHORTER = (Tongue(800, 500, 1000, 400, debris_m=500), Tongue(1900, 700, 700, 300))
 WINDOW = Window(EPSG, -310_016, 49_920, BLOCK_PX, BLOCK_PX)
