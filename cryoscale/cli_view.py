@@ -44,14 +44,13 @@ def shown_of(out: str) -> Shown:
     Raises:
         SourceError: no finished run lies there.
     """
-    from cryoscale.redraw import require_finished
     from cryoscale.results import Run
     from cryoscale.scenes import is_simulated
     from cryoscale.view.shown import Shown
 
     run = Run(out)
     manifest = run.manifest
-    require_finished(run)
+    run.require_finished()
     note = (
         f"Mapped by cryoscale {manifest['versions']['cryoscale']}, model {manifest['model']['name']}, "
         f"run {str(manifest['identity_sha256'])[:16]}"

@@ -21,7 +21,7 @@ from cryoscale.ledger import Ledger
 from cryoscale.results import Run
 from cryoscale.room import room
 from cryoscale.settings import FILES, ModelSpec, Season, Settings, SourceSpec
-from cryoscale.verify import SEAL, seal
+from cryoscale.verify import seal
 from cryoscale.write.objects import require_usable
 
 
@@ -53,7 +53,7 @@ def outline(
     run = Run(out)
     kinds = _kinds(files)
     years = run.years if year is None else (run.require_year(year),)
-    require_finished(run)
+    run.require_finished()
     settings = _settings_of(run, kinds, rgi)
     require_usable(out)
     lease.refuse_driven(out)
@@ -74,19 +74,6 @@ def _kinds(files: str | None) -> tuple[str, ...] | None:
             "correct it",
         )
     return tuple(name for name in FILES if name in asked)
-
-
-def require_finished(run: Run) -> None:
-    """Raises SourceError unless the run came to its end: all blocks done or set aside, and it is sealed."""
-    state = run.status()
-    over = state.done + len(state.set_aside)
-    if over >= state.total and Ledger(run.out).get(SEAL) is not None:
-        return
-    raise SourceError(
-        f"{run.out}, a run that is not finished ({over} of {state.total} blocks)",
-        "one that came to its end",
-        "complete it with cryoscale run, which draws its outlines",
-    )
 
 
 def _settings_of(run: Run, kinds: Sequence[str] | None, rgi: str | None) -> Settings:

@@ -134,6 +134,20 @@ class Run:
             )
         return year
 
+    def require_finished(self) -> None:
+        """Raises SourceError unless the run came to its end: all blocks done or set aside, and sealed."""
+        from cryoscale.verify import SEAL
+
+        state = self.status()
+        over = state.done + len(state.set_aside)
+        if over >= state.total and Ledger(self.out).get(SEAL) is not None:
+            return
+        raise SourceError(
+            f"{self.out}, a run that is not finished ({over} of {state.total} blocks)",
+            "one that came to its end",
+            "complete it with cryoscale run, which draws its outlines",
+        )
+
     def status(self) -> Status:
         """How far the run is, from the ledger alone."""
         manifest, ledger = self.manifest, Ledger(self.out)

@@ -72,7 +72,8 @@ class Page:
         """Goes to an address, from a page that is not the same with another hash."""
         for url in ("about:blank", address):
             self.call("Page.navigate", url=url)
-            self.wait(f"location.href.startsWith({json.dumps(url)})")
+            there = json.dumps(url.partition("#")[0])  # the page may write its own hash at once
+            self.wait(f"document.readyState === 'complete' && location.href.startsWith({there})")
 
     def click(self, x: float, y: float) -> None:
         """A click at a place of the window, pixels."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from rasterio.errors import NotGeoreferencedWarning
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from cryoscale.view.outlines import Outlines
@@ -39,6 +41,8 @@ _POLICY = "default-src 'self'; img-src 'self' blob: data:; worker-src blob:; chi
 
 def application(shown: Shown) -> FastAPI:
     """The page, its assets, tiles and tables; read only."""
+    # rio-tiler silences it for itself, in a way that threads take from each other
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
     tiles, outlines = Tiles(shown), Outlines(shown)
     # what the first picture needs is read and compiled while the browser is still starting
     threading.Thread(target=tiles.warm, daemon=True, name="view-warm").start()

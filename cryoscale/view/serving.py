@@ -10,10 +10,7 @@ import time
 import webbrowser
 from collections.abc import Callable, Iterator
 
-import uvicorn
-
 from cryoscale.errors import InputError, OperatorError
-from cryoscale.view.app import application
 from cryoscale.view.shown import Shown
 
 START_DEADLINE_S = 15.0
@@ -21,27 +18,40 @@ START_DEADLINE_S = 15.0
 
 
 def serve(shown: Shown, port: int, ready: Callable[[str], None]) -> None:
-    """Serves the page on ``127.0.0.1:port`` (0 for any) until Ctrl-C; ``ready`` is told its address.
+    """Serves the page on ``127.0.0.1:port`` (0 for any) until Ctrl-C.
+
+    Args:
+        shown: what the page shows.
+        port: where.
+        ready: told the address as soon as one can ask for it; who does waits while libraries are loaded.
 
     Raises:
         InputError: the port is taken, or may not be used.
     """
-    with served(shown, port) as (address, thread):
-        ready(address)
-        with contextlib.suppress(KeyboardInterrupt):  # how one ends it
-            while thread.is_alive():
-                thread.join(timeout=1.0)
+    with contextlib.suppress(KeyboardInterrupt), served(shown, port, ready) as (_, thread):
+        while thread.is_alive():  # until Ctrl-C
+            thread.join(timeout=1.0)
 
 
 @contextlib.contextmanager
-def served(shown: Shown, port: int = 0) -> Iterator[tuple[str, threading.Thread]]:
+def served(
+    shown: Shown, port: int = 0, ready: Callable[[str], None] = lambda address: None
+) -> Iterator[tuple[str, threading.Thread]]:
     """The page served from a thread, which ends with the context; yields its address and the thread.
+
+    Args as of :func:`serve`.
 
     Raises:
         InputError: the port is taken, or may not be used.
         OperatorError: the server did not start in time.
     """
     with _listener(port) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        ready(address)
+        import uvicorn
+
+        from cryoscale.view.app import application
+
         server = uvicorn.Server(
             uvicorn.Config(application(shown), log_level="error", lifespan="off", access_log=False)
         )
@@ -53,7 +63,7 @@ def served(shown: Shown, port: int = 0) -> Iterator[tuple[str, threading.Thread]
                 if not thread.is_alive() or time.monotonic() > deadline:
                     raise OperatorError("the page's server did not start on 127.0.0.1")
                 time.sleep(0.01)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/", thread
+            yield address, thread
         finally:
             server.should_exit = True
             thread.join(timeout=5.0)

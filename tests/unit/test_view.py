@@ -16,8 +16,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import mapbox_vector_tile
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ from cryoscale.cli_view import shown_of
 from cryoscale.errors import ExtraError, InputError, SourceError
 from cryoscale.grid import Window, blocks_over
 from cryoscale.view import app as served_app
+from cryoscale.view.outlines import Outlines
 from cryoscale.view.serving import served
 from cryoscale.view.shown import Shown
 from cryoscale.write import quicklook
@@ -36,6 +39,9 @@ from cryoscale.write.map import CLASS_STYLE
 from cryoscale.write.vector_tiles import write_tiles
 from tests.browser import NAMES, browser, find
 from tests.made_runs import BLOCK_PX, EPSG, Tongue, Year, make_run
+
+# what the server ignores for its whole process, each test forgets
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 TONGUES = (Tongue(800, 500, 1300, 400, debris_m=500), Tongue(1900, 700, 700, 300))
 SHORTER = (Tongue(800, 500, 1000, 400, debris_m=500), Tongue(1900, 700, 700, 300))
@@ -211,6 +217,52 @@ def test_areas_of_a_glacier_over_the_years_are_those_of_the_formula(address: str
     assert all(one["area_low_km2"] < one["area_km2"] < one["area_high_km2"] for one in glacier["years"])
 
 
+def test_a_glacier_that_split_or_merged_in_between_has_no_change_and_one_that_stayed_has(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "inventory"
+    folder.mkdir()
+    mapped = {2016: {"A": 4.0, "B": 2.0}, 2018: {"A": 3.0, "B2": 1.9, "C": 0.5}, 2020: {"A": 2.9, "B3": 1.8}}
+    for year, areas in mapped.items():
+        table = pd.DataFrame({"glac_id": list(areas), "area_km2": list(areas.values())})
+        table.to_parquet(folder / f"{year}.parquet")
+    ids = "2016,A,A\n2016,B,B\n2018,A,A\n2018,B2,B\n2018,C,C\n2020,A,A\n2020,B3,B\n"
+    (folder / "glacier_ids.csv").write_text("year,glac_id,glacier_id\n" + ids)
+    header = "cluster_id,kind,older_ids,newer_ids\n"
+    (folder / "2016-2018-changes.csv").write_text(header + "1,split,A,A C\n2,same,B,B2\n")
+    (folder / "2018-2020-changes.csv").write_text(header + "1,same,A,A\n2,same,B2,B3\n3,vanished,C,\n")
+    outlines = Outlines(Shown("made", dict.fromkeys(mapped, str(tmp_path)), ""))
+    assert outlines.areas(2020, 2016) == {
+        "glac_id": ["A", "B3"],
+        "id": ["A", "B"],
+        "area_km2": [2.9, 1.8],
+        "change": [None, -0.1],
+    }
+    assert outlines.areas(2020, 2018)["change"] == [pytest.approx(-0.0333), pytest.approx(-0.0526)]
+    assert outlines.areas(2016, 2020)["change"] == [None, pytest.approx(0.1111)]
+    found = outlines.glacier("B2", 2018)
+    assert found is not None
+    assert [(one["year"], one["kind"]) for one in found["years"]] == [
+        (2016, None),
+        (2018, "same"),
+        (2020, "same"),
+    ]
+
+
+def test_outlines_of_a_run_on_an_object_store_are_those_of_the_same_run_on_disk(run: Path) -> None:
+    remote = fsspec.filesystem("memory")
+    for name in ("2016.parquet", "2020.parquet", "2016.pmtiles", "glacier_ids.csv", "2016-2020-changes.csv"):
+        remote.pipe_file(f"/view-run/inventory/{name}", (run / "inventory" / name).read_bytes())
+    here, there = (
+        Outlines(Shown("made", dict.fromkeys((2016, 2020), out), ""))
+        for out in (str(run), "memory://view-run")
+    )
+    place = tile_of(800, 1000, 12)[:2]
+    assert there.tile(2016, (12, *place)) == here.tile(2016, (12, *place))
+    assert not there.has_tiles(2020)
+    assert there.areas(2020, 2016) == here.areas(2020, 2016)
+
+
 def test_a_change_since_the_same_year_is_none_and_since_no_year_unknown(address: str) -> None:
     assert json.loads(ask(f"{address}api/areas/2020?since=2020")[1])["change"] == [0.0, 0.0]
     assert json.loads(ask(f"{address}api/areas/2020?since=1999")[1])["change"] == [None, None]
@@ -286,7 +338,7 @@ def test_in_a_browser_a_click_on_ice_tells_its_areas_and_the_address_leads_back(
         pytest.skip(f"no browser is installed: none of {', '.join(NAMES)}")
     with browser(program, tmp_path / "profile") as page:
         page.open(f"{address}#show=2016.classes&lines=glaciers")
-        page.wait("document.documentElement.dataset.drawn")
+        page.wait("document.documentElement?.dataset.drawn")
         before = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
         x, y = page.run(f"(() => {{ const p = map.project({_lonlat(1900, 1000)}); return [p.x, p.y] }})()")
         red, green, blue = before.getpixel((round(x), round(y)))
@@ -311,7 +363,9 @@ def test_in_a_browser_a_click_on_ice_tells_its_areas_and_the_address_leads_back(
             page.wait("/\\d+ of \\d+ glaciers/.exec(document.getElementById('count').innerText)?.[0]")
             == "1 of 2 glaciers"
         )
-        assert page.run("document.getElementById('divider').offsetWidth") > 0
+        press = "new KeyboardEvent('keydown', {key: 'ArrowRight'})"
+        page.run(f"document.getElementById('divider').dispatchEvent({press})")
+        assert "at=0.520" in page.run("location.hash")
         asked = {url for url in page.requested() if not url.startswith(("blob:", "data:", "about:"))}
         assert all(url.startswith(address) for url in asked), asked
         assert not page.troubles()
