@@ -22,6 +22,7 @@ from matplotlib.path import Path
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale.archive.change import NOT_SEEN, NOT_SEEN_BEFORE, Change
+from cryoscale.grid import transformer
 from cryoscale.write.furniture import INK, Frame, draw_graticule, draw_north_arrow, draw_scale_bar
 from cryoscale.write.polygons import explode
 from cryoscale.write.succession import BIRTH, VANISHED
@@ -155,7 +156,7 @@ def _frame(bounds_deg: np.ndarray) -> Frame:
 
 def _flat(shape: BaseGeometry, frame: Frame) -> BaseGeometry:
     """A shape (degrees) in metres of the frame, without what is finer than half a pixel."""
-    project = frame.project()
+    project = transformer("EPSG:4326", frame.crs)
     flat = shapely.transform(shape, lambda xy: np.column_stack(project.transform(*xy.T)))
     return shapely.simplify(flat, frame.pixel_m / 2)
 
