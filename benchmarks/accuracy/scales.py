@@ -116,7 +116,7 @@ TINY = Scale(
     transfer=places(533, 1, *TRANSFERRED_TO),
     patch_px=64,
     stride_px=64,
-    recipe={**_RECIPE, "iterations": 12, "batch": 8, "crop_px": 64, "crops": 2, "learning_rate": 3e-3},
+    recipe={**_RECIPE, "iterations": 6, "batch": 8, "crop_px": 64, "crops": 1, "learning_rate": 3e-3},
     tuning={"iterations": 4, "batch": 4, "crop_px": 64, "learning_rate": 5e-4, "class_weight_power": 0.5},
     arguments={
         "cryonet": {"encoder": "resnet10w16", "decoder_channels": [32, 16, 16, 16, 16]},
