@@ -107,7 +107,11 @@ def _model() -> Schema:
         "required": ["value", "name"],
         "properties": {"value": _WHOLE, "name": {"type": "string", "pattern": "^[0-9A-Za-z_-]+$"}},
     }
-    given = {"required": ["name", "input"], "properties": {"input": structure}}
+    has_bands = {"properties": {"dim_order": {"contains": {"const": "bands"}}}}
+    given = {
+        "required": ["name", "bands", "input"],
+        "properties": {"input": {"allOf": [structure, has_bands]}},
+    }
     taken = {
         "required": ["name", "tasks", "result"],
         "properties": {"result": structure, "classification:classes": {"type": "array", "items": classes}},
@@ -119,6 +123,8 @@ def _model() -> Schema:
             "mlm:tasks": {"type": "array", "items": {"enum": ["semantic-segmentation"]}},
             "mlm:input": {"type": "array", "items": given},
             "mlm:output": {"type": "array", "items": taken},
+            # what inputs name has to be described as bands of the item
+            "bands": {"type": "array", "minItems": 1, "items": {"required": ["name"]}},
         }
     )
     role = {

@@ -190,9 +190,12 @@ def _tables_item(source: FinishedRun, files: Filing, place: str, year: int, coun
 def _model_item(source: FinishedRun, files: Filing, place: str) -> Document:
     item = _item(source.model_item, [MLM])
     item["properties"]["title"] = f"Model {source.model}"
+    named = [name for given in item["properties"].get("mlm:input", ()) for name in given["bands"]]
+    item["properties"].setdefault("bands", [{"name": name} for name in named])  # which older runs lacked
     assets = copy.deepcopy(source.model_item["assets"])
     for key, asset in assets.items():
         asset.setdefault("mlm:artifact_type", "cryoscale")  # which runs of a rule lacked
+        asset.setdefault("bands", item["properties"]["bands"])
         if "://" not in asset["href"]:  # a path on the machine that mapped is nobody else's
             title = f"{asset.get('title', 'Model')}, as the run's account names it"
             account = _file(files, f"records/{place}/run.json", _JSON, asset["roles"], title)

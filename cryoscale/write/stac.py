@@ -190,7 +190,10 @@ def _model_item(run: RunRecord, maps: Sequence[pystac.Item]) -> pystac.Item:
         title="Weights" if model.href else "Definition",
         media_type=_SAFETENSORS if model.href else pystac.MediaType.JSON,
         roles=["mlm:model"],
-        extra_fields={"mlm:artifact_type": "safetensors" if model.href else "cryoscale"},  # MLM wants one
+        extra_fields={
+            "mlm:artifact_type": "safetensors" if model.href else "cryoscale",  # MLM wants one
+            "bands": _bands(model),  # without which STAC allows the item none
+        },
     )
     if model.sha256:
         asset.extra_fields["cryoscale:sha256"] = model.sha256
@@ -198,11 +201,17 @@ def _model_item(run: RunRecord, maps: Sequence[pystac.Item]) -> pystac.Item:
     return item
 
 
+def _bands(model: ModelRecord) -> list[dict[str, str]]:
+    return [{"name": name} for name in model.channels]
+
+
 def _mlm_properties(model: ModelRecord) -> dict[str, Any]:
     shape = [-1, len(model.channels), model.tile_px, model.tile_px]
     return {
+        "bands": _bands(model),  # what MLM's inputs name has to be described, too
         "mlm:name": model.name,
         "mlm:architecture": model.architecture,
+        "mlm:framework": "PyTorch" if model.href else "cryoscale",
         "mlm:tasks": ["semantic-segmentation"],
         "mlm:input": [
             {
@@ -224,8 +233,10 @@ def _mlm_properties(model: ModelRecord) -> dict[str, Any]:
                     "dim_order": ["batch", "class", "height", "width"],
                     "data_type": "float32",
                 },
+                # the classification extension wants a description in its first version, a name in its second
                 "classification:classes": [
-                    {"value": value, "name": name} for value, name in enumerate(model.classes)
+                    {"value": value, "name": name, "description": name.replace("_", " ")}
+                    for value, name in enumerate(model.classes)
                 ],
             }
         ],

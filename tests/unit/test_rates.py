@@ -60,10 +60,12 @@ def test_seconds_money_and_disk_follow_from_rates() -> None:
     assert money == pytest.approx(
         {"cpu": 36.0 * 2 * work.wall_s / 3600, "gpu": 0.0, "bytes": 6.0, "total": money["cpu"] + 6.0}
     )
-    disk = disk_of(LOAD, PROFILE, None)
+    disk = disk_of(settings(), LOAD, PROFILE, None)
     assert disk is not None
     assert (disk.mosaic, disk.levels, disk.quicklook, disk.ledger) == (8_002_000, 4_000_000, 4_000_000, 1000)
-    assert disk.total == 16_003_000
+    # 0.56 of the map with its levels
+    assert disk.cogs == pytest.approx(0.56 * 12_000_000)
+    assert disk.total == pytest.approx(16_003_000 + disk.cogs)
 
 
 def test_actors_on_a_gpu_take_no_processor_and_bound_the_clock() -> None:

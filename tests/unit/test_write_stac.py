@@ -76,6 +76,7 @@ def test_the_model_carries_what_the_mlm_extension_requires(tmp_path: Path) -> No
     assert [asset.roles for asset in model.assets.values()] == [["mlm:model"]]
     (given,), (taken,) = model.properties["mlm:input"], model.properties["mlm:output"]
     assert given["input"]["shape"] == [-1, 2, 256, 256]
+    assert [band["name"] for band in model.properties["bands"]] == given["bands"]
     assert [one["name"] for one in taken["result"] and taken["classification:classes"]] == list(CLASSES)
 
 
