@@ -212,6 +212,7 @@ class Bench:
                 "sources": {key: value for key, value in sources.items() if key not in left_out},
                 "model": dict(model),
                 "tiling": {"tile_px": self.scale.patch_px, "block_px": self.scale.block_px},
+                "outlines": {"files": []},
                 "cluster": {"kind": "local", "cpu_workers": 1, "gpu_workers": _gpus()},
             },
             out,
