@@ -134,7 +134,8 @@ def _fetch_inventories(out: str, folder: Path, years: Collection[int]) -> None:
     """Bring what years are linked by into a local folder that is not the run's own."""
     fs, root = fsspec.core.url_to_fs(out)
     for year in years:
-        local = folder / "inventory" / f"{year}.parquet"
-        if not local.exists():
-            local.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(f"{root}/inventory/{year}.parquet", str(local))
+        for name in (f"{year}.parquet", f"{year}-fronts.parquet"):
+            local, stored = folder / "inventory" / name, f"{root}/inventory/{name}"
+            if not local.exists() and fs.exists(stored):
+                local.parent.mkdir(parents=True, exist_ok=True)
+                fs.get_file(stored, str(local))

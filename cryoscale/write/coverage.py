@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,7 +13,7 @@ from shapely.geometry import Polygon
 from cryoscale.grid import RESOLUTION_M, transformer
 from cryoscale.write import zones
 from cryoscale.write.polygons import burned
-from cryoscale.write.zonal import affine_of, on_own_side
+from cryoscale.write.zonal import affine_of, on_own_side, pixels_over
 
 _NODATA = 255
 _HELD_PX = 4_000_000
@@ -47,17 +46,14 @@ class Coverage:
         if not np.isfinite(shape.bounds).all():  # on the other side of the globe
             return 0
         affine = affine_of(label)
-        left, top = ~affine * (shape.bounds[0], shape.bounds[3])
-        right, bottom = ~affine * (shape.bounds[2], shape.bounds[1])
-        x = slice(max(math.floor(left), 0), min(math.ceil(right), label.sizes["x"]))
-        first, last = max(math.floor(top), 0), min(math.ceil(bottom), label.sizes["y"])
-        if x.stop <= x.start:
+        rows, cols = pixels_over(shape.bounds, affine, (label.sizes["y"], label.sizes["x"]))
+        if not cols:
             return 0
-        seen, step = 0, max(_HELD_PX // (x.stop - x.start), 1)
-        for row in range(first, last, step):
-            part = label.isel(y=slice(row, min(row + step, last)), x=x)
+        seen, step = 0, max(_HELD_PX // len(cols), 1)
+        for row in rows[::step]:
+            part = label.isel(y=slice(row, min(row + step, rows.stop)), x=slice(cols.start, cols.stop))
             size = part.sizes["y"], part.sizes["x"]
-            inside = burned(shape, affine * Affine.translation(x.start, row), size)
+            inside = burned(shape, affine * Affine.translation(cols.start, row), size)
             inside &= on_own_side(part, epsg, self._cuts[epsg])
             seen += int(np.count_nonzero(inside & (part.values != _NODATA)))
         return seen

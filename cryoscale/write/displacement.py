@@ -136,6 +136,7 @@ def write_displacements(folder: Path, years: Sequence[int]) -> None:
     status ("moved", "begun" or "ended"), kind, at_terminus, older_date, newer_date, width_m, displacement_m
     (negative where the front retreated), rate_m_yr, uncertainty_m and rate_uncertainty_m_yr (90 %). Fronts
     are compared where the links of the two years tie their glaciers; of those the nearest belong together.
+    Two years one of which has no file of fronts are left out.
 
     Args:
         folder: a local one, with ``<year>-fronts.parquet``, the links and ``glacier_ids.csv``.
@@ -150,6 +151,8 @@ def write_displacements(folder: Path, years: Sequence[int]) -> None:
         year: dict(zip(own["glac_id"], own["glacier_id"], strict=True)) for year, own in ids.groupby("year")
     }
     for older, newer in pairwise(ordered):
+        if not all((folder / f"{year}-fronts.parquet").exists() for year in (older, newer)):
+            continue  # drawn by a cryoscale that looked for none
         links = pd.read_csv(folder / f"{older}-{newer}-links.csv", dtype={"older_id": str, "newer_id": str})
         before, after = (
             pd.concat(list(read_parts(str(folder / f"{year}-fronts.parquet"), _COLUMNS)), ignore_index=True)

@@ -35,7 +35,7 @@ from shapely.geometry import Polygon
 from cryoscale.grid import Block, transformer, zone_bounds_deg
 from cryoscale.write import quicklook, store
 from cryoscale.write.polygons import burned
-from cryoscale.write.zonal import CLEAN_ICE, DEBRIS, affine_of
+from cryoscale.write.zonal import CLEAN_ICE, DEBRIS, affine_of, pixels_over
 
 LAYERS = quicklook.EVIDENCE
 
@@ -210,23 +210,17 @@ def _every(cells: Cells, step: int) -> Cells:
 def _cells(shape: Polygon, seen: xr.Dataset) -> Iterator[Cells]:
     """The cells under a shape (m) of the zone, some rows at a time; those with a mapped pixel in them."""
     affine = affine_of(seen)
-    height, width = seen["elevation"].shape
-    west, south, east, north = shape.bounds
-    left, top = ~affine * (west, north)
-    right, bottom = ~affine * (east, south)
-    cols = max(math.floor(left), 0), min(math.ceil(right), width)
-    rows = max(math.floor(top), 0), min(math.ceil(bottom), height)
-    if cols[0] >= cols[1]:
+    rows, cols = pixels_over(shape.bounds, affine, (seen.sizes["y"], seen.sizes["x"]))
+    if not cols:
         return
-    step = max(1, (rows[1] - rows[0]) * (cols[1] - cols[0]) // (4 * _MOST_CELLS))
-    for first in range(rows[0], rows[1], _STRIP_ROWS):
-        last = min(first + _STRIP_ROWS, rows[1])
-        weight = _coverage(
-            shape, affine * Affine.translation(cols[0], first), (last - first, cols[1] - cols[0])
-        )
+    step = max(1, len(rows) * len(cols) // (4 * _MOST_CELLS))
+    for first in rows[::_STRIP_ROWS]:
+        last = min(first + _STRIP_ROWS, rows.stop)
+        corner = affine * Affine.translation(cols.start, first)
+        weight = _coverage(shape, corner, (last - first, len(cols)))
         if not weight.any():
             continue
-        inner = (slice(first, last), slice(*cols))
+        inner = (slice(first, last), slice(cols.start, cols.stop))
         layers = np.asarray(seen["evidence"][(slice(None), *inner)].values, np.float32)
         taken = (weight > 0) & np.isfinite(layers[LAYERS.index("ice")])
         rises = _rises(seen["elevation"], *inner, affine)

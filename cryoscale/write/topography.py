@@ -21,7 +21,7 @@ from scipy import ndimage
 from shapely.geometry import Polygon
 
 from cryoscale.write.polygons import burned
-from cryoscale.write.zonal import affine_of
+from cryoscale.write.zonal import affine_of, pixels_over
 
 Floats = NDArray[np.float64]
 
@@ -225,20 +225,16 @@ def _strips(bounds: tuple[float, float, float, float], elevation: xr.DataArray) 
     """The rows of an elevation model over a box (m), few at a time; NaN beyond its end."""
     affine = affine_of(elevation)
     height, width = elevation.shape
-    west, south, east, north = bounds
-    left, top = ~affine * (west, north)
-    right, bottom = ~affine * (east, south)
-    cols = max(math.floor(left), 0), min(math.ceil(right), width)
-    rows = max(math.floor(top), 0), min(math.ceil(bottom), height)
-    if cols[0] >= cols[1]:
+    rows, cols = pixels_over(bounds, affine, (height, width))
+    if not cols:
         return
-    for first in range(rows[0], rows[1], _STRIP_ROWS):
-        last = min(first + _STRIP_ROWS, rows[1])
-        y, x = slice(max(first - 1, 0), last + 1), slice(max(cols[0] - 1, 0), cols[1] + 1)
+    for first in rows[::_STRIP_ROWS]:
+        last = min(first + _STRIP_ROWS, rows.stop)
+        y, x = slice(max(first - 1, 0), last + 1), slice(max(cols.start - 1, 0), cols.stop + 1)
         read = np.asarray(elevation.isel(y=y, x=x).values, np.float64)
-        around = ((first == 0, last == height), (cols[0] == 0, cols[1] == width))
+        around = ((first == 0, last == height), (cols.start == 0, cols.stop == width))
         z = np.pad(read, np.array(around, int), constant_values=np.nan)
-        yield _Strip(z, affine * Affine.translation(cols[0], first))
+        yield _Strip(z, affine * Affine.translation(cols.start, first))
 
 
 def _points_along(outline: Polygon, step_m: float) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -192,6 +193,17 @@ def affine_of(data: xr.Dataset | xr.DataArray) -> Affine:
     step_x = float(x[-1] - x[0]) / (x.size - 1) if x.size > 1 else 10.0
     step_y = float(y[-1] - y[0]) / (y.size - 1) if y.size > 1 else -10.0
     return Affine(step_x, 0.0, float(x[0]) - step_x / 2, 0.0, step_y, float(y[0]) - step_y / 2)
+
+
+def pixels_over(
+    bounds: tuple[float, float, float, float], affine: Affine, shape: tuple[int, int]
+) -> tuple[range, range]:
+    """Rows and columns of a north-up grid of a shape that a box (west, south, east, north) reaches into."""
+    west, south, east, north = bounds
+    left, top = ~affine * (west, north)
+    right, bottom = ~affine * (east, south)
+    rows = range(max(math.floor(top), 0), min(math.ceil(bottom), shape[0]))
+    return rows, range(max(math.floor(left), 0), min(math.ceil(right), shape[1]))
 
 
 def _owners(ice: NDArray[np.bool_], part: xr.Dataset, outlines: PolygonArray, cut: Cut) -> NDArray[np.int64]:

@@ -411,3 +411,11 @@ def test_each_of_two_fronts_is_compared_with_itself(tmp_path: Path) -> None:
     assert table["status"].tolist() == ["moved", "moved"]
     # from the middle of the tongue the axes lead to the fronts at a slant
     assert sorted(table["displacement_m"]) == pytest.approx([-50.0, -20.0], rel=0.08)
+
+
+def test_a_year_that_was_drawn_before_there_were_fronts_is_left_out(tmp_path: Path) -> None:
+    moved(tmp_path, (until(60), ~until(60) & TONGUE), (until(67), ~until(67) & TONGUE))
+    (tmp_path / "2018-2019-fronts.csv").unlink()
+    (tmp_path / "2018-fronts.parquet").unlink()
+    write_displacements(tmp_path, [2018, 2019])
+    assert not (tmp_path / "2018-2019-fronts.csv").exists()
