@@ -78,6 +78,7 @@ STOREYS = [
     "options",
     "cli_learn",
     "cli_archive",
+    "cli_plan",
     "cli_view",
     "cli",
     "__main__",
