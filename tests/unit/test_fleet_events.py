@@ -36,10 +36,16 @@ class Client:
 
     def __init__(self, *names: str, error: Exception | None = None) -> None:
         self.names, self.error = list(names), error
+        self.statuses: dict[str, str] = {}
 
     def scheduler_info(self, n_workers: int) -> dict[str, Any]:
         info = {"resources": {GPU: 1}, "services": {"dashboard": 8081}}
-        return {"workers": {f"tcp://10.0.0.{n[-1]}:9000": {"name": n, **info} for n in self.names}}
+        states = {name: self.statuses.get(name, "running") for name in self.names}
+        return {
+            "workers": {
+                f"tcp://10.0.0.{n[-1]}:9000": {"name": n, **info, "status": states[n]} for n in states
+            }
+        }
 
     def submit(self, *args: Any, workers: list[str], **more: Any) -> Future:
         return Future(workers[0], self.error)
@@ -72,7 +78,7 @@ def test_an_actor_is_told_when_it_starts_and_when_its_worker_goes(monkeypatch: p
     client = Client("gpu-1", "gpu-2")
     fleet, told = watched(client, monkeypatch)
     fleet.look()
-    assert fleet.counts() == {"ready": 2, "loading": 0}
+    assert fleet.counts() == {"ready": 2, "loading": 0, "draining": 0}
     client.names.remove("gpu-1")
     fleet.look()
     assert [(name, facts["actor"]) for name, facts in told] == [
@@ -112,3 +118,38 @@ def test_actors_that_do_not_answer_keep_the_beat_of_the_lease_waiting_no_longer_
     monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now[0])
     assert fleet.stats() == {"gpu-0": {"busy_s": 1.0}}
     assert now[0] == fleet_module.ASK_S
+
+
+def test_an_actor_whose_worker_drains_keeps_its_blocks_gets_no_more_and_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client("gpu-1", "gpu-2")
+    fleet, told = watched(client, monkeypatch)
+    fleet.look()
+    first = fleet.choose()
+    assert first is not None
+    first.load = 1
+    client.statuses[first.name] = "closing_gracefully"
+    fleet.look()
+    assert {fleet.choose().name for _ in range(3)}.isdisjoint({first.name})  # type: ignore[union-attr]
+    assert fleet.counts() == {"ready": 1, "loading": 0, "draining": 1}
+    first.load = 0  # its block has come back
+    fleet.look()
+    client.names.remove(first.name)
+    fleet.look()
+    assert fleet.counts() == {"ready": 1, "loading": 0, "draining": 0}
+    assert (told[-1], fleet.lost) == (("actor_drained", {"actor": first.name}), 0)
+
+
+def test_an_actor_that_is_gone_before_its_blocks_came_back_is_lost_for_all_that_it_drained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client("gpu-1", "gpu-2")
+    fleet, told = watched(client, monkeypatch)
+    fleet.look()
+    fleet.seats["tcp://10.0.0.1:9000"].load = 1
+    client.statuses["gpu-1"] = "closing_gracefully"
+    fleet.look()
+    client.names.remove("gpu-1")
+    fleet.look()
+    assert (told[-1][0], told[-1][1]["actor"], fleet.lost) == ("actor_lost", "gpu-1", 1)
