@@ -52,6 +52,7 @@ STOREYS = [
     "featurise",
     "trial",
     "fleet",
+    "preload",
     "drive",
     "inventories",
     "reporting",
