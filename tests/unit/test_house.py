@@ -42,6 +42,7 @@ STOREYS = [
     "pace",
     "resume",
     "scenes",
+    "kube",
     "cluster",
     "plan",
     "manifest",
