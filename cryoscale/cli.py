@@ -14,6 +14,7 @@ import typer
 
 from cryoscale.cli_archive import app as archive
 from cryoscale.cli_learn import app as learning
+from cryoscale.cli_plan import app as planning
 from cryoscale.cli_view import app as viewing
 from cryoscale.options import ConfigArgument, JsonOption, OutArgument, output, print_json
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(planning)
 app.add_typer(learning)
 app.add_typer(archive)
 app.add_typer(viewing)
@@ -55,49 +57,6 @@ def demo(
     else:
         console.demo(result)
     raise typer.Exit(result.outcome.exit_code)
-
-
-@app.command()
-def plan(
-    config: ConfigArgument,
-    out: Annotated[
-        str | None, typer.Option(help="Where the run shall lie: is there room? Nothing is written.")
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(help="Rates of another machine: a profile (JSON), or a finished run's folder."),
-    ] = None,
-    measure: Annotated[
-        bool,
-        typer.Option("--measure/--no-measure", help="Measure this machine's rates on a few sample blocks."),
-    ] = True,
-    save_profile: Annotated[Path | None, typer.Option(help="Keep the rates, for --profile.")] = None,
-    geojson: Annotated[
-        Path | None, typer.Option(help="Write the blocks, kept and dropped, as GeoJSON.")
-    ] = None,
-    price_cpu_hour: Annotated[float | None, typer.Option(help="Of a CPU worker.")] = None,
-    price_gpu_hour: Annotated[float | None, typer.Option(help="Of a GPU.")] = None,
-    price_gb: Annotated[float | None, typer.Option(help="Of a billion bytes fetched.")] = None,
-    json_: JsonOption = False,
-) -> None:
-    """Say what a run would take: blocks, scenes, fetches, bytes, seconds, money, disk; nothing is started."""
-    from cryoscale.config import load_config
-    from cryoscale.console import Console
-    from cryoscale.forecast.blockmap import write_geojson
-    from cryoscale.forecast.plan import Asked, make_plan
-    from cryoscale.forecast.rates import load_profile
-
-    prices = {"cpu_hour": price_cpu_hour, "gpu_hour": price_gpu_hour, "gb": price_gb}
-    rates = load_profile(profile) if profile is not None else None
-    made = make_plan(load_config(config), asked=Asked(rates, measure, out, prices))
-    if geojson is not None:
-        write_geojson(made, geojson)
-    if save_profile is not None:
-        save_profile.write_text(made.profile.to_json(), encoding="utf-8")
-    if json_:
-        print_json(made.to_dict())
-    else:
-        Console().plan(made)
 
 
 @app.command()

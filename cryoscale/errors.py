@@ -102,6 +102,10 @@ class StoreUnavailableError(TransientError, ConnectionError):
     """The store of the run and its map did not answer, or only with a server's errors, for long."""
 
 
+class ClusterUnavailableError(TransientError, ConnectionError):
+    """The API server of Kubernetes did not answer, or only with a server's errors."""
+
+
 class ActorLostError(TransientError, ConnectionError):
     """The actor that held a block died or fell silent before it answered."""
 
