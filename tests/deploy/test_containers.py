@@ -100,7 +100,6 @@ def test_every_program_takes_the_arguments_that_it_is_given(everything: Any) -> 
 
     from cryoscale.cli import app
 
-    pytest.importorskip("cryoscale.preload")
     ours = typer.main.get_command(app)
     seen = set()
     for pod, container in everything:
