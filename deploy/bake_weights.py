@@ -1,14 +1,14 @@
-"""Carry weights from one place to another, either way: into an object store once, out of it when a pod starts.
+"""Carry weights from place to place: into an object store once, out of it when a pod starts.
 
     python bake_weights.py X.safetensors s3://bucket/models/X.safetensors --sha256 HEX
 
-Takes X.safetensors and its card X.json, from a folder or anything fsspec opens, proves them in a folder of its
-own, and only then puts them to their place: the card last, so that whoever finds a card finds its tensors. Run
-again it changes nothing. Other weights of that name are replaced only where --replace says so, since a run that
-is under way goes on with the bytes that it was begun with.
+Takes X.safetensors and its card X.json, from a folder or anything fsspec opens, proves them in a folder
+of its own, and only then puts them to their place: the card last, so that whoever finds a card finds its
+tensors. Run again it changes nothing. Other weights of that name are replaced only where --replace says
+so, since a run that is under way goes on with the bytes that it was begun with.
 
-Exit codes: 0 they are there, 2 the weights or the store cannot be used (one line says why), 75 the store does
-not answer: start it again.
+Exit codes: 0 they are there, 2 the weights or the store cannot be used (one line says why), 75 the store
+does not answer: start it again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 75 if error.retry else 2
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        print(f"bake_weights: {error.strerror or error}{where}; give a place that can be used", file=sys.stderr)
+        print(
+            f"bake_weights: {error.strerror or error}{where}; give a place that can be used", file=sys.stderr
+        )
         return 2
     return 0
 
@@ -81,7 +83,9 @@ def carry(source: str, target: str, sha256: str = "", replace: bool = False) -> 
 def _split(address: str) -> tuple[str, str]:
     folder, slash, name = address.rpartition("/")
     if not name.endswith(".safetensors"):
-        do = "pickles can run code: convert them with safetensors.torch.save_file where you trust their origin"
+        do = (
+            "pickles can run code: convert them with safetensors.torch.save_file where you trust their origin"
+        )
         raise WeightsError(f"weights {address}", "a name that ends in .safetensors", do)
     return folder or slash or ".", name
 

@@ -2,11 +2,12 @@
 
     python deploy/check.py deploy/Dockerfile [--keep FOLDER]
 
-Copies what it copies and runs what it runs, stage after stage, with the image's paths turned into such below one
-folder and a fresh environment for the base image's Python. Then its entry point, its health check, a worker's and
-a driver's commands and the weights are tried as another user who cannot write there (where this runs as root, else
-as the same one, from a folder that is made read-only). Steps for Debian (apt-get, useradd) are not run; they are
-named instead. Takes some minutes, and the network or PIP_FIND_LINKS for the packages.
+Copies what it copies and runs what it runs, stage after stage, with the image's paths turned into such
+below one folder and a fresh environment for the base image's Python. Then its entry point, its health
+check, a worker's and a driver's commands and the weights are tried as another user who cannot write there
+(where this runs as root, else as the same one, from a folder that is made read-only). Steps for Debian
+(apt-get, useradd) are not run; they are named instead. Takes some minutes, and the network or
+PIP_FIND_LINKS for the packages.
 
 Needs the package `dockerfile` (extra `test`).
 """
@@ -72,8 +73,8 @@ class Image:
             self.arguments[name] = os.environ.get(name, default.strip('"') if given else "")
 
     def _env(self, step: dockerfile.Command) -> None:
-        for name, value in zip(step.value[::3], step.value[1::3], strict=True):
-            self.variables[name] = self.at(value.replace("$PATH", os.environ["PATH"]))
+        for name, value in zip(step.value[::2], step.value[1::2], strict=True):
+            self.variables[name] = self.at(value).replace("$PATH", os.environ["PATH"])
 
     def _workdir(self, step: dockerfile.Command) -> None:
         self.work = step.value[0]
@@ -128,7 +129,9 @@ def build(path: Path, folder: Path) -> Image:
 def trials(image: Image) -> list[list[str]]:
     """Commands that the image has to be able to run."""
     bake = image.at("/opt/cryoscale/deploy/bake_weights.py")
-    (demo,) = glob.glob(image.at("/opt/cryoscale/lib/python3*/site-packages/cryoscale/models/demo.safetensors"))
+    (demo,) = glob.glob(
+        image.at("/opt/cryoscale/lib/python3*/site-packages/cryoscale/models/demo.safetensors")
+    )
     modules = "cryoscale.pipeline, cryoscale.kube.api, cryoscale.preload, kr8s, s3fs, prometheus_client"
     return [
         [*image.entry, *image.command],
@@ -180,7 +183,9 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         image = build(asked.dockerfile.resolve(), folder)
-        size = subprocess.run(["du", "-sm", image.at("/opt/cryoscale")], capture_output=True, text=True, check=True)
+        size = subprocess.run(
+            ["du", "-sm", image.at("/opt/cryoscale")], capture_output=True, text=True, check=True
+        )
         print(f"/opt/cryoscale: {size.stdout.split()[0]} MB")
         good = attempt(image)
     finally:

@@ -1,4 +1,4 @@
-"""The manifests as they reach a cluster: rendered by kubectl, and Dask's kinds as the operator turns them into pods."""
+"""Manifests as they reach a cluster: rendered by kubectl, Dask's kinds made into pods by the operator."""
 
 from __future__ import annotations
 

@@ -83,7 +83,9 @@ def test_only_who_drives_has_a_token_of_the_api_server(everything: Any) -> None:
 def test_every_container_says_what_it_asks_for_and_may_have_at_most(everything: Any) -> None:
     for pod, container in everything:
         for side in ("requests", "limits"):
-            assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"][side].keys(), title(pod.owner)
+            assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"][side].keys(), title(
+                pod.owner
+            )
 
 
 def test_every_image_is_ours_of_this_version(everything: Any) -> None:
@@ -239,7 +241,7 @@ def test_without_a_gpu_nothing_asks_for_one() -> None:
 
 
 def test_the_scheduler_and_the_driver_stay_off_nodes_that_may_be_taken_away() -> None:
-    """By the labels of each cloud; the CPU workers go there, and a node without any such label counts as one that stays."""
+    """By the labels of each cloud, where CPU workers go; a node without such a label stays."""
     spot = [
         {"cloud.google.com/gke-spot": "true"},
         {"karpenter.sh/capacity-type": "spot"},

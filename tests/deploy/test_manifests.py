@@ -88,7 +88,9 @@ def faults(documents: list[Document], dask_kinds: dict[str, jsonschema.Draft7Val
     found = []
     for one in documents:
         if one["kind"] in dask_kinds:
-            errors = [f"{list(e.absolute_path)}: {e.message}" for e in dask_kinds[one["kind"]].iter_errors(one)]
+            errors = [
+                f"{list(e.absolute_path)}: {e.message}" for e in dask_kinds[one["kind"]].iter_errors(one)
+            ]
             made = deployments(one)
         elif one["apiVersion"].startswith("monitoring.coreos.com/"):
             errors, made = prometheus_faults(one), []
@@ -162,7 +164,7 @@ def names(documents: list[Document], kind: str) -> set[str]:
 
 @pytest.mark.parametrize("folder", WHOLE)
 def test_whatever_a_manifest_refers_to_is_there_or_said_to_be_optional(folder: str) -> None:
-    """Jobs stand on the foundation, and on the ConfigMap of the slices; nothing refers to a Secret that must be."""
+    """Jobs stand on the foundation and on the slices' ConfigMap; no Secret has to be there."""
     documents = rendered(folder)
     around = documents + rendered("foundation") + rendered("cluster") + rendered("jobs/slices")
     configs = {one["metadata"]["name"]: one for one in of_kind(around, "ConfigMap")}
@@ -324,7 +326,7 @@ def test_the_weights_that_are_baked_are_those_of_the_package() -> None:
 
 @pytest.mark.parametrize("folder", [*JOBS, "overlays/prod/run"])
 def test_a_job_tries_again_what_passes_and_nothing_else(folder: str) -> None:
-    """0 done; 75, a lost node and an eviction are followed by another pod; 2 never, and 1 where it ends the run."""
+    """75, a lost node and an eviction are followed by another pod; 2 and 1 are for a person."""
     job = of_kind(rendered(folder), "Job", "CronJob")[0]
     spec = job["spec"]["jobTemplate"]["spec"] if job["kind"] == "CronJob" else job["spec"]
     containers = [one["name"] for pod in pods([job]) for one in pod.containers]
@@ -350,7 +352,9 @@ def test_one_yearly_run_at_a_time_and_all_of_it_in_one_year() -> None:
     minute, hour, day, month, weekday = job["spec"]["schedule"].split()
     assert (minute, hour, weekday) == ("0", "3", "*")
     left_days = {"11": 30 - int(day), "12": -int(day)}[month] + 31
-    late_s = job["spec"]["startingDeadlineSeconds"] + job["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+    late_s = (
+        job["spec"]["startingDeadlineSeconds"] + job["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+    )
     assert late_s < left_days * 86_400
 
 

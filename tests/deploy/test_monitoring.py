@@ -1,4 +1,4 @@
-"""Monitoring: every query parses and asks for what cryoscale and Dask really show, under labels that they have."""
+"""Monitoring: every query parses and asks for what cryoscale and Dask show, by labels that they have."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ def monitoring() -> list[Document]:
 def shown() -> dict[str, set[str]]:
     """Every series of the driver and of actors, with its labels."""
     found: dict[str, set[str]] = {"cryoscale_actor_load_seconds": set()}
-    ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""], "info": ["_info"]}
+    ends = {
+        "counter": ["_total"],
+        "histogram": ["_bucket", "_sum", "_count"],
+        "gauge": [""],
+        "info": ["_info"],
+    }
     own = RunMetrics()
     for metric in vars(own).values():
         if hasattr(metric, "describe") and hasattr(metric, "_labelnames"):
@@ -60,7 +65,9 @@ def dask_metrics() -> dict[str, set[str]]:
     found = {}
     for role in ("scheduler", "worker"):
         text = (Path(distributed.__file__).parent / f"http/{role}/prometheus/core.py").read_text()
-        calls = re.findall(r'build_name\("(\w+)"\),\s*"[^"]*"(?:\s*"[^"]*")*,(?:\s*labels=\[([^\]]*)\])?', text)
+        calls = re.findall(
+            r'build_name\("(\w+)"\),\s*"[^"]*"(?:\s*"[^"]*")*,(?:\s*labels=\[([^\]]*)\])?', text
+        )
         found |= {f"dask_{role}_{name}": set(re.findall(r'"(\w+)"', labels)) for name, labels in calls}
     return found
 
@@ -100,7 +107,11 @@ def test_every_series_that_is_asked_for_is_shown_with_these_labels(
             assert labels <= shown[one.name] | SCRAPED, text
             asked.add(one.name)
     ours = {name for name in shown if name.startswith("cryoscale_") and not name.endswith(("_sum", "_count"))}
-    left_out = {"cryoscale_actor_blocks_total", "cryoscale_actor_pixels_total", "cryoscale_actor_tiles_skipped_total"}
+    left_out = {
+        "cryoscale_actor_blocks_total",
+        "cryoscale_actor_pixels_total",
+        "cryoscale_actor_tiles_skipped_total",
+    }
     assert ours - asked == left_out
 
 

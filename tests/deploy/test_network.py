@@ -77,7 +77,9 @@ def is_one_of(peer: Peer, rules: Sequence[Mapping[str, Any]]) -> bool:
     return False
 
 
-def let_through(policies: Sequence[Document], side: str, own: Peer, other: Peer, port: int, udp: bool) -> bool:
+def let_through(
+    policies: Sequence[Document], side: str, own: Peer, other: Peer, port: int, udp: bool
+) -> bool:
     """Whether one side of a connection is open: all is, where no policy selects the pod for that side."""
     if own.namespace != OURS or own.address:
         return True
@@ -97,7 +99,9 @@ def let_through(policies: Sequence[Document], side: str, own: Peer, other: Peer,
     )
 
 
-def reaches(policies: Sequence[Document], source: Peer, target: Peer, port: int, *, udp: bool = False) -> bool:
+def reaches(
+    policies: Sequence[Document], source: Peer, target: Peer, port: int, *, udp: bool = False
+) -> bool:
     """Whether ``source`` can connect to ``target``."""
     return let_through(policies, "Egress", source, target, port, udp) and let_through(
         policies, "Ingress", target, source, port, udp
