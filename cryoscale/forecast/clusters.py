@@ -109,11 +109,14 @@ def assumed_ice(ice_pct: tuple[float, float] | None) -> str:
     )
 
 
-def assumed_dates(dates: int) -> str:
+def assumed_dates(dates: int, latency_ms: float | None) -> str:
     """The assumption on scenes, in words."""
+    late = (
+        "" if latency_ms is None else f", each chunk {latency_ms:g} ms after it is asked for (--latency-ms)"
+    )
     return (
-        f"scenes of {dates} dates are read (--dates), every block as a whole; fetched is what they hold "
-        "unpacked, thus at most. cryoscale plan CONFIG --cluster counts"
+        f"scenes of {dates} dates are read (--dates){late}, every block as a whole; fetched is what they "
+        "hold unpacked, thus at most. cryoscale plan CONFIG --cluster counts"
     )
 
 
@@ -148,6 +151,8 @@ def _between(low: float, high: float) -> str:
 def _figure(value: float) -> str:
     if isinstance(value, int) or value >= 100.0:
         return f"{value:,.0f}"
+    if 0.0 < value < 0.001:
+        return "<0.001"
     return f"{value:.2g}"
 
 
