@@ -60,6 +60,7 @@ STOREYS = [
     "finish",
     "agreement",
     "verify",
+    "slices",
     "pipeline",
     "results",
     "archive",
