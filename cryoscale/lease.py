@@ -37,6 +37,9 @@ FOLDER = "ledger/lease"
 SLICES = "ledger/slices"
 """Below it are the leases of a run that is driven in slices."""
 
+AS_SLICE = "driving as slice "
+"""The role of the driver of a slice begins so."""
+
 BEAT_S = 5.0
 """How often the holder says that it lives."""
 
@@ -188,6 +191,12 @@ def newest_below(objects: Objects, top: str) -> dict[str, Found]:
         generation = int(name.rpartition("/")[2].removesuffix(".json"))
         found[folder] = generation, document if isinstance(document, dict) else {}
     return found
+
+
+def slice_of(document: Mapping[str, Any]) -> str | None:
+    """The slice ``I/N`` that a lease is of, or None."""
+    words = str(document.get("role", "")).rpartition(AS_SLICE)
+    return words[2] if words[1] else None
 
 
 def is_alive(document: Mapping[str, Any]) -> bool | None:

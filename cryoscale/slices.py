@@ -69,7 +69,7 @@ class Slice:
     @property
     def role(self) -> str:
         """What its driver does."""
-        return f"driving as slice {self}"
+        return f"{lease.AS_SLICE}{self}"
 
     @classmethod
     def parse(cls, text: str, environment: Mapping[str, str] = os.environ) -> Slice:
