@@ -81,6 +81,15 @@ def run(
     retry_set_aside: Annotated[
         bool, typer.Option("--retry-set-aside", help="Try the blocks again that were set aside.")
     ] = False,
+    slice_: Annotated[
+        str,
+        typer.Option(
+            "--slice",
+            metavar="I/N",
+            help="Drive only slice I of N, from 0, beside the others; auto: by JOB_COMPLETION_INDEX and "
+            "CRYOSCALE_SLICES.",
+        ),
+    ] = "",
     log: Annotated[
         str, typer.Option(help="Append what happens to this file as JSON lines; - for stderr.")
     ] = "",
@@ -102,12 +111,14 @@ def run(
     from cryoscale.region import parse_region
     from cryoscale.session import View
     from cryoscale.signals import stopping
+    from cryoscale.slices import Slice
 
     console = Console(quiet=json_)
     found: dict[str, Any] = {}
     with console, stopping() as stop, _listening(log, metrics_host, metrics_port) as (on_event, metrics):
         settings = load_config(config)
         again = Again(new_run, parse_region(redo) if redo else None, retry_set_aside)
+        part = Slice.parse(slice_) if slice_ else None
         if refresh:
             changes = look_again(settings, output(out))
             found = {"refresh": changes.to_dict() if changes is not None else None}
@@ -119,6 +130,7 @@ def run(
             settings,
             output(out),
             again=again,
+            part=part,
             on_progress=console.progress,
             on_stage=console.stage,
             on_event=on_event,

@@ -61,6 +61,7 @@ STOREYS = [
     "finish",
     "agreement",
     "verify",
+    "slices",
     "pipeline",
     "results",
     "archive",
