@@ -80,6 +80,7 @@ STOREYS = [
     "cli_learn",
     "cli_archive",
     "cli_view",
+    "cli_kube",
     "cli",
     "__main__",
 ]
