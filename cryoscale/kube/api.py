@@ -158,13 +158,19 @@ def connected(namespace: str | None) -> Iterator[Kube]:
             warnings.simplefilter("ignore", UserWarning)  # of versions that kr8s has not been tried with
             return await kr8s.asyncio.api()
 
+    import httpx
+
     with start_blocking_portal() as portal:
         try:
             api = portal.call(_bounded, join)
-        except Exception as error:
+        except (httpx.HTTPError, kr8s.APITimeoutError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
+            raise ClusterUnavailableError(
+                f"the API server of Kubernetes does not answer: {reason}"
+            ) from error
+        except Exception as error:  # all that can be wrong with a kubeconfig and what it calls
             raise InputError(
-                f"cluster kind kubernetes, whose API server cannot be asked ({reason})",
+                f"cluster kind kubernetes, whose API server cannot be asked ({error!r})",
                 "a kubeconfig that kubectl can use, or a pod with a ServiceAccount",
                 "set KUBECONFIG, and try kubectl get pods",
             ) from error
