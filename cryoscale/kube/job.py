@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -34,13 +34,14 @@ GONE_S = 120.0
 FILE_KEYS: tuple[tuple[str, ...], ...] = (
     ("region", "file"),
     ("region", "rgi"),
-    ("model", "weights"),
     ("candidates", "rgi"),
     ("outlines", "rgi"),
     ("cluster", "manifest"),
-    ("sources", "velocity", "href"),
 )
-"""Where a configuration may name a file."""
+"""Where a configuration may name a file that the driver alone reads."""
+
+WORKERS_KEYS: tuple[tuple[str, ...], ...] = (("model", "weights"), ("sources", "velocity", "href"))
+"""Where it may name one that the workers read."""
 
 
 @dataclass(frozen=True)
@@ -147,30 +148,32 @@ def carry(document: Mapping[str, Any], base: Path) -> dict[str, bytes]:
         InputError: a file is not there, or they are too large together.
     """
     told = yaml.safe_load(yaml.safe_dump(dict(document)))
+    for where, holder, key in [
+        *_named(told, WORKERS_KEYS),
+        *(("catalogs", c, "url") for c in told["catalogs"]),
+    ]:
+        if _is_here(holder.get(key)):
+            raise InputError(
+                f"{where}: {holder[key]}, a file of this machine, which the workers do not see",
+                "a URL, or an absolute path of the pods",
+                f"put it into the image or onto the claim below {CLAIM_AT}, and name it there",
+            )
     found: dict[str, bytes] = {}
-    for keys in FILE_KEYS:
-        holder: Any = told
-        for key in keys[:-1]:
-            holder = holder.get(key) or {}
-        value = holder.get(keys[-1])
-        if value is None or "://" in value or "::" in value or Path(value).is_absolute():
+    for where, holder, key in _named(told, FILE_KEYS):
+        value = holder.get(key)
+        if not _is_here(value):
             continue
         path = base / value
         try:
             content = path.read_bytes()
         except OSError as error:
             raise InputError(
-                f"{'.'.join(keys)}: {value} ({error.strerror})",
+                f"{where}: {value} ({error.strerror})",
                 "a file beside the configuration, or an absolute path of the pods",
                 "correct it",
             ) from error
-        holder[keys[-1]] = f"{len(found)}-{re.sub(r'[^-._a-zA-Z0-9]', '_', path.name)}"
-        found[holder[keys[-1]]] = content
-    for catalog in told["catalogs"]:
-        if "://" not in catalog["url"] and not Path(catalog["url"]).is_absolute():
-            raise InputError(
-                f"catalogue {catalog['url']}, a folder of this machine", "one that pods see", "give a URL"
-            )
+        holder[key] = f"{len(found)}-{re.sub(r'[^-._a-zA-Z0-9]', '_', path.name)}"
+        found[holder[key]] = content
     size = sum(map(len, found.values()))
     if size > CARRIED_BYTES:
         raise InputError(
@@ -179,6 +182,20 @@ def carry(document: Mapping[str, Any], base: Path) -> dict[str, bytes]:
             "put them into the object store or onto the claim, and name them there",
         )
     return {**found, "run.yaml": yaml.safe_dump(told, sort_keys=False).encode()}
+
+
+def _named(document: Mapping[str, Any], keys: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, Any, str]]:
+    """Where a file may be named: in words, and the mapping and its key."""
+    for path in keys:
+        holder: Any = document
+        for key in path[:-1]:
+            holder = holder.get(key) or {}
+        yield ".".join(path), holder, path[-1]
+
+
+def _is_here(value: str | None) -> bool:
+    """Whether that names a file beside the configuration."""
+    return value is not None and not re.match("/|.*(://|::)", value)
 
 
 def _config_map(name: str, carried: Mapping[str, bytes], kube: Kube, run: str) -> dict[str, Any]:

@@ -195,7 +195,13 @@ def test_status_says_what_the_job_and_the_pods_of_its_cluster_do(api: FakeApi, t
 
 
 def test_files_too_large_to_send_along_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "large.safetensors").write_bytes(bytes(job.CARRIED_BYTES + 1))
-    document = yaml.safe_load(config(tmp_path, model={"weights": "large.safetensors"}).read_text())
-    with pytest.raises(InputError, match="large.safetensors"):
+    (tmp_path / "large.gpkg").write_bytes(bytes(job.CARRIED_BYTES + 1))
+    document = yaml.safe_load(config(tmp_path, outlines={"rgi": "large.gpkg"}).read_text())
+    with pytest.raises(InputError, match="large.gpkg"):
         job.carry(document, tmp_path)
+
+
+def test_files_that_the_workers_would_have_to_see_are_refused(tmp_path: Path) -> None:
+    for change in ({"model": {"weights": "here.safetensors"}}, {"catalogs": [{"url": "simulated"}]}):
+        with pytest.raises(InputError, match="which the workers do not see"):
+            job.carry(yaml.safe_load(config(tmp_path, **change).read_text()), tmp_path)
