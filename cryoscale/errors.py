@@ -111,7 +111,9 @@ class StoreUnavailableError(TransientError, ConnectionError):
 
 
 class ClusterUnavailableError(TransientError, ConnectionError):
-    """The API server of Kubernetes did not answer, or only with a server's errors."""
+    """The API server of Kubernetes did not answer, or only with a server's errors (exit code 75)."""
+
+    exit_code: ClassVar[int] = 75
 
 
 class ActorLostError(TransientError, ConnectionError):

@@ -83,6 +83,7 @@ STOREYS = [
     "cli_archive",
     "cli_plan",
     "cli_view",
+    "cli_kube",
     "cli",
     "__main__",
 ]
