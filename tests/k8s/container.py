@@ -24,8 +24,8 @@ class Image:
 
     Attributes:
         folders: seen at their own paths, whatever the pod mounts over them, and by any user.
-        kept: folders of this machine by where containers see them and may write; what compilers keep there need
-            not be made by every pod anew.
+        kept: folders of this machine by where containers see them and may write: what compilers keep there
+            need not be made by every pod anew.
     """
 
     entrypoint: tuple[str, ...] = ()

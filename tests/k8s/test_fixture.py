@@ -90,9 +90,10 @@ def writes(path):
         return error.strerror
     return "written"
 print(json.dumps({
-    "user": [os.getuid(), os.getgid()], "first": open("/proc/1/comm").read().strip(), "host": socket.gethostname(),
+    "user": [os.getuid(), os.getgid()], "host": socket.gethostname(),
+    "first": open("/proc/1/comm").read().strip(), "processes": sum(p.isdigit() for p in os.listdir("/proc")),
     "no new": status["NoNewPrivs"].strip(), "may": status["CapBnd"].strip(),
-    "root": writes("/etc/x"), "tmp": writes("/tmp/x"), "processes": sum(p.isdigit() for p in os.listdir("/proc")),
+    "root": writes("/etc/x"), "tmp": writes("/tmp/x"),
 }))
 """
     shut = {
@@ -124,8 +125,8 @@ print(json.dumps({
 def test_a_container_gets_what_its_maps_secrets_and_its_own_object_say(lab: Lab, own: str) -> None:
     code = """
 import json, os, pathlib
-print(json.dumps([os.environ["IP"], os.environ["ME"], os.environ["COLOUR"], os.environ["KEY"], os.environ["BOTH"],
-                  pathlib.Path("/etc/own/colour").read_text(), os.environ.get("NONE")]))
+found = [os.environ.get(name) for name in ("IP", "ME", "COLOUR", "KEY", "BOTH", "NONE")]
+print(json.dumps([*found, pathlib.Path("/etc/own/colour").read_text()]))
 """
     lab.apply(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "map"}, "data": {"colour": "blue"}},
@@ -149,7 +150,7 @@ print(json.dumps([os.environ["IP"], os.environ["ME"], os.environ["COLOUR"], os.e
     )
     ip, *rest = json.loads(outcome(lab, own, "told"))
     assert ip == lab.api.get(f"/api/v1/namespaces/{own}/pods/told")["status"]["podIP"]
-    assert rest == [own, "blue", "sesame", "own-blue-$(NOBODY)", "blue", None]
+    assert rest == [own, "blue", "sesame", "own-blue-$(NOBODY)", None, "blue"]
 
 
 def test_a_pod_that_cannot_start_says_why(lab: Lab, own: str) -> None:
