@@ -77,7 +77,8 @@ class Readiness:
             except Exception as error:
                 self.failed = f"the model of {weights} cannot be loaded: {' '.join(str(error).split())}"
                 log.error("%s", self.failed)
-            loop.call_soon_threadsafe(loaded.set)
+            finally:
+                loop.call_soon_threadsafe(loaded.set)
 
         threading.Thread(target=work, name="cryoscale-load", daemon=True).start()
         await loaded.wait()
@@ -104,10 +105,19 @@ async def dask_setup(worker: Worker) -> None:
     readiness = Readiness(worker)
     path = f"/{(worker._http_prefix or '').strip('/')}/ready".replace("//", "/")
     worker.http_application.add_handlers(".*$", [(path, Ready, {"readiness": readiness})])
-    _heed_sigterm(readiness, float(os.environ.get(DRAIN, DRAIN_S)))
+    _heed_sigterm(readiness, _drain_s())
     weights = os.environ.get(WEIGHTS)
     if weights and worker.state.total_resources.get(GPU, 0) >= 1:
         await readiness.load(weights)
+
+
+def _drain_s() -> float:
+    given = os.environ.get(DRAIN, "")
+    try:
+        return float(given) if given else DRAIN_S
+    except ValueError:  # raised, it would cost the worker its draining: Dask goes on without a preload
+        log.warning("given %s=%s; expected seconds; taking %.0f", DRAIN, given, DRAIN_S)
+        return DRAIN_S
 
 
 def _heed_sigterm(readiness: Readiness, drain_s: float) -> None:
