@@ -7,13 +7,17 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cryoscale.cli_archive import app as archive
+from cryoscale.cli_kube import NamespaceOption, detach, submission
+from cryoscale.cli_kube import app as on_kubernetes
 from cryoscale.cli_learn import app as learning
+from cryoscale.cli_plan import app as planning
 from cryoscale.cli_view import app as viewing
 from cryoscale.options import ConfigArgument, JsonOption, OutArgument, output, print_json
 
@@ -28,9 +32,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(planning)
 app.add_typer(learning)
 app.add_typer(archive)
 app.add_typer(viewing)
+app.add_typer(on_kubernetes)
 
 
 @app.command()
@@ -55,49 +61,6 @@ def demo(
     else:
         console.demo(result)
     raise typer.Exit(result.outcome.exit_code)
-
-
-@app.command()
-def plan(
-    config: ConfigArgument,
-    out: Annotated[
-        str | None, typer.Option(help="Where the run shall lie: is there room? Nothing is written.")
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(help="Rates of another machine: a profile (JSON), or a finished run's folder."),
-    ] = None,
-    measure: Annotated[
-        bool,
-        typer.Option("--measure/--no-measure", help="Measure this machine's rates on a few sample blocks."),
-    ] = True,
-    save_profile: Annotated[Path | None, typer.Option(help="Keep the rates, for --profile.")] = None,
-    geojson: Annotated[
-        Path | None, typer.Option(help="Write the blocks, kept and dropped, as GeoJSON.")
-    ] = None,
-    price_cpu_hour: Annotated[float | None, typer.Option(help="Of a CPU worker.")] = None,
-    price_gpu_hour: Annotated[float | None, typer.Option(help="Of a GPU.")] = None,
-    price_gb: Annotated[float | None, typer.Option(help="Of a billion bytes fetched.")] = None,
-    json_: JsonOption = False,
-) -> None:
-    """Say what a run would take: blocks, scenes, fetches, bytes, seconds, money, disk; nothing is started."""
-    from cryoscale.config import load_config
-    from cryoscale.console import Console
-    from cryoscale.forecast.blockmap import write_geojson
-    from cryoscale.forecast.plan import Asked, make_plan
-    from cryoscale.forecast.rates import load_profile
-
-    prices = {"cpu_hour": price_cpu_hour, "gpu_hour": price_gpu_hour, "gb": price_gb}
-    rates = load_profile(profile) if profile is not None else None
-    made = make_plan(load_config(config), asked=Asked(rates, measure, out, prices))
-    if geojson is not None:
-        write_geojson(made, geojson)
-    if save_profile is not None:
-        save_profile.write_text(made.profile.to_json(), encoding="utf-8")
-    if json_:
-        print_json(made.to_dict())
-    else:
-        Console().plan(made)
 
 
 @app.command()
@@ -142,6 +105,12 @@ def run(
     dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Serve Dask's dashboard of a local cluster, on loopback.")
     ] = False,
+    detached: Annotated[
+        bool,
+        typer.Option(
+            "--detach", help="Have a Job on Kubernetes drive the run; this command only submits it."
+        ),
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Map a region; run again to complete what was interrupted, from the scenes that were found first."""
@@ -154,6 +123,16 @@ def run(
     from cryoscale.signals import stopping
     from cryoscale.slices import Slice
 
+    if detached:
+        again_and_again = {"--refresh": refresh, "--new-run": new_run, "--redo": redo, "--log": log}
+        unseen = {"--dashboard": dashboard, "--metrics-port": metrics_port is not None}
+        options = ["--retry-set-aside"] if retry_set_aside else []
+        made = detach(config, output(out), options, again_and_again | unseen)
+        if json_:
+            print_json(asdict(made))
+        else:
+            typer.echo("\n".join(made.lines()))
+        return
     console = Console(quiet=json_)
     found: dict[str, Any] = {}
     with console, stopping() as stop, _listening(log, metrics_host, metrics_port) as (on_event, metrics):
@@ -216,21 +195,39 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Look again every 2 seconds until nobody drives the run.")
     ] = False,
+    job: Annotated[
+        bool, typer.Option("--job", help="Say as well what the Job of run --detach and its pods do.")
+    ] = False,
+    namespace: NamespaceOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Say who drives a run, how far and how quick it is, and what was set aside and why."""
     from cryoscale.console import Console
+    from cryoscale.errors import SourceError
     from cryoscale.results import Run
     from cryoscale.watch import Watcher
 
-    console, seen = Console(), Watcher(Run(output(out)))
+    submitted = submission(output(out), namespace) if job else None
+    console = Console()
+    if submitted is not None and not json_:
+        console.say("\n".join(submitted.lines()))
+    seen = Watcher(Run(output(out)))
+    try:
+        seen.run.manifest  # noqa: B018 - which raises where there is none
+    except SourceError:
+        if submitted is None or submitted.job is None:
+            raise
+        if json_:
+            print_json({"job": submitted.to_dict()})
+        return  # its driver has not begun
     if not watch:
         frame = seen.frame()
         if not json_:
             console.say("\n".join(frame.lines()))
         state = seen.run.status()
         if json_:
-            print_json({**state.to_dict(), "causes": frame.caused(), "driver": frame.live.to_dict()})
+            told = {"job": submitted.to_dict()} if submitted is not None else {}
+            print_json({**state.to_dict(), "causes": frame.caused(), "driver": frame.live.to_dict(), **told})
         else:
             console.totals(state, frame.scenes_failed)
         raise typer.Exit(1 if state.set_aside else 0)

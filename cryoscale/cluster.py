@@ -8,18 +8,26 @@ the CPU in a process of its own.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from cryoscale.errors import ExtraError, InputError
+from cryoscale.errors import ClusterLostError, ExtraError, InputError, StoppedError, TransientError
 from cryoscale.settings import ClusterSpec
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from cryoscale.kube.provision import Provision
+    from cryoscale.kube.scaling import Load
+
+log = logging.getLogger("cryoscale")
 
 CPU, GPU = "CPU", "GPU"
 
@@ -40,6 +48,12 @@ the GIL held. Mended in 3.12 alone: python/cpython#106883, dask/distributed#8616
 """
 
 CONNECT_TIMEOUT_S = 60.0
+
+RECONNECT_S = 300.0
+"""How long a run waits for a scheduler that is gone to come back at its address, before it gives up."""
+
+JOIN_S = 120.0
+"""How long workers whose pods are ready may take to join their scheduler, or to find the next one."""
 
 DASHBOARD_S = 2.0
 """How long a scheduler's dashboard may take to show that it is there."""
@@ -87,32 +101,148 @@ def require_reachable(spec: ClusterSpec, out: str) -> None:
             "give another --out",
         )
     if spec.kind == "kubernetes":
-        raise InputError(
-            "cluster kind kubernetes without a scheduler's address",
-            "the address of a running Dask scheduler",
-            "start one with the Dask operator and give cluster kind: tcp://SCHEDULER:8786",
-        )
-    if spec.kind != "local":
+        from cryoscale.kube.provision import require_provision
+
+        require_provision(spec)
+    elif spec.kind != "local":
         with _joined(spec.kind, True):
             pass
 
 
-@contextmanager
-def workers(spec: ClusterSpec, *, actors: bool = True, dashboard: bool = False) -> Iterator[Workers]:
-    """Connect to the workers that ``spec`` names, and let them go at the end.
+@dataclass
+class Site:
+    """Where a run works: a context in which workers can be had, lost, and had again.
 
-    Without ``actors`` only workers for block tasks are started or asked for. With ``dashboard`` those that
-    are started here have Dask's; whether workers that are joined have one is for whoever started them.
-
-    Raises:
-        InputError: the scheduler does not answer, or none of its workers offers a needed resource.
+    Attributes:
+        spec: what the configuration names.
+        out: where the run lies; empty for work that is no run.
+        with_actors: whether models are to be held.
+        weights: which one.
+        tell: told what is waited for.
+        stop: set to end each wait.
     """
-    if spec.kind == "local":
-        with _local(spec, actors, dashboard) as found:
-            yield found
-    else:
-        with _joined(spec.kind, actors) as found:
-            yield found
+
+    spec: ClusterSpec
+    out: str = ""
+    with_actors: bool = True
+    weights: str | None = None
+    tell: Callable[[str], None] = log.info
+    stop: threading.Event = field(default_factory=threading.Event)
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _made: Provision | None = None
+    _address: str | None = None
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let what was brought up go, as early as it is not needed."""
+        self._stack.close()
+        self._made = self._address = None
+
+    def open(self) -> None:
+        """Have a cluster brought up on Kubernetes, once; others are there, or start with their workers.
+
+        Raises:
+            InputError: it does not come up, for a reason that Kubernetes names.
+            StoppedError: the run was told to stop meanwhile.
+        """
+        if self.spec.kind != "kubernetes" or self._address is not None:
+            return
+        from cryoscale.kube.provision import provided
+
+        self._made = self._stack.enter_context(
+            provided(
+                self.spec,
+                run=run_label(self.out) if self.out else "",
+                with_actors=self.with_actors,
+                weights=self.weights,
+                tell=self.tell,
+                stop=self.stop,
+            )
+        )
+        self._address = self._made.up()
+
+    @contextmanager
+    def workers(self, *, dashboard: bool = False) -> Iterator[Workers]:
+        """Connect to the workers, and let them go at the end.
+
+        With ``dashboard`` those that are started here have Dask's; whether workers that are joined have one
+        is for whoever started them.
+
+        Raises:
+            InputError: the scheduler does not answer, or none of its workers offers a needed resource.
+        """
+        self.open()
+        if self.spec.kind == "local":
+            with _local(self.spec, self.with_actors, dashboard) as found:
+                yield found
+        else:
+            patience_s = JOIN_S if self._made else 0.0
+            with _joined(self._address or self.spec.kind, self.with_actors, patience_s) as found:
+                yield found
+
+    @contextmanager
+    def scaled(
+        self, found: Workers, load: Callable[[], Load], on_event: Callable[[str, Mapping[str, Any]], None]
+    ) -> Iterator[None]:
+        """Within this the number of CPU workers follows the run's load, where it is ours to choose."""
+        if self._made is None:
+            yield
+            return
+        from cryoscale.kube.scaling import Scaler, Sizing
+
+        sizing = Sizing(self.spec.cpu_workers_min, self.spec.cpu_workers)
+        spec = replace(self.spec, namespace=self._made.kube.namespace)
+        with Scaler(self._made.kube, spec, found.client, load, on_event, sizing):
+            yield
+
+    def await_again(self) -> None:
+        """Return once there is a scheduler again, with workers of both kinds.
+
+        Raises:
+            ClusterLostError: there is none for :data:`RECONNECT_S`, or on Kubernetes for ``wait_s``.
+            StoppedError: the run was told to stop meanwhile.
+        """
+        if self.spec.kind == "local":
+            return
+        patience_s, join_s = (self.spec.wait_s, JOIN_S) if self._made else (RECONNECT_S, 0.0)
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                if self._made is not None:
+                    self._address = self._made.up()
+                with _joined(self._address or self.spec.kind, self.with_actors, join_s):
+                    return
+            except (InputError, TransientError) as error:
+                if isinstance(error, StoppedError):
+                    raise
+                if time.monotonic() > deadline:
+                    given = error.given if isinstance(error, InputError) else str(error)
+                    raise ClusterLostError(
+                        f"no scheduler for {patience_s:.0f} s ({given}); what is done is kept, start the "
+                        "same command again"
+                    ) from error
+            if self.stop.wait(2.0):
+                raise StoppedError("stopped while the cluster was away; the same command goes on")
+
+
+def run_label(out: str) -> str:
+    """What the objects of a run have in common, whoever asks from where: a digest of where it lies."""
+    return hashlib.sha256(out.rstrip("/").encode()).hexdigest()[:16]
+
+
+@contextmanager
+def workers(spec: ClusterSpec, *, actors: bool = True) -> Iterator[Workers]:
+    """Workers for a while, for work that is no run; see :meth:`Site.workers`.
+
+    Without ``actors`` only workers for block tasks are started or asked for.
+    """
+    with Site(spec, with_actors=actors) as site, site.workers() as found:
+        yield found
 
 
 @contextmanager
@@ -166,9 +296,11 @@ def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) 
 
 
 @contextmanager
-def _joined(address: str, with_actors: bool) -> Iterator[Workers]:
+def _joined(address: str, with_actors: bool, patience_s: float = 0.0) -> Iterator[Workers]:
     from distributed import Client
 
+    # a scheduler that is lost is told by the driver, once and in a line
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=CONNECT_TIMEOUT_S)
     except (OSError, TimeoutError) as error:
@@ -178,19 +310,20 @@ def _joined(address: str, with_actors: bool) -> Iterator[Workers]:
             "start it, or correct the address",
         ) from error
     with client:
+        until = time.monotonic() + patience_s
         try:
-            client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
+            client.wait_for_workers(1, timeout=max(CONNECT_TIMEOUT_S, patience_s))
         except TimeoutError as error:
             raise InputError(
                 f"cluster {address} without workers",
                 "workers with the resources CPU and GPU",
                 'start some: dask worker ADDRESS --resources "CPU=2"',
             ) from error
-        offers = [
-            info.get("resources", {}) for info in client.scheduler_info(n_workers=-1)["workers"].values()
-        ]
-        tasks = int(sum(offer.get(CPU, 0) for offer in offers))
-        actors = sum(1 for offer in offers if offer.get(GPU, 0) >= 1)
+        while True:
+            tasks, actors = _offers(client)
+            if (tasks and (actors or not with_actors)) or time.monotonic() >= until:
+                break
+            time.sleep(0.5)
         for name, count in ((CPU, tasks), (GPU, actors)):
             if not count and (name == CPU or with_actors):
                 raise InputError(
@@ -199,6 +332,13 @@ def _joined(address: str, with_actors: bool) -> Iterator[Workers]:
                     f'start one: dask worker ADDRESS --resources "{name}=1"',
                 )
         yield Workers(client, tasks, actors, _dashboard(client))
+
+
+def _offers(client: Client) -> tuple[int, int]:
+    """How many block tasks and how many actors the workers that are there can run at once."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    offers = [info.get("resources", {}) for info in workers]
+    return int(sum(offer.get(CPU, 0) for offer in offers)), sum(offer.get(GPU, 0) >= 1 for offer in offers)
 
 
 def _dashboard(client: Client) -> str | None:

@@ -7,7 +7,7 @@ Relative paths are looked up beside the configuration file first, then in the wo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -202,12 +202,38 @@ class OutlinesConfig(_Strict):
         return text
 
 
+_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_Label = Annotated[str, Field(max_length=63, pattern=_LABEL)]
+_Resource = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+
+
 class ClusterConfig(_Strict):
-    """Where the work runs: ``local``, the address of a Dask scheduler, or ``kubernetes``."""
+    """Where the work runs: ``local``, the address of a Dask scheduler, or ``kubernetes``.
+
+    What comes after ``gpu_workers`` is for Kubernetes alone. The operator takes names of clusters of at
+    most 53 characters.
+    """
 
     kind: str = "local"
     cpu_workers: Annotated[int, Field(ge=1, le=1024)] = 2
     gpu_workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    cpu_workers_min: Annotated[int, Field(ge=1, le=1024)] = 1
+    namespace: _Label | None = None
+    name: Annotated[str, Field(max_length=53, pattern=_LABEL)] = "cryoscale"
+    image: Annotated[str, Field(min_length=1)] | None = None
+    gpu_image: Annotated[str, Field(min_length=1)] | None = None
+    wait_s: Annotated[float, Field(gt=0, le=86_400)] = 900.0
+    keep: bool = False
+    service_account: _Resource | None = None
+    secret: _Resource | None = None
+    claim: _Resource | None = None
+    manifest: str | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ClusterConfig:
+        if self.kind == "kubernetes" and self.cpu_workers_min > self.cpu_workers:
+            raise ValueError(f"cpu_workers_min {self.cpu_workers_min} above cpu_workers {self.cpu_workers}")
+        return self
 
     @field_validator("kind")
     @classmethod
@@ -315,9 +341,14 @@ class Config(_Strict):
             divides=self.outlines.divides,
             files=self.outlines.files,
             o1region=self.outlines.o1region,
-            cluster=ClusterSpec(self.cluster.kind, self.cluster.cpu_workers, self.cluster.gpu_workers),
+            cluster=self.cluster_spec(path),
             document=self.model_dump(mode="json", exclude_none=True),
         )
+
+    def cluster_spec(self, path: Callable[[str], str] = str) -> ClusterSpec:
+        """Where the work runs; ``path`` makes the paths of this machine absolute."""
+        given = self.cluster.model_dump()
+        return ClusterSpec(**given | {"manifest": path(given["manifest"]) if given["manifest"] else None})
 
     def _sources(self, path: Any) -> dict[str, SourceSpec]:
         specs: dict[str, SourceSpec] = {}
@@ -360,7 +391,16 @@ def load_config(source: str | Path | Mapping[str, Any] | Config) -> Settings:
     if isinstance(source, Mapping):
         return parse_config(source, "the configuration").settings()
     path = Path(source)
-    return parse_config(_read_yaml(path), str(path)).settings(path.resolve().parent)
+    return read_config(path).settings(path.resolve().parent)
+
+
+def read_config(path: Path) -> Config:
+    """A YAML file as the configuration that it is; none of the files that it names is looked at.
+
+    Raises:
+        ConfigError: the file is absent or no YAML, a key is unknown, or a value does not fit.
+    """
+    return parse_config(_read_yaml(path), str(path))
 
 
 def _read_yaml(path: Path) -> Any:

@@ -30,6 +30,7 @@ from cryoscale.errors import (
 )
 from cryoscale.fleet import Fleet, Seat, scheduler_gone
 from cryoscale.infer.actor import ActorRef, predict_on
+from cryoscale.kube.scaling import Load
 from cryoscale.ledger import DONE, ROLL_AT, Ledger, Marker, SetAside, Work, name_of
 from cryoscale.outcome import Outcome, Progress, Watch
 from cryoscale.pace import Pace, Sample
@@ -102,6 +103,7 @@ class Driver:
         self.out, self.identity, self.client = out, identity, found.client
         self.fleet = Fleet(found.client, settings, watch.on_event)
         self.pace = Pace()
+        self.busy_shares: Mapping[str, float] = {}
         self.outcome, self.watch = outcome, watch
         self.ledger = Ledger(out)
         self.queue: Waiting[Work] = Waiting()
@@ -167,6 +169,12 @@ class Driver:
             elapsed_s=(self.ended or time.perf_counter()) - self.started,
         )
 
+    def load(self) -> Load:
+        """What the number of CPU workers is chosen by."""
+        state, shares = self.progress(), list(self.busy_shares.values())
+        undone = state.total - state.done - state.set_aside
+        return Load(sum(shares) / len(shares) if shares else None, undone)
+
     def facts(self) -> dict[str, Any]:
         """What the run is doing, for whoever looks from another terminal; nothing before it began."""
         if not self.total:
@@ -175,7 +183,8 @@ class Driver:
         busy_s = {name: stats["busy_s"] for name, stats in actors.items()}
         self.pace.note(Sample(time.monotonic(), self.outcome.computed, state.pixels, busy_s))
         told: dict[str, dict[str, Any]] = {name: dict(stats) for name, stats in actors.items()}
-        for name, share in self.pace.busy_shares().items():
+        self.busy_shares = self.pace.busy_shares()
+        for name, share in self.busy_shares.items():
             told[name]["busy_share"] = share
         for name, address in self.fleet.metrics().items():
             told.setdefault(name, {})["metrics"] = address

@@ -110,6 +110,12 @@ class StoreUnavailableError(TransientError, ConnectionError):
     """The store of the run and its map did not answer, or only with a server's errors, for long."""
 
 
+class ClusterUnavailableError(TransientError, ConnectionError):
+    """The API server of Kubernetes did not answer, or only with a server's errors (exit code 75)."""
+
+    exit_code: ClassVar[int] = 75
+
+
 class ActorLostError(TransientError, ConnectionError):
     """The actor that held a block died or fell silent before it answered."""
 

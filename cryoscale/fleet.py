@@ -30,6 +30,10 @@ LOOK_S = 2.0
 START_S = 600.0
 """How long a run does without any actor, while models load or workers come back, before it gives up."""
 
+GONE_S = 120.0
+"""How long all workers of a kind may be gone from a cluster that was started here, before it is started anew:
+their nannies bring them back in seconds, or, where one has given up, never."""
+
 REFUSALS = 3
 """How often a worker may fail to start its actor before no more is asked of it."""
 
@@ -79,13 +83,15 @@ class Fleet:
     _refusals: dict[str, int] = field(default_factory=dict)
     _looked: float = float("-inf")
     _without_since: float | None = None
+    _gone_since: float | None = None
     _last_error: BaseException | None = None
 
     def look(self) -> None:
         """See who is there; start actors on new GPU workers, and forget those that are gone.
 
         Raises:
-            ClusterLostError: the scheduler is gone, or no actor could be had for :data:`START_S`.
+            ClusterLostError: the scheduler is gone, or all workers of a kind, or no actor could be had for
+                :data:`START_S`.
             CryoscaleError: no worker can load the model; the error of the last that tried.
         """
         self._settle_all()  # asks nobody: the client knows what has come of its futures
@@ -102,6 +108,7 @@ class Fleet:
             if address not in self.seats and self._refusals.get(address, 0) < REFUSALS:
                 self._seat(address, name, _metrics(address, workers[address]))
         self._settle_all()
+        self._require_workers(offers)
         self._require_some(offers)
 
     def choose(self) -> Seat | None:
@@ -227,6 +234,20 @@ class Fleet:
         except Exception as error:  # a worker without a nanny is a ValueError, one that is gone another
             log.warning("%s could not be restarted and is left alone: %s", seat.name, error)
             self._refusals[seat.address] = REFUSALS
+
+    def _require_workers(self, offers: Mapping[str, str]) -> None:
+        """Blocks in flight would otherwise be waited for in silence where nobody is left to do them."""
+        if offers and self.tasks:
+            self._gone_since = None
+            return
+        now = time.monotonic()
+        self._gone_since = self._gone_since or now
+        patience_s = GONE_S if self.settings.cluster.kind == "local" else START_S
+        if now - self._gone_since > patience_s:
+            raise ClusterLostError(
+                f"no worker with the resource {CPU if offers else GPU} for {patience_s:.0f} s; what is done "
+                "is kept, start the same command again"
+            )
 
     def _require_some(self, offers: Mapping[str, str]) -> None:
         if self.ready:

@@ -18,7 +18,7 @@ from shapely.geometry.base import BaseGeometry
 
 from cryoscale import lease, slices
 from cryoscale.candidates import candidate_blocks
-from cryoscale.cluster import Workers, require_dashboard, require_reachable, workers
+from cryoscale.cluster import Site, Workers, require_dashboard, require_reachable
 from cryoscale.drive import Driver
 from cryoscale.errors import ClusterLostError, InputError, OutputError, StoppedError
 from cryoscale.featurise import fit_run_basis
@@ -52,9 +52,6 @@ from cryoscale.write.mending import mend_metadata
 from cryoscale.write.objects import require_usable
 
 log = logging.getLogger("cryoscale")
-
-RECONNECT_S = 300.0
-"""How long a run waits for a scheduler that is gone to come back at its address, before it gives up."""
 
 RELAUNCHES = 5
 """How often one command starts or joins a cluster anew that was lost under it."""
@@ -116,13 +113,18 @@ def run(
             lease.refuse_driven(out)
         require_reachable(settings.cluster, out)
         draft = _drafted(settings, out, again, part, stage, stop)
-        return _map(draft, out, again, session, Watch(on_progress, session.event, stop), stage, part)
+        watch = Watch(on_progress, session.event, stop)
+        with Site(settings.cluster, out, weights=settings.model.weights, tell=stage, stop=stop) as site:
+            if part is None and not draft.resumes:
+                site.open()  # what does not come up is told before anything is written
+            return _map(draft, site, again, session, watch, stage, part)
 
 
 def _map(
-    draft: Draft, out: str, again: Again, session: Session, watch: Watch, stage: OnStage, part: Slice | None
+    draft: Draft, site: Site, again: Again, session: Session, watch: Watch, stage: OnStage, part: Slice | None
 ) -> Outcome:
     """Begin the run or go on with it, to its end, as the only driver; or its ``part``, as the only one."""
+    out = site.out
     settings, outcome = draft.settings, Outcome(out)
     at = {"folder": part.lease, "role": part.role} if part is not None else {}
     with (
@@ -149,21 +151,22 @@ def _map(
         while remaining:
             stage(f"starting workers for {len(remaining)} blocks")
             try:
-                with workers(settings.cluster, dashboard=session.view.dashboard) as found:
+                with site.workers(dashboard=session.view.dashboard) as found:
                     stage(f"mapping on {found.tasks} tasks and {found.actors} actors{_seen(session, found)}")
                     driver = Driver(settings, out, identity, found, outcome, watch)
                     session.driver = driver.facts
-                    driver.drive(remaining)
+                    with site.scaled(found, driver.load, session.event):
+                        driver.drive(remaining)
                 break
             except ClusterLostError as error:
                 lost += 1
                 if lost > RELAUNCHES:
                     raise
                 stage(f"waiting for the cluster: {error}")
-                if settings.cluster.kind != "local":
-                    _await_cluster(settings, out, watch.stop)
+                site.await_again()
                 over = ledger.done_works(settings.block_px) | {record.key for record in outcome.set_aside}
                 remaining = [item for item in remaining if item not in over]
+        site.close()  # what is left to do is done here, and GPUs cost
         outcome.seconds["blocks"] = time.perf_counter() - start
         outcome.set_aside = [record for key, record in ledger.set_asides().items() if key in mine]
         start = time.perf_counter()
@@ -243,27 +246,6 @@ def _redo(ledger: Ledger, region: BaseGeometry, work: Sequence[Work], stage: OnS
         bounds = "/".join(f"{v:.4f}" for v in region.bounds)
         raise InputError(f"--redo {bounds}, where the run has no block", "a part of its region", "correct it")
     stage(f"doing {forget(ledger, chosen)} blocks again")
-
-
-def _await_cluster(settings: Settings, out: str, stop: threading.Event) -> None:
-    """Return once a scheduler answers again at its address, with workers of both kinds.
-
-    Raises:
-        ClusterLostError: it does not for :data:`RECONNECT_S`.
-        StoppedError: the run was told to stop meanwhile.
-    """
-    deadline = time.monotonic() + RECONNECT_S
-    while True:
-        try:
-            return require_reachable(settings.cluster, out)
-        except InputError as error:
-            if time.monotonic() > deadline:
-                raise ClusterLostError(
-                    f"no scheduler for {RECONNECT_S:.0f} s ({error.given}); what is done is kept, start the "
-                    "same command again"
-                ) from error
-        if stop.wait(2.0):
-            raise StoppedError("stopped while the cluster was away; the same command goes on")
 
 
 def look_again(settings: Settings, out: str) -> snapshot.Changes | None:

@@ -82,7 +82,32 @@ class ClusterSpec:
 
     kind: str = "local"
     cpu_workers: int = 2
+    """On Kubernetes at most."""
     gpu_workers: int = 0
+    cpu_workers_min: int = 1
+    namespace: str | None = None
+    """Of Kubernetes; where None, the pod's own or that of the kubeconfig's context."""
+    name: str = "cryoscale"
+    """Of the DaskCluster."""
+    image: str | None = None
+    gpu_image: str | None = None
+    wait_s: float = 900.0
+    """How long the cluster may take until blocks can be mapped on it."""
+    keep: bool = False
+    """Whether a cluster that was created for the run stays behind."""
+    service_account: str | None = None
+    """Of the pod that drives."""
+    secret: str | None = None
+    """A Secret whose entries are environment variables of all pods, such as the store's keys."""
+    claim: str | None = None
+    """A PersistentVolumeClaim that all pods see at ``/data``."""
+    manifest: str | None = None
+    """A file with a DaskCluster and its DaskWorkerGroup, in place of ours."""
+
+    @property
+    def actors(self) -> int:
+        """Pods that hold a model: one a GPU, or as many as there are CPU workers at most."""
+        return self.gpu_workers or self.cpu_workers
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ STOREYS = [
     "pace",
     "resume",
     "scenes",
+    "kube",
     "cluster",
     "plan",
     "manifest",
@@ -80,7 +81,9 @@ STOREYS = [
     "options",
     "cli_learn",
     "cli_archive",
+    "cli_plan",
     "cli_view",
+    "cli_kube",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,225 @@
+"""The API server, asked in plain documents; each call has a deadline, and each refusal is one line.
+
+The library kr8s finds the server and the credentials as kubectl does (kubeconfig, exec plugins, the token of
+a pod) and renews them. Its objects are not used: they read a resource by listing it, and wait without end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cryoscale.errors import ClusterUnavailableError, ExtraError, InputError
+
+T = TypeVar("T")
+
+CALL_S = 30.0
+"""How long one call may take, a renewal of credentials included."""
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+KINDS: dict[str, tuple[str, str]] = {
+    "ConfigMap": ("v1", "configmaps"),
+    "DaskCluster": ("kubernetes.dask.org/v1", "daskclusters"),
+    "DaskWorkerGroup": ("kubernetes.dask.org/v1", "daskworkergroups"),
+    "Deployment": ("apps/v1", "deployments"),
+    "Event": ("v1", "events"),
+    "Job": ("batch/v1", "jobs"),
+    "Pod": ("v1", "pods"),
+}
+"""All that is ever asked for, by its version and its plural."""
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kube:
+    """One namespace of one API server; see :func:`connected`."""
+
+    namespace: str
+    server: str
+    _api: Any
+    _portal: Any
+
+    def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        """The object of that name, or None."""
+        return self._call("GET", kind, name)
+
+    def list(self, kind: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The objects with these labels."""
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        found = self._call("GET", kind, params={"labelSelector": selector})
+        return list(found["items"]) if found else []
+
+    def warning(self, name: str) -> str:
+        """What Kubernetes has last complained of about an object; nothing where that is not known.
+
+        That a volume cannot be mounted, or a pod not be made for a Job, is told in events alone.
+        """
+        selector = f"involvedObject.name={name},type=Warning"
+        try:
+            found = self._call("GET", "Event", params={"fieldSelector": selector})
+        except InputError:  # a right that is nice to have
+            return ""
+        events = sorted(found["items"] if found else (), key=lambda one: str(one.get("lastTimestamp")))
+        return " ".join(str(events[-1].get("message", "")).split()) if events else ""
+
+    def create(self, document: Document, *, only_try: bool = False) -> dict[str, Any] | None:
+        """Make an object, or None where there is one of that name.
+
+        Where it is only tried, the server checks all of it, rights and quotas included, and keeps nothing.
+        """
+        params = {"dryRun": "All"} if only_try else {}
+        content = json.dumps(document)
+        return self._call("POST", str(document["kind"]), params=params, content=content, none_at=409)
+
+    def patch(
+        self, kind: str, name: str, change: Document, *, only_try: bool = False
+    ) -> dict[str, Any] | None:
+        """Merge a change into an object; None where there is none."""
+        return self._call(
+            "PATCH",
+            kind,
+            name,
+            params={"dryRun": "All"} if only_try else {},
+            content=json.dumps(change),
+            headers={"Content-Type": "application/merge-patch+json"},
+        )
+
+    def delete(self, kind: str, name: str, *, policy: str = "Background", only_try: bool = False) -> bool:
+        """Delete an object and what it owns; False where it was not there."""
+        options: dict[str, Any] = {"propagationPolicy": policy}
+        params = {"dryRun": "All"} if only_try else {}
+        return self._call("DELETE", kind, name, params=params, content=json.dumps(options)) is not None
+
+    def log(self, pod: str, *, follow: bool = False) -> Iterator[str]:
+        """The lines of a pod's log; with ``follow`` those to come, until its container ends."""
+        params = {"follow": "true"} if follow else {}
+        version, plural = KINDS["Pod"]
+        asking: AbstractAsyncContextManager[Any] = self._api.call_api(
+            "GET",
+            version=version,
+            namespace=self.namespace,
+            url=f"{plural}/{pod}/log",
+            params=params,
+            stream=True,
+            timeout=None if follow else CALL_S,
+        )
+        with _told(self.server), self._portal.wrap_async_context_manager(asking) as response:
+            lines = response.aiter_lines()
+            while (line := self._portal.call(anext, lines, None)) is not None:
+                yield line
+
+    def _call(
+        self, method: str, kind: str, name: str = "", *, none_at: int = 404, **more: Any
+    ) -> dict[str, Any] | None:
+        version, plural = KINDS[kind]
+
+        async def ask() -> dict[str, Any]:
+            url = f"{plural}/{name}" if name else plural
+            async with self._api.call_api(
+                method, version=version, namespace=self.namespace, url=url, **more
+            ) as response:
+                found: dict[str, Any] = response.json()
+                return found
+
+        with _told(self.server):
+            try:
+                return self._portal.call(_bounded, ask)  # type: ignore[no-any-return]
+            except Exception as error:
+                if _status(error) == none_at:
+                    return None
+                raise
+
+
+@contextmanager
+def connected(namespace: str | None) -> Iterator[Kube]:
+    """The API server of the kubeconfig's context or of the pod that this runs in.
+
+    Raises:
+        ExtraError: the library is not installed.
+        InputError: there are no credentials, or the server does not answer or take them.
+    """
+    try:
+        import kr8s.asyncio
+        from anyio.from_thread import start_blocking_portal
+    except ImportError as error:
+        do = "pip install 'cryoscale[kubernetes]'"
+        raise ExtraError("cluster kind kubernetes", "the extra kubernetes", do) from error
+
+    async def join() -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of versions that kr8s has not been tried with
+            return await kr8s.asyncio.api()
+
+    import httpx
+
+    with start_blocking_portal() as portal:
+        try:
+            api = portal.call(_bounded, join)
+        except (httpx.HTTPError, kr8s.APITimeoutError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            raise ClusterUnavailableError(
+                f"the API server of Kubernetes does not answer: {reason}"
+            ) from error
+        except Exception as error:  # all that can be wrong with a kubeconfig and what it calls
+            raise InputError(
+                f"cluster kind kubernetes, whose API server cannot be asked ({error!r})",
+                "a kubeconfig that kubectl can use, or a pod with a ServiceAccount",
+                "set KUBECONFIG, and try kubectl get pods",
+            ) from error
+        yield Kube(namespace or _namespace(api), str(api.auth.server), api, portal)
+
+
+def _namespace(api: Any) -> str:
+    """That of the context; in a pod its own, which kr8s takes for ``default``."""
+    if api.auth.active_context:
+        return str(api.namespace)
+    own = SERVICE_ACCOUNT / "namespace"
+    return own.read_text().strip() if own.exists() else os.environ.get("POD_NAMESPACE", "default")
+
+
+async def _bounded(ask: Callable[[], Awaitable[T]]) -> T:
+    import anyio
+
+    with anyio.fail_after(CALL_S):
+        return await ask()
+
+
+@contextmanager
+def _told(server: str) -> Iterator[None]:
+    """What goes wrong with a call, as one of our errors, with the server's own message."""
+    import httpx
+    import kr8s
+
+    try:
+        yield
+    except kr8s.ServerError as error:
+        status, message = _status(error), " ".join(str(error).split())
+        if status == 403 and "quota" in message:
+            do = "free some of it, or have the quota raised"
+            raise InputError(f"a quota that is too small: {message}", "room for the run", do) from error
+        if status in (401, 403):
+            do = "grant it, as k8s/foundation/access.yaml does for cryoscale-submitter"
+            raise InputError(f"rights that are too narrow: {message}", "a role that allows it", do) from error
+        if status == 404 and "could not find the requested resource" in message:
+            do = "install it as k8s/README.md says"
+            raise InputError(f"{server}, which knows no DaskCluster", "the Dask operator", do) from error
+        if status is not None and status < 500 and status != 429:
+            do = "correct the configuration, or the manifest"
+            raise InputError(f"what the API server refuses: {message}", "an object it takes", do) from error
+        raise ClusterUnavailableError(f"the API server {server} fails: {message}") from error
+    except (httpx.HTTPError, kr8s.APITimeoutError, OSError) as error:
+        reason = str(error) or type(error).__name__
+        raise ClusterUnavailableError(f"the API server {server} does not answer: {reason}") from error
+
+
+def _status(error: BaseException) -> int | None:
+    response = getattr(error, "response", None)
+    return None if response is None else int(response.status_code)

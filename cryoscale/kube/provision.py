@@ -1,0 +1,277 @@
+"""A Dask cluster for a run: found or made, waited for, and taken down again if it was made.
+
+What is made carries the run's label, so that a driver that follows a killed one knows it for its own. A
+driver that runs in a Job has that Job own it: who deletes the Job deletes all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryoscale.errors import ClusterUnavailableError, CryoscaleError, InputError, StoppedError
+from cryoscale.kube.api import Kube, connected
+from cryoscale.kube.standing import ACTOR, CLUSTER_LABEL, CPU, SCHEDULER, Trouble, look
+from cryoscale.kube.template import RUN_LABEL, documents, require_images
+from cryoscale.settings import ClusterSpec
+
+log = logging.getLogger("cryoscale")
+
+LOOK_S = 2.0
+"""How often it is looked whether the cluster is up: three calls each."""
+
+RESOLVE_S = 30.0
+"""How long a Service's name may take to be known to DNS, which remembers for 5 to 30 s what was not there."""
+
+NOWHERE = "nothing-of-this-name"
+"""Of objects that are not there, to try whether one may delete or change any."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Provision:
+    """The cluster of a run; ``created`` is whether it goes with the run."""
+
+    kube: Kube
+    spec: ClusterSpec
+    run: str
+    with_actors: bool
+    weights: str | None
+    tell: Tell
+    stop: threading.Event
+    created: bool = False
+    _told: str = ""
+    _borne: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Of which at least one pod each is needed."""
+        return (SCHEDULER, CPU, ACTOR) if self.with_actors else (SCHEDULER, CPU)
+
+    def up(self) -> str:
+        """Find or make the cluster and wait until it can work; the scheduler's address.
+
+        Raises:
+            InputError: it cannot, or not in time, for a reason that Kubernetes names.
+            StoppedError: the run was told to stop meanwhile.
+        """
+        deadline = time.monotonic() + self.spec.wait_s
+        while not self._find_or_make():
+            self._say("the former cluster of that name to be gone")
+            if time.monotonic() > deadline:
+                raise self._left_over()
+            self._pause()
+        while (trouble := self._trouble()) is not None:
+            self._say(str(trouble))
+            if time.monotonic() > deadline or self._unbearable(trouble):
+                raise self._not_up(trouble)
+            self._pause()
+        return self._address()
+
+    def down(self) -> None:
+        """Delete what was made for the run."""
+        if not self.created:
+            return
+        name = self.spec.name
+        try:
+            # in the foreground, so that whoever makes one of that name next sees that parts are still there
+            self.kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground")
+            self.kube.delete("DaskCluster", name, policy="Foreground")
+            self.created = False
+        except CryoscaleError as error:
+            log.warning(
+                "the cluster is left behind (%s): kubectl delete daskcluster %s -n %s",
+                error,
+                name,
+                self.kube.namespace,
+            )
+
+    def _find_or_make(self) -> bool:
+        """Whether the cluster is there by now, whoever made it; False where an old one is still going."""
+        name = self.spec.name
+        found = self.kube.get("DaskCluster", name)
+        if found is None:
+            if self.kube.list("Deployment", {CLUSTER_LABEL: name}):
+                # the operator would take them for the new cluster's, and the garbage collector delete them
+                return False
+            require_images(self.spec)
+            self._make()
+            return True
+        if found["metadata"].get("deletionTimestamp"):
+            return False
+        owner = found["metadata"].get("labels", {}).get(RUN_LABEL)
+        self.created = bool(self.run) and owner == self.run
+        if self.created:  # by a driver that was killed, perhaps between its two halves
+            self._make_group(found)
+        return True
+
+    def _make(self) -> None:
+        made = self._documents()
+        owned = {**made.cluster["metadata"], "ownerReferences": _job()}
+        self.tell(f"creating the DaskCluster {self.kube.namespace}/{self.spec.name}")
+        self.created = True  # from here on there may be something to delete, whatever is answered
+        cluster = self.kube.create({**made.cluster, "metadata": owned})
+        if cluster is None:  # made by somebody else in this moment
+            self.created = False
+            return
+        self._make_group(cluster)
+
+    def _make_group(self, cluster: Any) -> None:
+        if not self.with_actors or self.kube.get("DaskWorkerGroup", f"{self.spec.name}-gpu"):
+            return
+        group = self._documents().actors
+        owner = {
+            "apiVersion": cluster["apiVersion"],
+            "kind": cluster["kind"],
+            "name": cluster["metadata"]["name"],
+            "uid": cluster["metadata"]["uid"],
+        }
+        self.kube.create({**group, "metadata": {**group["metadata"], "ownerReferences": [owner]}})
+
+    def _documents(self) -> Any:
+        return documents(
+            self.spec,
+            self.kube.namespace,
+            cpu_workers=self.spec.cpu_workers,
+            run=self.run,
+            weights=self.weights,
+        )
+
+    def _trouble(self) -> Trouble | None:
+        """What keeps the cluster from working; None once it can."""
+        try:
+            standing = look(self.kube, self.spec.name)
+        except ClusterUnavailableError as error:  # it may be back at the next look
+            return Trouble("Kubernetes", str(error), "see that its API server can be reached")
+        lacking = standing.lacks(self.roles)
+        if not lacking:
+            return None
+        known = standing.waits_for(self.roles)
+        return known or Trouble(lacking[0], "has no pod yet", "see that the Dask operator runs")
+
+    def _unbearable(self, trouble: Trouble) -> bool:
+        """Whether a trouble has lasted longer than there is hope."""
+        now = time.monotonic()
+        since = self._borne.setdefault(trouble.who, now)
+        if trouble.bearable_s == float("inf"):
+            del self._borne[trouble.who]
+            return False
+        return now - since >= trouble.bearable_s
+
+    def _not_up(self, trouble: Trouble) -> InputError:
+        return InputError(
+            f"DaskCluster {self.kube.namespace}/{self.spec.name}, which does not come up: {trouble}",
+            f"a scheduler and a worker of each kind within {self.spec.wait_s:.0f} s",
+            trouble.do,
+        )
+
+    def _left_over(self) -> InputError:
+        return InputError(
+            f"DaskCluster {self.kube.namespace}/{self.spec.name}, of which parts are left",
+            f"an end of it within {self.spec.wait_s:.0f} s",
+            "delete them, or give another cluster.name",
+        )
+
+    def _say(self, what: str) -> None:
+        if what != self._told:
+            self._told = what
+            self.tell(f"waiting for {what}")
+
+    def _pause(self) -> None:
+        if self.stop.wait(LOOK_S):
+            raise StoppedError("stopped while the cluster was not up; the same command goes on")
+
+    def _address(self) -> str:
+        """The scheduler's, which is a Service's name.
+
+        Raises:
+            InputError: that name means nothing here.
+        """
+        cluster = self.kube.get("DaskCluster", self.spec.name) or {}
+        ports = cluster.get("spec", {}).get("scheduler", {}).get("service", {}).get("ports", [])
+        port = next((one["port"] for one in ports if one.get("name") == "tcp-comm"), 8786)
+        service = f"{self.spec.name}-scheduler.{self.kube.namespace}"
+        until = time.monotonic() + RESOLVE_S
+        while time.monotonic() < until:
+            for host in (f"{service}.svc", service):
+                if _resolves(host):
+                    return f"tcp://{host}:{port}"
+            self._pause()
+        raise InputError(
+            f"Service {service}, which cannot be reached from here",
+            "a driver in the cluster itself",
+            "add --detach, which has a Job drive the run",
+        )
+
+
+@contextmanager
+def provided(
+    spec: ClusterSpec,
+    *,
+    run: str,
+    with_actors: bool,
+    weights: str | None,
+    tell: Tell,
+    stop: threading.Event,
+) -> Iterator[Provision]:
+    """A cluster that can be brought :meth:`up <Provision.up>`, and does not outlive the body unless it may.
+
+    Raises:
+        InputError: the API server cannot be asked.
+    """
+    with connected(spec.namespace) as kube:
+        made = Provision(kube, spec, run, with_actors, weights, tell, stop)
+        try:
+            yield made
+        finally:
+            if spec.keep and made.created:
+                log.warning(
+                    "the cluster stays: kubectl delete daskcluster %s -n %s", spec.name, kube.namespace
+                )
+            else:
+                made.down()
+
+
+def require_provision(spec: ClusterSpec) -> None:
+    """Refuse, before anything is written or made, what these rights and this configuration cannot make.
+
+    Each right that a run needs is tried on the server with nothing changed, so that what is refused is
+    told in its own words. https://kubernetes.io/docs/reference/using-api/api-concepts/#dry-run
+
+    Raises:
+        InputError: the API server cannot be asked, or refuses something.
+        ClusterUnavailableError: it does not answer.
+    """
+    with connected(spec.namespace) as kube:
+        found = kube.get("DaskCluster", spec.name)
+        look(kube, spec.name)
+        made = documents(spec, kube.namespace, cpu_workers=spec.cpu_workers)
+        if found is None:
+            require_images(spec)
+            for document in (made.cluster, made.actors):
+                kube.create(document, only_try=True)
+            for kind in ("DaskCluster", "DaskWorkerGroup"):
+                kube.delete(kind, NOWHERE, only_try=True)
+        kube.patch("DaskWorkerGroup", NOWHERE, {}, only_try=True)
+        kube.delete("Deployment", NOWHERE, only_try=True)
+
+
+def _job() -> list[dict[str, Any]]:
+    """The Job whose pod this process runs in, if it was told."""
+    name, uid = os.environ.get("CRYOSCALE_JOB_NAME"), os.environ.get("CRYOSCALE_JOB_UID")
+    return [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}] if name and uid else []
+
+
+def _resolves(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,219 @@
+"""How many CPU workers: enough to keep the actors busy, in a group whose scale-down is our own.
+
+**Why our own.** The operator of dask-kubernetes 2026.3.0 raises a group rightly, and lowers it blindly: on
+fewer `replicas` its `daskworkergroup_replica_update` calls `retire_workers`, which posts `{"n": n}` to the
+scheduler's `/api/v1/retire_workers` (or asks it for `workers_to_close(n=n)`); the group's name goes only into
+the log and into the last way out, last-in-first-out. The scheduler chooses among *all* its workers, and the
+operator deletes the Deployments of those names, whatever their group: lowering the CPU group can end a GPU
+worker with its model, and then neither group has what it asked for
+(https://github.com/dask/dask-kubernetes/issues/914, read in `operator/controller/controller.py` and found to
+be so).
+
+**Why not two clusters** whose workers join one scheduler: who lowers the one with the scheduler asks that
+scheduler, which knows the workers of both, and the operator deletes Deployments by name in the namespace, of
+either cluster; who lowers the other asks that one's own scheduler, which nobody has joined and which names
+nobody, so that nothing happens. Two clusters with a driver that keeps a client on each scheduler would be
+safe, at the price of a second scheduler pod that can be lost, and of tasks and actors that no scheduler sees
+together. One cluster with two groups needs neither, as long as nobody has the operator lower a group (hence
+no DaskAutoscaler either).
+
+**How**: of the CPU group's Deployments those are chosen that have no worker yet, or one with least to do;
+they are deleted, at which their pods get SIGTERM and finish the block they are at (:mod:`cryoscale.preload`);
+then `replicas` is put to what is left, at which the operator finds nothing to do. Each step is one call and
+may be the last one: Deployments that are missing are taken out of the count by whoever looks next, and a
+worker is never left paused, as it would be by retiring it through the scheduler first. The group of the
+actors is never touched."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cryoscale.errors import ClusterUnavailableError, CryoscaleError
+from cryoscale.kube.api import Kube
+from cryoscale.kube.standing import GROUP_LABEL
+from cryoscale.settings import ClusterSpec
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+log = logging.getLogger("cryoscale")
+
+STEP_S = 15.0
+"""How often it is looked."""
+
+SETTLE_S = 150.0
+"""How long a change is left to show: a pod that starts, and a minute over which an actor's busy share is
+taken."""
+
+STALE_S = 120.0
+"""After how long the operator is taken not to be making the Deployments that are missing."""
+
+IDLE, AIM, FULL = 0.85, 0.92, 0.97
+"""Busy shares of the actors (fractions): below the first there are too few CPU workers, above the last there
+may be too many; aimed at is what lies between. An actor waits a little between blocks even when it is never
+short."""
+
+TASKS_A_WORKER = 2
+
+
+@dataclass(frozen=True)
+class Load:
+    """What there is to do, and how busy the actors are with it."""
+
+    busy: float | None
+    """Mean busy share of the actors that answer (fraction); None where it is not known yet."""
+    undone: int
+    """Blocks."""
+
+
+@dataclass
+class Sizing:
+    """From loads to a number of workers, between ``least`` and ``most``.
+
+    A number that was found to be too small is not tried again: lowering would otherwise undo what raising
+    did, over and over.
+    """
+
+    least: int
+    most: int
+    too_few: int = 0
+    changed_s: float = -math.inf
+
+    def wanted(self, now_s: float, workers: int, missing: int, load: Load) -> int:
+        """How many there should be.
+
+        Args:
+            now_s: of a clock that never goes back.
+            workers: how many there are, those that are not up included.
+            missing: of these, how many are not up; while there are any, more would not come sooner.
+            load: of the run now.
+        """
+        most = min(self.most, max(self.least, math.ceil(load.undone / TASKS_A_WORKER)))
+        wanted = workers
+        if workers > most:
+            wanted = most
+        elif workers < self.least:
+            wanted = self.least
+        elif load.busy is not None and now_s - self.changed_s >= SETTLE_S:
+            if load.busy < IDLE and not missing:
+                self.too_few = max(self.too_few, workers)
+                factor = min(AIM / max(load.busy, 0.01), 1.5)
+                wanted = min(most, max(workers + 1, math.ceil(workers * factor)))
+            elif load.busy > FULL:
+                lower = workers - max(1, workers // 10)
+                wanted = min(workers, max(self.least, self.too_few + 1, lower))
+        if wanted != workers:
+            self.changed_s = now_s
+        return wanted
+
+
+@dataclass
+class Scaler:
+    """Keeps the CPU group of a cluster at the size that its run wants; used as a context, in a thread."""
+
+    kube: Kube
+    spec: ClusterSpec
+    client: Client
+    load: Callable[[], Load]
+    on_event: Callable[[str, Mapping[str, Any]], None]
+    sizing: Sizing
+    _over: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _short: tuple[int, int, float] | None = None
+    """Deployments and replicas that do not agree, and since when."""
+
+    @property
+    def group(self) -> str:
+        """The name of the group."""
+        return f"{self.spec.name}-default"
+
+    def __enter__(self) -> Scaler:
+        self.sizing.changed_s = time.monotonic()
+        self._thread = threading.Thread(target=self._keep, name="cryoscale-scaling", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(timeout=STEP_S)
+
+    def step(self, now_s: float) -> None:
+        """Look once, and change the group where it has to be changed."""
+        group = self.kube.get("DaskWorkerGroup", self.group)
+        if group is None:
+            return
+        replicas = int(group["spec"]["worker"]["replicas"])
+        names = self._names()
+        if len(names) < replicas:
+            self._mend(now_s, len(names), replicas)
+            return
+        self._short = None
+        doing = self._doing()
+        missing = len(set(names) - doing.keys())
+        load = self.load()
+        wanted = self.sizing.wanted(now_s, len(names), missing, load)
+        if wanted == len(names):
+            return
+        self.on_event(
+            "scaled", {"group": self.group, "before": len(names), "after": wanted, "busy_share": load.busy}
+        )
+        if wanted > len(names):
+            self._put(wanted)
+            return
+        for name in expendable(names, doing)[: len(names) - wanted]:
+            self.kube.delete("Deployment", name)
+        self._put(len(self._names()))
+
+    def _mend(self, now_s: float, there: int, replicas: int) -> None:
+        """Take Deployments out of the count that nobody is making: a scale-down was cut off half-way.
+
+        The operator acts on a change of the count alone, so that it would not replace them by itself.
+        """
+        if self._short is None or self._short[:2] != (there, replicas):
+            self._short = (there, replicas, now_s)
+        elif now_s - self._short[2] >= STALE_S:
+            self._put(there)
+
+    def _names(self) -> list[str]:
+        """Of the Deployments, the oldest first."""
+        found = self.kube.list("Deployment", {GROUP_LABEL: self.group})
+        alive = [one["metadata"] for one in found if not one["metadata"].get("deletionTimestamp")]
+        return [one["name"] for one in sorted(alive, key=lambda one: str(one["creationTimestamp"]))]
+
+    def _doing(self) -> dict[str, int]:
+        """How many tasks each worker has that has joined, by its name."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        tasks: Mapping[str, Collection[Any]] = self.client.processing()
+        return {str(info["name"]): len(tasks.get(address, ())) for address, info in workers.items()}
+
+    def _put(self, replicas: int) -> None:
+        self.kube.patch("DaskWorkerGroup", self.group, {"spec": {"worker": {"replicas": replicas}}})
+
+    def _keep(self) -> None:
+        while not self._over.wait(STEP_S):
+            try:
+                self.step(time.monotonic())
+            except ClusterUnavailableError as error:
+                log.debug("the API server is not asked for workers now: %s", error)
+            except CryoscaleError as error:
+                log.warning("the number of CPU workers stays as it is: %s", error)
+                return
+            except Exception as error:  # a scheduler that is gone; the driver finds out by itself
+                log.debug("no look at the workers: %s", error)
+
+
+def expendable(names: Sequence[str], doing: Mapping[str, int]) -> list[str]:
+    """Workers in the order in which one does without them.
+
+    First those that have not joined, for lack of a node perhaps; then those with least to do, of which the
+    newest goes first, as the older ones have read more of what they will need again.
+    """
+    newest = {name: number for number, name in enumerate(reversed(names))}
+    return sorted(names, key=lambda name: (doing.get(name, -1), newest[name]))
