@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
 from distributed.http.utils import RequestHandler
+from distributed.worker import WORKER_ANY_RUNNING
 from distributed.worker_state_machine import FreeKeysEvent
 
 from cryoscale.cluster import GPU
@@ -152,6 +153,8 @@ async def drain(readiness: Readiness, drain_s: float) -> None:
     Dask's own way (``Worker.close_gracefully``) waits neither for tasks that run nor for actors.
     """
     worker, deadline = readiness.worker, time.monotonic() + drain_s
+    if worker.status not in WORKER_ANY_RUNNING:  # it goes already
+        return
     readiness.draining = True
     log.info("draining: no new tasks; what is under way is finished, for %.0f s at most", drain_s)
     # not "paused", which Dask's memory monitor takes back
