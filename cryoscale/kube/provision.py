@@ -29,6 +29,9 @@ LOOK_S = 2.0
 RESOLVE_S = 30.0
 """How long a Service's name may take to be known to DNS, which remembers for 5 to 30 s what was not there."""
 
+DOWN_TRIES = 10
+"""How often it is tried to delete what was made, as it would cost money for ever."""
+
 NOWHERE = "nothing-of-this-name"
 """Of objects that are not there, to try whether one may delete or change any."""
 
@@ -80,18 +83,19 @@ class Provision:
         if not self.created:
             return
         name = self.spec.name
-        try:
-            # in the foreground, so that whoever makes one of that name next sees that parts are still there
-            self.kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground")
-            self.kube.delete("DaskCluster", name, policy="Foreground")
-            self.created = False
-        except CryoscaleError as error:
-            log.warning(
-                "the cluster is left behind (%s): kubectl delete daskcluster %s -n %s",
-                error,
-                name,
-                self.kube.namespace,
-            )
+        for left in reversed(range(DOWN_TRIES)):
+            try:
+                # in the foreground, so that whoever makes the next of that name sees that parts are still there
+                self.kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground")
+                self.kube.delete("DaskCluster", name, policy="Foreground")
+                self.created = False
+                return
+            except CryoscaleError as error:
+                if not (left and error.retry):
+                    do = f"kubectl delete daskcluster {name} -n {self.kube.namespace}"
+                    log.warning("the cluster is left behind (%s): %s", error, do)
+                    return
+            time.sleep(LOOK_S)
 
     def _find_or_make(self) -> bool:
         """Whether the cluster is there by now, whoever made it; False where an old one is still going."""
@@ -166,8 +170,10 @@ class Provision:
         return now - since >= trouble.bearable_s
 
     def _not_up(self, trouble: Trouble) -> InputError:
+        line = self.kube.last_line(trouble.pod) if trouble.pod else ""
+        said = f"; its last line: {line}" if line else ""
         return InputError(
-            f"DaskCluster {self.kube.namespace}/{self.spec.name}, which does not come up: {trouble}",
+            f"DaskCluster {self.kube.namespace}/{self.spec.name}, which does not come up: {trouble}{said}",
             f"a scheduler and a worker of each kind within {self.spec.wait_s:.0f} s",
             trouble.do,
         )

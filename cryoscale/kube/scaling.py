@@ -2,12 +2,13 @@
 
 **Why our own.** The operator of dask-kubernetes 2026.3.0 raises a group rightly, and lowers it blindly: on
 fewer `replicas` its `daskworkergroup_replica_update` calls `retire_workers`, which posts `{"n": n}` to the
-scheduler's `/api/v1/retire_workers` (or asks it for `workers_to_close(n=n)`); the group's name goes only into
-the log and into the last way out, last-in-first-out. The scheduler chooses among *all* its workers, and the
-operator deletes the Deployments of those names, whatever their group: lowering the CPU group can end a GPU
-worker with its model, and then neither group has what it asked for
-(https://github.com/dask/dask-kubernetes/issues/914, read in `operator/controller/controller.py` and found to
-be so).
+scheduler's `/api/v1/retire_workers` (or asks it for `workers_to_close(n=n)`); the group's name goes only
+into the log and into the last way out, last-in-first-out. The scheduler chooses among *all* its workers,
+and the operator deletes the Deployments of those names, whatever their group: lowering the CPU group can
+end a GPU worker with its model, and then neither group has what it asked for. So says
+https://github.com/dask/dask-kubernetes/issues/914, so it stands in `operator/controller/controller.py`, and
+so it was seen: of three CPU workers with data and one GPU worker, lowering the CPU group by one left three
+and none.
 
 **Why not two clusters** whose workers join one scheduler: who lowers the one with the scheduler asks that
 scheduler, which knows the workers of both, and the operator deletes Deployments by name in the namespace, of

@@ -38,6 +38,8 @@ class Trouble:
     do: str
     bearable_s: float = math.inf
     """How long it may last before there is no more sense in waiting."""
+    pod: str = ""
+    """Whose log may say more."""
 
     def __str__(self) -> str:
         return f"{self.who}: {self.text}"
@@ -139,7 +141,7 @@ def pod_troubles(kube: Kube, pod: Mapping[str, Any], who: str = "driver") -> Ite
             waiting = {**waiting, "message": kube.warning(pod_name)}
         yield _of_container(who, pod_name, container, waiting)
         return
-    yield Trouble(who, f"pod {pod_name} is not ready yet", "look into its log")
+    yield Trouble(who, f"pod {pod_name} is not ready yet", "look into its log", pod=pod_name)
 
 
 def _of_container(
@@ -153,4 +155,4 @@ def _of_container(
         return Trouble(who, text, do, 0.0 if reason in HOPELESS else IMAGE_S)
     last = container.get("lastState", {}).get("terminated")
     ended = f", after exit code {last['exitCode']}" if last else ""
-    return Trouble(who, f"pod {pod_name} waits: {told}{ended}", "look into its log")
+    return Trouble(who, f"pod {pod_name} waits: {told}{ended}", "look into its log", pod=pod_name)

@@ -143,6 +143,12 @@ def _no_volume(api: FakeApi) -> None:
     api.put("events", event)
 
 
+def _no_weights(api: FakeApi) -> None:
+    running = {"image": "there/gpu:1", "state": {"running": {}}}
+    api.pod("ice-gpu-0", GPU, containerStatuses=[running])
+    api.logs["ice-gpu-0"] = "the model of /w cannot be loaded\n"
+
+
 @pytest.mark.parametrize(
     ("kind", "trouble", "words"),
     [
@@ -150,6 +156,7 @@ def _no_volume(api: FakeApi) -> None:
         ("gpu", _no_node, ("GPU worker", NO_GPU)),
         ("gpu", _no_image, ("there/gpu:1", PULL["message"])),
         ("cpu", _no_volume, ("CPU worker", 'no claim "data"')),
+        ("gpu", _no_weights, ("GPU worker", "the model of /w cannot be loaded")),
     ],
 )
 def test_what_does_not_come_up_is_told_as_kubernetes_tells_it_and_nothing_is_left(
@@ -165,8 +172,9 @@ def test_what_does_not_come_up_is_told_as_kubernetes_tells_it_and_nothing_is_lef
         cluster(replace(SPEC, wait_s=0.001), tell=told.append) as found,
     ):
         found.up()
-    for said in (told[-1], str(refused.value)):
-        assert all(word in said for word in words), said
+    said = str(refused.value)
+    assert all(word in said for word in words), said
+    assert told[-1].removeprefix("waiting for ") in said
     assert "\n" not in str(refused.value)
     assert not api.names("daskclusters") + api.names("daskworkergroups")
 
@@ -210,6 +218,19 @@ def test_an_api_server_that_is_away_for_a_moment_is_waited_for(api: FakeApi) -> 
     with cluster(tell=told.append) as found:
         found.up()
     assert any("API server" in text for text in told)
+
+
+def test_a_cluster_is_taken_down_although_the_api_server_is_away_for_a_moment(api: FakeApi) -> None:
+    calls: list[int] = []
+
+    def fails(verb: str, plural: str) -> bool:
+        calls.append(1)
+        return len(calls) < 3
+
+    with cluster() as found:
+        found.up()
+        api.fails = fails
+    assert not api.names("daskclusters") + api.names("daskworkergroups")
 
 
 @pytest.mark.parametrize(
