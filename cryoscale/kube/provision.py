@@ -85,7 +85,7 @@ class Provision:
         name = self.spec.name
         for left in reversed(range(DOWN_TRIES)):
             try:
-                # in the foreground, so that whoever makes the next of that name sees that parts are still there
+                # in the foreground: who makes the next of that name sees that parts are still there
                 self.kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground")
                 self.kube.delete("DaskCluster", name, policy="Foreground")
                 self.created = False
