@@ -103,7 +103,7 @@ def require_reachable(spec: ClusterSpec, out: str) -> None:
     if spec.kind == "kubernetes":
         from cryoscale.kube.provision import require_provision
 
-        require_provision(spec)
+        require_provision(spec, out)
     elif spec.kind != "local":
         with _joined(spec.kind, True):
             pass

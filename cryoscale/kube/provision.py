@@ -245,11 +245,11 @@ def provided(
                 made.down()
 
 
-def require_provision(spec: ClusterSpec) -> None:
+def require_provision(spec: ClusterSpec, out: str = "") -> None:
     """Refuse, before anything is written or made, what these rights and this configuration cannot make.
 
     Each right that a run needs is tried on the server with nothing changed, so that what is refused is
-    told in its own words. https://kubernetes.io/docs/reference/using-api/api-concepts/#dry-run
+    told in its own words. A cluster that is made has to be able to write to ``out``. https://kubernetes.io/docs/reference/using-api/api-concepts/#dry-run
 
     Raises:
         InputError: the API server cannot be asked, or refuses something.
@@ -261,6 +261,12 @@ def require_provision(spec: ClusterSpec) -> None:
         made = documents(spec, kube.namespace, cpu_workers=spec.cpu_workers)
         if found is None:
             require_images(spec)
+            if out and "://" not in out and not (spec.claim or spec.manifest):
+                raise InputError(
+                    f"output {out}, a folder of one machine",
+                    "an object store, or a volume that the pods share",
+                    "give a URL, or name a PersistentVolumeClaim as cluster.claim",
+                )
             for document in (made.cluster, made.actors):
                 kube.create(document, only_try=True)
             for kind in ("DaskCluster", "DaskWorkerGroup"):

@@ -23,7 +23,8 @@ they are deleted, at which their pods get SIGTERM and finish the block they are 
 then `replicas` is put to what is left, at which the operator finds nothing to do. Each step is one call and
 may be the last one: Deployments that are missing are taken out of the count by whoever looks next, and a
 worker is never left paused, as it would be by retiring it through the scheduler first. The group of the
-actors is never touched."""
+actors is never touched.
+"""
 
 from __future__ import annotations
 
@@ -77,14 +78,15 @@ class Load:
 class Sizing:
     """From loads to a number of workers, between ``least`` and ``most``.
 
-    A number that was found to be too small is not tried again: lowering would otherwise undo what raising
-    did, over and over.
+    It begins with the most, as a GPU that waits costs more than the workers that it waits for. A number that was
+    found to be too small is not tried again: lowering would otherwise undo what raising did, over and over.
     """
 
     least: int
     most: int
     too_few: int = 0
     changed_s: float = -math.inf
+    begun: bool = False
 
     def wanted(self, now_s: float, workers: int, missing: int, load: Load) -> int:
         """How many there should be.
@@ -97,8 +99,8 @@ class Sizing:
         """
         most = min(self.most, max(self.least, math.ceil(load.undone / TASKS_A_WORKER)))
         wanted = workers
-        if workers > most:
-            wanted = most
+        if workers > most or not self.begun:
+            wanted, self.begun = most, True
         elif workers < self.least:
             wanted = self.least
         elif load.busy is not None and now_s - self.changed_s >= SETTLE_S:

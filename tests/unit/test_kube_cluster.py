@@ -259,6 +259,8 @@ def test_a_server_without_the_operators_kinds_and_one_that_is_not_there_are_told
 ) -> None:
     with pytest.raises(InputError, match=r"cluster\.gpu_image"):
         require_provision(replace(SPEC, gpu_image=None))
+    with pytest.raises(InputError, match=r"cluster\.claim"):
+        require_provision(SPEC, "/on/this/machine")
     api.unknown = {"daskclusters", "daskworkergroups"}
     with pytest.raises(InputError, match="knows no DaskCluster"):
         require_provision(SPEC)
