@@ -1,7 +1,8 @@
 """A Dask cluster for a run: found or made, waited for, and taken down again if it was made.
 
 What is made carries the run's label, so that a driver that follows a killed one knows it for its own. A
-driver that runs in a Job has that Job own it: who deletes the Job deletes all."""
+driver that runs in a Job has that Job own it: who deletes the Job deletes all.
+"""
 
 from __future__ import annotations
 
