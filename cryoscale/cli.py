@@ -17,6 +17,7 @@ from cryoscale.cli_archive import app as archive
 from cryoscale.cli_kube import NamespaceOption, detach, submission
 from cryoscale.cli_kube import app as on_kubernetes
 from cryoscale.cli_learn import app as learning
+from cryoscale.cli_plan import app as planning
 from cryoscale.cli_view import app as viewing
 from cryoscale.options import ConfigArgument, JsonOption, OutArgument, output, print_json
 
@@ -31,6 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(planning)
 app.add_typer(learning)
 app.add_typer(archive)
 app.add_typer(viewing)
@@ -62,49 +64,6 @@ def demo(
 
 
 @app.command()
-def plan(
-    config: ConfigArgument,
-    out: Annotated[
-        str | None, typer.Option(help="Where the run shall lie: is there room? Nothing is written.")
-    ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option(help="Rates of another machine: a profile (JSON), or a finished run's folder."),
-    ] = None,
-    measure: Annotated[
-        bool,
-        typer.Option("--measure/--no-measure", help="Measure this machine's rates on a few sample blocks."),
-    ] = True,
-    save_profile: Annotated[Path | None, typer.Option(help="Keep the rates, for --profile.")] = None,
-    geojson: Annotated[
-        Path | None, typer.Option(help="Write the blocks, kept and dropped, as GeoJSON.")
-    ] = None,
-    price_cpu_hour: Annotated[float | None, typer.Option(help="Of a CPU worker.")] = None,
-    price_gpu_hour: Annotated[float | None, typer.Option(help="Of a GPU.")] = None,
-    price_gb: Annotated[float | None, typer.Option(help="Of a billion bytes fetched.")] = None,
-    json_: JsonOption = False,
-) -> None:
-    """Say what a run would take: blocks, scenes, fetches, bytes, seconds, money, disk; nothing is started."""
-    from cryoscale.config import load_config
-    from cryoscale.console import Console
-    from cryoscale.forecast.blockmap import write_geojson
-    from cryoscale.forecast.plan import Asked, make_plan
-    from cryoscale.forecast.rates import load_profile
-
-    prices = {"cpu_hour": price_cpu_hour, "gpu_hour": price_gpu_hour, "gb": price_gb}
-    rates = load_profile(profile) if profile is not None else None
-    made = make_plan(load_config(config), asked=Asked(rates, measure, out, prices))
-    if geojson is not None:
-        write_geojson(made, geojson)
-    if save_profile is not None:
-        save_profile.write_text(made.profile.to_json(), encoding="utf-8")
-    if json_:
-        print_json(made.to_dict())
-    else:
-        Console().plan(made)
-
-
-@app.command()
 def run(
     config: ConfigArgument,
     out: Annotated[str, typer.Option(help="Output folder or fsspec URL.")],
@@ -126,6 +85,15 @@ def run(
     retry_set_aside: Annotated[
         bool, typer.Option("--retry-set-aside", help="Try the blocks again that were set aside.")
     ] = False,
+    slice_: Annotated[
+        str,
+        typer.Option(
+            "--slice",
+            metavar="I/N",
+            help="Drive only slice I of N, from 0, beside the others; auto: by JOB_COMPLETION_INDEX and "
+            "CRYOSCALE_SLICES.",
+        ),
+    ] = "",
     log: Annotated[
         str, typer.Option(help="Append what happens to this file as JSON lines; - for stderr.")
     ] = "",
@@ -153,6 +121,7 @@ def run(
     from cryoscale.region import parse_region
     from cryoscale.session import View
     from cryoscale.signals import stopping
+    from cryoscale.slices import Slice
 
     if detached:
         again_and_again = {"--refresh": refresh, "--new-run": new_run, "--redo": redo, "--log": log}
@@ -169,6 +138,7 @@ def run(
     with console, stopping() as stop, _listening(log, metrics_host, metrics_port) as (on_event, metrics):
         settings = load_config(config)
         again = Again(new_run, parse_region(redo) if redo else None, retry_set_aside)
+        part = Slice.parse(slice_) if slice_ else None
         if refresh:
             changes = look_again(settings, output(out))
             found = {"refresh": changes.to_dict() if changes is not None else None}
@@ -180,6 +150,7 @@ def run(
             settings,
             output(out),
             again=again,
+            part=part,
             on_progress=console.progress,
             on_stage=console.stage,
             on_event=on_event,

@@ -2,7 +2,8 @@
 
 Workers come and go: preempted, restarted under another address, added by an autoscaler. The fleet asks the
 scheduler who is there, gives each new GPU worker its actor, by name, since Dask would happily put two on one
-device, and forgets those whose worker is gone. Models load while blocks go on elsewhere.
+device, and forgets those whose worker is gone. Models load while blocks go on elsewhere. A worker that drains
+(:mod:`cryoscale.preload`) gets no more blocks, and is let go of once it has answered those it was given.
 """
 
 from __future__ import annotations
@@ -29,12 +30,20 @@ LOOK_S = 2.0
 START_S = 600.0
 """How long a run does without any actor, while models load or workers come back, before it gives up."""
 
+GONE_S = 120.0
+"""How long all workers of a kind may be gone from a cluster that was started here, before it is started anew:
+their nannies bring them back in seconds, or, where one has given up, never."""
+
 REFUSALS = 3
 """How often a worker may fail to start its actor before no more is asked of it."""
 
 ASK_S = 5.0
 """How long all actors together may take to say what they have done, for which coroutines beside their work
 answer: the beat of the lease waits for them, and a driver without beats counts as dead."""
+
+
+LEAVING = frozenset({"closing_gracefully", "closing"})
+"""What Dask calls the state of a worker that takes no more tasks and is to go."""
 
 
 @dataclass
@@ -49,6 +58,13 @@ class Seat:
     """Blocks whose tasks are under way for this actor."""
     metrics: str | None = None
     """Where its worker shows metrics for Prometheus, if that library is there."""
+    draining: bool = False
+    """Its worker is to go: no more blocks for it."""
+
+    @property
+    def takes_blocks(self) -> bool:
+        """Whether it may be given a block."""
+        return self.ref is not None and not self.draining
 
 
 @dataclass
@@ -67,13 +83,15 @@ class Fleet:
     _refusals: dict[str, int] = field(default_factory=dict)
     _looked: float = float("-inf")
     _without_since: float | None = None
+    _gone_since: float | None = None
     _last_error: BaseException | None = None
 
     def look(self) -> None:
         """See who is there; start actors on new GPU workers, and forget those that are gone.
 
         Raises:
-            ClusterLostError: the scheduler is gone, or no actor could be had for :data:`START_S`.
+            ClusterLostError: the scheduler is gone, or all workers of a kind, or no actor could be had for
+                :data:`START_S`.
             CryoscaleError: no worker can load the model; the error of the last that tried.
         """
         self._settle_all()  # asks nobody: the client knows what has come of its futures
@@ -81,25 +99,27 @@ class Fleet:
             return
         self._looked = time.monotonic()
         workers = self._workers()
-        self.tasks = int(sum(info["resources"].get(CPU, 0) for info in workers.values()))
-        offers = {a: str(info["name"]) for a, info in workers.items() if info["resources"].get(GPU, 0) >= 1}
+        staying = {a: info for a, info in workers.items() if info.get("status") not in LEAVING}
+        self.tasks = int(sum(info["resources"].get(CPU, 0) for info in staying.values()))
+        offers = {a: str(info["name"]) for a, info in staying.items() if info["resources"].get(GPU, 0) >= 1}
         for address in self.seats.keys() - offers.keys():
-            self._forget(self.seats[address])
+            self._leave(self.seats[address], gone=address not in workers)
         for address, name in offers.items():
             if address not in self.seats and self._refusals.get(address, 0) < REFUSALS:
                 self._seat(address, name, _metrics(address, workers[address]))
         self._settle_all()
+        self._require_workers(offers)
         self._require_some(offers)
 
     def choose(self) -> Seat | None:
         """The ready actor with least to do, or None."""
-        ready = [seat for seat in self.seats.values() if seat.ref is not None]
+        ready = [seat for seat in self.seats.values() if seat.takes_blocks]
         return min(ready, key=lambda seat: seat.load) if ready else None
 
     @property
     def ready(self) -> int:
-        """Actors that have loaded their model."""
-        return sum(seat.ref is not None for seat in self.seats.values())
+        """Actors that have loaded their model and stay."""
+        return sum(seat.takes_blocks for seat in self.seats.values())
 
     def report(self, ref: ActorRef, error: ActorLostError) -> None:
         """Take note that a task lost its actor; a silent one's process is ended."""
@@ -113,10 +133,11 @@ class Fleet:
         self._looked = float("-inf")
 
     def counts(self) -> dict[str, int]:
-        """How many actors are ready and how many are loading their model."""
+        """How many actors are ready, how many are loading their model, how many are to go."""
         seats = list(self.seats.values())
-        ready = sum(seat.ref is not None for seat in seats)
-        return {"ready": ready, "loading": len(seats) - ready}
+        draining = sum(seat.draining for seat in seats)
+        ready = sum(seat.takes_blocks for seat in seats)
+        return {"ready": ready, "loading": len(seats) - ready - draining, "draining": draining}
 
     def metrics(self) -> dict[str, str]:
         """Where the actors' workers show their metrics, by the worker's name."""
@@ -186,6 +207,19 @@ class Fleet:
             self.on_event("actor_refused", {"actor": seat.name, "reason": str(self._last_error)})
             self._forget(seat)
 
+    def _leave(self, seat: Seat, *, gone: bool) -> None:
+        """Take note that a seat's worker drains or is gone; it is lost only with blocks that it was given."""
+        if gone and (seat.load or not seat.draining):
+            self._forget(seat)
+            return
+        if not seat.draining:
+            seat.draining = True
+            log.info("actor on %s gets no more blocks: its worker is to go", seat.name)
+        if not seat.load:
+            seat.future.release()
+            self.seats.pop(seat.address)
+            self.on_event("actor_drained", {"actor": seat.name})
+
     def _forget(self, seat: Seat, reason: str = "its worker went away") -> None:
         seat.future.release()
         self.seats.pop(seat.address, None)
@@ -200,6 +234,20 @@ class Fleet:
         except Exception as error:  # a worker without a nanny is a ValueError, one that is gone another
             log.warning("%s could not be restarted and is left alone: %s", seat.name, error)
             self._refusals[seat.address] = REFUSALS
+
+    def _require_workers(self, offers: Mapping[str, str]) -> None:
+        """Blocks in flight would otherwise be waited for in silence where nobody is left to do them."""
+        if offers and self.tasks:
+            self._gone_since = None
+            return
+        now = time.monotonic()
+        self._gone_since = self._gone_since or now
+        patience_s = GONE_S if self.settings.cluster.kind == "local" else START_S
+        if now - self._gone_since > patience_s:
+            raise ClusterLostError(
+                f"no worker with the resource {CPU if offers else GPU} for {patience_s:.0f} s; what is done "
+                "is kept, start the same command again"
+            )
 
     def _require_some(self, offers: Mapping[str, str]) -> None:
         if self.ready:

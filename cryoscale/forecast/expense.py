@@ -15,7 +15,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cryoscale.forecast.rates import Profile
+from cryoscale.forecast.rates import Disk, Profile
 from cryoscale.settings import Settings
 
 _COG_SHARE = 0.56
@@ -155,14 +155,21 @@ def disk_of(settings: Settings, load: Load, profile: Profile, out: str | None) -
     rates = profile.disk
     if rates is None:
         return None
-    mosaic = rates.mosaic_per_px * load.pixels
+    return need_of(rates, load.pixels, load.blocks, load.groups, "cog" in settings.files, _free(out))
+
+
+def need_of(
+    rates: Disk, pixels: float, blocks: int, groups: int, cogs: bool = True, free: int | None = None
+) -> Need:
+    """What maps of so many pixels with data take, in so many blocks, years and zones."""
+    mosaic = rates.mosaic_per_px * pixels
     return Need(
-        mosaic + rates.group * load.groups,
+        mosaic + rates.group * groups,
         mosaic * rates.levels_share,
-        rates.quicklook_per_px * load.pixels,
-        rates.marker * load.blocks,
-        _COG_SHARE * mosaic * (1.0 + rates.levels_share) if "cog" in settings.files else 0.0,
-        _free(out),
+        rates.quicklook_per_px * pixels,
+        rates.marker * blocks,
+        _COG_SHARE * mosaic * (1.0 + rates.levels_share) if cogs else 0.0,
+        free,
     )
 
 

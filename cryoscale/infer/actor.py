@@ -66,10 +66,10 @@ class Work:
 
 
 def load_named(**spec: Any) -> Predict:
-    """The predictor that ``cryoscale.models.loading.load_predictor`` makes of ``spec``."""
-    from cryoscale.models.loading import load_predictor
+    """The predictor of ``spec``: what this process keeps, or what ``cryoscale.models.loading`` loads."""
+    from cryoscale.models.loading import at_hand
 
-    predictor: Predict = load_predictor(**spec)
+    predictor: Predict = at_hand(**spec)
     return predictor
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryoscale.errors import InputError
+from cryoscale.errors import InputError, WeightsError
 from cryoscale.models.protocol import PredictsTiles
 
 NAMES = ("band-ratio",)
@@ -81,3 +84,58 @@ def _by_name(name: str) -> PredictsTiles:
 def describe(predictor: PredictsTiles) -> dict[str, Any]:
     """A model's entry in a run's manifest: name, sha256, parameters, precision, channels, classes."""
     return predictor.describe()
+
+
+# --- a model that a process keeps for whoever comes -------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Kept:
+    predictor: PredictsTiles
+    asked: Mapping[str, Any]
+
+    def is_what(self, asked: Mapping[str, Any]) -> bool:
+        """Whether it is the model that is asked for: by what the files hold, not by where they lie."""
+        own, others = ({**one, "weights": None, "precision": None} for one in (self.asked, asked))
+        if own != others or asked["weights"] is None:
+            return False
+        described = self.predictor.describe()
+        if asked["precision"] not in (self.asked["precision"], described["precision"]):
+            return False
+        from cryoscale.models.weights import read_card, serving_digest
+
+        try:
+            card = read_card(str(asked["weights"]))
+        except WeightsError:  # whoever loads them says so
+            return False
+        return (card.sha256, serving_digest(card)) == (described["sha256"], described["card"])
+
+
+_kept: list[_Kept] = []
+"""At most one: a device has room for one model."""
+
+
+def keep(**spec: Any) -> None:
+    """Load a model as :func:`load_predictor`, for the actor to come in this process.
+
+    Raises:
+        InputError: as there.
+        WeightsError: as there.
+    """
+    _kept[:] = [_Kept(load_predictor(**spec), _asked(spec))]
+
+
+def at_hand(**spec: Any) -> PredictsTiles:
+    """The model that this process keeps, if it is the one asked for, else as :func:`load_predictor`.
+
+    A kept one stays for the next who asks; it is let go of once another is asked for.
+    """
+    if any(one.is_what(_asked(spec)) for one in _kept):
+        return _kept[0].predictor
+    _kept.clear()
+    return load_predictor(**spec)
+
+
+def _asked(spec: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(load_predictor).parameters.values()
+    return {**{one.name: one.default for one in parameters}, **spec}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from affine import Affine
 from matplotlib.axes import Axes
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.patheffects import Stroke
-from pyproj import Transformer
 
-from cryoscale.grid import zone_bounds_deg
+from cryoscale.grid import transformer, zone_bounds_deg
 
 INK = "#15191f"
 """Colour of lines and letters."""
@@ -46,9 +46,9 @@ class Frame:
         """West, east, south, north in metres, as matplotlib wants it."""
         return self.west_m, self.east_m, self.south_m, self.north_m
 
-    def project(self) -> Transformer:
+    def project(self) -> Any:
         """From longitude and latitude to the frame's metres."""
-        return Transformer.from_crs("EPSG:4326", self.crs, always_xy=True)
+        return transformer("EPSG:4326", self.crs)
 
 
 def draw_zone_borders(axes: Axes, zones: list[int], frame: Frame) -> None:
@@ -80,7 +80,7 @@ def draw_zone_borders(axes: Axes, zones: list[int], frame: Frame) -> None:
 
 
 def _lonlat_bounds(frame: Frame) -> tuple[float, float, float, float]:
-    inverse = Transformer.from_crs(frame.crs, "EPSG:4326", always_xy=True)
+    inverse = transformer(frame.crs, "EPSG:4326")
     bounds = inverse.transform_bounds(frame.west_m, frame.south_m, frame.east_m, frame.north_m)
     return bounds[0], bounds[1], bounds[2], bounds[3]
 

@@ -9,10 +9,11 @@ import numpy as np
 import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
+from cryoscale.grid import transformer
 from cryoscale.write.furniture import Frame
 from cryoscale.write.zonal import affine_of
 
@@ -36,7 +37,7 @@ def frame_of(mosaics: Mapping[int, xr.Dataset], longest_px: int = _LONGEST_PX) -
         )
         x, y = thin["x"].values[cols], thin["y"].values[np.tile(rows, 2)]
         if rows.size:
-            lon, lat = Transformer.from_crs(epsg, 4326, always_xy=True).transform(x, y)
+            lon, lat = transformer(f"EPSG:{epsg}", "EPSG:4326").transform(x, y)
             lons.append(lon)
             lats.append(lat)
     if not lons:  # nothing is valid: an empty frame around the first window
@@ -44,7 +45,7 @@ def frame_of(mosaics: Mapping[int, xr.Dataset], longest_px: int = _LONGEST_PX) -
     lon, lat = np.concatenate(lons), np.concatenate(lats)
     middle = (lon.min() + lon.max()) / 2
     crs = f"+proj=tmerc +lon_0={middle:.6f} +lat_0={lat.mean():.6f} +k=1 +ellps=WGS84 +units=m"
-    x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(lon, lat)
+    x, y = transformer("EPSG:4326", crs).transform(lon, lat)
     margin = 0.01 * max(np.ptp(x), np.ptp(y)) + 50.0
     west, south, east, north = x.min() - margin, y.min() - margin, x.max() + margin, y.max() + margin
     return Frame(crs, west, south, east, north, max(10.0, max(east - west, north - south) / longest_px))
@@ -66,7 +67,7 @@ def _warp(
     """A layer on the frame; strip by strip, as it may have four times the picture's pixels."""
     target = np.full(frame.shape, nodata, np.float32)
     step = max(1, max(data.shape) // _LONGEST_PX)
-    to_zone = Transformer.from_crs(frame.crs, epsg, always_xy=True)
+    to_zone = transformer(frame.crs, f"EPSG:{epsg}")
     for rows, _ in strips(frame.shape[0]):
         at = frame.affine @ Affine.translation(0, rows.start)
         north, south = at.f, at.f + at.e * (rows.stop - rows.start)

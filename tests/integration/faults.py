@@ -16,11 +16,14 @@ from typing import Any
 
 import yaml
 
+from cryoscale.cluster import FROZEN_S
 from cryoscale.ledger import Ledger
 from cryoscale.write.objects import Objects
 from tests.integration.conftest import TinyRange
 
-DEADLINE_S = 240.0
+DEADLINE_S = 2 * FROZEN_S + 60.0
+"""Longer than the longest silence after which a run promises to go on, so that what is waited for in vain is
+a fault; the 600 s of a whole test are longer still."""
 
 
 def few_blocks(tiny: TinyRange, **changes: Any) -> dict[str, Any]:
@@ -44,7 +47,7 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "PYTHONFAULTHANDLER": "1", **(env or {})},
         )
         return cls(process)
 
@@ -66,6 +69,17 @@ class Command:
         for pid in [*_family(self.process.pid), self.process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def stacks(self) -> str:
+        """Ends all of it and says where each thread of each process stood."""
+        pids = [self.process.pid, *self.children()]
+        for pid in reversed(pids):  # the driver last, lest it starts others anew
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.communicate(timeout=10)[1]
+        self.kill_all()
+        return "it does not even abort"
 
     def children(self) -> list[int]:
         """Every process that it started, and theirs."""
@@ -104,7 +118,7 @@ def until(condition: Callable[[], bool], command: Command | None = None) -> bool
         if command is not None and command.process.poll() is not None:
             return condition()
         time.sleep(0.02)
-    raise AssertionError("waited in vain")
+    raise AssertionError(f"waited in vain{f'; it stands here: {command.stacks()}' if command else ''}")
 
 
 def wait_or_end(command: Command, seconds: float) -> None:

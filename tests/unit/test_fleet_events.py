@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from cryoscale import fleet as fleet_module
-from cryoscale.cluster import GPU
-from cryoscale.errors import ActorSilentError, OperatorError
+from cryoscale.cluster import CPU, GPU
+from cryoscale.errors import ActorSilentError, ClusterLostError, OperatorError
 from cryoscale.fleet import REFUSALS, Fleet
+from cryoscale.settings import ClusterSpec
 
 
 class Future:
@@ -35,11 +36,18 @@ class Client:
     status = "running"
 
     def __init__(self, *names: str, error: Exception | None = None) -> None:
-        self.names, self.error = list(names), error
+        self.names, self.error, self.tasks = list(names), error, 2
+        self.statuses: dict[str, str] = {}
 
     def scheduler_info(self, n_workers: int) -> dict[str, Any]:
         info = {"resources": {GPU: 1}, "services": {"dashboard": 8081}}
-        return {"workers": {f"tcp://10.0.0.{n[-1]}:9000": {"name": n, **info} for n in self.names}}
+        workers: dict[str, Any] = {
+            f"tcp://10.0.0.{n[-1]}:9000": {"name": n, **info, "status": self.statuses.get(n, "running")}
+            for n in self.names
+        }
+        if self.tasks:
+            workers["tcp://10.0.0.9:9000"] = {"name": "cpu-1", "resources": {CPU: self.tasks}}
+        return {"workers": workers}
 
     def submit(self, *args: Any, workers: list[str], **more: Any) -> Future:
         return Future(workers[0], self.error)
@@ -55,7 +63,7 @@ class Model:
 class Settings:
     """As much of a run's settings as a fleet looks at."""
 
-    model, tile_px = Model(), 64
+    model, tile_px, cluster = Model(), 64, ClusterSpec()
 
 
 def watched(
@@ -72,7 +80,7 @@ def test_an_actor_is_told_when_it_starts_and_when_its_worker_goes(monkeypatch: p
     client = Client("gpu-1", "gpu-2")
     fleet, told = watched(client, monkeypatch)
     fleet.look()
-    assert fleet.counts() == {"ready": 2, "loading": 0}
+    assert fleet.counts() == {"ready": 2, "loading": 0, "draining": 0}
     client.names.remove("gpu-1")
     fleet.look()
     assert [(name, facts["actor"]) for name, facts in told] == [
@@ -112,3 +120,68 @@ def test_actors_that_do_not_answer_keep_the_beat_of_the_lease_waiting_no_longer_
     monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now[0])
     assert fleet.stats() == {"gpu-0": {"busy_s": 1.0}}
     assert now[0] == fleet_module.ASK_S
+
+
+@pytest.mark.parametrize("kind", ["CPU", "GPU"])
+def test_a_cluster_whose_workers_of_a_kind_are_all_gone_is_given_up_and_not_waited_for(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client("gpu-1")
+    fleet, _ = watched(client, monkeypatch)
+    fleet.look()
+    monkeypatch.setattr(fleet_module, "GONE_S", 0.0)
+    if kind == "CPU":
+        client.tasks = 0
+    else:
+        client.names.clear()
+    fleet.look()
+    with pytest.raises(ClusterLostError, match=f"no worker with the resource {kind} for"):
+        fleet.look()
+
+
+def test_workers_that_come_back_in_time_are_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client("gpu-1")
+    fleet, _ = watched(client, monkeypatch)
+    client.tasks = 0
+    fleet.look()
+    client.tasks = 2
+    fleet.look()
+    monkeypatch.setattr(fleet_module, "GONE_S", 0.0)
+    client.tasks = 0
+    fleet.look()
+    assert fleet.tasks == 0
+
+
+def test_an_actor_whose_worker_drains_keeps_its_blocks_gets_no_more_and_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client("gpu-1", "gpu-2")
+    fleet, told = watched(client, monkeypatch)
+    fleet.look()
+    first = fleet.choose()
+    assert first is not None
+    first.load = 1
+    client.statuses[first.name] = "closing_gracefully"
+    fleet.look()
+    assert {fleet.choose().name for _ in range(3)}.isdisjoint({first.name})  # type: ignore[union-attr]
+    assert fleet.counts() == {"ready": 1, "loading": 0, "draining": 1}
+    first.load = 0  # its block has come back
+    fleet.look()
+    client.names.remove(first.name)
+    fleet.look()
+    assert fleet.counts() == {"ready": 1, "loading": 0, "draining": 0}
+    assert (told[-1], fleet.lost) == (("actor_drained", {"actor": first.name}), 0)
+
+
+def test_an_actor_that_is_gone_before_its_blocks_came_back_is_lost_for_all_that_it_drained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client("gpu-1", "gpu-2")
+    fleet, told = watched(client, monkeypatch)
+    fleet.look()
+    fleet.seats["tcp://10.0.0.1:9000"].load = 1
+    client.statuses["gpu-1"] = "closing_gracefully"
+    fleet.look()
+    client.names.remove("gpu-1")
+    fleet.look()
+    assert (told[-1][0], told[-1][1]["actor"], fleet.lost) == ("actor_lost", "gpu-1", 1)

@@ -1,0 +1,243 @@
+"""What cluster so many blocks ask for: CPU nodes that feed GPUs, hours, money, and which side is slowest.
+
+All sides work at the same time, and the slowest is the clock:
+
+* **GPUs**: tiles of all blocks over the tiles that the actors predict;
+* **CPU workers**: two tasks each (:mod:`cryoscale.cluster`), by their seconds of the clock, waiting
+  included, or by processor seconds over the worker's cores where these are fewer than its tasks;
+* **network**: features travel to the actors (:mod:`cryoscale.infer.wire`), over the link of a GPU's node;
+* **scenes**: whoever holds them sends them, all workers together, where it is said how fast;
+* **driver**: one process hands all blocks out, :data:`DRIVER_S` each.
+
+Workers are counted so that another side is the slowest, or that all is done in time; GPUs then wait for them.
+Nodes are counted whole. The start of nodes, images and models is not in it.
+What comes after the last block, in one process, is told beside it: GPUs can be given back by then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryoscale.errors import ConfigError
+from cryoscale.forecast.rates import Prices
+
+TARGET_TILES_S: Final = 2500.0
+"""Tiles of 256 px a second of the full CryoNet on an H200: the target of the design, never measured."""
+
+DRIVER_S: Final = 0.0045
+"""Of the clock a block, on 2 cores: benchmarks/results/orchestration.jsonl, the scheduler of its own."""
+
+FINISH_S: Final = 3.1
+"""Of one process for what follows the last block, a block of 2048 px, at most: the slope from 256 to 1,024
+blocks of 512 px of ice that is connected throughout, benchmarks/results/memory.jsonl."""
+
+PEAK_GIB: Final = 6.7
+"""Most memory of a CPU worker with two blocks of 2048 px in work: benchmarks/results/pod_memory.jsonl."""
+
+TASKS_A_WORKER: Final = 2
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """What one block takes in one year.
+
+    Attributes:
+        read_s, features_s, write_s: of one processor.
+        wait_s: of the clock, beside that, for scenes.
+        tiles: passes of the network over a tile.
+        sent_bytes: features on their way to an actor.
+        fetched_bytes: of scenes; None where not counted.
+        stored_bytes: of map, levels, pictures, ledger; None where no rate is known.
+    """
+
+    read_s: float
+    features_s: float
+    write_s: float
+    wait_s: float
+    tiles: float
+    sent_bytes: float
+    fetched_bytes: float | None
+    stored_bytes: float | None
+
+    @property
+    def cpu_s(self) -> float:
+        """Of one processor, all stages of a CPU worker."""
+        return self.read_s + self.features_s + self.write_s
+
+
+@dataclass(frozen=True)
+class Site:
+    """The machines that are asked about, and how fast and dear they are.
+
+    Attributes:
+        tiles_s: tiles a second of a GPU, and where the figure is from.
+        gpus: how many there are; or
+        hours: in how many the blocks shall be mapped.
+        cpu_workers: how many there are; None for as many as it takes.
+        node_cores, node_gib: of a CPU node, what pods may ask of it.
+        worker_cores, worker_gib: what the pod of a CPU worker asks for.
+        node_gpus, node_gbit_s: of a GPU node; its link unlimited where None.
+        scenes_gbit_s: what the scenes' store sends, unlimited where None.
+        prices: of a worker's hour, of a GPU's, of 1e9 bytes fetched.
+    """
+
+    tiles_s: float = TARGET_TILES_S
+    gpus: int | None = None
+    hours: float | None = None
+    cpu_workers: int | None = None
+    node_cores: int = 16
+    node_gib: float = 64.0
+    worker_cores: int = 2
+    worker_gib: float = 8.0
+    node_gpus: int = 1
+    node_gbit_s: float | None = None
+    scenes_gbit_s: float | None = None
+    prices: Prices = field(default_factory=Prices)
+
+    def __post_init__(self) -> None:
+        known = {
+            "tiles a second of a GPU": self.tiles_s,
+            "GPUs": self.gpus,
+            "hours": self.hours,
+            "CPU workers": self.cpu_workers,
+            "cores of a node": self.node_cores,
+            "GiB of a node": self.node_gib,
+            "cores of a worker": self.worker_cores,
+            "GiB of a worker": self.worker_gib,
+            "GPUs of a node": self.node_gpus,
+            "Gbit/s of a GPU node": self.node_gbit_s,
+            "Gbit/s of scenes": self.scenes_gbit_s,
+        }
+        for name, value in known.items():
+            if value is not None and not 0.0 < value < math.inf:
+                raise ConfigError(f"{value:g} {name}", "a number above 0", "correct it")
+        if self.gpus is not None and self.hours is not None:
+            raise ConfigError(
+                f"{self.gpus} GPUs and {self.hours:g} hours",
+                "one of both",
+                "leave one out: the other follows",
+            )
+        if self.worker_gib < PEAK_GIB:
+            raise ConfigError(
+                f"CPU workers of {self.worker_gib:g} GiB",
+                f"{PEAK_GIB:g} at least, which two blocks of 2048 px take",
+                "give them more",
+            )
+        if not self.workers_a_node:
+            raise ConfigError(
+                f"CPU nodes of {self.node_cores} cores and {self.node_gib:g} GiB",
+                f"the {self.worker_cores} cores and {self.worker_gib:g} GiB of a worker at least",
+                "name larger nodes",
+            )
+
+    @property
+    def workers_a_node(self) -> int:
+        """How many CPU workers a node carries, by cores and memory."""
+        return min(self.node_cores // self.worker_cores, int(self.node_gib / self.worker_gib))
+
+    def gpu_s(self, cost: BlockCost) -> float:
+        """Seconds that a GPU takes for a block, by its own speed or by what its share of the link lets in."""
+        return max(cost.tiles / self.tiles_s, self.link_s(cost))
+
+    def link_s(self, cost: BlockCost) -> float:
+        """Seconds in which a GPU's share of its node's link brings a block."""
+        if self.node_gbit_s is None:
+            return 0.0
+        return cost.sent_bytes * 8.0 / (self.node_gbit_s * 1e9 / self.node_gpus)
+
+    def scenes_s(self, cost: BlockCost) -> float:
+        """Seconds in which the scenes' store sends those of a block, at most."""
+        if self.scenes_gbit_s is None or cost.fetched_bytes is None:
+            return 0.0
+        return cost.fetched_bytes * 8.0 / (self.scenes_gbit_s * 1e9)
+
+    def worker_s(self, cost: BlockCost) -> float:
+        """Seconds that a CPU worker takes for a block, its tasks side by side."""
+        task_s = cost.cpu_s + cost.wait_s + self.gpu_s(cost)
+        return max(cost.cpu_s / min(self.worker_cores, TASKS_A_WORKER), task_s / TASKS_A_WORKER)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The cluster for so many blocks, and what it takes.
+
+    Attributes:
+        blocks: in all years.
+        hours: of the clock, from the first block to the last.
+        bound: the side that is slowest.
+        busy: of each side, the share of that time in which it works.
+        gpu_hours, cpu_hours: of GPUs and of CPU workers, held all the while.
+        finish_hours: of one process after the last block, at most.
+        fetched_bytes, stored_bytes: None where not known.
+        money: of what a price is given for, and in all.
+    """
+
+    blocks: int
+    gpus: int
+    gpu_nodes: int
+    workers: int
+    cpu_nodes: int
+    hours: float
+    bound: str
+    busy: Mapping[str, float]
+    gpu_hours: float
+    cpu_hours: float
+    finish_hours: float
+    fetched_bytes: float | None
+    stored_bytes: float | None
+    money: Mapping[str, float]
+
+
+def fleet_for(blocks: int, cost: BlockCost, site: Site) -> Fleet:
+    """The cluster that maps ``blocks`` of ``cost`` each, as :class:`Site` asks."""
+    gpus, workers = site.gpus or 1, site.cpu_workers
+    if site.hours is not None:
+        gpus = _whole(blocks * site.gpu_s(cost) / (site.hours * 3600.0))
+    sides = {
+        "GPUs": blocks * cost.tiles / site.tiles_s / gpus,
+        "network": blocks * site.link_s(cost) / gpus,
+        "scenes": blocks * site.scenes_s(cost),
+        "driver": blocks * DRIVER_S,
+    }
+    if workers is None:
+        aim_s = site.hours * 3600.0 if site.hours is not None else max(sides.values())
+        workers = _whole(blocks * site.worker_s(cost) / aim_s)
+    sides["CPU workers"] = blocks * site.worker_s(cost) / workers
+    bound = max(sides, key=lambda side: sides[side])
+    hours = sides[bound] / 3600.0
+    fetched = None if cost.fetched_bytes is None else blocks * cost.fetched_bytes
+    return Fleet(
+        blocks=blocks,
+        gpus=gpus,
+        gpu_nodes=math.ceil(gpus / site.node_gpus),
+        workers=workers,
+        cpu_nodes=math.ceil(workers / site.workers_a_node),
+        hours=hours,
+        bound=bound,
+        busy={side: taken / sides[bound] for side, taken in sides.items()},
+        gpu_hours=hours * gpus,
+        cpu_hours=hours * workers,
+        finish_hours=blocks * FINISH_S / 3600.0,
+        fetched_bytes=fetched,
+        stored_bytes=None if cost.stored_bytes is None else blocks * cost.stored_bytes,
+        money=_money(site.prices, hours * workers, hours * gpus, fetched),
+    )
+
+
+def _whole(count: float) -> int:
+    """At least one, and no further one for an error of rounding."""
+    return max(math.ceil(count - 1e-9), 1)
+
+
+def _money(prices: Prices, cpu_hours: float, gpu_hours: float, fetched: float | None) -> dict[str, float]:
+    money = dict[str, float]()
+    if prices.cpu_hour is not None:
+        money["cpu"] = prices.cpu_hour * cpu_hours
+    if prices.gpu_hour is not None:
+        money["gpu"] = prices.gpu_hour * gpu_hours
+    if prices.gb is not None and fetched is not None:
+        money["bytes"] = prices.gb * fetched / 1e9
+    return {**money, "total": sum(money.values())} if money else {}

@@ -1,0 +1,175 @@
+"""``cryoscale plan --cluster``: the cluster of each row, and what all of it rests on, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cryoscale.forecast.capacity import FINISH_S, BlockCost, Fleet, Site, fleet_for
+from cryoscale.forecast.rgi import ICE_PCT, Blocks
+
+_MACHINES = ("region", "ice km2", "blocks", "GPUs", "busy %", "CPU workers", "CPU nodes", "hours", "slowest")
+_AMOUNTS = ("region", "GPU hours", "CPU worker hours", "then hours", "fetched TB", "stored GB")
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a cluster's plan rests on, in words: rates of CPU and GPU, and what is assumed."""
+
+    rates: str
+    gpu_rate: str
+    assumed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClusterPlan:
+    """What ``cryoscale plan --cluster`` prints.
+
+    Attributes:
+        rows: where, with the clusters for the fewest and for the most blocks.
+        years: how many are mapped.
+        cost: of a block in one year.
+        site, basis: what it was reckoned for, and from.
+    """
+
+    rows: tuple[tuple[Blocks, Fleet, Fleet], ...]
+    years: int
+    cost: BlockCost
+    site: Site
+    basis: Basis
+
+    @classmethod
+    def of(
+        cls, where: Sequence[Blocks], years: int, cost: BlockCost, site: Site, basis: Basis
+    ) -> ClusterPlan:
+        """The clusters of all rows."""
+        rows = tuple(
+            (row, fleet_for(row.fewest * years, cost, site), fleet_for(row.most * years, cost, site))
+            for row in where
+        )
+        return cls(rows, years, cost, site, basis)
+
+    @property
+    def feed(self) -> float:
+        """How many CPU workers keep one GPU busy."""
+        return self.site.worker_s(self.cost) / self.site.gpu_s(self.cost)
+
+    @property
+    def intake_gbit_s(self) -> float:
+        """What a busy GPU takes in."""
+        return self.cost.sent_bytes * 8e-9 / self.site.gpu_s(self.cost)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        site = {name: value for name, value in vars(self.site).items() if name != "prices"}
+        return {
+            "rows": [
+                {**asdict(where), "at_least": asdict(few), "at_most": asdict(many)}
+                for where, few, many in self.rows
+            ],
+            "years": self.years,
+            "block": {**asdict(self.cost), "cpu_s": self.cost.cpu_s, "gpu_s": self.site.gpu_s(self.cost)},
+            "site": {**site, "prices": self.site.prices.model_dump(mode="json")},
+            "feed": {"cpu_workers_a_gpu": self.feed, "gbit_s_a_gpu": self.intake_gbit_s},
+            **asdict(self.basis),
+        }
+
+    def text(self) -> str:
+        """For people."""
+        cost, site, basis = self.cost, self.site, self.basis
+        prices = any(few.money for _, few, _ in self.rows)
+        amounts = (*_AMOUNTS, "cost") if prices else _AMOUNTS
+        lines = _aligned([_MACHINES, *(_machines(where, few, many) for where, few, many in self.rows)])
+        lines += _aligned([amounts, *(_amounts(where, few, many, prices) for where, few, many in self.rows)])
+        lines += [
+            f"a block and year: {cost.cpu_s:.3g} s of a core (reading {cost.read_s:.3g}, features "
+            f"{cost.features_s:.3g}, writing {cost.write_s:.3g}; {basis.rates}), {cost.wait_s:.3g} s of "
+            f"waiting, {site.gpu_s(cost):.3g} s of a GPU ({cost.tiles:,.0f} tiles)",
+            basis.gpu_rate,
+            f"a GPU that never waits takes {self.feed:,.0f} CPU workers ({site.worker_cores} cores, "
+            f"{site.worker_gib:g} GiB, two blocks each), {self.feed / site.workers_a_node:,.1f} nodes of "
+            f"{site.node_cores} cores and {site.node_gib:g} GiB, and {self.intake_gbit_s:,.1f} Gbit/s "
+            "into its node",
+            "then: levels, outlines, divides and report, in one process and without GPUs; at most, as where "
+            f"all is ice ({FINISH_S:g} s a block)",
+            *(f"assumed: {line}" for line in basis.assumed),
+        ]
+        return "\n".join(lines)
+
+
+def assumed_ice(ice_pct: tuple[float, float] | None) -> str:
+    """The assumption that makes blocks of areas, in words."""
+    if ice_pct is not None:
+        return f"ice covers {ice_pct[0]:g} to {ice_pct[1]:g} % of the blocks that are mapped, as given"
+    sizes = ("less than 1 km2", "1 to 10 km2", "more")
+    parts = [f"{low:g}-{high:g} % ({size})" for size, (_, (low, high)) in zip(sizes, ICE_PCT, strict=True)]
+    return (
+        f"ice covers so much of the blocks that are mapped, by the mean size of a region's glaciers: "
+        f"{', '.join(parts)}; hence ranges. --outlines FILE counts blocks, --ice-pct says another share"
+    )
+
+
+def assumed_dates(dates: int, latency_ms: float | None) -> str:
+    """The assumption on scenes, in words."""
+    late = (
+        "" if latency_ms is None else f", each chunk {latency_ms:g} ms after it is asked for (--latency-ms)"
+    )
+    return (
+        f"scenes of {dates} dates are read (--dates){late}, every block as a whole; fetched is what they "
+        "hold unpacked, thus at most. cryoscale plan CONFIG --cluster counts"
+    )
+
+
+def _machines(where: Blocks, few: Fleet, many: Fleet) -> tuple[str, ...]:
+    return (
+        where.label,
+        f"{where.area_km2:,.0f}",
+        _between(where.fewest, where.most),
+        _between(few.gpus, many.gpus),
+        _between(round(100 * few.busy["GPUs"]), round(100 * many.busy["GPUs"])),
+        _between(few.workers, many.workers),
+        _between(few.cpu_nodes, many.cpu_nodes),
+        _between(few.hours, many.hours),
+        few.bound if few.bound == many.bound else f"{few.bound}, {many.bound}",
+    )
+
+
+def _amounts(where: Blocks, few: Fleet, many: Fleet, prices: bool) -> tuple[str, ...]:
+    cells = (
+        where.label,
+        *(_between(getattr(few, name), getattr(many, name)) for name in ("gpu_hours", "cpu_hours")),
+        _between(few.finish_hours, many.finish_hours),
+        _scaled(few.fetched_bytes, many.fetched_bytes, 1e12),
+        _scaled(few.stored_bytes, many.stored_bytes, 1e9),
+    )
+    return (*cells, _between(few.money["total"], many.money["total"])) if prices else cells
+
+
+def _scaled(low: float | None, high: float | None, unit: float) -> str:
+    return "?" if low is None or high is None else _between(low / unit, high / unit)
+
+
+def _between(low: float, high: float) -> str:
+    """A range, or the one figure where both read the same."""
+    least, most = _figure(min(low, high)), _figure(max(low, high))
+    return least if least == most else f"{least}-{most}"
+
+
+def _figure(value: float) -> str:
+    if isinstance(value, int) or value >= 100.0:
+        return f"{value:,.0f}"
+    if 0.0 < value < 0.001:
+        return "<0.001"
+    return f"{value:.2g}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if n else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]

@@ -1,0 +1,200 @@
+"""Carry out a Dockerfile's steps without an engine, in a folder: does what it installs install, and start?
+
+    python deploy/check.py deploy/Dockerfile [--keep FOLDER]
+
+Copies what it copies and runs what it runs, stage after stage, with the image's paths turned into such
+below one folder and a fresh environment for the base image's Python. Then its entry point, its health
+check, a worker's and a driver's commands and the weights are tried as another user who cannot write there
+(where this runs as root, else as the same one, from a folder that is made read-only). Steps for Debian
+(apt-get, useradd) are not run; they are named instead. Takes some minutes, and the network or
+PIP_FIND_LINKS for the packages.
+
+Needs the package `dockerfile` (extra `test`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dockerfile
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACES = ("/src", "/wheel", "/constraints.txt", "/opt/cryoscale", "/data")
+"""Paths of the image that the steps name; what they say of /tmp and /usr is this machine's own."""
+OF_DEBIAN = ("apt-get", "groupadd", "useradd")
+USER = 10001
+
+
+@dataclass
+class Image:
+    """What the steps make, below a folder."""
+
+    folder: Path
+    stages: dict[str, Path] = field(default_factory=dict)
+    arguments: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    stage: Path = Path()
+    work: str = "/src"
+    entry: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    health: tuple[str, ...] = ()
+
+    def at(self, text: str) -> str:
+        """A text of the Dockerfile with the image's paths as they lie here."""
+        for place in PLACES:
+            text = text.replace(place, f"{self.stage}{place}")
+        return text
+
+    def carry_out(self, step: dockerfile.Command) -> None:
+        """One instruction."""
+        getattr(self, f"_{step.cmd.lower()}", lambda _: None)(step)
+
+    def _from(self, step: dockerfile.Command) -> None:
+        name = step.value[2] if len(step.value) == 3 else "final"
+        # environments know their own path, so that all stages lie in one place and are copied by name alone
+        self.stage = self.folder / "root"
+        self.stage.mkdir(exist_ok=True)
+        self.stages[name] = self.stage
+        self.variables = {}
+        print(f"stage {name}", flush=True)
+
+    def _arg(self, step: dockerfile.Command) -> None:
+        for value in step.value:
+            name, given, default = value.partition("=")
+            self.arguments[name] = os.environ.get(name, default.strip('"') if given else "")
+
+    def _env(self, step: dockerfile.Command) -> None:
+        for name, value in zip(step.value[::2], step.value[1::2], strict=True):
+            self.variables[name] = self.at(value).replace("$PATH", os.environ["PATH"])
+
+    def _workdir(self, step: dockerfile.Command) -> None:
+        self.work = step.value[0]
+
+    def _copy(self, step: dockerfile.Command) -> None:
+        if step.flags:  # from another stage, which lies in the same folder
+            return
+        *sources, target = step.value
+        into = Path(self.at(target) if target.startswith("/") else self.at(f"{self.work}/{target}"))
+        for source in sources:
+            found = ROOT / source
+            if found.is_dir():
+                shutil.copytree(found, into, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                place = into / found.name if target.endswith("/") else into
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(found, place)
+
+    def _run(self, step: dockerfile.Command) -> None:
+        (text,) = step.value
+        if any(word in text for word in OF_DEBIAN):
+            print(f"  left out: {text[:100]}", flush=True)
+            return
+        print(f"  $ {text[:150]}", flush=True)
+        base = self.folder / "python/bin"
+        given = {name: value for name, value in self.arguments.items() if value}
+        environment = {**os.environ, **given, **self.variables}
+        environment["PATH"] = f"{base}:{os.environ['PATH']}"
+        work = Path(self.at(self.work))
+        work.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["sh", "-c", self.at(text)], env=environment, cwd=work, check=True)
+
+    def _entrypoint(self, step: dockerfile.Command) -> None:
+        self.entry = step.value
+
+    def _cmd(self, step: dockerfile.Command) -> None:
+        self.command = step.value
+
+    def _healthcheck(self, step: dockerfile.Command) -> None:
+        self.health = step.value[1:]
+
+
+def build(path: Path, folder: Path) -> Image:
+    """Carry out all steps."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "python")], check=True)
+    image = Image(folder)
+    for step in dockerfile.parse_file(str(path)):
+        image.carry_out(step)
+    return image
+
+
+def trials(image: Image) -> list[list[str]]:
+    """Commands that the image has to be able to run."""
+    bake = image.at("/opt/cryoscale/deploy/bake_weights.py")
+    (demo,) = glob.glob(
+        image.at("/opt/cryoscale/lib/python3*/site-packages/cryoscale/models/demo.safetensors")
+    )
+    modules = "cryoscale.pipeline, cryoscale.kube.api, cryoscale.preload, kr8s, s3fs, prometheus_client"
+    return [
+        [*image.entry, *image.command],
+        list(image.health),
+        [*image.entry, "dask", "scheduler", "--help"],
+        [*image.entry, "dask", "worker", "--help"],
+        [*image.entry, "cryoscale", "run", "--help"],
+        [*image.entry, "python", "-c", f"import {modules}"],
+        [*image.entry, "python", bake, demo, "baked/demo.safetensors"],
+        [*image.entry, "python", bake, demo, "baked/demo.safetensors"],
+    ]
+
+
+def attempt(image: Image) -> bool:
+    """Run the trials as somebody who can write to a home of their own and nowhere else."""
+    root = image.stage
+    subprocess.run(["chmod", "-R", "a-w,a+rX", str(root)], check=True)
+    image.folder.chmod(0o755)
+    with tempfile.TemporaryDirectory() as home:
+        environment = {
+            **{name: value for name, value in image.variables.items() if name.isupper()},
+            "HOME": home,
+            "NUMBA_CACHE_DIR": f"{home}/numba",
+            "MPLCONFIGDIR": f"{home}/matplotlib",
+            "DASK_TEMPORARY_DIRECTORY": f"{home}/dask",
+        }
+        other = []
+        if os.geteuid() == 0:
+            os.chown(home, USER, USER)
+            other = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+        good = True
+        for command in trials(image):
+            done = subprocess.run(
+                [*other, "env", *command], cwd=home, env=environment, capture_output=True, text=True
+            )
+            said = (done.stdout + done.stderr).strip().splitlines() or [""]
+            print(f"  {done.returncode} {json.dumps(command)[:110]}: {said[-1][:120]}", flush=True)
+            good = good and done.returncode == 0
+    return good
+
+
+def main() -> int:
+    """Check one Dockerfile; gives the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dockerfile", type=Path)
+    parser.add_argument("--keep", type=Path, help="an empty folder in which to leave what was made")
+    asked = parser.parse_args()
+    folder = asked.keep or Path(tempfile.mkdtemp(prefix="image-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        image = build(asked.dockerfile.resolve(), folder)
+        size = subprocess.run(
+            ["du", "-sm", image.at("/opt/cryoscale")], capture_output=True, text=True, check=True
+        )
+        print(f"/opt/cryoscale: {size.stdout.split()[0]} MB")
+        good = attempt(image)
+    finally:
+        if asked.keep is None:
+            subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
+            shutil.rmtree(folder)
+    print("all of it works" if good else "something does not work")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

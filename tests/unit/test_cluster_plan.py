@@ -1,0 +1,236 @@
+"""The cluster that a region takes, worked out by hand, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import pytest
+import shapely
+from typer.testing import CliRunner
+
+from cryoscale.cli import app
+from cryoscale.errors import CryoscaleError
+from cryoscale.forecast.capacity import DRIVER_S, FINISH_S, BlockCost, Site, fleet_for
+from cryoscale.forecast.demand import cost_by_dates, gpu_rate, measured_profile
+from cryoscale.forecast.rates import Prices, Profile, Reading, TileRate
+from cryoscale.forecast.rgi import REGIONS, of_outlines, rows_of
+
+COST = BlockCost(
+    read_s=6.0,
+    features_s=1.0,
+    write_s=1.0,
+    wait_s=12.0,
+    tiles=300.0,
+    sent_bytes=250e6,
+    fetched_bytes=1e9,
+    stored_bytes=2e7,
+)
+BY_HAND = Profile(
+    format="cryoscale-profile/1",
+    name="by hand",
+    cpu_cores=4,
+    read=Reading(s_per_fetch=0.01, s_per_mb=0.1, clock=3.0),
+    features_s_per_mpx=0.5,
+    write_s_per_mpx=0.25,
+)
+
+
+def told(*arguments: Any) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["plan", *map(str, arguments)])
+    if isinstance(result.exception, CryoscaleError):  # what main() writes, and its exit code
+        return result.exception.exit_code, str(result.exception)
+    return result.exit_code, result.output
+
+
+def test_a_cluster_is_what_a_hand_calculation_makes_it() -> None:
+    # 2,500 tiles/s: 0.12 s of a GPU. A worker with two tasks: (8 + 12 + 0.12) / 2 = 10.06 s a block, which is
+    # more than 8 s of its two cores take. 10,000 blocks in 2 hours: 1,200 s of 7,200 on one GPU, 100,600 s
+    # of workers, thus 14 of them (13.97); 3 on a node of 7 cores (and 8 GiB each), thus 5 nodes.
+    site = Site(hours=2.0, node_cores=7, node_gib=64.0, prices=Prices(cpu_hour=0.1, gpu_hour=3.0, gb=0.01))
+    found = fleet_for(10_000, COST, site)
+    assert (found.gpus, found.workers, found.cpu_nodes, found.bound) == (1, 14, 5, "CPU workers")
+    clock_h = 100_600 / 14 / 3600
+    assert found.hours == pytest.approx(clock_h)
+    assert found.busy["GPUs"] == pytest.approx(1200 / 3600 / clock_h)
+    assert (found.gpu_hours, found.cpu_hours) == pytest.approx((clock_h, 14 * clock_h))
+    assert (found.fetched_bytes, found.stored_bytes) == pytest.approx((1e13, 2e11))
+    assert found.finish_hours == pytest.approx(10_000 * FINISH_S / 3600)
+    assert found.money["total"] == pytest.approx(0.1 * 14 * clock_h + 3.0 * clock_h + 0.01 * 10_000)
+
+
+def test_gpus_that_are_given_are_fed_until_they_are_the_slowest() -> None:
+    found = fleet_for(10_000, COST, Site(gpus=2, node_gpus=2))
+    assert (found.bound, found.gpu_nodes) == ("GPUs", 1)
+    assert found.hours == pytest.approx(10_000 * 0.12 / 2 / 3600)
+    assert found.workers == 168  # 10.06 / 0.06 = 167.7
+    fewer = fleet_for(10_000, COST, Site(gpus=2, cpu_workers=84))
+    assert (fewer.bound, fewer.workers) == ("CPU workers", 84)
+    assert fewer.hours == pytest.approx(10_000 * 10.06 / 84 / 3600)
+    assert fewer.busy["GPUs"] == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("given", "side", "seconds"),
+    [
+        # 250 MB through half of 10 Gbit/s, as two GPUs share a node's link
+        ({"gpus": 2, "node_gpus": 2, "node_gbit_s": 10.0}, "network", 1000 * 0.4 / 2),
+        ({"gpus": 4, "scenes_gbit_s": 10.0}, "scenes", 1000 * 0.8),
+        ({"gpus": 64}, "driver", 1000 * DRIVER_S),
+    ],
+)
+def test_the_slowest_side_sets_the_clock(given: dict[str, Any], side: str, seconds: float) -> None:
+    found = fleet_for(1000, COST, Site(**given))
+    assert found.bound == side
+    assert found.hours * 3600 == pytest.approx(seconds)
+    assert found.busy[side] == 1.0
+    assert max(found.busy.values()) == 1.0
+
+
+def test_a_block_costs_what_its_pixels_and_dates_cost() -> None:
+    cost = cost_by_dates(BY_HAND, dates=2, overlap=0.5)
+    # 17 x 17 tiles at every 128 px touch a block, over 2304 px; the features' kernels reach 3 px further
+    assert cost.tiles == 289
+    assert cost.sent_bytes == 2304**2 * 30 * 2
+    assert cost.features_s == pytest.approx(0.5 * 2310**2 / 1e6)
+    assert cost.write_s == pytest.approx(0.25 * 2048**2 / 1e6)
+    assert cost.read_s == pytest.approx(2 * (290 * 0.01 + 87 * 0.1))
+    assert cost.wait_s == pytest.approx(2 * cost.read_s)
+    assert cost.stored_bytes is None
+    # eight chunks at a time
+    late = cost_by_dates(BY_HAND, dates=2, overlap=0.5, latency_ms=40.0)
+    assert late.wait_s == pytest.approx(2 * 290 * 0.04 / 8)
+
+
+def test_the_speed_of_a_gpu_is_measured_given_or_said_to_be_assumed() -> None:
+    assert gpu_rate(BY_HAND, 800.0) == (800.0, "800 tiles/s of a GPU, as given")
+    rate, said = gpu_rate(BY_HAND, None)
+    assert rate == 2500.0
+    assert "GPU rate not measured" in said
+    assert "assumed" in said
+    on_cpu = TileRate(tiles_per_s=18.0, device="cpu")
+    assert gpu_rate(BY_HAND.model_copy(update={"tiles": {"net": on_cpu}}), None)[0] == 2500.0
+    on_gpu = TileRate(tiles_per_s=900.0, device="gpu", device_name="H100")
+    measured = BY_HAND.model_copy(update={"tiles": {"net-x8": on_gpu, "other": on_cpu}})
+    assert gpu_rate(measured, None, passes=8) == (7200.0, "7,200 tiles/s of a GPU, measured on H100")
+
+
+def test_the_regions_add_up_to_what_is_published_for_all_of_them() -> None:
+    assert sum(region.area_km2 for region in REGIONS.values()) == 706_744
+    assert sum(region.glaciers for region in REGIONS.values()) == 274_531
+
+
+def test_the_regions_are_those_of_the_inventory(shared_data: Path) -> None:
+    path = shared_data / "rgi7" / "RGI2000-v7.0-G-o1region-summary.csv"
+    with path.open(encoding="utf-8") as file:
+        rows = {int(row["o1region"]): row for row in csv.DictReader(file) if row["o1region"].isdecimal()}
+    for number, region in REGIONS.items():
+        assert (region.glaciers, region.area_km2) == (
+            int(rows[number]["count"]),
+            float(rows[number]["area_km2"]),
+        )
+
+
+def test_blocks_of_a_region_lie_between_what_the_shares_of_ice_say() -> None:
+    alps, *asia, together, everywhere = rows_of(("11", "13-15", "all"), 2048)
+    # 2,124 km2 over 12 and over 2 % of 419.43 km2
+    assert (alps.fewest, alps.most) == (43, 254)
+    assert [row.label for row in asia] == ["13 Central Asia", "14 South Asia West", "15 South Asia East"]
+    assert together.fewest == sum(row.fewest for row in asia)
+    assert together.area_km2 == 99_468
+    assert everywhere.label == "all 19"
+    assert everywhere.fewest > 706_744 / 419.43  # not even all ice could lie in fewer
+    assert rows_of(("11",), 1024)[0].most == 1013
+    given = rows_of(("11",), 2048, (4.0, 8.0))[0]
+    assert (given.fewest, given.most) == (64, 127)
+
+
+def test_blocks_of_outlines_are_counted(tmp_path: Path) -> None:
+    # two blocks of zone 32 side by side, and one further on
+    edge = 20_480.0
+    boxes = [(24.9, 250.2, 25.2, 250.4), (27.3, 251.5, 27.4, 251.6)]
+    shapes = [shapely.box(*(side * edge for side in box)) for box in boxes]
+    path = tmp_path / "ice.gpkg"
+    geopandas.GeoDataFrame(geometry=shapes, crs=32632).to_file(path)
+    found = of_outlines(str(path), 2048)
+    assert (found.fewest, found.most) == (3, 3)
+    assert found.area_km2 == pytest.approx((0.06 + 0.01) * edge**2 / 1e6, rel=2e-3)
+    code, text = told("--cluster", "--outlines", path)
+    assert code == 0
+    assert "ice.gpkg" in text
+    assert "ice covers" not in text
+
+
+def test_a_real_complex_lies_in_as_many_blocks_as_the_assumption_rests_on(shared_data: Path) -> None:
+    found = of_outlines(str(shared_data / "hintereis" / "rgi7c_hef.shp"), 2048)
+    assert found.area_km2 == pytest.approx(77.67, rel=1e-3)
+    # 1 to 4 blocks by where the lattice lies, 3.1 on average
+    assert 1 <= found.fewest <= 4
+
+
+def test_the_table_says_what_it_rests_on() -> None:
+    code, text = told("--cluster", "--price-gpu-hour", 2.5)
+    assert code == 0
+    lines = text.splitlines()
+    assert lines[0].split()[:2] == ["region", "ice"]
+    assert lines[7].endswith("cost")
+    assert max(map(len, lines[:14])) <= 110
+    assert [line.split("  ")[0] for line in lines[1:7]] == [
+        "11 Central Europe",
+        "13 Central Asia",
+        "14 South Asia West",
+        "15 South Asia East",
+        "13-15 together",
+        "all 19",
+    ]
+    assert "GPU rate not measured: the target of the design, 2,500 tiles/s on an H200, assumed" in text
+    assert measured_profile().name in text
+    assert text.count("assumed: ") == 2
+    document = json.loads(told("--cluster", "--rgi", "11", "--years", 3, "--json")[1])
+    row = document["rows"][0]
+    assert row["at_most"]["blocks"] == 3 * 254
+    assert row["at_most"]["money"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ((), "plan without CONFIG"),
+        (("--rgi", "11"), "plan without CONFIG"),
+        (("--cluster", "--rgi", "21"), "RGI region '21'"),
+        (("--cluster", "--rgi", "15-13"), "RGI region '15-13'"),
+        (("--cluster", "--rgi", "Alps"), "RGI region 'Alps'"),
+        (("--cluster", "--ice-pct", "0,5"), "share of ice '0,5'"),
+        (("--cluster", "--gpu-tiles-per-s", "-3"), "-3 tiles a second of a GPU"),
+        (("--cluster", "--hours", "0"), "0 hours"),
+        (("--cluster", "--hours", "1", "--gpus", "2"), "2 GPUs and 1 hours"),
+        (("--cluster", "--price-gb", "-1"), "price -1 for gb"),
+        (("--cluster", "--node-gib", "4"), "CPU nodes of 16 cores and 4 GiB"),
+        (("--cluster", "--worker-gib", "2"), "CPU workers of 2 GiB"),
+        (("--cluster", "--dates", "0"), "0 dates"),
+        (("--cluster", "--overlap", "1"), "overlap 1"),
+        (("--cluster", "--latency-ms", "-1"), "latency -1 ms"),
+        (("--cluster", "--outlines", "nowhere.gpkg"), "outlines nowhere.gpkg (absent)"),
+        (("--cluster", "--profile", "nowhere.json"), "profile nowhere.json"),
+        (("run.yaml", "--cluster", "--rgi", "11"), "CONFIG and regions beside it"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(arguments: tuple[str, ...], given: str) -> None:
+    code, text = told(*arguments)
+    assert code == 2
+    assert text.startswith(f"given {given}")
+    assert "\n" not in text
+
+
+def test_a_profile_without_rates_is_refused() -> None:
+    with pytest.raises(CryoscaleError, match="knows no rate of reading"):
+        cost_by_dates(BY_HAND.model_copy(update={"read": None}), dates=1, overlap=0.5)
+
+
+def test_a_site_knows_how_many_workers_a_node_carries() -> None:
+    assert Site(node_cores=32, node_gib=64.0).workers_a_node == 8
+    assert replace(Site(), worker_cores=1, worker_gib=7.0).workers_a_node == 9
