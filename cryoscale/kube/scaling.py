@@ -79,7 +79,7 @@ class Sizing:
     """From loads to a number of workers, between ``least`` and ``most``.
 
     It begins with the most, as a GPU that waits costs more than the workers that it waits for. A number that
-    was found to be too small is not tried again: lowering would otherwise undo what raising did, over and over.
+    was found to be too small is not tried again: lowering would else undo what raising did, over and over.
     """
 
     least: int
