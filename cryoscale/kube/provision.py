@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from cryoscale.errors import ClusterUnavailableError, CryoscaleError, InputError, StoppedError
 from cryoscale.kube.api import Kube, connected
 from cryoscale.kube.standing import ACTOR, CLUSTER_LABEL, CPU, SCHEDULER, Trouble, look
-from cryoscale.kube.template import RUN_LABEL, documents, require_images
+from cryoscale.kube.template import KEPT_LABEL, RUN_LABEL, documents, require_images
 from cryoscale.settings import ClusterSpec
 
 log = logging.getLogger("cryoscale")
@@ -111,8 +111,9 @@ class Provision:
             return True
         if found["metadata"].get("deletionTimestamp"):
             return False
-        owner = found["metadata"].get("labels", {}).get(RUN_LABEL)
-        self.created = bool(self.run) and owner == self.run
+        labels = found["metadata"].get("labels", {})
+        _refuse_anothers(self.kube, self.spec, labels, self.run)
+        self.created = bool(self.run) and labels.get(RUN_LABEL) == self.run
         if self.created:  # by a driver that was killed, perhaps between its two halves
             self._make_group(found)
         return True
@@ -207,15 +208,10 @@ class Provision:
         service = f"{self.spec.name}-scheduler.{self.kube.namespace}"
         until = time.monotonic() + RESOLVE_S
         while time.monotonic() < until:
-            for host in (f"{service}.svc", service):
-                if _resolves(host):
-                    return f"tcp://{host}:{port}"
+            if (host := _resolved(service)) is not None:
+                return f"tcp://{host}:{port}"
             self._pause()
-        raise InputError(
-            f"Service {service}, which cannot be reached from here",
-            "a driver in the cluster itself",
-            "add --detach, which has a Job drive the run",
-        )
+        raise _outside(service)
 
 
 @contextmanager
@@ -246,7 +242,7 @@ def provided(
                 made.down()
 
 
-def require_provision(spec: ClusterSpec, out: str = "") -> None:
+def require_provision(spec: ClusterSpec, out: str = "", run: str = "") -> None:
     """Refuse, before anything is written or made, what these rights and this configuration cannot make.
 
     Each right that a run needs is tried on the server with nothing changed, so that what is refused is
@@ -257,8 +253,12 @@ def require_provision(spec: ClusterSpec, out: str = "") -> None:
         ClusterUnavailableError: it does not answer.
     """
     with connected(spec.namespace) as kube:
+        if not os.environ.get("KUBERNETES_SERVICE_HOST") and not _resolved("kubernetes.default"):
+            raise _outside("kubernetes.default")
         found = kube.get("DaskCluster", spec.name)
         look(kube, spec.name)
+        if found is not None:
+            _refuse_anothers(kube, spec, found["metadata"].get("labels", {}), run)
         made = documents(spec, kube.namespace, cpu_workers=spec.cpu_workers)
         if found is None:
             require_images(spec)
@@ -280,6 +280,37 @@ def _job() -> list[dict[str, Any]]:
     """The Job whose pod this process runs in, if it was told."""
     name, uid = os.environ.get("CRYOSCALE_JOB_NAME"), os.environ.get("CRYOSCALE_JOB_UID")
     return [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}] if name and uid else []
+
+
+def _refuse_anothers(kube: Kube, spec: ClusterSpec, labels: Mapping[str, str], run: str) -> None:
+    """Leave alone what goes with another run, which would take it away.
+
+    Raises:
+        InputError: so it is.
+    """
+    if labels.get(RUN_LABEL, run) != run and KEPT_LABEL not in labels:
+        raise InputError(
+            f"DaskCluster {kube.namespace}/{spec.name}, which was made for another run",
+            "a cluster for this run",
+            "give another cluster.name, or delete it if that run is over: "
+            f"kubectl delete daskcluster {spec.name} -n {kube.namespace}",
+        )
+
+
+def _outside(service: str) -> InputError:
+    return InputError(
+        f"Service {service}, which cannot be reached from here",
+        "a driver in the cluster itself",
+        "add --detach, which has a Job drive the run",
+    )
+
+
+def _resolved(service: str) -> str | None:
+    """The name by which a Service (``name.namespace``) is known here; None where it is not."""
+    for host in (f"{service}.svc", service):
+        if _resolves(host):
+            return host
+    return None
 
 
 def _resolves(host: str) -> bool:

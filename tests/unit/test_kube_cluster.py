@@ -31,7 +31,8 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
     """An API server with an operator by which all comes up at once."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setattr(provision, "LOOK_S", 0.02)
-    monkeypatch.setattr(provision, "_resolves", lambda host: host.startswith("ice-scheduler.snow"))
+    known = ("ice-scheduler.snow.svc", "kubernetes.default.svc")
+    monkeypatch.setattr(provision, "_resolves", known.__contains__)
     with served(FakeApi(), tmp_path / "kubeconfig") as found:
         found.on_create = operator(found)
         yield found
@@ -74,7 +75,7 @@ def test_a_cluster_is_made_with_both_groups_and_taken_down_with_the_run(api: Fak
 
 
 def test_a_cluster_that_was_there_is_used_and_left_alone(api: FakeApi) -> None:
-    others = documents(SPEC, "snow", cpu_workers=1, run="of-somebody-else")
+    others = documents(SPEC, "snow", cpu_workers=1)
     for plural, document in (("daskclusters", others.cluster), ("daskworkergroups", others.actors)):
         api.on_create(api.put(plural, document))
     with cluster() as found:
@@ -82,10 +83,21 @@ def test_a_cluster_that_was_there_is_used_and_left_alone(api: FakeApi) -> None:
     assert api.asked == []
 
 
-def test_a_cluster_that_is_to_stay_stays(api: FakeApi) -> None:
-    with cluster(replace(SPEC, keep=True)) as found:
-        found.up()
+def test_a_cluster_that_is_to_stay_stays_and_other_runs_may_use_it(api: FakeApi) -> None:
+    for run in (RUN, "of-another"):
+        with cluster(replace(SPEC, keep=run == RUN), run=run) as found:
+            found.up()
     assert api.names("daskclusters") == ["ice"]
+
+
+def test_a_cluster_that_goes_with_another_run_is_not_used(api: FakeApi) -> None:
+    with cluster(run="of-another") as its:
+        its.up()
+        with pytest.raises(InputError, match="made for another run"):
+            require_provision(SPEC, "s3://ice/run", RUN)
+        with pytest.raises(InputError, match=r"another cluster\.name"), cluster() as found:
+            found.up()
+        assert api.names("daskclusters") == ["ice"]
 
 
 def test_who_follows_a_killed_driver_completes_its_cluster_and_takes_it_down(api: FakeApi) -> None:
@@ -273,6 +285,10 @@ def test_a_driver_outside_of_the_cluster_is_told_to_go_inside(
     api: FakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provision, "_resolves", lambda host: False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(InputError, match="--detach"):
+        require_provision(SPEC)
+    assert api.asked == []
     monkeypatch.setattr(provision, "RESOLVE_S", 0.0)
     with pytest.raises(InputError, match="--detach"), cluster() as found:
         found.up()
