@@ -4,8 +4,8 @@
 
 Copies what it copies and runs what it runs, stage after stage, with the image's paths turned into such
 below one folder and a fresh environment for the base image's Python. Then its entry point, its health
-check, a worker's and a driver's commands and the weights are tried as another user who cannot write there
-(where this runs as root, else as the same one, from a folder that is made read-only). Steps for Debian
+check, a worker's and a driver's commands and the weights are tried as another user, or one without
+powers, from a folder that is made read-only. Steps for Debian
 (apt-get, useradd) are not run; they are named instead. Takes some minutes, and the network or
 PIP_FIND_LINKS for the packages.
 
@@ -158,10 +158,7 @@ def attempt(image: Image) -> bool:
             "MPLCONFIGDIR": f"{home}/matplotlib",
             "DASK_TEMPORARY_DIRECTORY": f"{home}/dask",
         }
-        other = []
-        if os.geteuid() == 0:
-            os.chown(home, USER, USER)
-            other = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+        other = _other_user(image, Path(home))
         good = True
         for command in trials(image):
             done = subprocess.run(
@@ -171,6 +168,18 @@ def attempt(image: Image) -> bool:
             print(f"  {done.returncode} {json.dumps(command)[:110]}: {said[-1][:120]}", flush=True)
             good = good and done.returncode == 0
     return good
+
+
+def _other_user(image: Image, home: Path) -> list[str]:
+    """What makes of root somebody who may not write to others' files."""
+    if os.geteuid() != 0:
+        return []
+    interpreter = Path(image.at("/opt/cryoscale/bin/python")).resolve()
+    if all(one.stat().st_mode & 0o001 for one in interpreter.parents):
+        os.chown(home, USER, USER)
+        return ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    print(f"  {interpreter} is closed to others: root without any of its powers stands in for them")
+    return ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
 
 
 def main() -> int:
