@@ -38,7 +38,7 @@ def measure(document: dict[str, Any], out: Path) -> dict[str, Any]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             for pid in [process.pid, *_workers(process.pid)]:
-                peaks[pid] = max(peaks.get(pid, 0.0), _peak_mib(pid))
+                peaks[pid] = max(peaks.get(pid, 0.0), peak_mib(pid))
             time.sleep(0.1)
     if process.returncode:
         raise SystemExit(f"the run ended with {process.returncode}")
@@ -54,7 +54,8 @@ def _workers(pid: int) -> list[int]:
         return []
 
 
-def _peak_mib(pid: int) -> float:
+def peak_mib(pid: int) -> float:
+    """The most that a process has held, 0 where it is gone."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:

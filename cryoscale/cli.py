@@ -7,12 +7,15 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cryoscale.cli_archive import app as archive
+from cryoscale.cli_kube import NamespaceOption, detach, submission
+from cryoscale.cli_kube import app as on_kubernetes
 from cryoscale.cli_learn import app as learning
 from cryoscale.cli_plan import app as planning
 from cryoscale.cli_view import app as viewing
@@ -33,6 +36,7 @@ app.add_typer(planning)
 app.add_typer(learning)
 app.add_typer(archive)
 app.add_typer(viewing)
+app.add_typer(on_kubernetes)
 
 
 @app.command()
@@ -81,6 +85,15 @@ def run(
     retry_set_aside: Annotated[
         bool, typer.Option("--retry-set-aside", help="Try the blocks again that were set aside.")
     ] = False,
+    slice_: Annotated[
+        str,
+        typer.Option(
+            "--slice",
+            metavar="I/N",
+            help="Drive only slice I of N, from 0, beside the others; auto: by JOB_COMPLETION_INDEX and "
+            "CRYOSCALE_SLICES.",
+        ),
+    ] = "",
     log: Annotated[
         str, typer.Option(help="Append what happens to this file as JSON lines; - for stderr.")
     ] = "",
@@ -92,6 +105,12 @@ def run(
     dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Serve Dask's dashboard of a local cluster, on loopback.")
     ] = False,
+    detached: Annotated[
+        bool,
+        typer.Option(
+            "--detach", help="Have a Job on Kubernetes drive the run; this command only submits it."
+        ),
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Map a region; run again to complete what was interrupted, from the scenes that were found first."""
@@ -102,12 +121,24 @@ def run(
     from cryoscale.region import parse_region
     from cryoscale.session import View
     from cryoscale.signals import stopping
+    from cryoscale.slices import Slice
 
+    if detached:
+        again_and_again = {"--refresh": refresh, "--new-run": new_run, "--redo": redo, "--log": log}
+        unseen = {"--dashboard": dashboard, "--metrics-port": metrics_port is not None}
+        options = ["--retry-set-aside"] if retry_set_aside else []
+        made = detach(config, output(out), options, again_and_again | unseen)
+        if json_:
+            print_json(asdict(made))
+        else:
+            typer.echo("\n".join(made.lines()))
+        return
     console = Console(quiet=json_)
     found: dict[str, Any] = {}
     with console, stopping() as stop, _listening(log, metrics_host, metrics_port) as (on_event, metrics):
         settings = load_config(config)
         again = Again(new_run, parse_region(redo) if redo else None, retry_set_aside)
+        part = Slice.parse(slice_) if slice_ else None
         if refresh:
             changes = look_again(settings, output(out))
             found = {"refresh": changes.to_dict() if changes is not None else None}
@@ -119,6 +150,7 @@ def run(
             settings,
             output(out),
             again=again,
+            part=part,
             on_progress=console.progress,
             on_stage=console.stage,
             on_event=on_event,
@@ -163,21 +195,39 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Look again every 2 seconds until nobody drives the run.")
     ] = False,
+    job: Annotated[
+        bool, typer.Option("--job", help="Say as well what the Job of run --detach and its pods do.")
+    ] = False,
+    namespace: NamespaceOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Say who drives a run, how far and how quick it is, and what was set aside and why."""
     from cryoscale.console import Console
+    from cryoscale.errors import SourceError
     from cryoscale.results import Run
     from cryoscale.watch import Watcher
 
-    console, seen = Console(), Watcher(Run(output(out)))
+    submitted = submission(output(out), namespace) if job else None
+    console = Console()
+    if submitted is not None and not json_:
+        console.say("\n".join(submitted.lines()))
+    seen = Watcher(Run(output(out)))
+    try:
+        seen.run.manifest  # noqa: B018 - which raises where there is none
+    except SourceError:
+        if submitted is None or submitted.job is None:
+            raise
+        if json_:
+            print_json({"job": submitted.to_dict()})
+        return  # its driver has not begun
     if not watch:
         frame = seen.frame()
         if not json_:
             console.say("\n".join(frame.lines()))
         state = seen.run.status()
         if json_:
-            print_json({**state.to_dict(), "causes": frame.caused(), "driver": frame.live.to_dict()})
+            told = {"job": submitted.to_dict()} if submitted is not None else {}
+            print_json({**state.to_dict(), "causes": frame.caused(), "driver": frame.live.to_dict(), **told})
         else:
             console.totals(state, frame.scenes_failed)
         raise typer.Exit(1 if state.set_aside else 0)

@@ -78,6 +78,13 @@ def plan(
         int, typer.Option(min=1, help="How many are mapped, without CONFIG.", rich_help_panel=_PANEL)
     ] = 1,
     overlap: Annotated[float, typer.Option(help="Of tiles, without CONFIG.", rich_help_panel=_PANEL)] = 0.5,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="After which a chunk comes, without CONFIG; default: as --profile waited, else 50.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
     gpus: Annotated[int | None, typer.Option(help="How many there are; or", rich_help_panel=_PANEL)] = None,
     hours: Annotated[
         float | None,
@@ -144,7 +151,7 @@ def plan(
         prices=with_prices(rates or empty_profile(""), prices).prices,
     )
     if config is None:
-        where = _Where(tuple(rgi or ()), outlines, ice_pct, dates, years, overlap)
+        where = _Where(tuple(rgi or ()), outlines, ice_pct, dates, years, overlap, latency_ms)
         _tell(_of_regions(where, rates, gpu_tiles_per_s, site), json_)
         return
     settings = load_config(config)
@@ -172,18 +179,21 @@ class _Where:
     dates: int
     years: int
     overlap: float
+    latency_ms: float | None
 
 
 def _of_regions(where: _Where, rates: Profile | None, gpu_tiles_s: float | None, site: Site) -> ClusterPlan:
     from cryoscale.forecast.clusters import Basis, ClusterPlan, assumed_dates, assumed_ice
-    from cryoscale.forecast.demand import BLOCK_PX, cost_by_dates, gpu_rate, measured_profile
+    from cryoscale.forecast.demand import BLOCK_PX, LATENCY_MS, cost_by_dates, gpu_rate, measured_profile
     from cryoscale.forecast.rgi import of_outlines, rows_of, share_of
 
     profile = rates or measured_profile()
     tiles_s, told = gpu_rate(profile, gpu_tiles_s)
-    cost = cost_by_dates(profile, where.dates, where.overlap)
+    # the rates that come with the package were measured on local files, which nobody waits for
+    latency_ms = LATENCY_MS if rates is None and where.latency_ms is None else where.latency_ms
+    cost = cost_by_dates(profile, where.dates, where.overlap, latency_ms)
     share = share_of(where.ice_pct) if where.ice_pct is not None else None
-    rows, assumed = [], [assumed_dates(where.dates)]
+    rows, assumed = [], [assumed_dates(where.dates, latency_ms)]
     if where.outlines is not None:
         rows.append(of_outlines(where.outlines, BLOCK_PX))
     if where.rgi or where.outlines is None:

@@ -232,7 +232,7 @@ class Site:
 
 def run_label(out: str) -> str:
     """What the objects of a run have in common, whoever asks from where: a digest of where it lies."""
-    return hashlib.sha256(out.encode()).hexdigest()[:16]
+    return hashlib.sha256(out.rstrip("/").encode()).hexdigest()[:16]
 
 
 @contextmanager
@@ -299,6 +299,8 @@ def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) 
 def _joined(address: str, with_actors: bool, patience_s: float = 0.0) -> Iterator[Workers]:
     from distributed import Client
 
+    # a scheduler that is lost is told by the driver, once and in a line
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=CONNECT_TIMEOUT_S)
     except (OSError, TimeoutError) as error:

@@ -7,7 +7,7 @@ Relative paths are looked up beside the configuration file first, then in the wo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -341,11 +341,12 @@ class Config(_Strict):
             divides=self.outlines.divides,
             files=self.outlines.files,
             o1region=self.outlines.o1region,
-            cluster=self._cluster(path),
+            cluster=self.cluster_spec(path),
             document=self.model_dump(mode="json", exclude_none=True),
         )
 
-    def _cluster(self, path: Any) -> ClusterSpec:
+    def cluster_spec(self, path: Callable[[str], str] = str) -> ClusterSpec:
+        """Where the work runs; ``path`` makes the paths of this machine absolute."""
         given = self.cluster.model_dump()
         return ClusterSpec(**given | {"manifest": path(given["manifest"]) if given["manifest"] else None})
 
@@ -390,7 +391,16 @@ def load_config(source: str | Path | Mapping[str, Any] | Config) -> Settings:
     if isinstance(source, Mapping):
         return parse_config(source, "the configuration").settings()
     path = Path(source)
-    return parse_config(_read_yaml(path), str(path)).settings(path.resolve().parent)
+    return read_config(path).settings(path.resolve().parent)
+
+
+def read_config(path: Path) -> Config:
+    """A YAML file as the configuration that it is; none of the files that it names is looked at.
+
+    Raises:
+        ConfigError: the file is absent or no YAML, a key is unknown, or a value does not fit.
+    """
+    return parse_config(_read_yaml(path), str(path))
 
 
 def _read_yaml(path: Path) -> Any:

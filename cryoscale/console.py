@@ -203,7 +203,7 @@ class Console:
             f"{outcome.computed} blocks computed, {outcome.skipped} were done already, "
             f"{len(outcome.set_aside)} set aside"
         )
-        self.say(f"in {outcome.out}: mosaic.zarr, inventory/, map.png, report.html")
+        self.say(outcome.left or f"in {outcome.out}: mosaic.zarr, inventory/, map.png, report.html")
 
     def demo(self, result: DemoResult) -> None:
         """Scores against the simulator's truth, beside the classical method's."""

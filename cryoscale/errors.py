@@ -72,6 +72,14 @@ class OutputError(InputError, FileExistsError):
     """The output folder holds another run, or cannot be written."""
 
 
+class DrivenError(OutputError):
+    """Another process drives the run, or is at what only one at a time may do; ``lease`` says at what."""
+
+    def __init__(self, given: str, expected: str, do: str, *, lease: str = "") -> None:
+        super().__init__(given, expected, do)
+        self.lease = lease
+
+
 # --- a repeat may help --------------------------------------------------------------------------
 
 
@@ -103,7 +111,9 @@ class StoreUnavailableError(TransientError, ConnectionError):
 
 
 class ClusterUnavailableError(TransientError, ConnectionError):
-    """The API server of Kubernetes did not answer, or only with a server's errors."""
+    """The API server of Kubernetes did not answer, or only with a server's errors (exit code 75)."""
+
+    exit_code: ClassVar[int] = 75
 
 
 class ActorLostError(TransientError, ConnectionError):

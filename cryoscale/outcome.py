@@ -43,6 +43,8 @@ class Outcome:
     scenes_failed: set[tuple[str, str]] = field(default_factory=set)
     set_aside: list[SetAside] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    left: str = ""
+    """In words, what a slice of a run leaves to the others."""
 
     @property
     def exit_code(self) -> int:
@@ -71,6 +73,7 @@ class Outcome:
             "set_aside": [record.model_dump(mode="json") for record in self.set_aside],
             "scenes_failed": [list(scene) for scene in sorted(self.scenes_failed)],
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+            "left": self.left,
         }
 
 

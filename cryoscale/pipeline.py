@@ -16,7 +16,7 @@ from typing import Any
 
 from shapely.geometry.base import BaseGeometry
 
-from cryoscale import lease
+from cryoscale import lease, slices
 from cryoscale.candidates import candidate_blocks
 from cryoscale.cluster import Site, Workers, require_dashboard, require_reachable
 from cryoscale.drive import Driver
@@ -44,6 +44,7 @@ from cryoscale.resume import forget, sound
 from cryoscale.room import room
 from cryoscale.session import OnEvent, Session, View, telling
 from cryoscale.settings import Settings
+from cryoscale.slices import Division, Slice
 from cryoscale.trial import require_precision, try_precisions
 from cryoscale.verify import seal
 from cryoscale.write import mosaic, quicklook
@@ -78,13 +79,14 @@ def run(
     out: str,
     *,
     again: Again = Again(),
+    part: Slice | None = None,
     on_progress: OnProgress | None = None,
     on_stage: OnStage | None = None,
     on_event: OnEvent = lambda name, facts: None,
     stop: threading.Event | None = None,
     view: View | None = None,
 ) -> Outcome:
-    """Map the region of ``settings`` into ``out``, or complete the run that lies there.
+    """Map the region of ``settings`` into ``out``, or complete the run that lies there; or ``part`` of it.
 
     Raises:
         InputError: anything the caller has to correct; nothing is written in that case.
@@ -104,33 +106,43 @@ def run(
         if session.view.dashboard:
             require_dashboard()
         require_usable(out)
-        lease.refuse_driven(out)
+        if part is not None:
+            _refuse_beside_slices(settings, again, part)
+            Division(out, part).refuse()
+        else:
+            lease.refuse_driven(out)
         require_reachable(settings.cluster, out)
-        stage("searching the catalogues")
-        draft = draft_run(settings, out, stage, anew=again.new_run)
+        draft = _drafted(settings, out, again, part, stage, stop)
         watch = Watch(on_progress, session.event, stop)
         with Site(settings.cluster, out, weights=settings.model.weights, tell=stage, stop=stop) as site:
-            if not draft.resumes:
+            if part is None and not draft.resumes:
                 site.open()  # what does not come up is told before anything is written
-            return _map(draft, site, again, session, watch, stage)
+            return _map(draft, site, again, session, watch, stage, part)
 
 
-def _map(draft: Draft, site: Site, again: Again, session: Session, watch: Watch, stage: OnStage) -> Outcome:
-    """Begin the run or go on with it, to its end, as the only driver."""
+def _map(
+    draft: Draft, site: Site, again: Again, session: Session, watch: Watch, stage: OnStage, part: Slice | None
+) -> Outcome:
+    """Begin the run or go on with it, to its end, as the only driver; or its ``part``, as the only one."""
     out = site.out
     settings, outcome = draft.settings, Outcome(out)
+    at = {"folder": part.lease, "role": part.role} if part is not None else {}
     with (
         room(out),
-        lease.held(out, session.facts) as held,
-        session.driving(held.holder, _options(settings, again), outcome.totals),
+        lease.held(out, session.facts, **at) as held,
+        session.driving(held.holder, _options(settings, again, part), outcome.totals),
     ):
-        identity, work = begin(draft, out)
-        ledger = Ledger(out)
+        if part is None:
+            slices.dissolve(out)
+            begin(draft, out)  # which for slices is done by now
+        identity, whole = str(draft.manifest["identity_sha256"]), draft.work
+        work = part.share(whole) if part is not None else whole
+        ledger, mine = Ledger(out), frozenset(work)
         if again.redo is not None:
             _redo(ledger, again.redo, work, stage)
-        done = sound(ledger, stage)
+        done = sound(ledger, stage, mine)
         outcome.skipped = sum(item in done for item in work)
-        remaining = _remaining(ledger, [item for item in work if item not in done], again)
+        remaining = _remaining(ledger, [item for item in work if item not in done], mine, again)
         session.planned(settings.name, len(work), outcome.skipped, len(remaining))
         held.tell()  # so that others know of the session before its next beat is due
         outcome.seconds["prepare"] = session.age_s
@@ -156,10 +168,12 @@ def _map(draft: Draft, site: Site, again: Again, session: Session, watch: Watch,
                 remaining = [item for item in remaining if item not in over]
         site.close()  # what is left to do is done here, and GPUs cost
         outcome.seconds["blocks"] = time.perf_counter() - start
-        outcome.set_aside = list(ledger.set_asides().values())
+        outcome.set_aside = [record for key, record in ledger.set_asides().items() if key in mine]
         start = time.perf_counter()
-        finish(settings, out, stage)
-        seal(out)
+        if part is not None:
+            outcome.left = Division(out, part).finished(whole, lambda: _end(settings, out, stage))
+        else:
+            _end(settings, out, stage)
         outcome.seconds["finish"] = time.perf_counter() - start
     return outcome
 
@@ -172,7 +186,13 @@ def _seen(session: Session, found: Workers) -> str:
     return ", whose scheduler shows no dashboard" if session.view.dashboard else ""
 
 
-def _options(settings: Settings, again: Again) -> dict[str, Any]:
+def _end(settings: Settings, out: str, stage: OnStage) -> str:
+    """Make what follows from all blocks, and seal it."""
+    finish(settings, out, stage)
+    return seal(out)
+
+
+def _options(settings: Settings, again: Again, part: Slice | None) -> dict[str, Any]:
     """What the command was given, for the first line of the session's log."""
     redo = list(again.redo.bounds) if again.redo is not None else None
     return {
@@ -181,6 +201,7 @@ def _options(settings: Settings, again: Again) -> dict[str, Any]:
         "new_run": again.new_run,
         "redo_bounds_deg": redo,
         "retry_set_aside": again.retry_set_aside,
+        **({"slice": str(part)} if part is not None else {}),
     }
 
 
@@ -195,13 +216,15 @@ def prepare(settings: Settings, out: str, stage: OnStage | None = None) -> tuple
 # --- what is done again -----------------------------------------------------------------------------
 
 
-def _remaining(ledger: Ledger, undone: Sequence[Work], again: Again) -> list[Work]:
+def _remaining(ledger: Ledger, undone: Sequence[Work], mine: Collection[Work], again: Again) -> list[Work]:
     """What is left to do: all that is not done, less what is set aside for a cause that does not pass.
 
     A host that was away may be back by now; a broken scene is for somebody to look at, who then says so.
     """
     kept = set()
     for item, record in ledger.set_asides().items():
+        if item not in mine:
+            continue
         if again.retry_set_aside or record.may_pass:
             ledger.take_back(item)
         else:
@@ -254,6 +277,47 @@ def refuse_to_mix(changes: snapshot.Changes | None, out: str) -> None:
 # --- preparation ------------------------------------------------------------------------------------
 
 
+def _refuse_beside_slices(settings: Settings, again: Again, part: Slice) -> None:
+    """Refuse what a slice cannot be asked for: each of the N would do it to all of them, and once more
+    whenever it is started again.
+
+    Raises:
+        InputError: it is asked for.
+    """
+    if again.new_run or again.redo is not None:
+        raise InputError(
+            f"--slice {part} with {'--new-run' if again.new_run else '--redo'}",
+            "one of them",
+            "start it once without --slice, or leave the other out",
+        )
+    if settings.cluster.kind != "local":
+        raise InputError(
+            f"--slice {part} with cluster kind {settings.cluster.kind}",
+            "kind local: a slice has workers of its own",
+            "write cluster: {kind: local}, or leave --slice out",
+        )
+
+
+def _drafted(
+    settings: Settings, out: str, again: Again, part: Slice | None, stage: OnStage, stop: threading.Event
+) -> Draft:
+    """The draft of a run; for a slice, of one of which everything but the blocks lies there by now."""
+
+    def draft() -> Draft:
+        stage("searching the catalogues")
+        return draft_run(settings, out, stage, anew=again.new_run)
+
+    def prepare() -> Draft:
+        drafted = draft()
+        begin(drafted, out)
+        return drafted
+
+    if part is None:
+        return draft()
+    with room(out):
+        return Division(out, part).prepared(prepare, draft, stage, stop)
+
+
 @dataclass(frozen=True)
 class Draft:
     """A run that is fully checked, and of which nothing is written yet, or which lies there already."""
@@ -264,6 +328,12 @@ class Draft:
     zones: Sequence[tuple[ZoneRegion, Collection[Block]]]
     resumes: bool
     anew: bool
+
+    @property
+    def work(self) -> list[Work]:
+        """All blocks of all years."""
+        blocks = [block for _, of_zone in self.zones for block in of_zone]
+        return [(year, block) for year in self.settings.years for block in blocks]
 
 
 def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, anew: bool = False) -> Draft:
@@ -343,8 +413,7 @@ def begin(draft: Draft, out: str) -> tuple[str, list[Work]]:
     """
     ledger, settings = Ledger(out), draft.settings
     blocks = [block for _, of_zone in draft.zones for block in of_zone]
-    work = [(year, block) for year in settings.years for block in blocks]
-    manifest = draft.manifest
+    work, manifest = draft.work, draft.manifest
     if draft.anew:
         ledger.clear()  # and what others have put beside the run stays
     elif not draft.resumes:

@@ -84,7 +84,7 @@ class Readiness:
         self.loading = ""
 
 
-class Ready(RequestHandler):  # type: ignore[misc]
+class Ready(RequestHandler):
     """Answers ``/ready``."""
 
     def initialize(self, readiness: Readiness) -> None:  # type: ignore[override]

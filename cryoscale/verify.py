@@ -99,11 +99,17 @@ def verify(out: str) -> Verification:
     return found
 
 
-def seal(out: str) -> None:
-    """Put down what a run's end was made from and what it made, once all of it is there."""
+def seal(out: str) -> str:
+    """Put down what a run's end was made from and what it made, once all of it is there; the former."""
     ledger = Ledger(out)
-    checksums = {_place(marker.key): marker.checksum for marker in ledger.markers()}
-    ledger.put(SEAL, {"blocks": _digest_of(checksums), "files": dict(_made(ledger))})
+    blocks = blocks_digest(ledger)
+    ledger.put(SEAL, {"blocks": blocks, "files": dict(_made(ledger))})
+    return blocks
+
+
+def blocks_digest(ledger: Ledger) -> str:
+    """A digest of the blocks that are done and of what they hold."""
+    return _digest_of({_place(marker.key): marker.checksum for marker in ledger.markers()})
 
 
 # --- what was planned, and what is there ------------------------------------------------------------

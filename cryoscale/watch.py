@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,9 @@ EVERY_S = 2.0
 
 EXAMPLES = 5
 """Blocks and scenes named of many."""
+
+SLICES = 20
+"""Slices told one by one; of more, as many are counted."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Frame:
         """All of it for people."""
         return [
             f"{self.name}: {self.done} of {self.total} blocks done, {self.set_aside} set aside",
-            _who(self.live),
+            *(_slices(self.live) if self.live.slices else [_who(self.live)]),
             *_going(self.live),
             *_actors(self.live),
             *_places(self.live),
@@ -124,7 +128,7 @@ class Watcher:
             time.sleep(EVERY_S)
 
     def _done(self, live: Live) -> int:
-        told = live.number("done")
+        told = live.number("done") if not live.slices else None  # some may not have begun
         if told is not None and live.state in ("driven", "unseen", "finished"):
             return int(told)
         return Ledger(self.run.out).count_done()
@@ -158,6 +162,25 @@ def _who(live: Live) -> str:
         "stopped": f"nobody drives it: {who}{since} ended early{_told(ended)}; the same command goes on",
         "died": f"nobody drives it: its driver died ({who}{since}); the same command goes on",
     }[live.state]
+
+
+def _slices(live: Live) -> list[str]:
+    """How many slices are in which state, and each that is not finished."""
+    states = Counter(one.state for one in live.slices.values())
+    counts = [f"{count} {state}" for state, count in sorted(states.items())]
+    waiting = live.count - len(live.slices)
+    lines = [
+        f"in {live.count} slices: {', '.join([*counts, *([f'{waiting} not begun'] if waiting else [])])}"
+    ]
+    open_ = {name: one for name, one in live.slices.items() if one.state != "finished"}
+    for name, one in sorted(open_.items(), key=lambda item: int(item[0].partition("/")[0]))[:SLICES]:
+        done, total = one.number("done"), one.number("total")
+        blocks = "" if done is None or total is None else f", {done:.0f} of {total:.0f} blocks done"
+        at = f", {one.facts['stage']}" if one.driving and one.facts.get("stage") else ""
+        lines.append(f"  slice {name}: {_who(one)}{blocks}{at}")
+    if len(open_) > SLICES:
+        lines.append(f"  and {len(open_) - SLICES} more slices")
+    return lines
 
 
 def _told(ended: Mapping[str, Any]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from cryoscale.forecast.capacity import FINISH_S, BlockCost, Fleet, Site, fleet_for
 from cryoscale.forecast.rgi import ICE_PCT, Blocks
 
-_HEADER = ("region", "ice km2", "blocks", "GPUs", "busy %", "CPU workers", "nodes", "hours", "GPU h", "CPU h")
-_AFTER = ("then h", "fetch TB", "store GB", "slowest")
+_MACHINES = ("region", "ice km2", "blocks", "GPUs", "busy %", "CPU workers", "CPU nodes", "hours", "slowest")
+_AMOUNTS = ("region", "GPU hours", "CPU worker hours", "then hours", "fetched TB", "stored GB")
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ class ClusterPlan:
         """For people."""
         cost, site, basis = self.cost, self.site, self.basis
         prices = any(few.money for _, few, _ in self.rows)
-        header = (*_HEADER, *_AFTER, *(["cost"] if prices else []))
-        lines = _aligned([header, *(_row(where, few, many, prices) for where, few, many in self.rows)])
+        amounts = (*_AMOUNTS, "cost") if prices else _AMOUNTS
+        lines = _aligned([_MACHINES, *(_machines(where, few, many) for where, few, many in self.rows)])
+        lines += _aligned([amounts, *(_amounts(where, few, many, prices) for where, few, many in self.rows)])
         lines += [
             f"a block and year: {cost.cpu_s:.3g} s of a core (reading {cost.read_s:.3g}, features "
             f"{cost.features_s:.3g}, writing {cost.write_s:.3g}; {basis.rates}), {cost.wait_s:.3g} s of "
@@ -109,16 +110,19 @@ def assumed_ice(ice_pct: tuple[float, float] | None) -> str:
     )
 
 
-def assumed_dates(dates: int) -> str:
+def assumed_dates(dates: int, latency_ms: float | None) -> str:
     """The assumption on scenes, in words."""
+    late = (
+        "" if latency_ms is None else f", each chunk {latency_ms:g} ms after it is asked for (--latency-ms)"
+    )
     return (
-        f"scenes of {dates} dates are read (--dates), every block as a whole; fetched is what they hold "
-        "unpacked, thus at most. cryoscale plan CONFIG --cluster counts"
+        f"scenes of {dates} dates are read (--dates){late}, every block as a whole; fetched is what they "
+        "hold unpacked, thus at most. cryoscale plan CONFIG --cluster counts"
     )
 
 
-def _row(where: Blocks, few: Fleet, many: Fleet, prices: bool) -> tuple[str, ...]:
-    cells = (
+def _machines(where: Blocks, few: Fleet, many: Fleet) -> tuple[str, ...]:
+    return (
         where.label,
         f"{where.area_km2:,.0f}",
         _between(where.fewest, where.most),
@@ -126,11 +130,18 @@ def _row(where: Blocks, few: Fleet, many: Fleet, prices: bool) -> tuple[str, ...
         _between(round(100 * few.busy["GPUs"]), round(100 * many.busy["GPUs"])),
         _between(few.workers, many.workers),
         _between(few.cpu_nodes, many.cpu_nodes),
-        *(_between(getattr(few, name), getattr(many, name)) for name in ("hours", "gpu_hours", "cpu_hours")),
+        _between(few.hours, many.hours),
+        few.bound if few.bound == many.bound else f"{few.bound}, {many.bound}",
+    )
+
+
+def _amounts(where: Blocks, few: Fleet, many: Fleet, prices: bool) -> tuple[str, ...]:
+    cells = (
+        where.label,
+        *(_between(getattr(few, name), getattr(many, name)) for name in ("gpu_hours", "cpu_hours")),
         _between(few.finish_hours, many.finish_hours),
         _scaled(few.fetched_bytes, many.fetched_bytes, 1e12),
         _scaled(few.stored_bytes, many.stored_bytes, 1e9),
-        few.bound if few.bound == many.bound else f"{few.bound}, {many.bound}",
     )
     return (*cells, _between(few.money["total"], many.money["total"])) if prices else cells
 
@@ -148,6 +159,8 @@ def _between(low: float, high: float) -> str:
 def _figure(value: float) -> str:
     if isinstance(value, int) or value >= 100.0:
         return f"{value:,.0f}"
+    if 0.0 < value < 0.001:
+        return "<0.001"
     return f"{value:.2g}"
 
 

@@ -21,6 +21,7 @@ from cryoscale.forecast.plan import Plan
 from cryoscale.forecast.rates import Profile
 from cryoscale.forecast.windows import Windows
 from cryoscale.grid import Block
+from cryoscale.read.inputs import READ_THREADS
 from cryoscale.settings import Settings
 
 TILE_PX: Final = 256
@@ -38,6 +39,9 @@ MB_FETCHED_A_DATE: Final = 155.0
 SENT_BYTES_PX: Final = 2 * len(CHANNELS)
 """Features in bf16."""
 
+LATENCY_MS: Final = 50.0
+"""After which a store answers a request, where nothing is measured: assumed, as in benchmarks.scaling."""
+
 _MEASURED: Final = Path(__file__).with_name("measured.json")
 
 
@@ -46,13 +50,14 @@ def measured_profile() -> Profile:
     return Profile.model_validate(json.loads(_MEASURED.read_text("utf-8")))
 
 
-def cost_by_dates(profile: Profile, dates: int, overlap: float) -> BlockCost:
+def cost_by_dates(profile: Profile, dates: int, overlap: float, latency_ms: float | None = None) -> BlockCost:
     """A whole block in the middle of a zone, with so many dates of optical scenes in a season.
 
     Args:
         profile: measured rates.
         dates: on which a scene is looked at and read.
         overlap: of tiles, a fraction.
+        latency_ms: after which a chunk begins to come, in place of the waiting that the profile measured.
 
     Raises:
         ConfigError: the profile lacks a rate, or there are no dates, or no such overlap.
@@ -61,6 +66,8 @@ def cost_by_dates(profile: Profile, dates: int, overlap: float) -> BlockCost:
         raise ConfigError(f"{dates} dates", "one at least in a season", "correct it")
     if not 0.0 <= overlap < 1.0:
         raise ConfigError(f"overlap {overlap:g}", "a fraction from 0 to below 1", "correct it")
+    if latency_ms is not None and not 0.0 <= latency_ms < 60_000.0:
+        raise ConfigError(f"latency {latency_ms:g} ms", "from 0 to a minute", "correct it")
     block = Windows.of(32632, [Block(32632, -250, 25, BLOCK_PX)])
     hull, down, across = block.hulls(TILE_PX, overlap)
     outer = hull.pad(HALO_PX)
@@ -78,11 +85,14 @@ def cost_by_dates(profile: Profile, dates: int, overlap: float) -> BlockCost:
     read_s = (
         dates * (CHUNKS_A_DATE * read.s_per_fetch + MB_A_DATE * read.s_per_mb) + hull_mpx * read.s_per_mpx
     )
+    waiting_s = read_s * (read.clock - 1.0)
+    if latency_ms is not None:
+        waiting_s = dates * CHUNKS_A_DATE * latency_ms / 1000.0 / READ_THREADS
     return BlockCost(
         read_s=read_s,
         features_s=features * hull_mpx,
         write_s=write * block_px / 1e6,
-        wait_s=read_s * (read.clock - 1.0),
+        wait_s=waiting_s,
         tiles=float(down[0] * across[0]),
         sent_bytes=float(hull.height[0] * hull.width[0]) * SENT_BYTES_PX,
         fetched_bytes=dates * MB_FETCHED_A_DATE * 1e6,

@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "DaskCluster": ("kubernetes.dask.org/v1", "daskclusters"),
     "DaskWorkerGroup": ("kubernetes.dask.org/v1", "daskworkergroups"),
     "Deployment": ("apps/v1", "deployments"),
+    "Event": ("v1", "events"),
     "Job": ("batch/v1", "jobs"),
     "Pod": ("v1", "pods"),
 }
@@ -55,6 +56,19 @@ class Kube:
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         found = self._call("GET", kind, params={"labelSelector": selector})
         return list(found["items"]) if found else []
+
+    def warning(self, name: str) -> str:
+        """What Kubernetes has last complained of about an object; nothing where that is not known.
+
+        That a volume cannot be mounted, or a pod not be made for a Job, is told in events alone.
+        """
+        selector = f"involvedObject.name={name},type=Warning"
+        try:
+            found = self._call("GET", "Event", params={"fieldSelector": selector})
+        except InputError:  # a right that is nice to have
+            return ""
+        events = sorted(found["items"] if found else (), key=lambda one: str(one.get("lastTimestamp")))
+        return " ".join(str(events[-1].get("message", "")).split()) if events else ""
 
     def create(self, document: Document, *, only_try: bool = False) -> dict[str, Any] | None:
         """Make an object, or None where there is one of that name.
@@ -84,9 +98,9 @@ class Kube:
         params = {"dryRun": "All"} if only_try else {}
         return self._call("DELETE", kind, name, params=params, content=json.dumps(options)) is not None
 
-    def log(self, pod: str, *, follow: bool = False, previous: bool = False) -> Iterator[str]:
+    def log(self, pod: str, *, follow: bool = False) -> Iterator[str]:
         """The lines of a pod's log; with ``follow`` those to come, until its container ends."""
-        params = {"follow": "true"} if follow else {"previous": "true"} if previous else {}
+        params = {"follow": "true"} if follow else {}
         version, plural = KINDS["Pod"]
         asking: AbstractAsyncContextManager[Any] = self._api.call_api(
             "GET",
@@ -144,13 +158,19 @@ def connected(namespace: str | None) -> Iterator[Kube]:
             warnings.simplefilter("ignore", UserWarning)  # of versions that kr8s has not been tried with
             return await kr8s.asyncio.api()
 
+    import httpx
+
     with start_blocking_portal() as portal:
         try:
             api = portal.call(_bounded, join)
-        except Exception as error:
+        except (httpx.HTTPError, kr8s.APITimeoutError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
+            raise ClusterUnavailableError(
+                f"the API server of Kubernetes does not answer: {reason}"
+            ) from error
+        except Exception as error:  # all that can be wrong with a kubeconfig and what it calls
             raise InputError(
-                f"cluster kind kubernetes, whose API server cannot be asked ({reason})",
+                f"cluster kind kubernetes, whose API server cannot be asked ({error!r})",
                 "a kubeconfig that kubectl can use, or a pod with a ServiceAccount",
                 "set KUBECONFIG, and try kubectl get pods",
             ) from error
@@ -186,7 +206,7 @@ def _told(server: str) -> Iterator[None]:
             do = "free some of it, or have the quota raised"
             raise InputError(f"a quota that is too small: {message}", "room for the run", do) from error
         if status in (401, 403):
-            do = "grant it, as k8s/base does for cryoscale-submitter"
+            do = "grant it, as k8s/foundation/access.yaml does for cryoscale-submitter"
             raise InputError(f"rights that are too narrow: {message}", "a role that allows it", do) from error
         if status == 404 and "could not find the requested resource" in message:
             do = "install it as k8s/README.md says"

@@ -64,14 +64,16 @@ class Provision:
         """
         deadline = time.monotonic() + self.spec.wait_s
         while not self._find_or_make():
-            self._pause("the former cluster of that name to be gone", deadline)
-        while True:
-            trouble = self._trouble()
-            if trouble is None:
-                return self._address()
+            self._say("the former cluster of that name to be gone")
+            if time.monotonic() > deadline:
+                raise self._left_over()
+            self._pause()
+        while (trouble := self._trouble()) is not None:
+            self._say(str(trouble))
             if time.monotonic() > deadline or self._unbearable(trouble):
                 raise self._not_up(trouble)
-            self._pause(str(trouble))
+            self._pause()
+        return self._address()
 
     def down(self) -> None:
         """Delete what was made for the run."""
@@ -170,16 +172,19 @@ class Provision:
             trouble.do,
         )
 
-    def _pause(self, what: str, deadline: float = float("inf")) -> None:
+    def _left_over(self) -> InputError:
+        return InputError(
+            f"DaskCluster {self.kube.namespace}/{self.spec.name}, of which parts are left",
+            f"an end of it within {self.spec.wait_s:.0f} s",
+            "delete them, or give another cluster.name",
+        )
+
+    def _say(self, what: str) -> None:
         if what != self._told:
             self._told = what
             self.tell(f"waiting for {what}")
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"DaskCluster {self.kube.namespace}/{self.spec.name}, of which parts are left",
-                f"an end of it within {self.spec.wait_s:.0f} s",
-                "delete them, or give another cluster.name",
-            )
+
+    def _pause(self) -> None:
         if self.stop.wait(LOOK_S):
             raise StoppedError("stopped while the cluster was not up; the same command goes on")
 
@@ -198,8 +203,7 @@ class Provision:
             for host in (f"{service}.svc", service):
                 if _resolves(host):
                     return f"tcp://{host}:{port}"
-            if self.stop.wait(1.0):
-                raise StoppedError("stopped while the cluster was not up; the same command goes on")
+            self._pause()
         raise InputError(
             f"Service {service}, which cannot be reached from here",
             "a driver in the cluster itself",

@@ -20,6 +20,9 @@ SCHEDULER, CPU, ACTOR = "scheduler", "CPU worker", "GPU worker"
 HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 """What the kubelet tries again and again, to no avail."""
 
+UNTOLD = frozenset({"ContainerCreating", "PodInitializing"})
+"""What a container waits in while its volumes are mounted, or cannot be."""
+
 IMAGE_S = 90.0
 """How long an image may not be had: a registry that is away for a moment comes back sooner."""
 
@@ -68,11 +71,11 @@ def look(kube: Kube, name: str) -> Standing:
     pods, deployments = kube.list("Pod", labels), kube.list("Deployment", labels)
     ready = dict.fromkeys((SCHEDULER, CPU, ACTOR), 0)
     for pod in pods:
-        if _is_ready(pod):
+        if is_ready(pod):
             ready[_role(name, pod)] += 1
     troubles = [*_of_cluster(kube.get("DaskCluster", name), deployments)]
     troubles += [trouble for one in deployments for trouble in _of_deployment(name, one)]
-    troubles += [trouble for pod in pods for trouble in _of_pod(name, pod)]
+    troubles += [trouble for pod in pods for trouble in pod_troubles(kube, pod, _role(name, pod))]
     return Standing(ready, troubles)
 
 
@@ -83,7 +86,8 @@ def _role(name: str, document: Mapping[str, Any]) -> str:
     return CPU if labels.get(GROUP_LABEL) == f"{name}-default" else ACTOR
 
 
-def _is_ready(pod: Mapping[str, Any]) -> bool:
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod is ready, and stays."""
     if pod["metadata"].get("deletionTimestamp"):
         return False
     return any(found["type"] == "Ready" and found["status"] == "True" for found in _conditions(pod))
@@ -116,9 +120,10 @@ def _of_deployment(name: str, deployment: Mapping[str, Any]) -> Iterator[Trouble
             yield Trouble(_role(name, deployment), message, do)
 
 
-def _of_pod(name: str, pod: Mapping[str, Any]) -> Iterator[Trouble]:
-    who, pod_name = _role(name, pod), pod["metadata"]["name"]
-    if _is_ready(pod) or pod["metadata"].get("deletionTimestamp"):
+def pod_troubles(kube: Kube, pod: Mapping[str, Any], who: str = "driver") -> Iterator[Trouble]:
+    """Why a pod is not ready: nothing where it is, or is going."""
+    pod_name = pod["metadata"]["name"]
+    if is_ready(pod) or pod["metadata"].get("deletionTimestamp"):
         return
     for found in _conditions(pod):
         if found["type"] == "PodScheduled" and found["status"] == "False":
@@ -130,6 +135,8 @@ def _of_pod(name: str, pod: Mapping[str, Any]) -> Iterator[Trouble]:
         waiting = container.get("state", {}).get("waiting")
         if waiting is None:
             continue
+        if waiting.get("reason") in UNTOLD and not waiting.get("message"):
+            waiting = {**waiting, "message": kube.warning(pod_name)}
         yield _of_container(who, pod_name, container, waiting)
         return
     yield Trouble(who, f"pod {pod_name} is not ready yet", "look into its log")

@@ -22,6 +22,9 @@ CLAIM_AT = "/data"
 
 GPU_RESOURCE = "nvidia.com/gpu"
 
+ON_CPU = {"requests": {"cpu": "1", "memory": "4Gi"}, "limits": {"cpu": "1", "memory": "4Gi"}}
+"""What a pod takes that holds a model without a GPU."""
+
 
 @dataclass(frozen=True)
 class Documents:
@@ -156,9 +159,10 @@ def _containers(pod: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _without_gpu(pod: dict[str, Any]) -> None:
-    """Pods that hold a model and compute it on their CPU."""
+    """Have pods hold a model that they compute on a CPU, of which an actor uses one."""
     for container in _containers(pod):
-        for limits in container.get("resources", {}).values():
-            limits.pop(GPU_RESOURCE, None)
+        for bound, sizes in container.get("resources", {}).items():
+            sizes.pop(GPU_RESOURCE, None)
+            sizes.update({key: value for key, value in ON_CPU[bound].items() if key in sizes})
     pod["tolerations"] = [one for one in pod.get("tolerations", ()) if one.get("key") != GPU_RESOURCE]
     pod.get("nodeSelector", {}).pop(f"{GPU_RESOURCE}.present", None)

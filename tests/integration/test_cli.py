@@ -268,6 +268,12 @@ def test_a_plan_counts_speaks_json_and_may_be_measured_once(
     for words in ("32645", "processor time", "free", "money"):
         assert words in told
     assert not (tmp_path / "out").exists()
+    given = ("--profile", profile, "--cluster", "--gpus", "2", "--json")
+    row = json.loads(cryoscale("plan", config, *given).out)["cluster"]["rows"][0]
+    assert row["at_least"] == row["at_most"]  # its blocks are counted
+    assert (row["at_least"]["blocks"], row["at_least"]["gpus"]) == (plan["blocks"], 2)
+    assert "GPU rate not measured" in cryoscale("plan", config, *given[:-1]).out
+    refused(cryoscale("plan", config, "--no-measure", "--cluster"), "--cluster without rates")
     refused(cryoscale("plan", config, "--profile", config), "profile")
     refused(cryoscale("plan", config, "--no-measure", "--price-gb", "-1"), "price -1 for gb")
 

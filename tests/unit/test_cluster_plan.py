@@ -101,6 +101,9 @@ def test_a_block_costs_what_its_pixels_and_dates_cost() -> None:
     assert cost.read_s == pytest.approx(2 * (290 * 0.01 + 87 * 0.1))
     assert cost.wait_s == pytest.approx(2 * cost.read_s)
     assert cost.stored_bytes is None
+    # eight chunks at a time
+    late = cost_by_dates(BY_HAND, dates=2, overlap=0.5, latency_ms=40.0)
+    assert late.wait_s == pytest.approx(2 * 290 * 0.04 / 8)
 
 
 def test_the_speed_of_a_gpu_is_measured_given_or_said_to_be_assumed() -> None:
@@ -174,7 +177,8 @@ def test_the_table_says_what_it_rests_on() -> None:
     assert code == 0
     lines = text.splitlines()
     assert lines[0].split()[:2] == ["region", "ice"]
-    assert lines[0].endswith("cost")
+    assert lines[7].endswith("cost")
+    assert max(map(len, lines[:14])) <= 110
     assert [line.split("  ")[0] for line in lines[1:7]] == [
         "11 Central Europe",
         "13 Central Asia",
@@ -209,6 +213,7 @@ def test_the_table_says_what_it_rests_on() -> None:
         (("--cluster", "--worker-gib", "2"), "CPU workers of 2 GiB"),
         (("--cluster", "--dates", "0"), "0 dates"),
         (("--cluster", "--overlap", "1"), "overlap 1"),
+        (("--cluster", "--latency-ms", "-1"), "latency -1 ms"),
         (("--cluster", "--outlines", "nowhere.gpkg"), "outlines nowhere.gpkg (absent)"),
         (("--cluster", "--profile", "nowhere.json"), "profile nowhere.json"),
         (("run.yaml", "--cluster", "--rgi", "11"), "CONFIG and regions beside it"),

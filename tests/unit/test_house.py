@@ -61,6 +61,7 @@ STOREYS = [
     "finish",
     "agreement",
     "verify",
+    "slices",
     "pipeline",
     "results",
     "archive",
@@ -82,6 +83,7 @@ STOREYS = [
     "cli_archive",
     "cli_plan",
     "cli_view",
+    "cli_kube",
     "cli",
     "__main__",
 ]

@@ -136,3 +136,46 @@ def test_an_actor_that_was_replaced_is_as_busy_as_the_new_one() -> None:
     for at_s, busy_s in ((0, 50.0), (5, 55.0), (10, 1.0), (15, 3.0)):
         pace.note(Sample(at_s, 0, 0, {"a": busy_s}))
     assert pace.busy_shares() == {"a": 0.4}
+
+
+def put_slice(out: Path, name: str, **document: Any) -> None:
+    """The lease of a slice as it lies on disk."""
+    folder = out / lease.SLICES / name.partition("/")[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    role = f"{lease.AS_SLICE}{name}"
+    (folder / "00000001.json").write_text(json.dumps(elsewhere(beat=1, role=role, **document)))
+
+
+def test_a_run_in_slices_is_told_as_one_with_each_slice_that_is_not_finished(tmp_path: Path) -> None:
+    recent = {"seconds": 100.0, "blocks_per_s": 0.5, "pixels_per_s": 1e6}
+    counts = {"total": 40, "done": 10, "set_aside": 0, "in_flight": 4, "repeated": 1, "recent": recent}
+    put(tmp_path, **elsewhere(beat=9, released=True))  # the whole run was driven before
+    put_slice(tmp_path, "0/4", live={**counts, "stage": "mapping on 2 tasks"})
+    put_slice(tmp_path, "1/4", live={**counts, "done": 20})
+    put_slice(tmp_path, "2/4", live={**counts, "ended": {"reason": "finished"}}, released=True)
+    found = Look(str(tmp_path)).again()
+    assert (found.state, found.number("done"), found.number("in_flight")) == ("unseen", 40, 12)
+    assert found.rates()["recent"]["blocks_per_s"] == 1.0
+    assert found.eta_s() == 60.0  # of the slice with 30 blocks left, not of 50 blocks at the rate of both
+    lines = Frame("khumbu", 160, 40, found).lines()
+    assert lines[1] == "in 4 slices: 1 finished, 2 unseen, 1 not begun"
+    assert lines[2].startswith("  slice 0/4: driven by process 7 on far, session abc")
+    assert lines[2].endswith(", 10 of 40 blocks done, mapping on 2 tasks")
+    assert lines[3].endswith(", 20 of 40 blocks done")
+    assert not any("slice 2/4" in line for line in lines)
+    assert set(found.to_dict()["slices"]) == {"0/4", "1/4", "2/4"}
+
+
+def test_slices_that_all_ended_well_are_a_finished_run_and_one_that_died_is_told(tmp_path: Path) -> None:
+    over = {"live": {"ended": {"reason": "finished"}}, "released": True}
+    put_slice(tmp_path, "0/2", **over)
+    assert Look(str(tmp_path)).again().state == "stopped"  # the other has not begun
+    put_slice(tmp_path, "1/2", **over)
+    assert Look(str(tmp_path)).again().state == "finished"
+    place = {"place": lease._place(), "process_started": "before the last boot"}
+    put_slice(tmp_path, "1/2", **place)
+    found = Look(str(tmp_path)).again()
+    assert found.state == "died"
+    assert any(
+        "slice 1/2: nobody drives it: its driver died" in line for line in Frame("k", 2, 1, found).lines()
+    )

@@ -1,0 +1,278 @@
+"""A cluster on Kubernetes: made or found, waited for in Kubernetes' own words, taken down if it was made."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cryoscale.errors import InputError, StoppedError
+from cryoscale.kube import provision
+from cryoscale.kube.provision import Provision, provided, require_provision
+from cryoscale.kube.template import documents
+from cryoscale.settings import ClusterSpec
+from tests.kube_api import FakeApi, served
+
+SPEC = ClusterSpec("kubernetes", 3, 2, name="ice", image="there/cpu:1", gpu_image="there/gpu:1", wait_s=20.0)
+RUN = "0123456789abcdef"
+LABEL = {"dask.org/cluster-name": "ice"}
+SCHEDULER = LABEL | {"dask.org/component": "scheduler"}
+CPU = LABEL | {"dask.org/component": "worker", "dask.org/workergroup-name": "ice-default"}
+GPU = LABEL | {"dask.org/component": "worker", "dask.org/workergroup-name": "ice-gpu"}
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
+    """An API server with an operator by which all comes up at once."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setattr(provision, "LOOK_S", 0.02)
+    monkeypatch.setattr(provision, "_resolves", lambda host: host.startswith("ice-scheduler.snow"))
+    with served(FakeApi(), tmp_path / "kubeconfig") as found:
+        found.on_create = operator(found)
+        yield found
+
+
+def operator(api: FakeApi, **instead: Callable[[], None]) -> Callable[[dict[str, Any]], None]:
+    """Makes a pod of each kind; ``instead`` of one of them it does something else."""
+
+    def pods(kind: str, labels: dict[str, str]) -> None:
+        api.deployment(f"ice-{kind}", labels)
+        instead.get(kind, lambda: api.pod(f"ice-{kind}-0", labels))()
+
+    def made(document: dict[str, Any]) -> None:
+        if document["kind"] == "DaskCluster":
+            pods("scheduler", SCHEDULER)
+            pods("cpu", CPU)
+        elif document["kind"] == "DaskWorkerGroup":
+            pods("gpu", GPU)
+
+    return made
+
+
+@contextmanager
+def cluster(spec: ClusterSpec = SPEC, **changes: Any) -> Iterator[Provision]:
+    given = {"run": RUN, "with_actors": True, "weights": None, "tell": lambda text: None}
+    with provided(spec, **{**given, "stop": threading.Event(), **changes}) as found:
+        yield found
+
+
+def test_a_cluster_is_made_with_both_groups_and_taken_down_with_the_run(api: FakeApi) -> None:
+    with cluster() as found:
+        assert found.up() == "tcp://ice-scheduler.snow.svc:8786"
+        made = api.objects["daskclusters", "ice"]
+        group = api.objects["daskworkergroups", "ice-gpu"]
+        assert made["metadata"]["labels"]["cryoscale.dev/run"] == RUN
+        assert (made["spec"]["worker"]["replicas"], group["spec"]["worker"]["replicas"]) == (3, 2)
+        assert group["metadata"]["ownerReferences"][0]["uid"] == made["metadata"]["uid"]
+        assert group["spec"]["worker"]["spec"]["containers"][0]["image"] == "there/gpu:1"
+    assert not api.names("daskclusters") + api.names("daskworkergroups")
+
+
+def test_a_cluster_that_was_there_is_used_and_left_alone(api: FakeApi) -> None:
+    others = documents(SPEC, "snow", cpu_workers=1, run="of-somebody-else")
+    for plural, document in (("daskclusters", others.cluster), ("daskworkergroups", others.actors)):
+        api.on_create(api.put(plural, document))
+    with cluster() as found:
+        found.up()
+    assert api.asked == []
+
+
+def test_a_cluster_that_is_to_stay_stays(api: FakeApi) -> None:
+    with cluster(replace(SPEC, keep=True)) as found:
+        found.up()
+    assert api.names("daskclusters") == ["ice"]
+
+
+def test_who_follows_a_killed_driver_completes_its_cluster_and_takes_it_down(api: FakeApi) -> None:
+    half = documents(SPEC, "snow", cpu_workers=3, run=RUN)
+    api.on_create(api.put("daskclusters", half.cluster))
+    with cluster() as found:
+        found.up()
+        assert api.names("daskworkergroups") == ["ice-gpu"]
+    assert not api.names("daskclusters") + api.names("daskworkergroups")
+
+
+def test_a_cluster_is_not_made_into_the_remains_of_the_former_one(api: FakeApi) -> None:
+    api.put("daskclusters", {"metadata": {"name": "ice", "deletionTimestamp": "2026-01-01T00:00:00Z"}})
+    api.deployment("ice-scheduler", SCHEDULER)
+    looks: list[int] = []
+
+    def go() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            api.objects.pop(("deployments", "ice-scheduler"))
+
+    api.on_look = go
+    with cluster(tell=lambda text: api.objects.pop(("daskclusters", "ice"), None)) as found:
+        found.up()
+        assert len(looks) > 3
+        assert api.names("daskclusters") == ["ice"]
+
+
+QUOTA = (
+    'pods "ice-cpu-0" is forbidden: exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=2'
+)
+NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+PULL = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "there/gpu:1"'}
+
+
+def _quota(api: FakeApi) -> None:
+    failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": QUOTA}
+    api.deployment("ice-cpu", CPU, conditions=[failure])
+
+
+def _no_node(api: FakeApi) -> None:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": NO_GPU}
+    api.pod("ice-gpu-0", GPU, conditions=[condition])
+
+
+def _no_image(api: FakeApi) -> None:
+    waiting = {"image": "there/gpu:1", "state": {"waiting": PULL}}
+    api.pod("ice-gpu-0", GPU, containerStatuses=[waiting])
+
+
+def _no_volume(api: FakeApi) -> None:
+    waiting = {"image": "there/cpu:1", "state": {"waiting": {"reason": "ContainerCreating"}}}
+    api.pod("ice-cpu-0", CPU, containerStatuses=[waiting])
+    event = {"metadata": {"name": "e"}, "involvedObject": {"name": "ice-cpu-0"}, "message": 'no claim "data"'}
+    api.put("events", event)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trouble", "words"),
+    [
+        ("cpu", _quota, ("CPU worker", QUOTA)),
+        ("gpu", _no_node, ("GPU worker", NO_GPU)),
+        ("gpu", _no_image, ("there/gpu:1", PULL["message"])),
+        ("cpu", _no_volume, ("CPU worker", 'no claim "data"')),
+    ],
+)
+def test_what_does_not_come_up_is_told_as_kubernetes_tells_it_and_nothing_is_left(
+    api: FakeApi,
+    kind: str,
+    trouble: Callable[[FakeApi], None],
+    words: tuple[str, ...],
+) -> None:
+    api.on_create = operator(api, **{kind: lambda: trouble(api)})
+    told: list[str] = []
+    with (
+        pytest.raises(InputError) as refused,
+        cluster(replace(SPEC, wait_s=0.001), tell=told.append) as found,
+    ):
+        found.up()
+    for said in (told[-1], str(refused.value)):
+        assert all(word in said for word in words), said
+    assert "\n" not in str(refused.value)
+    assert not api.names("daskclusters") + api.names("daskworkergroups")
+
+
+def test_an_image_that_cannot_be_had_is_not_waited_for_as_long_as_a_node(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryoscale.kube.standing.IMAGE_S", 0.1)
+    api.on_create = operator(api, gpu=lambda: _no_image(api))
+    with pytest.raises(InputError, match="ImagePullBackOff"), cluster(replace(SPEC, wait_s=3600.0)) as found:
+        found.up()
+
+
+def test_an_operator_that_does_nothing_is_told(api: FakeApi) -> None:
+    api.on_create = lambda document: None
+    with (
+        pytest.raises(InputError, match="operator has made nothing"),
+        cluster(replace(SPEC, wait_s=0.001)) as it,
+    ):
+        it.up()
+    assert not api.names("daskclusters")
+
+
+def test_a_run_that_is_told_to_stop_does_not_wait_and_leaves_nothing(api: FakeApi) -> None:
+    stop = threading.Event()
+    api.on_create = operator(api, gpu=stop.set)
+    with pytest.raises(StoppedError), cluster(stop=stop) as found:
+        found.up()
+    assert not api.names("daskclusters")
+
+
+def test_an_api_server_that_is_away_for_a_moment_is_waited_for(api: FakeApi) -> None:
+    calls: list[int] = []
+
+    def fails(verb: str, plural: str) -> bool:
+        calls.append(1)
+        return verb == "list" and plural == "pods" and len(calls) < 12
+
+    api.fails = fails
+    told: list[str] = []
+    with cluster(tell=told.append) as found:
+        found.up()
+    assert any("API server" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("verb", "plural"),
+    [
+        ("create", "daskclusters"),
+        ("create", "daskworkergroups"),
+        ("delete", "daskclusters"),
+        ("patch", "daskworkergroups"),
+        ("delete", "deployments"),
+        ("list", "pods"),
+    ],
+)
+def test_each_right_that_lacks_is_told_in_the_servers_words_before_anything_is_made(
+    api: FakeApi, verb: str, plural: str
+) -> None:
+    api.forbidden = {(verb, plural)}
+    with pytest.raises(InputError, match=f'User "anna" cannot {verb} resource "{plural}"') as refused:
+        require_provision(SPEC)
+    assert refused.value.exit_code == 2
+    assert api.asked == []
+
+
+def test_a_server_without_the_operators_kinds_and_one_that_is_not_there_are_told(
+    api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"cluster\.gpu_image"):
+        require_provision(replace(SPEC, gpu_image=None))
+    api.unknown = {"daskclusters", "daskworkergroups"}
+    with pytest.raises(InputError, match="knows no DaskCluster"):
+        require_provision(SPEC)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="cannot be asked"):
+        require_provision(SPEC)
+
+
+def test_a_driver_outside_of_the_cluster_is_told_to_go_inside(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provision, "_resolves", lambda host: False)
+    monkeypatch.setattr(provision, "RESOLVE_S", 0.0)
+    with pytest.raises(InputError, match="--detach"), cluster() as found:
+        found.up()
+    assert not api.names("daskclusters")
+
+
+def test_without_gpus_models_are_held_by_as_many_pods_as_there_are_workers_of_which_none_asks_for_one() -> (
+    None
+):
+    made = documents(replace(SPEC, gpu_workers=0, secret="keys", claim="shared"), "snow", cpu_workers=3)
+    pod = made.actors["spec"]["worker"]["spec"]
+    assert made.actors["spec"]["worker"]["replicas"] == 3
+    assert pod["containers"][0]["image"] == "there/cpu:1"
+    assert "nvidia" not in str({key: pod[key] for key in ("tolerations", "nodeSelector", "containers")})
+    for found in (pod, made.cluster["spec"]["worker"]["spec"]):
+        assert {"secretRef": {"name": "keys"}} in found["containers"][0]["envFrom"]
+        assert {"name": "data", "mountPath": "/data"} in found["containers"][0]["volumeMounts"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "kind: DaskCluster", "{kind: DaskCluster}\n---\n{kind: DaskWorkerGroup}"]
+)
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(InputError, match="one DaskCluster and one DaskWorkerGroup"):
+        documents(replace(SPEC, manifest=str(tmp_path / "own.yaml")), "snow", cpu_workers=1)
