@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.deploy.rendered import COMPONENTS, K8S, ROOT, WHOLE, Document, deployments, rendered, with_components
+from tests.deploy.rendered import (
+    COMPONENTS,
+    K8S,
+    ROOT,
+    WHOLE,
+    Document,
+    deployments,
+    rendered,
+    with_components,
+)
 
 
 def checkov() -> str:
@@ -68,5 +77,5 @@ def test_the_scan_finds_a_container_with_privileges(tmp_path: Path) -> None:
     security = job["spec"]["template"]["spec"]["containers"][0]["securityContext"]
     security.update(allowPrivilegeEscalation=True, privileged=True)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    _, failed = scan(tmp_path)
-    assert {one.split()[0] for one in failed} == {"CKV_K8S_16", "CKV_K8S_20", "CKV2_K8S_6"}  # and it stands without its policies
+    _, failed = scan(tmp_path)  # it stands without its NetworkPolicies there
+    assert {one.split()[0] for one in failed} == {"CKV_K8S_16", "CKV_K8S_20", "CKV2_K8S_6"}
