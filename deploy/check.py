@@ -4,8 +4,8 @@
 
 Copies what it copies and runs what it runs, stage after stage, with the image's paths turned into such
 below one folder and a fresh environment for the base image's Python. Then its entry point, its health
-check, a worker's and a driver's commands and the weights are tried as another user who cannot write there
-(where this runs as root, else as the same one, from a folder that is made read-only). Steps for Debian
+check, a worker's and a driver's commands and the weights are tried as another user, or one without
+powers, from a folder that is made read-only. Steps for Debian
 (apt-get, useradd) are not run; they are named instead. Takes some minutes, and the network or
 PIP_FIND_LINKS for the packages.
 
@@ -15,13 +15,17 @@ Needs the package `dockerfile` (extra `test`).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +34,7 @@ import dockerfile
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = ("/src", "/wheel", "/constraints.txt", "/opt/cryoscale", "/data")
 """Paths of the image that the steps name; what they say of /tmp and /usr is this machine's own."""
+READY_S = 180.0
 OF_DEBIAN = ("apt-get", "groupadd", "useradd")
 USER = 10001
 
@@ -129,13 +134,11 @@ def build(path: Path, folder: Path) -> Image:
 def trials(image: Image) -> list[list[str]]:
     """Commands that the image has to be able to run."""
     bake = image.at("/opt/cryoscale/deploy/bake_weights.py")
-    (demo,) = glob.glob(
-        image.at("/opt/cryoscale/lib/python3*/site-packages/cryoscale/models/demo.safetensors")
-    )
+    demo = _weights(image)
     modules = "cryoscale.pipeline, cryoscale.kube.api, cryoscale.preload, kr8s, s3fs, prometheus_client"
     return [
         [*image.entry, *image.command],
-        list(image.health),
+        [image.at(word) for word in image.health],
         [*image.entry, "dask", "scheduler", "--help"],
         [*image.entry, "dask", "worker", "--help"],
         [*image.entry, "cryoscale", "run", "--help"],
@@ -158,10 +161,7 @@ def attempt(image: Image) -> bool:
             "MPLCONFIGDIR": f"{home}/matplotlib",
             "DASK_TEMPORARY_DIRECTORY": f"{home}/dask",
         }
-        other = []
-        if os.geteuid() == 0:
-            os.chown(home, USER, USER)
-            other = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+        other = _other_user(image, Path(home))
         good = True
         for command in trials(image):
             done = subprocess.run(
@@ -170,7 +170,72 @@ def attempt(image: Image) -> bool:
             said = (done.stdout + done.stderr).strip().splitlines() or [""]
             print(f"  {done.returncode} {json.dumps(command)[:110]}: {said[-1][:120]}", flush=True)
             good = good and done.returncode == 0
-    return good
+        written = subprocess.run([*other, "touch", image.at("/opt/cryoscale/x")], capture_output=True)
+        print(f"  it cannot be changed: {written.returncode != 0}")
+        return serves(image, [*other, "env"], environment, home) and good and written.returncode != 0
+
+
+def serves(image: Image, other: list[str], environment: dict[str, str], home: str) -> bool:
+    """Whether a worker joins a scheduler, is ready with its model, and goes when it is told."""
+    comm, pages, ready = (_free_port() for _ in range(3))
+    environment |= {"DASK_SCHEDULER_ADDRESS": f"tcp://127.0.0.1:{comm}", "CRYOSCALE_WEIGHTS": _weights(image)}
+    host = ["--host", "127.0.0.1"]
+    scheduler = ["dask", "scheduler", *host, "--port", str(comm), "--dashboard-address", f"127.0.0.1:{pages}"]
+    worker = ["dask", "worker", *host, "--no-nanny", "--nthreads", "1", "--resources", "GPU=1"]
+    worker += ["--dashboard-address", f"127.0.0.1:{ready}", "--preload", "cryoscale.preload"]
+    started = []
+    with open(f"{home}/said", "w+") as said:
+        try:
+            for command in (scheduler, worker):
+                full = [*other, *image.entry, *command]
+                started.append(subprocess.Popen(full, cwd=home, env=environment, stdout=said, stderr=said))
+            joined = _answers(f"http://127.0.0.1:{ready}/ready")
+            codes = []
+            for process in reversed(started):
+                process.terminate()
+                codes.append(process.wait(timeout=60))
+        finally:
+            for process in started:
+                process.kill()
+        said.seek(0)
+        print(f"  a worker with a model is ready: {joined}; worker and scheduler end on SIGTERM with {codes}")
+        if not joined:
+            print(said.read())
+    return joined and codes == [0, 0]
+
+
+def _answers(address: str) -> bool:
+    until = time.monotonic() + READY_S
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+            return bool(answer.status == 200)
+        time.sleep(0.5)
+    return False
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _weights(image: Image) -> str:
+    (found,) = glob.glob(
+        image.at("/opt/cryoscale/lib/python3*/site-packages/cryoscale/models/demo.safetensors")
+    )
+    return found
+
+
+def _other_user(image: Image, home: Path) -> list[str]:
+    """What makes of root somebody who may not write to others' files."""
+    if os.geteuid() != 0:
+        return []
+    interpreter = Path(image.at("/opt/cryoscale/bin/python")).resolve()
+    if all(one.stat().st_mode & 0o001 for one in interpreter.parents):
+        os.chown(home, USER, USER)
+        return ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    print(f"  {interpreter} is closed to others: root without any of its powers stands in for them")
+    return ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
 
 
 def main() -> int:

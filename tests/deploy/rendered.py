@@ -60,7 +60,8 @@ def with_components(place: Path, *components: str) -> list[Document]:
     folder.mkdir()
     resources = ["../base", *(f"../{job}" for job in JOBS)]
     taken = [f"../{component}" for component in components]
-    text = yaml.safe_dump({"kind": "Kustomization", "resources": resources, "components": taken})
+    content = {"kind": "Kustomization", "namespace": "cryoscale", "resources": resources, "components": taken}
+    text = yaml.safe_dump(content)
     (folder / "kustomization.yaml").write_text(text)
     return render(folder)
 

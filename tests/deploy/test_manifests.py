@@ -271,7 +271,10 @@ def test_the_quota_has_room_for_what_an_overlay_starts(folder: str) -> None:
     documents = rendered(folder)
     (quota,) = of_kind(documents, "ResourceQuota")
     config = yaml.safe_load(named(documents, "ConfigMap", "cryoscale-config")["data"]["run.yaml"])
-    counts = {"cpu-worker": config["cluster"]["cpu_workers"], "gpu-worker": config["cluster"]["gpu_workers"]}
+    counts = {
+        "cpu-worker": config["cluster"]["cpu_workers"],
+        "gpu-worker": config["cluster"]["gpu_workers"] or 1,
+    }
     asked: dict[str, float] = {}
     for pod in pods(documents + rendered(f"{folder}/run")):
         count = counts.get(pod.labels["app.kubernetes.io/component"], 1)
@@ -365,3 +368,20 @@ def test_the_number_of_slices_is_said_alike_twice() -> None:
     assert job["spec"]["completionMode"] == "Indexed"
     assert told["CRYOSCALE_SLICES"] == str(job["spec"]["completions"])
     assert job["spec"]["parallelism"] <= job["spec"]["completions"]
+
+
+def test_the_package_and_base_have_one_and_the_same_cluster() -> None:
+    """A run makes what a standing cluster is, so that what is checked here holds for both."""
+    assert (ROOT / "cryoscale/kube/cluster.yaml").read_text() == (K8S / "base/cluster.yaml").read_text()
+
+
+def test_a_job_that_is_submitted_ends_and_tries_again_like_the_one_here() -> None:
+    submitted = yaml.safe_load((ROOT / "cryoscale/kube/job.yaml").read_text())["spec"]
+    (job,) = of_kind(rendered("jobs/run"), "Job")
+    for key in ("backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "podFailurePolicy"):
+        assert submitted[key] == job["spec"][key], key
+    ours, theirs = job["spec"]["template"]["spec"], submitted["template"]["spec"]
+    assert {**ours, "containers": None} == {**theirs, "containers": None}
+    (one,), (other,) = ours["containers"], theirs["containers"]
+    for key in ("image", "envFrom", "resources", "securityContext", "volumeMounts"):
+        assert one[key] == other[key], key
