@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -385,3 +387,32 @@ def test_a_job_that_is_submitted_ends_and_tries_again_like_the_one_here() -> Non
     (one,), (other,) = ours["containers"], theirs["containers"]
     for key in ("image", "envFrom", "resources", "securityContext", "volumeMounts"):
         assert one[key] == other[key], key
+
+
+def test_each_part_of_the_yearly_job_does_its_work_in_the_year_of_its_start(tmp_path: Path) -> None:
+    """Its own shell lines, with a program that tells its arguments in the place of cryoscale."""
+    (job,) = of_kind(rendered("jobs/yearly"), "CronJob")
+    data = named(rendered("jobs/yearly"), "ConfigMap", "cryoscale-yearly")["data"]
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/run.yaml").write_text(data["run.yaml"])
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/cryoscale").write_text('#!/bin/sh\necho "$CRYOSCALE_ARCHIVE: $*"\n')
+    (tmp_path / "bin/cryoscale").chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "CRYOSCALE_OUT": data["out"],
+        "CRYOSCALE_ARCHIVE": data["archive"],
+        "POD_IP": "10.0.0.1",
+    }
+    said = {}
+    (pod,) = pods([job])
+    for container in pod.containers:
+        shell, options, script = container["args"]
+        script = script.replace("/work", str(tmp_path)).replace("/etc/cryoscale", f"{tmp_path}/config")
+        said[container["name"]] = subprocess.run(
+            [shell, options, script], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+    year = (tmp_path / "year").read_text().strip()
+    assert parse_config(yaml.safe_load((tmp_path / "run.yaml").read_text()), "it").years == [int(year)]
+    assert said["run"].split()[1:5] == ["run", f"{tmp_path}/run.yaml", "--out", f"{data['out']}/{year}"]
+    assert said["archive"] == f"{data['archive']}: archive add {data['out']}/{year}\n"
