@@ -125,7 +125,7 @@ def run(
 
     if detached:
         again_and_again = {"--refresh": refresh, "--new-run": new_run, "--redo": redo, "--log": log}
-        unseen = {"--dashboard": dashboard, "--metrics-port": metrics_port is not None}
+        unseen = {"--slice": slice_, "--dashboard": dashboard, "--metrics-port": metrics_port is not None}
         options = ["--retry-set-aside"] if retry_set_aside else []
         made = detach(config, output(out), options, again_and_again | unseen)
         if json_:

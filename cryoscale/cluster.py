@@ -103,7 +103,7 @@ def require_reachable(spec: ClusterSpec, out: str) -> None:
     if spec.kind == "kubernetes":
         from cryoscale.kube.provision import require_provision
 
-        require_provision(spec)
+        require_provision(spec, out, run_label(out))
     elif spec.kind != "local":
         with _joined(spec.kind, True):
             pass
@@ -241,7 +241,7 @@ def workers(spec: ClusterSpec, *, actors: bool = True) -> Iterator[Workers]:
 
     Without ``actors`` only workers for block tasks are started or asked for.
     """
-    with Site(spec, with_actors=actors) as site, site.workers() as found:
+    with Site(spec, with_actors=actors, tell=log.warning) as site, site.workers() as found:
         yield found
 
 

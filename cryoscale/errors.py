@@ -145,6 +145,13 @@ class LeaseLostError(UnfinishedError, BlockingIOError):
     """Another driver has taken the run over."""
 
 
+class SliceDrivenError(UnfinishedError, BlockingIOError):
+    """Another process drives this slice of a run, or all of it; whoever manages the slices starts it again.
+
+    Not bad input, as a second driver of a whole run is: the other may be a pod that is thought to be gone.
+    """
+
+
 # --- an operator looks --------------------------------------------------------------------------
 
 

@@ -9,7 +9,8 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,14 @@ from cryoscale import lease, slices
 from cryoscale.candidates import candidate_blocks
 from cryoscale.cluster import Site, Workers, require_dashboard, require_reachable
 from cryoscale.drive import Driver
-from cryoscale.errors import ClusterLostError, InputError, OutputError, StoppedError
+from cryoscale.errors import (
+    ClusterLostError,
+    DrivenError,
+    InputError,
+    OutputError,
+    SliceDrivenError,
+    StoppedError,
+)
 from cryoscale.featurise import fit_run_basis
 from cryoscale.finish import finish
 from cryoscale.grid import Block
@@ -95,7 +103,7 @@ def run(
     """
     stop = stop or threading.Event()
     tell = on_stage or (lambda text: log.info(text))
-    with telling(out, view or View(), on_event) as session:
+    with telling(out, view or View(), on_event) as session, _excluded(part):
 
         def stage(text: str) -> None:
             if stop.is_set():
@@ -176,6 +184,17 @@ def _map(
             _end(settings, out, stage)
         outcome.seconds["finish"] = time.perf_counter() - start
     return outcome
+
+
+@contextmanager
+def _excluded(part: Slice | None) -> Iterator[None]:
+    """In the body, that another process drives what a slice wants is nothing to correct."""
+    try:
+        yield
+    except DrivenError as error:
+        if part is None:
+            raise
+        raise SliceDrivenError(str(error)) from error
 
 
 def _seen(session: Session, found: Workers) -> str:
@@ -278,8 +297,7 @@ def refuse_to_mix(changes: snapshot.Changes | None, out: str) -> None:
 
 
 def _refuse_beside_slices(settings: Settings, again: Again, part: Slice) -> None:
-    """Refuse what a slice cannot be asked for: each of the N would do it to all of them, and once more
-    whenever it is started again.
+    """Refuse what a slice cannot be asked for: each would do it to all, and again whenever it is restarted.
 
     Raises:
         InputError: it is asked for.

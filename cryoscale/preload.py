@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.core import Status
 from distributed.http.utils import RequestHandler
+from distributed.worker import WORKER_ANY_RUNNING
 from distributed.worker_state_machine import FreeKeysEvent
 
 from cryoscale.cluster import GPU
@@ -77,7 +78,8 @@ class Readiness:
             except Exception as error:
                 self.failed = f"the model of {weights} cannot be loaded: {' '.join(str(error).split())}"
                 log.error("%s", self.failed)
-            loop.call_soon_threadsafe(loaded.set)
+            finally:
+                loop.call_soon_threadsafe(loaded.set)
 
         threading.Thread(target=work, name="cryoscale-load", daemon=True).start()
         await loaded.wait()
@@ -104,10 +106,19 @@ async def dask_setup(worker: Worker) -> None:
     readiness = Readiness(worker)
     path = f"/{(worker._http_prefix or '').strip('/')}/ready".replace("//", "/")
     worker.http_application.add_handlers(".*$", [(path, Ready, {"readiness": readiness})])
-    _heed_sigterm(readiness, float(os.environ.get(DRAIN, DRAIN_S)))
+    _heed_sigterm(readiness, _drain_s())
     weights = os.environ.get(WEIGHTS)
     if weights and worker.state.total_resources.get(GPU, 0) >= 1:
         await readiness.load(weights)
+
+
+def _drain_s() -> float:
+    given = os.environ.get(DRAIN, "")
+    try:
+        return float(given) if given else DRAIN_S
+    except ValueError:  # raised, it would cost the worker its draining: Dask goes on without a preload
+        log.warning("given %s=%s; expected seconds; taking %.0f", DRAIN, given, DRAIN_S)
+        return DRAIN_S
 
 
 def _heed_sigterm(readiness: Readiness, drain_s: float) -> None:
@@ -142,6 +153,8 @@ async def drain(readiness: Readiness, drain_s: float) -> None:
     Dask's own way (``Worker.close_gracefully``) waits neither for tasks that run nor for actors.
     """
     worker, deadline = readiness.worker, time.monotonic() + drain_s
+    if worker.status not in WORKER_ANY_RUNNING:  # it goes already
+        return
     readiness.draining = True
     log.info("draining: no new tasks; what is under way is finished, for %.0f s at most", drain_s)
     # not "paused", which Dask's memory monitor takes back

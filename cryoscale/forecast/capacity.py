@@ -34,7 +34,7 @@ FINISH_S: Final = 3.1
 """Of one process for what follows the last block, a block of 2048 px, at most: the slope from 256 to 1,024
 blocks of 512 px of ice that is connected throughout, benchmarks/results/memory.jsonl."""
 
-PEAK_GIB: Final = 6.7
+PEAK_GIB: Final = 4.4
 """Most memory of a CPU worker with two blocks of 2048 px in work: benchmarks/results/pod_memory.jsonl."""
 
 TASKS_A_WORKER: Final = 2

@@ -42,12 +42,13 @@ SENT_BYTES_PX: Final = 2 * len(CHANNELS)
 LATENCY_MS: Final = 50.0
 """After which a store answers a request, where nothing is measured: assumed, as in benchmarks.scaling."""
 
-_MEASURED: Final = Path(__file__).with_name("measured.json")
+MEASURED: Final = Path(__file__).with_name("measured.json")
+"""By ``python -m benchmarks.block_rates``."""
 
 
 def measured_profile() -> Profile:
     """The rates that come with the package: ``plan`` measured them on the simulated range of the demo."""
-    return Profile.model_validate(json.loads(_MEASURED.read_text("utf-8")))
+    return Profile.model_validate(json.loads(MEASURED.read_text("utf-8")))
 
 
 def cost_by_dates(profile: Profile, dates: int, overlap: float, latency_ms: float | None = None) -> BlockCost:

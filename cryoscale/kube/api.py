@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cryoscale.errors import ClusterUnavailableError, ExtraError, InputError
+from cryoscale.errors import ClusterUnavailableError, CryoscaleError, ExtraError, InputError
 
 T = TypeVar("T")
 
@@ -98,9 +98,11 @@ class Kube:
         params = {"dryRun": "All"} if only_try else {}
         return self._call("DELETE", kind, name, params=params, content=json.dumps(options)) is not None
 
-    def log(self, pod: str, *, follow: bool = False) -> Iterator[str]:
-        """The lines of a pod's log; with ``follow`` those to come, until its container ends."""
+    def log(self, pod: str, *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
+        """The lines of a pod's log, or the last of them; with ``follow`` those to come, until it ends."""
         params = {"follow": "true"} if follow else {}
+        if tail is not None:
+            params["tailLines"] = str(tail)
         version, plural = KINDS["Pod"]
         asking: AbstractAsyncContextManager[Any] = self._api.call_api(
             "GET",
@@ -115,6 +117,13 @@ class Kube:
             lines = response.aiter_lines()
             while (line := self._portal.call(anext, lines, None)) is not None:
                 yield line
+
+    def last_line(self, pod: str) -> str:
+        """The last line of a pod's log; nothing where it cannot be had."""
+        try:
+            return next(self.log(pod, tail=1), "").strip()
+        except CryoscaleError:
+            return ""
 
     def _call(
         self, method: str, kind: str, name: str = "", *, none_at: int = 404, **more: Any

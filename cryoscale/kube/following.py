@@ -10,7 +10,7 @@ from typing import Any
 from cryoscale.errors import ClusterUnavailableError, InputError
 from cryoscale.kube.api import Kube
 from cryoscale.kube.job import over
-from cryoscale.kube.standing import CLUSTER_LABEL, is_ready, pod_troubles
+from cryoscale.kube.standing import CLUSTER_LABEL, is_ready, pod_troubles, role_of
 from cryoscale.kube.template import RUN_LABEL
 
 LOOK_S = 2.0
@@ -73,7 +73,11 @@ def look_up(kube: Kube, run: str) -> Submission:
     pods = sorted(kube.list("Pod", {RUN_LABEL: run}), key=_born)
     workers = [pod for pod in pods if CLUSTER_LABEL in pod["metadata"].get("labels", {})]
     drivers = [pod for pod in pods if pod not in workers]
-    troubles = {pod["metadata"]["name"]: str(trouble) for pod in pods for trouble in pod_troubles(kube, pod)}
+    troubles = {
+        pod["metadata"]["name"]: str(trouble)
+        for pod in pods
+        for trouble in pod_troubles(kube, pod, _who(pod))
+    }
     job = jobs[-1] if jobs else None
     if job is not None and not drivers and not over(job):
         troubles[job["metadata"]["name"]] = kube.warning(job["metadata"]["name"]) or "none was made yet"
@@ -117,6 +121,11 @@ def driver_log(kube: Kube, run: str, out: str, *, follow: bool = False) -> Itera
                 yield f"# Job {seen.over}"
             return
         time.sleep(LOOK_S)
+
+
+def _who(pod: Mapping[str, Any]) -> str:
+    cluster = pod["metadata"].get("labels", {}).get(CLUSTER_LABEL)
+    return role_of(cluster, pod) if cluster else "driver"
 
 
 def _born(document: Mapping[str, Any]) -> str:

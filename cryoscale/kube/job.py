@@ -3,7 +3,8 @@
 The driver's pod may be evicted, or go with its node: the Job makes another, which goes on from the ledger.
 What is not worth a second try ends the Job (exit codes 1 and 2) by its podFailurePolicy
 (https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-failure-policy); a server too old to know
-it drops that part, and then ``backoffLimit`` alone bounds how often."""
+it drops that part, and then ``backoffLimit`` alone bounds how often.
+"""
 
 from __future__ import annotations
 

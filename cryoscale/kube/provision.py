@@ -1,7 +1,8 @@
 """A Dask cluster for a run: found or made, waited for, and taken down again if it was made.
 
 What is made carries the run's label, so that a driver that follows a killed one knows it for its own. A
-driver that runs in a Job has that Job own it: who deletes the Job deletes all."""
+driver that runs in a Job has that Job own it: who deletes the Job deletes all.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from cryoscale.errors import ClusterUnavailableError, CryoscaleError, InputError, StoppedError
 from cryoscale.kube.api import Kube, connected
 from cryoscale.kube.standing import ACTOR, CLUSTER_LABEL, CPU, SCHEDULER, Trouble, look
-from cryoscale.kube.template import RUN_LABEL, documents, require_images
+from cryoscale.kube.template import KEPT_LABEL, RUN_LABEL, documents, require_images
 from cryoscale.settings import ClusterSpec
 
 log = logging.getLogger("cryoscale")
@@ -28,6 +29,9 @@ LOOK_S = 2.0
 
 RESOLVE_S = 30.0
 """How long a Service's name may take to be known to DNS, which remembers for 5 to 30 s what was not there."""
+
+DOWN_TRIES = 10
+"""How often it is tried to delete what was made, as it would cost money for ever."""
 
 NOWHERE = "nothing-of-this-name"
 """Of objects that are not there, to try whether one may delete or change any."""
@@ -80,18 +84,19 @@ class Provision:
         if not self.created:
             return
         name = self.spec.name
-        try:
-            # in the foreground, so that whoever makes one of that name next sees that parts are still there
-            self.kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground")
-            self.kube.delete("DaskCluster", name, policy="Foreground")
-            self.created = False
-        except CryoscaleError as error:
-            log.warning(
-                "the cluster is left behind (%s): kubectl delete daskcluster %s -n %s",
-                error,
-                name,
-                self.kube.namespace,
-            )
+        for left in reversed(range(DOWN_TRIES)):
+            try:
+                # in the foreground: who makes the next of that name sees that parts are still there
+                self.kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground")
+                self.kube.delete("DaskCluster", name, policy="Foreground")
+                self.created = False
+                return
+            except CryoscaleError as error:
+                if not (left and error.retry):
+                    do = f"kubectl delete daskcluster {name} -n {self.kube.namespace}"
+                    log.warning("the cluster is left behind (%s): %s", error, do)
+                    return
+            time.sleep(LOOK_S)
 
     def _find_or_make(self) -> bool:
         """Whether the cluster is there by now, whoever made it; False where an old one is still going."""
@@ -106,8 +111,9 @@ class Provision:
             return True
         if found["metadata"].get("deletionTimestamp"):
             return False
-        owner = found["metadata"].get("labels", {}).get(RUN_LABEL)
-        self.created = bool(self.run) and owner == self.run
+        labels = found["metadata"].get("labels", {})
+        _refuse_anothers(self.kube, self.spec, labels, self.run)
+        self.created = bool(self.run) and labels.get(RUN_LABEL) == self.run
         if self.created:  # by a driver that was killed, perhaps between its two halves
             self._make_group(found)
         return True
@@ -166,8 +172,10 @@ class Provision:
         return now - since >= trouble.bearable_s
 
     def _not_up(self, trouble: Trouble) -> InputError:
+        line = self.kube.last_line(trouble.pod) if trouble.pod else ""
+        said = f"; its last line: {line}" if line else ""
         return InputError(
-            f"DaskCluster {self.kube.namespace}/{self.spec.name}, which does not come up: {trouble}",
+            f"DaskCluster {self.kube.namespace}/{self.spec.name}, which does not come up: {trouble}{said}",
             f"a scheduler and a worker of each kind within {self.spec.wait_s:.0f} s",
             trouble.do,
         )
@@ -200,15 +208,10 @@ class Provision:
         service = f"{self.spec.name}-scheduler.{self.kube.namespace}"
         until = time.monotonic() + RESOLVE_S
         while time.monotonic() < until:
-            for host in (f"{service}.svc", service):
-                if _resolves(host):
-                    return f"tcp://{host}:{port}"
+            if (host := _resolved(service)) is not None:
+                return f"tcp://{host}:{port}"
             self._pause()
-        raise InputError(
-            f"Service {service}, which cannot be reached from here",
-            "a driver in the cluster itself",
-            "add --detach, which has a Job drive the run",
-        )
+        raise _outside(service)
 
 
 @contextmanager
@@ -239,22 +242,32 @@ def provided(
                 made.down()
 
 
-def require_provision(spec: ClusterSpec) -> None:
+def require_provision(spec: ClusterSpec, out: str = "", run: str = "") -> None:
     """Refuse, before anything is written or made, what these rights and this configuration cannot make.
 
     Each right that a run needs is tried on the server with nothing changed, so that what is refused is
-    told in its own words. https://kubernetes.io/docs/reference/using-api/api-concepts/#dry-run
+    told in its own words. A cluster that is made has to be able to write to ``out``. https://kubernetes.io/docs/reference/using-api/api-concepts/#dry-run
 
     Raises:
         InputError: the API server cannot be asked, or refuses something.
         ClusterUnavailableError: it does not answer.
     """
     with connected(spec.namespace) as kube:
+        if not os.environ.get("KUBERNETES_SERVICE_HOST") and not _resolved("kubernetes.default"):
+            raise _outside("kubernetes.default")
         found = kube.get("DaskCluster", spec.name)
         look(kube, spec.name)
+        if found is not None:
+            _refuse_anothers(kube, spec, found["metadata"].get("labels", {}), run)
         made = documents(spec, kube.namespace, cpu_workers=spec.cpu_workers)
         if found is None:
             require_images(spec)
+            if out and "://" not in out and not (spec.claim or spec.manifest):
+                raise InputError(
+                    f"output {out}, a folder of one machine",
+                    "an object store, or a volume that the pods share",
+                    "give a URL, or name a PersistentVolumeClaim as cluster.claim",
+                )
             for document in (made.cluster, made.actors):
                 kube.create(document, only_try=True)
             for kind in ("DaskCluster", "DaskWorkerGroup"):
@@ -267,6 +280,37 @@ def _job() -> list[dict[str, Any]]:
     """The Job whose pod this process runs in, if it was told."""
     name, uid = os.environ.get("CRYOSCALE_JOB_NAME"), os.environ.get("CRYOSCALE_JOB_UID")
     return [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}] if name and uid else []
+
+
+def _refuse_anothers(kube: Kube, spec: ClusterSpec, labels: Mapping[str, str], run: str) -> None:
+    """Leave alone what goes with another run, which would take it away.
+
+    Raises:
+        InputError: so it is.
+    """
+    if labels.get(RUN_LABEL, run) != run and KEPT_LABEL not in labels:
+        raise InputError(
+            f"DaskCluster {kube.namespace}/{spec.name}, which was made for another run",
+            "a cluster for this run",
+            "give another cluster.name, or delete it if that run is over: "
+            f"kubectl delete daskcluster {spec.name} -n {kube.namespace}",
+        )
+
+
+def _outside(service: str) -> InputError:
+    return InputError(
+        f"Service {service}, which cannot be reached from here",
+        "a driver in the cluster itself",
+        "add --detach, which has a Job drive the run",
+    )
+
+
+def _resolved(service: str) -> str | None:
+    """The name by which a Service (``name.namespace``) is known here; None where it is not."""
+    for host in (f"{service}.svc", service):
+        if _resolves(host):
+            return host
+    return None
 
 
 def _resolves(host: str) -> bool:

@@ -2,12 +2,13 @@
 
 **Why our own.** The operator of dask-kubernetes 2026.3.0 raises a group rightly, and lowers it blindly: on
 fewer `replicas` its `daskworkergroup_replica_update` calls `retire_workers`, which posts `{"n": n}` to the
-scheduler's `/api/v1/retire_workers` (or asks it for `workers_to_close(n=n)`); the group's name goes only into
-the log and into the last way out, last-in-first-out. The scheduler chooses among *all* its workers, and the
-operator deletes the Deployments of those names, whatever their group: lowering the CPU group can end a GPU
-worker with its model, and then neither group has what it asked for
-(https://github.com/dask/dask-kubernetes/issues/914, read in `operator/controller/controller.py` and found to
-be so).
+scheduler's `/api/v1/retire_workers` (or asks it for `workers_to_close(n=n)`); the group's name goes only
+into the log and into the last way out, last-in-first-out. The scheduler chooses among *all* its workers,
+and the operator deletes the Deployments of those names, whatever their group: lowering the CPU group can
+end a GPU worker with its model, and then neither group has what it asked for. So says
+https://github.com/dask/dask-kubernetes/issues/914, so it stands in `operator/controller/controller.py`, and
+so it was seen: of three CPU workers with data and one GPU worker, lowering the CPU group by one left three
+and none.
 
 **Why not two clusters** whose workers join one scheduler: who lowers the one with the scheduler asks that
 scheduler, which knows the workers of both, and the operator deletes Deployments by name in the namespace, of
@@ -22,7 +23,8 @@ they are deleted, at which their pods get SIGTERM and finish the block they are 
 then `replicas` is put to what is left, at which the operator finds nothing to do. Each step is one call and
 may be the last one: Deployments that are missing are taken out of the count by whoever looks next, and a
 worker is never left paused, as it would be by retiring it through the scheduler first. The group of the
-actors is never touched."""
+actors is never touched.
+"""
 
 from __future__ import annotations
 
@@ -76,14 +78,15 @@ class Load:
 class Sizing:
     """From loads to a number of workers, between ``least`` and ``most``.
 
-    A number that was found to be too small is not tried again: lowering would otherwise undo what raising
-    did, over and over.
+    It begins with the most, as a GPU that waits costs more than the workers that it waits for. A number that
+    was found to be too small is not tried again: lowering would else undo what raising did, over and over.
     """
 
     least: int
     most: int
     too_few: int = 0
     changed_s: float = -math.inf
+    begun: bool = False
 
     def wanted(self, now_s: float, workers: int, missing: int, load: Load) -> int:
         """How many there should be.
@@ -96,8 +99,8 @@ class Sizing:
         """
         most = min(self.most, max(self.least, math.ceil(load.undone / TASKS_A_WORKER)))
         wanted = workers
-        if workers > most:
-            wanted = most
+        if workers > most or not self.begun:
+            wanted, self.begun = most, True
         elif workers < self.least:
             wanted = self.least
         elif load.busy is not None and now_s - self.changed_s >= SETTLE_S:

@@ -38,6 +38,8 @@ class Trouble:
     do: str
     bearable_s: float = math.inf
     """How long it may last before there is no more sense in waiting."""
+    pod: str = ""
+    """Whose log may say more."""
 
     def __str__(self) -> str:
         return f"{self.who}: {self.text}"
@@ -72,14 +74,15 @@ def look(kube: Kube, name: str) -> Standing:
     ready = dict.fromkeys((SCHEDULER, CPU, ACTOR), 0)
     for pod in pods:
         if is_ready(pod):
-            ready[_role(name, pod)] += 1
+            ready[role_of(name, pod)] += 1
     troubles = [*_of_cluster(kube.get("DaskCluster", name), deployments)]
     troubles += [trouble for one in deployments for trouble in _of_deployment(name, one)]
-    troubles += [trouble for pod in pods for trouble in pod_troubles(kube, pod, _role(name, pod))]
+    troubles += [trouble for pod in pods for trouble in pod_troubles(kube, pod, role_of(name, pod))]
     return Standing(ready, troubles)
 
 
-def _role(name: str, document: Mapping[str, Any]) -> str:
+def role_of(name: str, document: Mapping[str, Any]) -> str:
+    """What a pod or Deployment of the cluster of that name is for."""
     labels = document["metadata"].get("labels", {})
     if labels.get(COMPONENT_LABEL) == "scheduler":
         return SCHEDULER
@@ -117,10 +120,10 @@ def _of_deployment(name: str, deployment: Mapping[str, Any]) -> Iterator[Trouble
             do = (
                 "free some of the quota, or have it raised" if "quota" in message else "correct what it names"
             )
-            yield Trouble(_role(name, deployment), message, do)
+            yield Trouble(role_of(name, deployment), message, do)
 
 
-def pod_troubles(kube: Kube, pod: Mapping[str, Any], who: str = "driver") -> Iterator[Trouble]:
+def pod_troubles(kube: Kube, pod: Mapping[str, Any], who: str) -> Iterator[Trouble]:
     """Why a pod is not ready: nothing where it is, or is going."""
     pod_name = pod["metadata"]["name"]
     if is_ready(pod) or pod["metadata"].get("deletionTimestamp"):
@@ -139,7 +142,7 @@ def pod_troubles(kube: Kube, pod: Mapping[str, Any], who: str = "driver") -> Ite
             waiting = {**waiting, "message": kube.warning(pod_name)}
         yield _of_container(who, pod_name, container, waiting)
         return
-    yield Trouble(who, f"pod {pod_name} is not ready yet", "look into its log")
+    yield Trouble(who, f"pod {pod_name} is not ready yet", "look into its log", pod=pod_name)
 
 
 def _of_container(
@@ -153,4 +156,4 @@ def _of_container(
         return Trouble(who, text, do, 0.0 if reason in HOPELESS else IMAGE_S)
     last = container.get("lastState", {}).get("terminated")
     ended = f", after exit code {last['exitCode']}" if last else ""
-    return Trouble(who, f"pod {pod_name} waits: {told}{ended}", "look into its log")
+    return Trouble(who, f"pod {pod_name} waits: {told}{ended}", "look into its log", pod=pod_name)

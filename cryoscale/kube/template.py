@@ -17,6 +17,9 @@ from cryoscale.settings import ClusterSpec
 RUN_LABEL = "cryoscale.dev/run"
 """On all that is made for a run: a digest of where its output lies."""
 
+KEPT_LABEL = "cryoscale.dev/kept"
+"""On a cluster that may outlive its run, so that others may use it."""
+
 CLAIM_AT = "/data"
 """Where pods see the claim."""
 
@@ -52,9 +55,10 @@ def documents(
     found = _read(spec)
     cluster, group = found.cluster, found.actors
     old = str(cluster["metadata"]["name"])
+    own = {**({RUN_LABEL: run} if run else {}), **({KEPT_LABEL: "true"} if spec.keep else {})}
     for document, name in ((cluster, spec.name), (group, f"{spec.name}-gpu")):
         metadata = document["metadata"]
-        labels = {**metadata.get("labels", {}), **({RUN_LABEL: run} if run else {})}
+        labels = {**metadata.get("labels", {}), **own}
         document["metadata"] = {**metadata, "name": name, "namespace": namespace, "labels": labels}
     group["spec"]["cluster"] = spec.name
     service = cluster["spec"]["scheduler"]["service"]

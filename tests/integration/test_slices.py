@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import threading
@@ -18,8 +19,9 @@ import pytest
 
 from cryoscale import lease
 from cryoscale.cli import main
-from cryoscale.errors import OutputError, StoppedError
+from cryoscale.errors import OutputError, StoppedError, UnfinishedError
 from cryoscale.ledger import Ledger
+from cryoscale.pipeline import run
 from cryoscale.slices import DIVISION, PREPARING, Division, Slice, dissolve
 from cryoscale.verify import blocks_digest
 from tests.integration.conftest import Calm, TinyRange
@@ -243,3 +245,18 @@ def test_what_a_slice_cannot_be_asked_for_is_told_before_anything_is_written(
     assert ended.value.code == 2
     assert words in line
     assert not out.exists()
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_slice_that_is_driven_already_is_to_be_started_again_later(
+    tiny_range: TinyRange, tmp_path: Path
+) -> None:
+    part = Slice(1, 2)
+    with (
+        lease.held(str(tmp_path), folder=part.lease, role=part.role),
+        pytest.raises(
+            UnfinishedError, match=f"which process {os.getpid()} on .* is driving as slice 1/2"
+        ) as told,
+    ):
+        run(tiny_range.settings(), str(tmp_path), part=part)
+    assert told.value.exit_code == 75

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from distributed import Scheduler, Worker
+from tornado.httpclient import AsyncHTTPClient
 
-from cryoscale.ledger import Ledger
+from cryoscale import preload
+from cryoscale.errors import WeightsError
 from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import Command, bytes_that_differ, done, few_blocks, until, write_config
+from tests.tables import Table
 
 TAP = """
 import os, time
@@ -49,7 +58,7 @@ cryoscale.infer.actor.ModelActor.predict = held
 
 
 @dataclass
-class Worker:
+class Pod:
     """A process ``dask worker`` as a pod runs it."""
 
     process: subprocess.Popen[str]
@@ -80,14 +89,14 @@ class Site:
 
     folder: Path
     port: int
-    workers: list[Worker]
+    workers: list[Pod]
 
     @property
     def address(self) -> str:
         """The scheduler's."""
         return f"tcp://127.0.0.1:{self.port}"
 
-    def start(self, resources: str, env: Mapping[str, str] | None = None) -> Worker:
+    def start(self, resources: str, env: Mapping[str, str] | None = None) -> Pod:
         """A worker that offers ``resources``."""
         http = _free_port()
         line = [sys.executable, "-m", "dask", "worker", self.address, "--no-dashboard", "--no-nanny"]
@@ -98,7 +107,7 @@ class Site:
         with (self.folder / f"{resources}-{http}.log").open("w") as log:
             more = {"PYTHONPATH": path, **(env or {})}
             process = subprocess.Popen(line, stdout=log, stderr=log, text=True, env={**os.environ, **more})
-        self.workers.append(Worker(process, http))
+        self.workers.append(Pod(process, http))
         return self.workers[-1]
 
     def hold(self, kind: str) -> None:
@@ -146,64 +155,116 @@ def _told(out: Path) -> Counter[str]:
     return Counter(json.loads(line)["event"] for line in log.read_text().splitlines())
 
 
-def test_sigterm_drains_a_worker_of_either_kind_and_no_block_is_done_twice(
-    site: Site, tiny_range: TinyRange, calm: Calm, tmp_path: Path
+def test_sigterm_drains_a_worker_of_either_kind_and_only_what_misses_the_deadline_is_done_twice(
+    site: Site, tiny_range: TinyRange, calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
     out = tmp_path / "run"
     config = write_config(tmp_path / "run.yaml", few_blocks(tiny_range, cluster={"kind": site.address}))
+    hasty = site.start("CPU=1", {"CRYOSCALE_DRAIN_S": "0.5"})
     cpus, gpus = [site.start("CPU=1") for _ in range(2)], [site.start("GPU=1") for _ in range(2)]
-    assert until(lambda: all(worker.ready()[0] == 200 for worker in site.workers))
+    assert until(lambda: all(worker.ready() == (200, "ready") for worker in site.workers))
     site.hold("blocks")
     site.hold("predictions")
     command = Command.start("run", config, "--out", out, "--json")
     # one block stands in each CPU worker, and as many wait there for a thread
-    assert until(lambda: len({pid for pid, _ in site.noted("blocks")}) == 2, command)
+    assert until(lambda: len({pid for pid, _ in site.noted("blocks")}) == 3, command)
+    (missed,) = [what for pid, what in site.noted("blocks") if pid == hasty.process.pid]
+    hasty.terminate()
+    assert hasty.end() == 0
+    assert done(out) == 0
     cpus[0].terminate()
     assert until(lambda: cpus[0].ready() == (503, "draining: it finishes its blocks and leaves"))
     site.let_go("blocks")
     assert until(lambda: bool(site.noted("predictions")), command)
     first, _ = site.noted("predictions")[0]
     gpus.sort(key=lambda worker: worker.process.pid != first)
-    gpus[0].terminate()
+    gpus[0].terminate()  # with a block under way, and others on the way to it
     assert until(lambda: gpus[0].ready()[0] == 503)
     site.let_go("predictions")
     assert [cpus[0].end(), gpus[0].end()] == [0, 0]
     code, said, complained = command.end()
     assert code == 0, complained
     told = json.loads(said)
-    assert (told["computed"], told["repeated"]) == (calm.blocks, 0)
+    assert (told["computed"], told["repeated"]) == (calm.blocks, 0)  # Dask itself passes on what was missed
     begun = Counter(what for _, what in site.noted("blocks"))
-    assert set(begun.values()) == {1}, begun
-    assert bytes_that_differ(out, calm.out) == 0
+    assert begun == Counter({what: 1 + (what == missed) for what in begun})
+    assert len(begun) == calm.blocks
+    differ = bytes_that_differ(out, calm.out)
+    faults.add("SIGTERM of workers, one too short of time", 3, 1, differ)
+    assert differ == 0
     events = _told(out)
-    assert (events["actor_drained"], events["actor_lost"]) == (1, 0)
-    # nothing runs: they leave at once
-    for worker in (cpus[1], gpus[1]):
+    assert (events["actor_drained"], events["actor_lost"], events["lost"]) == (1, 0, 0)
+    for worker in (cpus[1], gpus[1]):  # nothing runs
         worker.terminate()
     assert [cpus[1].end(), gpus[1].end()] == [0, 0]
 
 
-def test_a_drain_that_takes_too_long_is_left_to_others_who_do_the_block_again(
-    site: Site, tiny_range: TinyRange, calm: Calm, tmp_path: Path
+# --- readiness --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _own_signals() -> Iterator[None]:
+    """A worker in this process heeds SIGTERM; the tests after this one do as before."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+async def _asked(worker: Any, wanted: str) -> int:
+    """The status of ``/ready`` as soon as it says what is wanted."""
+    url = f"http://127.0.0.1:{worker.http_server.port}/ready"
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(ConnectionError):
+            answer = await AsyncHTTPClient().fetch(url, raise_error=False)
+            if wanted in answer.body.decode():
+                return int(answer.code)
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"never {wanted!r}")
+
+
+@pytest.mark.usefixtures("_own_signals")
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_gpu_worker_joins_once_its_model_is_loaded_and_says_meanwhile_what_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    out = tmp_path / "run"
-    config = write_config(tmp_path / "run.yaml", few_blocks(tiny_range, cluster={"kind": site.address}))
-    stuck = site.start("CPU=1", {"CRYOSCALE_DRAIN_S": "0.5"})
-    site.start("GPU=1")
-    assert until(lambda: all(worker.ready()[0] == 200 for worker in site.workers))
-    site.hold("blocks")
-    command = Command.start("run", config, "--out", out, "--json")
-    assert until(lambda: len(site.noted("blocks")) == 1, command)
-    stuck.terminate()
-    assert stuck.end() == 0
-    assert done(out) == 0
-    site.let_go("blocks")
-    site.start("CPU=1")
-    code, said, complained = command.end()
-    assert code == 0, complained
-    told = json.loads(said)
-    assert (told["computed"], told["repeated"]) == (calm.blocks, 0)  # Dask itself gave it to another
-    begun = Counter(what for _, what in site.noted("blocks"))
-    assert sorted(begun.values())[-2:] == [1, 2], begun
-    assert bytes_that_differ(out, calm.out) == 0
-    assert all(marker.attempt == 1 for marker in Ledger(str(out)).markers())
+    go_on = threading.Event()
+
+    def keep(**spec: object) -> None:
+        assert spec == {"weights": "/models/net.safetensors", "precision": "bf16"}
+        assert go_on.wait(30)
+        if fails:
+            raise WeightsError("weights /models/net.safetensors", "a file", "fetch it\nagain")
+
+    monkeypatch.setattr(preload, "keep", keep)
+    monkeypatch.setenv(preload.WEIGHTS, "/models/net.safetensors")
+    monkeypatch.setenv(preload.PRECISION, "bf16")
+
+    async def live() -> None:
+        options: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", "dashboard": False}
+        async with Scheduler(host="127.0.0.1", port=0, **options) as scheduler:
+            plain = Worker(scheduler.address, preload=["cryoscale.preload"], host="127.0.0.1", **options)
+            async with plain:  # a worker without a GPU needs no model
+                assert await _asked(plain, "ready\n") == 200
+            worker = Worker(
+                scheduler.address,
+                preload=["cryoscale.preload"],
+                host="127.0.0.1",
+                resources={"GPU": 1},
+                **options,
+            )
+            started = asyncio.ensure_future(worker.start())
+            while not getattr(worker, "http_server", None):
+                await asyncio.sleep(0.01)
+            assert await _asked(worker, "loading the model of /models/net.safetensors") == 503
+            assert not scheduler.workers
+            go_on.set()
+            await started
+            if fails:  # it joins all the same: its driver tells the user why no actor starts
+                assert await _asked(worker, "cannot be loaded: given weights /models/net.") == 503
+            else:
+                assert await _asked(worker, "ready\n") == 200
+            assert list(scheduler.workers) == [worker.address]
+            await worker.close()
+
+    asyncio.run(live())

@@ -123,7 +123,8 @@ class Api:
         kind = str(document["kind"])
         version = OLDER.get((document["apiVersion"], kind), str(document["apiVersion"]))
         base = f"/apis/{version}" if "/" in version else f"/api/{version}"
-        for known in self.get(base)["resources"]:
+        status, found = self.call("GET", base)
+        for known in found["resources"] if status == 200 else []:
             if known["kind"] == kind and "/" not in known["name"]:
                 inside = document["metadata"].get("namespace", namespace)
                 return (
@@ -133,8 +134,8 @@ class Api:
                 )
         raise ApiError(404, f"the server has no {kind} of {version}")
 
-    def apply(self, document: Document, namespace: str = "default") -> Applied:
-        """Create an object, or merge a manifest into the one that is there.
+    def apply(self, document: Document, namespace: str = "default", *, only_try: bool = False) -> Applied:
+        """Create an object, or merge a manifest into the one that is there; or have it checked alone.
 
         Raises:
             ApiError: it is refused.
@@ -142,9 +143,10 @@ class Api:
         kind, name = document["kind"], document["metadata"]["name"]
         sent = {**document, "apiVersion": OLDER.get((document["apiVersion"], kind), document["apiVersion"])}
         path = self.path(document, namespace)
-        status, answer = self.call("POST", path, sent)
+        query = "?dryRun=All" if only_try else ""
+        status, answer = self.call("POST", path + query, sent)
         if status == 409:
-            status, answer = self.call("PATCH", f"{path}/{name}", sent, MERGE)
+            status, answer = self.call("PATCH", f"{path}/{name}{query}", sent, MERGE)
         if status >= 300:
             raise ApiError(status, f"{kind} {name}: {answer.get('message')}")
         return Applied(kind, name, tuple(_missing(sent, answer)))

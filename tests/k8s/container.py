@@ -6,6 +6,7 @@ what is written), limits of memory and processors, and a network of its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -23,12 +24,15 @@ class Image:
 
     Attributes:
         folders: seen at their own paths, whatever the pod mounts over them, and by any user.
+        kept: folders of this machine by where containers see them and may write: what compilers keep there
+            need not be made by every pod anew.
     """
 
     entrypoint: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     user: int = 0
     folders: tuple[str, ...] = ()
+    kept: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ class Container:
         """A signal to its first process alone."""
         first = self.first_process
         if first is not None:
-            os.kill(first, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(first, number)
 
     @property
     def first_process(self) -> int | None:
@@ -120,7 +125,9 @@ class Container:
     def kill(self) -> None:
         """All of it, at once."""
         if self._process.poll() is None:
-            self._process.kill()  # unshare's child, the first process, goes with it
+            # itself: it does not die with unshare any more once it has become another user
+            self.signal(signal.SIGKILL)
+            self._process.kill()
             self._process.wait()
 
     def run(self, argv: list[str], timeout_s: float) -> bool:
@@ -148,11 +155,11 @@ class Container:
 
 def _script(start: Start) -> str:
     """What the shell does as the container's first process, before it becomes the program."""
-    folder, root = shlex.quote(str(start.folder)), shlex.quote(str(start.folder / "root"))
+    own, root = shlex.quote(str(start.folder)), shlex.quote(str(start.folder / "root"))
     lines = [
-        f"mount -t tmpfs tmpfs {folder}",
-        f"mkdir {folder}/upper {folder}/work {root}",
-        f"mount -t overlay overlay -o lowerdir=/,upperdir={folder}/upper,workdir={folder}/work {root}",
+        f"mount -t tmpfs tmpfs {own}",
+        f"mkdir {own}/upper {own}/work {root}",
+        f"mount -t overlay overlay -o lowerdir=/,upperdir={own}/upper,workdir={own}/work {root}",
         f"mount -t proc proc {root}/proc",
         f"mount --rbind /sys {root}/sys",
         f"mount --rbind /dev {root}/dev",
@@ -165,11 +172,13 @@ def _script(start: Start) -> str:
     hosts = Mount(start.hosts, "/etc/hosts", True)
     for mount in sorted((*start.mounts, hosts), key=lambda one: one.target.count("/")):
         lines += _bind(root, mount)
-    for kept in start.image.folders:
-        lines += [*_bind(root, Mount(Path(kept), kept, True)), *_passable(root, kept)]
+    for target, source in start.image.kept.items():
+        lines += _bind(root, Mount(Path(source), target))
+    for folder in start.image.folders:
+        lines += [*_bind(root, Mount(Path(folder), folder, True)), *_passable(root, folder)]
     if start.security.read_only_root:
-        own = {mount.target for mount in start.mounts}
-        lines += [f"mount -o remount,bind,ro {root}{place}" for place in ("", "/tmp") if place not in own]
+        given = {mount.target for mount in start.mounts}
+        lines += [f"mount -o remount,bind,ro {root}{place}" for place in ("", "/tmp") if place not in given]
     env = [shlex.quote(f"{name}={value}") for name, value in start.env.items()]
     become = [*_become(start.security), "env", "-i", "-C", shlex.quote(start.workdir), *env]
     lines.append(f'exec chroot {root} {" ".join(become)} "$@"')

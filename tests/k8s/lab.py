@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from tests.k8s.api import Api, ApiError, Applied, Document
-from tests.k8s.build import binaries
+from tests.k8s.build import binaries, cache
 from tests.k8s.container import Image
 from tests.k8s.kubelet import Node
 from tests.k8s.supervise import Plan, kubeconfig, wait_for
@@ -128,9 +128,11 @@ class Lab:
             time.sleep(0.2)
         self.lose_node(name)
 
-    def add_node(self, node: Node) -> None:
-        """A machine joins, or comes back."""
-        self.api.apply(node.document())
+    def add_nodes(self, nodes: Iterable[Node]) -> None:
+        """Machines join, or come back; those that are there take pods again."""
+        for node in nodes:
+            self.api.apply(node.document())
+            self.api.merge(f"/api/v1/nodes/{node.name}", {"spec": {"unschedulable": None}})
 
     def kubeconfig(self, account: str, namespace: str) -> Path:
         """The file by which a program outside acts as a ServiceAccount."""
@@ -171,13 +173,13 @@ def is_ready(pod: Document) -> bool:
     )
 
 
-def python_image(*entrypoint: str, user: int = 0, env: dict[str, str] | None = None) -> Image:
+def python_image(*entrypoint: str, user: int = 0, kept: dict[str, str] | None = None) -> Image:
     """An image whose files are this Python environment and this working tree."""
     path = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"
     own = {"PATH": path, "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
     folders = dict.fromkeys(str(Path(one).resolve()) for one in (sys.base_prefix, sys.prefix, ROOT))
-    kept = tuple(folder for folder in folders if folder not in ("/", "/usr"))
-    return Image(entrypoint, own | (env or {}), user, kept)
+    beside = tuple(folder for folder in folders if folder not in ("/", "/usr"))
+    return Image(entrypoint, own, user, beside, kept or {})
 
 
 @contextmanager
@@ -279,5 +281,12 @@ def _operator_deployment() -> Document:
 
 
 def cryoscale_images() -> dict[str, Image]:
-    """Both images by the names that the manifests give them, entered as the Dockerfile says."""
-    return {name: python_image("dumb-init", "--single-child", "--", user=10001) for name in CRYOSCALE_IMAGES}
+    """Both images by the names that the manifests give them, entered as the Dockerfile says.
+
+    What numba compiles is kept from one session to the next: some 10 s of every pod's start.
+    """
+    compiled = cache() / "numba"
+    compiled.mkdir(parents=True, exist_ok=True)
+    compiled.chmod(0o777)
+    image = python_image("dumb-init", "--single-child", "--", user=10001, kept={"/tmp/numba": str(compiled)})
+    return dict.fromkeys(CRYOSCALE_IMAGES, image)

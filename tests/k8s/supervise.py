@@ -175,14 +175,14 @@ def kubeconfig(server: str, authority: Path, token: str, namespace: str = "defau
 
 
 def wait_for(what: str, condition: Callable[[], object], seconds: float = START_S) -> None:
-    """Until the condition holds; calls that fail meanwhile are none.
+    """Until the condition holds; calls that fail, and what is not there yet, are waited for.
 
     Raises:
         TimeoutError: it does not in time.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, ApiError, urllib3.exceptions.HTTPError):
+        with contextlib.suppress(OSError, LookupError, ApiError, urllib3.exceptions.HTTPError):
             if condition():
                 return
         time.sleep(0.1)

@@ -13,6 +13,7 @@ import pytest
 import shapely
 from typer.testing import CliRunner
 
+from benchmarks.block_rates import Read, rates
 from cryoscale.cli import app
 from cryoscale.errors import CryoscaleError
 from cryoscale.forecast.capacity import DRIVER_S, FINISH_S, BlockCost, Site, fleet_for
@@ -234,3 +235,14 @@ def test_a_profile_without_rates_is_refused() -> None:
 def test_a_site_knows_how_many_workers_a_node_carries() -> None:
     assert Site(node_cores=32, node_gib=64.0).workers_a_node == 8
     assert replace(Site(), worker_cores=1, worker_gib=7.0).workers_a_node == 9
+
+
+def test_rates_are_told_apart_by_a_window_of_hardly_any_pixels() -> None:
+    few = Read(fetches=100, mb=0.0, cpu_s=0.5, clock_s=0.6, features_s=0.0)
+    whole = Read(fetches=1000, mb=400.0, cpu_s=13.0, clock_s=26.0, features_s=2.0)
+    found = rates(few, whole, 1994)  # whose kernels reach 3 px further on each side
+    # 5 ms a chunk; of the 13 s chunks took 5, and 400 million bytes the other 8
+    assert found["read"].s_per_fetch == pytest.approx(0.005)
+    assert found["read"].s_per_mb == pytest.approx(0.02)
+    assert found["read"].clock == pytest.approx(2.0)
+    assert found["features_s_per_mpx"] == pytest.approx(0.5)

@@ -31,7 +31,8 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
     """An API server with an operator by which all comes up at once."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setattr(provision, "LOOK_S", 0.02)
-    monkeypatch.setattr(provision, "_resolves", lambda host: host.startswith("ice-scheduler.snow"))
+    known = ("ice-scheduler.snow.svc", "kubernetes.default.svc")
+    monkeypatch.setattr(provision, "_resolves", known.__contains__)
     with served(FakeApi(), tmp_path / "kubeconfig") as found:
         found.on_create = operator(found)
         yield found
@@ -74,7 +75,7 @@ def test_a_cluster_is_made_with_both_groups_and_taken_down_with_the_run(api: Fak
 
 
 def test_a_cluster_that_was_there_is_used_and_left_alone(api: FakeApi) -> None:
-    others = documents(SPEC, "snow", cpu_workers=1, run="of-somebody-else")
+    others = documents(SPEC, "snow", cpu_workers=1)
     for plural, document in (("daskclusters", others.cluster), ("daskworkergroups", others.actors)):
         api.on_create(api.put(plural, document))
     with cluster() as found:
@@ -82,10 +83,21 @@ def test_a_cluster_that_was_there_is_used_and_left_alone(api: FakeApi) -> None:
     assert api.asked == []
 
 
-def test_a_cluster_that_is_to_stay_stays(api: FakeApi) -> None:
-    with cluster(replace(SPEC, keep=True)) as found:
-        found.up()
+def test_a_cluster_that_is_to_stay_stays_and_other_runs_may_use_it(api: FakeApi) -> None:
+    for run in (RUN, "of-another"):
+        with cluster(replace(SPEC, keep=run == RUN), run=run) as found:
+            found.up()
     assert api.names("daskclusters") == ["ice"]
+
+
+def test_a_cluster_that_goes_with_another_run_is_not_used(api: FakeApi) -> None:
+    with cluster(run="of-another") as its:
+        its.up()
+        with pytest.raises(InputError, match="made for another run"):
+            require_provision(SPEC, "s3://ice/run", RUN)
+        with pytest.raises(InputError, match=r"another cluster\.name"), cluster() as found:
+            found.up()
+        assert api.names("daskclusters") == ["ice"]
 
 
 def test_who_follows_a_killed_driver_completes_its_cluster_and_takes_it_down(api: FakeApi) -> None:
@@ -143,6 +155,12 @@ def _no_volume(api: FakeApi) -> None:
     api.put("events", event)
 
 
+def _no_weights(api: FakeApi) -> None:
+    running = {"image": "there/gpu:1", "state": {"running": {}}}
+    api.pod("ice-gpu-0", GPU, containerStatuses=[running])
+    api.logs["ice-gpu-0"] = "the model of /w cannot be loaded\n"
+
+
 @pytest.mark.parametrize(
     ("kind", "trouble", "words"),
     [
@@ -150,6 +168,7 @@ def _no_volume(api: FakeApi) -> None:
         ("gpu", _no_node, ("GPU worker", NO_GPU)),
         ("gpu", _no_image, ("there/gpu:1", PULL["message"])),
         ("cpu", _no_volume, ("CPU worker", 'no claim "data"')),
+        ("gpu", _no_weights, ("GPU worker", "the model of /w cannot be loaded")),
     ],
 )
 def test_what_does_not_come_up_is_told_as_kubernetes_tells_it_and_nothing_is_left(
@@ -165,8 +184,9 @@ def test_what_does_not_come_up_is_told_as_kubernetes_tells_it_and_nothing_is_lef
         cluster(replace(SPEC, wait_s=0.001), tell=told.append) as found,
     ):
         found.up()
-    for said in (told[-1], str(refused.value)):
-        assert all(word in said for word in words), said
+    said = str(refused.value)
+    assert all(word in said for word in words), said
+    assert told[-1].removeprefix("waiting for ") in said
     assert "\n" not in str(refused.value)
     assert not api.names("daskclusters") + api.names("daskworkergroups")
 
@@ -212,6 +232,19 @@ def test_an_api_server_that_is_away_for_a_moment_is_waited_for(api: FakeApi) -> 
     assert any("API server" in text for text in told)
 
 
+def test_a_cluster_is_taken_down_although_the_api_server_is_away_for_a_moment(api: FakeApi) -> None:
+    calls: list[int] = []
+
+    def fails(verb: str, plural: str) -> bool:
+        calls.append(1)
+        return len(calls) < 3
+
+    with cluster() as found:
+        found.up()
+        api.fails = fails
+    assert not api.names("daskclusters") + api.names("daskworkergroups")
+
+
 @pytest.mark.parametrize(
     ("verb", "plural"),
     [
@@ -238,6 +271,8 @@ def test_a_server_without_the_operators_kinds_and_one_that_is_not_there_are_told
 ) -> None:
     with pytest.raises(InputError, match=r"cluster\.gpu_image"):
         require_provision(replace(SPEC, gpu_image=None))
+    with pytest.raises(InputError, match=r"cluster\.claim"):
+        require_provision(SPEC, "/on/this/machine")
     api.unknown = {"daskclusters", "daskworkergroups"}
     with pytest.raises(InputError, match="knows no DaskCluster"):
         require_provision(SPEC)
@@ -250,6 +285,10 @@ def test_a_driver_outside_of_the_cluster_is_told_to_go_inside(
     api: FakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provision, "_resolves", lambda host: False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(InputError, match="--detach"):
+        require_provision(SPEC)
+    assert api.asked == []
     monkeypatch.setattr(provision, "RESOLVE_S", 0.0)
     with pytest.raises(InputError, match="--detach"), cluster() as found:
         found.up()

@@ -23,9 +23,9 @@ def busy_with(workers: int, needed: float) -> float:
     return min(workers / needed, 1.0)
 
 
-def course(needed: float, begun_with: int, hours: float = 3.0) -> list[int]:
-    """How many workers there are step by step, of 1 to 40."""
-    sizing, workers, found = Sizing(1, 40), begun_with, []
+def course(sizing: Sizing, workers: int, needed: float, hours: float = 3.0) -> list[int]:
+    """How many workers there are step by step."""
+    found = []
     for step in range(int(hours * 3600 / STEP_S)):
         load = Load(busy_with(workers, needed), undone=10_000)
         workers = sizing.wanted(step * STEP_S, workers, 0, load)
@@ -33,10 +33,11 @@ def course(needed: float, begun_with: int, hours: float = 3.0) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("begun_with", [1, 12, 40])
+@pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("needed", [1.0, 5.5, 17.2, 39.0])
-def test_workers_come_to_what_the_actors_need_and_stay_there(needed: float, begun_with: int) -> None:
-    found = course(needed, begun_with)
+def test_workers_come_to_what_the_actors_need_and_stay_there(needed: float, begun: bool) -> None:
+    found = course(Sizing(1, 40, begun=begun), 1, needed)
+    assert found[0] == (1 if begun and needed == 1.0 else 2 if begun else 40)
     assert len(set(found[-240:])) == 1, "still changing in the last hour"
     assert busy_with(found[-1], needed) >= 0.85
     assert found[-1] <= max(1.25 * needed, needed + 1)
@@ -51,8 +52,8 @@ def test_no_more_workers_are_kept_than_there_are_blocks_left_and_no_fewer_than_a
 
 def test_workers_that_have_not_come_up_yet_are_not_asked_for_again() -> None:
     load = Load(0.2, undone=10_000)
-    assert Sizing(1, 40).wanted(SETTLE_S, 10, 3, load) == 10
-    assert Sizing(1, 40).wanted(SETTLE_S, 10, 0, load) > 10
+    assert Sizing(1, 40, begun=True).wanted(SETTLE_S, 10, 3, load) == 10
+    assert Sizing(1, 40, begun=True).wanted(SETTLE_S, 10, 0, load) > 10
 
 
 def test_first_to_go_is_who_never_came_then_who_has_least_to_do_and_of_these_the_newest() -> None:
