@@ -389,7 +389,7 @@ def test_a_job_that_is_submitted_ends_and_tries_again_like_the_one_here() -> Non
     ours, theirs = job["spec"]["template"]["spec"], submitted["template"]["spec"]
     assert {**ours, "containers": None} == {**theirs, "containers": None}
     (one,), (other,) = ours["containers"], theirs["containers"]
-    for key in ("image", "envFrom", "resources", "securityContext", "volumeMounts"):
+    for key in ("image", "envFrom", "ports", "resources", "securityContext", "volumeMounts"):
         assert one[key] == other[key], key
 
 
