@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -331,6 +332,8 @@ def test_the_weights_that_are_baked_are_those_of_the_package() -> None:
     inside = data["weights_from"].partition("site-packages/")[2]
     digest = hashlib.sha256((ROOT / inside).read_bytes()).hexdigest()
     assert data["weights_sha256"] == digest
+    (version,) = re.findall(r"ARG PYTHON=python:(3\.\d+)", (ROOT / "deploy/Dockerfile").read_text())
+    assert data["weights_from"].startswith(f"/opt/cryoscale/lib/python{version}/site-packages/")
 
 
 @pytest.mark.parametrize("folder", [*JOBS, "overlays/prod/run"])
