@@ -423,3 +423,16 @@ def test_each_part_of_the_yearly_job_does_its_work_in_the_year_of_its_start(tmp_
     assert parse_config(yaml.safe_load((tmp_path / "run.yaml").read_text()), "it").years == [int(year)]
     assert said["run"].split()[1:5] == ["run", f"{tmp_path}/run.yaml", "--out", f"{data['out']}/{year}"]
     assert said["archive"] == f"{data['archive']}: archive add {data['out']}/{year}\n"
+
+
+@pytest.mark.parametrize("folder", ["base", "overlays/dev", "overlays/prod"])
+def test_a_standing_cluster_has_the_gpu_workers_and_the_fewest_cpu_workers_of_its_configuration(
+    folder: str,
+) -> None:
+    documents = rendered(folder)
+    text = named(documents, "ConfigMap", "cryoscale-config")["data"]["run.yaml"]
+    cluster = parse_config(yaml.safe_load(text), folder).cluster
+    group = named(documents, "DaskWorkerGroup", "cryoscale-gpu")
+    assert group["spec"]["worker"]["replicas"] == (cluster.gpu_workers or 1)
+    made = named(documents, "DaskCluster", "cryoscale")
+    assert made["spec"]["worker"]["replicas"] == cluster.cpu_workers_min
