@@ -106,6 +106,8 @@ class Fleet:
         offers = {a: str(info["name"]) for a, info in staying.items() if info["resources"].get(GPU, 0) >= 1}
         for address in self.seats.keys() - offers.keys():
             self._leave(self.seats[address], gone=address not in workers)
+        for address in self.seats.keys() & offers.keys():
+            self.seats[address].draining = False  # Dask may take a retirement back
         for address, name in offers.items():
             if address not in self.seats and self._refusals.get(address, 0) < REFUSALS:
                 self._seat(address, name, _metrics(address, workers[address]))

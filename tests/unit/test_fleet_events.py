@@ -178,6 +178,19 @@ def test_an_actor_whose_worker_drains_keeps_its_blocks_gets_no_more_and_is_not_l
     assert (told[-1], fleet.lost) == (("actor_drained", {"actor": first.name}), 0)
 
 
+def test_an_actor_whose_worker_stays_after_all_is_given_blocks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client("gpu-1")
+    fleet, _ = watched(client, monkeypatch)
+    fleet.look()
+    fleet.seats["tcp://10.0.0.1:9000"].load = 1
+    client.statuses["gpu-1"] = "closing_gracefully"
+    fleet.look()
+    assert fleet.choose() is None
+    client.statuses["gpu-1"] = "running"
+    fleet.look()
+    assert fleet.choose() is fleet.seats["tcp://10.0.0.1:9000"]
+
+
 def test_an_actor_that_is_gone_before_its_blocks_came_back_is_lost_for_all_that_it_drained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
