@@ -100,7 +100,7 @@ def run(
         require_reachable(settings.cluster, out)
         draft = _drafted(settings, out, again, part, stage, stop)
         watch = Watch(on_progress, session.event, stop)
-        with Site(settings.cluster, out, weights=settings.model.weights, tell=stage, stop=stop) as site:
+        with Site(settings.cluster, out, model=draft.settings.model, tell=stage, stop=stop) as site:
             if part is None and not draft.resumes:
                 site.open()  # what does not come up is told before anything is written
             return _map(draft, site, again, session, watch, stage, part)
