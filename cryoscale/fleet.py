@@ -9,6 +9,8 @@ device, and forgets those whose worker is gone. Models load while blocks go on e
 from __future__ import annotations
 
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -104,6 +106,8 @@ class Fleet:
         offers = {a: str(info["name"]) for a, info in staying.items() if info["resources"].get(GPU, 0) >= 1}
         for address in self.seats.keys() - offers.keys():
             self._leave(self.seats[address], gone=address not in workers)
+        for address in self.seats.keys() & offers.keys():
+            self.seats[address].draining = False  # Dask may take a retirement back
         for address, name in offers.items():
             if address not in self.seats and self._refusals.get(address, 0) < REFUSALS:
                 self._seat(address, name, _metrics(address, workers[address]))
@@ -228,7 +232,15 @@ class Fleet:
             self.on_event("actor_lost", {"actor": seat.name, "reason": reason})
 
     def _end(self, seat: Seat) -> None:
-        """End the process of an actor that hangs, which its nanny starts anew; leave it where it has none."""
+        """End the process of an actor that hangs, which its nanny or Kubernetes starts anew.
+
+        A worker that has neither is left where it is.
+        """
+        if self.settings.cluster.kind == "kubernetes":  # where workers have no nanny
+            asked = {"workers": [seat.address], "on_error": "ignore"}
+            # aside, as one that hangs with all its threads never answers; its liveness probe ends that one
+            threading.Thread(target=self.client.run, args=(os._exit, 1), kwargs=asked, daemon=True).start()
+            return
         try:
             self.client.restart_workers([seat.address], timeout=60, raise_for_error=False)
         except Exception as error:  # a worker without a nanny is a ValueError, one that is gone another

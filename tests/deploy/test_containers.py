@@ -297,3 +297,12 @@ def test_weights_are_proven_before_anything_reads_them() -> None:
             assert mount == {"name": "weights", "mountPath": "/weights", "readOnly": True}
             if pod.labels["app.kubernetes.io/component"] == "gpu-worker":
                 assert variables(reading)["CRYOSCALE_WEIGHTS"] == "/weights/model.safetensors"
+
+
+def test_the_yearly_run_reads_weights_that_were_proven_before_it(tmp_path: Path) -> None:
+    (job,) = of_kind(with_components(tmp_path, "components/weights"), "CronJob")
+    (pod,) = pods([job])
+    assert [one["name"] for one in pod.containers] == ["weights", "year", "run", "archive"]
+    mounts = {one["name"]: [mount["mountPath"] for mount in one["volumeMounts"]] for one in pod.containers}
+    assert "/weights" in mounts["run"]
+    assert "/weights" not in mounts["archive"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from cryoscale.cluster import run_label
 from cryoscale.config import parse_config
 from tests.deploy.rendered import (
     COMPONENTS,
@@ -129,6 +132,9 @@ def test_every_component_changes_something_and_stays_valid(
     assert faults(changed, dask_kinds) == []
     # the registry is left as it is until somebody names theirs
     assert changed or component == "site"
+    touched = {title(one) for one in changed}
+    if not component.startswith("overlays/"):  # what holds for a run holds for that of every year
+        assert ("Job/cryoscale-run" in touched) == ("CronJob/cryoscale-yearly" in touched)
 
 
 def test_a_field_that_nobody_knows_is_refused(dask_kinds: Any) -> None:
@@ -317,7 +323,7 @@ def test_a_job_is_labelled_with_the_run_that_it_drives(folder: str) -> None:
     out = named(rendered("foundation"), "ConfigMap", "cryoscale-config")["data"]["out"]
     (job,) = of_kind(rendered(folder), "Job")
     for labels in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
-        assert labels["cryoscale.dev/run"] == hashlib.sha256(out.encode()).hexdigest()[:16]
+        assert labels["cryoscale.dev/run"] == run_label(out) == hashlib.sha256(out.encode()).hexdigest()[:16]
 
 
 def test_the_weights_that_are_baked_are_those_of_the_package() -> None:
@@ -378,10 +384,39 @@ def test_the_package_and_base_have_one_and_the_same_cluster() -> None:
 def test_a_job_that_is_submitted_ends_and_tries_again_like_the_one_here() -> None:
     submitted = yaml.safe_load((ROOT / "cryoscale/kube/job.yaml").read_text())["spec"]
     (job,) = of_kind(rendered("jobs/run"), "Job")
-    for key in ("backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "podFailurePolicy"):
+    for key in ("activeDeadlineSeconds", "ttlSecondsAfterFinished", "podFailurePolicy"):
         assert submitted[key] == job["spec"][key], key
     ours, theirs = job["spec"]["template"]["spec"], submitted["template"]["spec"]
     assert {**ours, "containers": None} == {**theirs, "containers": None}
     (one,), (other,) = ours["containers"], theirs["containers"]
     for key in ("image", "envFrom", "resources", "securityContext", "volumeMounts"):
         assert one[key] == other[key], key
+
+
+def test_each_part_of_the_yearly_job_does_its_work_in_the_year_of_its_start(tmp_path: Path) -> None:
+    """Its own shell lines, with a program that tells its arguments in the place of cryoscale."""
+    (job,) = of_kind(rendered("jobs/yearly"), "CronJob")
+    data = named(rendered("jobs/yearly"), "ConfigMap", "cryoscale-yearly")["data"]
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/run.yaml").write_text(data["run.yaml"])
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/cryoscale").write_text('#!/bin/sh\necho "$CRYOSCALE_ARCHIVE: $*"\n')
+    (tmp_path / "bin/cryoscale").chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "CRYOSCALE_OUT": data["out"],
+        "CRYOSCALE_ARCHIVE": data["archive"],
+        "POD_IP": "10.0.0.1",
+    }
+    said = {}
+    (pod,) = pods([job])
+    for container in pod.containers:
+        shell, options, script = container["args"]
+        script = script.replace("/work", str(tmp_path)).replace("/etc/cryoscale", f"{tmp_path}/config")
+        said[container["name"]] = subprocess.run(
+            [shell, options, script], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+    year = (tmp_path / "year").read_text().strip()
+    assert parse_config(yaml.safe_load((tmp_path / "run.yaml").read_text()), "it").years == [int(year)]
+    assert said["run"].split()[1:5] == ["run", f"{tmp_path}/run.yaml", "--out", f"{data['out']}/{year}"]
+    assert said["archive"] == f"{data['archive']}: archive add {data['out']}/{year}\n"

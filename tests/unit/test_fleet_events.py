@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+from distributed import Client as DaskClient
+from distributed import Scheduler, SpecCluster
 
 from cryoscale import fleet as fleet_module
 from cryoscale.cluster import CPU, GPU
 from cryoscale.errors import ActorSilentError, ClusterLostError, OperatorError
-from cryoscale.fleet import REFUSALS, Fleet
+from cryoscale.fleet import REFUSALS, Fleet, Seat
+from cryoscale.infer.actor import ActorRef
 from cryoscale.settings import ClusterSpec
 
 
@@ -173,6 +178,19 @@ def test_an_actor_whose_worker_drains_keeps_its_blocks_gets_no_more_and_is_not_l
     assert (told[-1], fleet.lost) == (("actor_drained", {"actor": first.name}), 0)
 
 
+def test_an_actor_whose_worker_stays_after_all_is_given_blocks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client("gpu-1")
+    fleet, _ = watched(client, monkeypatch)
+    fleet.look()
+    fleet.seats["tcp://10.0.0.1:9000"].load = 1
+    client.statuses["gpu-1"] = "closing_gracefully"
+    fleet.look()
+    assert fleet.choose() is None
+    client.statuses["gpu-1"] = "running"
+    fleet.look()
+    assert fleet.choose() is fleet.seats["tcp://10.0.0.1:9000"]
+
+
 def test_an_actor_that_is_gone_before_its_blocks_came_back_is_lost_for_all_that_it_drained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -185,3 +203,26 @@ def test_an_actor_that_is_gone_before_its_blocks_came_back_is_lost_for_all_that_
     client.names.remove("gpu-1")
     fleet.look()
     assert (told[-1][0], told[-1][1]["actor"], fleet.lost) == ("actor_lost", "gpu-1", 1)
+
+
+def test_a_hanging_actor_in_a_pod_has_its_process_ended_since_no_nanny_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = {"dashboard": False, "host": "127.0.0.1"}
+    command = [sys.executable, "-m", "dask", "worker", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
+    with (
+        SpecCluster({}, {"cls": Scheduler, "options": options}, silence_logs=50) as there,
+        DaskClient(there) as client,
+        subprocess.Popen([*command, there.scheduler_address], stderr=subprocess.DEVNULL) as worker,
+    ):
+        client.wait_for_workers(1, timeout=60)
+        (address,) = client.scheduler_info(n_workers=-1)["workers"]
+        fleet, _ = watched(client, monkeypatch)
+        monkeypatch.setattr(fleet.settings, "cluster", ClusterSpec("kubernetes"))
+        ref = ActorRef(address, "actor")
+        fleet.seats[address] = Seat(address, "gpu-1", Future(address, None), ref)
+        fleet.report(ref, ActorSilentError("it stands still"))
+        try:
+            assert worker.wait(60) == 1
+        finally:
+            worker.kill()
