@@ -97,6 +97,10 @@ def test_a_worker_on_a_reclaimed_spot_node_finishes_its_blocks_before_it_goes(
     lab.add_nodes(NODES)
     said = (lab.state / "logs" / NAMESPACE / there["spot-b"] / "worker-0.log").read_text()
     assert "drained: nothing is left to do here" in said
+    # the one that takes its place has its name, and waits for it instead of failing
+    lab.wait("the former number of workers", lambda: len(lab.ready(NAMESPACE, chosen)) == 2)
+    statuses = [one for pod in lab.pods(NAMESPACE, chosen) for one in pod["status"]["containerStatuses"]]
+    assert sum(one["restartCount"] for one in statuses) == 0
     assert ended.codes == (0,), ended.last_line
     assert '"event": "failed"' not in ended.said
     assert bytes_that_differ(standing.s3.url("spot"), calm.out) == 0
