@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -19,8 +20,9 @@ import pytest
 
 from cryoscale import lease
 from cryoscale.cli import main
+from cryoscale.config import load_config
 from cryoscale.errors import OutputError, StoppedError, UnfinishedError
-from cryoscale.ledger import Ledger
+from cryoscale.ledger import Ledger, SetAside
 from cryoscale.pipeline import run
 from cryoscale.slices import DIVISION, PREPARING, Division, Slice, dissolve
 from cryoscale.verify import blocks_digest
@@ -260,3 +262,32 @@ def test_a_slice_that_is_driven_already_is_to_be_started_again_later(
     ):
         run(tiny_range.settings(), str(tmp_path), part=part)
     assert told.value.exit_code == 75
+
+
+def test_a_slice_answers_for_the_blocks_of_its_own_that_are_set_aside(calm: Calm, tmp_path: Path) -> None:
+    out, ledger = str(tmp_path / "run"), Ledger(str(tmp_path / "run"))
+    shutil.copytree(calm.out, out)
+    plan = [marker.key for marker in ledger.markers()]
+    broken, undone = (Slice(index, 4).share(plan)[0] for index in (0, 1))
+    for year, block in (broken, undone):
+        ledger.unmark(year, block)
+    year, block = broken
+    place = {"year": year, "epsg": block.epsg, "row": block.row, "col": block.col, "size_px": block.size_px}
+    ledger.set_aside(
+        SetAside(
+            **place,
+            error="NoDataError",
+            reason="no scene",
+            attempts=3,
+            when="2026-01-01",
+            traceback=[],
+            scenes=[],
+        )
+    )
+    settings = load_config(calm.config)
+    told = [run(settings, out, part=Slice(index, 4)) for index in (0, 2)]
+    assert [(one.exit_code, one.skipped, one.computed, len(one.set_aside)) for one in told] == [
+        (1, 1, 0, 1),
+        (0, 2, 0, 0),
+    ]
+    assert all("1 of the run's 8 blocks are still for others" in one.left for one in told)
