@@ -20,7 +20,7 @@ from cryoscale.errors import ClusterUnavailableError, CryoscaleError, InputError
 from cryoscale.kube.api import Kube, connected
 from cryoscale.kube.standing import ACTOR, CLUSTER_LABEL, CPU, SCHEDULER, Trouble, look
 from cryoscale.kube.template import KEPT_LABEL, RUN_LABEL, documents, require_images
-from cryoscale.settings import ClusterSpec
+from cryoscale.settings import ClusterSpec, ModelSpec
 
 log = logging.getLogger("cryoscale")
 
@@ -47,7 +47,7 @@ class Provision:
     spec: ClusterSpec
     run: str
     with_actors: bool
-    weights: str | None
+    model: ModelSpec | None
     tell: Tell
     stop: threading.Event
     created: bool = False
@@ -147,7 +147,7 @@ class Provision:
             self.kube.namespace,
             cpu_workers=self.spec.cpu_workers,
             run=self.run,
-            weights=self.weights,
+            model=self.model,
         )
 
     def _trouble(self) -> Trouble | None:
@@ -220,7 +220,7 @@ def provided(
     *,
     run: str,
     with_actors: bool,
-    weights: str | None,
+    model: ModelSpec | None,
     tell: Tell,
     stop: threading.Event,
 ) -> Iterator[Provision]:
@@ -230,7 +230,7 @@ def provided(
         InputError: the API server cannot be asked.
     """
     with connected(spec.namespace) as kube:
-        made = Provision(kube, spec, run, with_actors, weights, tell, stop)
+        made = Provision(kube, spec, run, with_actors, model, tell, stop)
         try:
             yield made
         finally:

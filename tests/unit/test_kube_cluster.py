@@ -15,7 +15,7 @@ from cryoscale.errors import InputError, StoppedError
 from cryoscale.kube import provision
 from cryoscale.kube.provision import Provision, provided, require_provision
 from cryoscale.kube.template import documents
-from cryoscale.settings import ClusterSpec
+from cryoscale.settings import ClusterSpec, ModelSpec
 from tests.kube_api import FakeApi, served
 
 SPEC = ClusterSpec("kubernetes", 3, 2, name="ice", image="there/cpu:1", gpu_image="there/gpu:1", wait_s=20.0)
@@ -57,7 +57,12 @@ def operator(api: FakeApi, **instead: Callable[[], None]) -> Callable[[dict[str,
 
 @contextmanager
 def cluster(spec: ClusterSpec = SPEC, **changes: Any) -> Iterator[Provision]:
-    given = {"run": RUN, "with_actors": True, "weights": None, "tell": lambda text: None}
+    given = {
+        "run": RUN,
+        "with_actors": True,
+        "model": ModelSpec("/data/w", precision="bf16"),
+        "tell": lambda text: None,
+    }
     with provided(spec, **{**given, "stop": threading.Event(), **changes}) as found:
         yield found
 
@@ -70,7 +75,10 @@ def test_a_cluster_is_made_with_both_groups_and_taken_down_with_the_run(api: Fak
         assert made["metadata"]["labels"]["cryoscale.dev/run"] == RUN
         assert (made["spec"]["worker"]["replicas"], group["spec"]["worker"]["replicas"]) == (3, 2)
         assert group["metadata"]["ownerReferences"][0]["uid"] == made["metadata"]["uid"]
-        assert group["spec"]["worker"]["spec"]["containers"][0]["image"] == "there/gpu:1"
+        (actor,) = group["spec"]["worker"]["spec"]["containers"]
+        assert actor["image"] == "there/gpu:1"
+        told = {one["name"]: one.get("value") for one in actor["env"]}
+        assert (told["CRYOSCALE_WEIGHTS"], told["CRYOSCALE_PRECISION"]) == ("/data/w", "bf16")
     assert not api.names("daskclusters") + api.names("daskworkergroups")
 
 
