@@ -44,6 +44,9 @@ DRAIN_S = 300.0
 
 POLL_S = 0.1
 
+NAMESAKE_S = 2.0
+"""How often the scheduler is asked whether it still has a namesake: it answers with all its workers."""
+
 
 @dataclass
 class Readiness:
@@ -53,6 +56,8 @@ class Readiness:
     loading: str = ""
     """The weights that are being loaded."""
     failed: str = ""
+    follows: str = ""
+    """The worker of the same name that the scheduler still has."""
     draining: bool = False
 
     def lacks(self) -> str:
@@ -61,6 +66,8 @@ class Readiness:
             return "draining: it finishes its blocks and leaves"
         if self.loading:
             return f"loading the model of {self.loading}"
+        if self.follows:
+            return f"waiting for {self.follows}, which has the same name, to leave"
         if self.failed and not self.worker.state.actors:
             return self.failed
         if self.worker.status != Status.running:
@@ -84,6 +91,27 @@ class Readiness:
         threading.Thread(target=work, name="cryoscale-load", daemon=True).start()
         await loaded.wait()
         self.loading = ""
+
+    async def have_name(self) -> None:
+        """Wait until no other worker has this one's name, which the scheduler takes once.
+
+        A pod that replaces another has its name, that of their Deployment, and comes while the other drains,
+        or before the loss of its node is noticed. Refused, it would be started anew by the kubelet, after
+        10 s, 20 s ... 5 min.
+        """
+        while (other := await self._namesake()) is not None:
+            if not self.follows:
+                log.info("waiting for %s, which has the same name, to leave", other)
+            self.follows = other
+            await asyncio.sleep(NAMESAKE_S)
+        self.follows = ""
+
+    async def _namesake(self) -> str | None:
+        try:
+            found = await self.worker.scheduler.identity()
+        except OSError:  # a scheduler that is away is for Dask to wait for
+            return None
+        return next((at for at, one in found["workers"].items() if one["name"] == self.worker.name), None)
 
 
 class Ready(RequestHandler):
@@ -110,6 +138,7 @@ async def dask_setup(worker: Worker) -> None:
     weights = os.environ.get(WEIGHTS)
     if weights and worker.state.total_resources.get(GPU, 0) >= 1:
         await readiness.load(weights)
+    await readiness.have_name()
 
 
 def _drain_s() -> float:

@@ -268,3 +268,30 @@ def test_a_gpu_worker_joins_once_its_model_is_loaded_and_says_meanwhile_what_it_
             await worker.close()
 
     asyncio.run(live())
+
+
+@pytest.mark.usefixtures("_own_signals")
+def test_a_worker_waits_for_its_namesake_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preload, "NAMESAKE_S", 0.05)
+
+    async def live() -> None:
+        options: dict[str, Any] = {
+            "dashboard_address": "127.0.0.1:0",
+            "dashboard": False,
+            "host": "127.0.0.1",
+        }
+        async with Scheduler(port=0, **options) as scheduler:
+            former = await Worker(scheduler.address, name="one", **options)
+            worker = Worker(scheduler.address, name="one", preload=["cryoscale.preload"], **options)
+            started = asyncio.ensure_future(worker.start())
+            while not getattr(worker, "http_server", None):
+                await asyncio.sleep(0.01)
+            assert await _asked(worker, f"waiting for {former.address}, which has the same name") == 503
+            assert list(scheduler.workers) == [former.address]
+            await former.close()
+            await started
+            assert await _asked(worker, "ready\n") == 200
+            assert list(scheduler.workers) == [worker.address]
+            await worker.close()
+
+    asyncio.run(live())

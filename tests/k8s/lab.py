@@ -91,6 +91,18 @@ class Lab:
         path = f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}"
         return [pod for pod in self.api.items(path) if "deletionTimestamp" not in pod["metadata"]]
 
+    def leftovers(self, namespace: str) -> list[Document]:
+        """What of deleted Dask clusters is still there: the garbage collector takes up to half a minute."""
+        everything = (
+            f"/apis/apps/v1/namespaces/{namespace}/deployments",
+            f"/api/v1/namespaces/{namespace}/services",
+        )
+        return [
+            one
+            for path in everything
+            for one in self.api.items(f"{path}?labelSelector=dask.org/cluster-name")
+        ]
+
     def ready(self, namespace: str, selector: str = "") -> list[str]:
         """The names of those that are ready."""
         return sorted(pod["metadata"]["name"] for pod in self.pods(namespace, selector) if is_ready(pod))

@@ -51,6 +51,7 @@ def outcome(lab: Lab, namespace: str, name: str) -> str:
 @pytest.fixture(scope="module")
 def plain(lab: Lab) -> Iterator[str]:
     """A namespace with a scheduler, two CPU workers and a GPU worker, all ready."""
+    lab.wait("no former cluster", lambda: not lab.leftovers("plain"))
     lab.apply_file(HERE / "plain.yaml")
     lab.wait("four pods", lambda: len(lab.ready("plain")) == 4)
     yield "plain"

@@ -24,11 +24,11 @@ CPU, GPU = "plain-default", "plain-gpu"
 @pytest.fixture(scope="module")
 def plain(lab: Lab) -> Iterator[Lab]:
     """A cluster of two CPU workers and a GPU worker."""
+    lab.wait("no former cluster", lambda: not lab.leftovers("plain"))
     lab.apply_file(HERE / "plain.yaml")
     lab.wait("four pods", lambda: len(lab.ready("plain", "dask.org/cluster-name=plain")) == 4)
     yield lab
     lab.api.delete("/apis/kubernetes.dask.org/v1/namespaces/plain/daskclusters/plain")
-    lab.wait("all pods gone", lambda: not lab.pods("plain", "dask.org/cluster-name=plain"))
 
 
 @pytest.fixture
