@@ -14,6 +14,7 @@ import pytest
 from cryoscale.errors import InputError, StoppedError
 from cryoscale.kube import provision
 from cryoscale.kube.provision import Provision, provided, require_provision
+from cryoscale.kube.scaling import Group
 from cryoscale.kube.template import documents
 from cryoscale.settings import ClusterSpec, ModelSpec
 from tests.kube_api import FakeApi, served
@@ -82,13 +83,21 @@ def test_a_cluster_is_made_with_both_groups_and_taken_down_with_the_run(api: Fak
     assert not api.names("daskclusters") + api.names("daskworkergroups")
 
 
-def test_a_cluster_that_was_there_is_used_and_left_alone(api: FakeApi) -> None:
+def test_a_cluster_that_was_there_is_used_and_left_with_as_many_workers_as_it_had(api: FakeApi) -> None:
     others = documents(SPEC, "snow", cpu_workers=1)
     for plural, document in (("daskclusters", others.cluster), ("daskworkergroups", others.actors)):
         api.on_create(api.put(plural, document))
+    api.objects.pop(("deployments", "ice-cpu"))
+    group = {"metadata": {"name": "ice-default"}, "spec": {"worker": {"replicas": 2}}}
+    api.scale(api.put("daskworkergroups", group))
     with cluster() as found:
         found.up()
     assert api.asked == []
+    with cluster() as found:
+        found.up()
+        Group(found.kube, "ice-default").put(5)
+    assert len([name for name in api.names("deployments") if "default-worker" in name]) == 2
+    assert (group["spec"]["worker"]["replicas"], api.blind) == (2, [])
 
 
 def test_a_cluster_that_is_to_stay_stays_and_other_runs_may_use_it(api: FakeApi) -> None:
