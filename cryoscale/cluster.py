@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cryoscale.errors import ClusterLostError, ExtraError, InputError, StoppedError, TransientError
+from cryoscale.roster import workers_at
 from cryoscale.settings import ClusterSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ def _joined(address: str, with_actors: bool, patience_s: float = 0.0) -> Iterato
 
 def _offers(client: Client) -> tuple[int, int]:
     """How many block tasks and how many actors the workers that are there can run at once."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    workers = workers_at(client).values()
     offers = [info.get("resources", {}) for info in workers]
     return int(sum(offer.get(CPU, 0) for offer in offers)), sum(offer.get(GPU, 0) >= 1 for offer in offers)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cryoscale.cluster import ACTOR_THREADS, CPU, GPU
 from cryoscale.errors import ActorLostError, ActorSilentError, ClusterLostError, CryoscaleError, OperatorError
 from cryoscale.infer.actor import ActorRef, ModelActor, call_actor
+from cryoscale.roster import workers_at
 from cryoscale.settings import Settings
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Fleet:
     _looked: float = float("-inf")
     _without_since: float | None = None
     _gone_since: float | None = None
+    _known: Mapping[str, Any] = field(default_factory=dict)
     _last_error: BaseException | None = None
 
     def look(self) -> None:
@@ -170,8 +172,11 @@ class Fleet:
     def _workers(self) -> Mapping[str, Any]:
         if self.client.status != "running":
             raise scheduler_gone()
-        workers: Mapping[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
-        return workers
+        try:
+            self._known = workers_at(self.client)
+        except OSError as error:  # once it is gone for good, the client's status says so
+            log.debug("the scheduler does not say who is there: %s", error)
+        return self._known
 
     def _seat(self, address: str, name: str, metrics: str | None) -> None:
         model = self.settings.model

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from cryoscale.errors import ClusterUnavailableError, CryoscaleError
 from cryoscale.kube.api import Kube
 from cryoscale.kube.standing import GROUP_LABEL
+from cryoscale.roster import workers_at
 from cryoscale.settings import ClusterSpec
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class Scaler:
 
     def _doing(self) -> dict[str, int]:
         """How many tasks each worker has that has joined, by its name."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        workers = workers_at(self.client)
         tasks: Mapping[str, Collection[Any]] = self.client.processing()
         return {str(info["name"]): len(tasks.get(address, ())) for address, info in workers.items()}
 

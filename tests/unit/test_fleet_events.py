@@ -44,7 +44,14 @@ class Client:
         self.names, self.error, self.tasks = list(names), error, 2
         self.statuses: dict[str, str] = {}
 
-    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+    @property
+    def scheduler(self) -> Client:
+        return self
+
+    def sync(self, ask: Any, **more: Any) -> Any:
+        return ask(**more)
+
+    def identity(self, n_workers: int) -> dict[str, Any]:
         info = {"resources": {GPU: 1}, "services": {"dashboard": 8081}}
         workers: dict[str, Any] = {
             f"tcp://10.0.0.{n[-1]}:9000": {"name": n, **info, "status": self.statuses.get(n, "running")}

@@ -29,6 +29,7 @@ BEYOND = {
 STOREYS = [
     "region",
     "settings",
+    "roster",
     "room",
     "records",
     "processor",

@@ -73,7 +73,14 @@ class Workers:
     api: FakeApi
     tasks: dict[str, int] = field(default_factory=dict)
 
-    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+    @property
+    def scheduler(self) -> Workers:
+        return self
+
+    def sync(self, ask: Any, **more: Any) -> Any:
+        return ask(**more)
+
+    def identity(self, n_workers: int) -> dict[str, Any]:
         return {"workers": {f"tcp://{name}": {"name": name} for name in self.api.names("deployments")}}
 
     def processing(self) -> dict[str, tuple[int, ...]]:
