@@ -23,6 +23,7 @@ from cryoscale.errors import InputError, OperatorError, SourceError
 from cryoscale.grid import window_of
 from cryoscale.ledger import ITEMS, Ledger, Work
 from cryoscale.manifest import digest, refuse_another
+from cryoscale.models.fetching import on_this_machine
 from cryoscale.outcome import OnProgress, Outcome, Watch
 from cryoscale.read import snapshot
 from cryoscale.results import Run
@@ -142,7 +143,7 @@ def settings_of(variant: Variant) -> Settings:
     if model.get("name") is None:
         _require_weights(weights, identity["model"])
         if variant.name == "calibration":
-            weights = str(_uncalibrated(Path(weights), variant.folder))
+            weights = str(_uncalibrated(on_this_machine(weights), variant.folder))
     return Settings(
         name=manifest["name"],
         region=shapely.from_geojson(identity["region"]),
@@ -151,7 +152,7 @@ def settings_of(variant: Variant) -> Settings:
         catalogs=(),
         sources={},
         model=ModelSpec(
-            weights=str(Path(weights).resolve()) if model.get("name") is None else None,
+            weights=str(on_this_machine(weights).resolve()) if model.get("name") is None else None,
             name=model.get("name"),
             overlap=identity["overlap"],
             precision=identity["precision"],
@@ -167,7 +168,7 @@ def settings_of(variant: Variant) -> Settings:
 def _require_weights(weights: str | None, model: Mapping[str, Any]) -> None:
     from cryoscale.models.weights import read_card, serving_digest
 
-    if weights is None or not Path(weights).is_file():
+    if weights is None or not on_this_machine(weights).is_file():
         raise SourceError(
             f"weights {weights}, which the run names and which are not there",
             "the weights that the run was made with",

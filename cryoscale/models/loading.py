@@ -28,7 +28,7 @@ def load_predictor(
     """The model of a weights file (X.safetensors, its card beside it), or one that needs none, by name.
 
     Args:
-        weights: path of the weights; this or ``name``, not both.
+        weights: path or URL of the weights; this or ``name``, not both.
         name: one of ``NAMES``.
         device: auto, cpu, cuda or cuda:N; for models with weights.
         precision: one of ``cryoscale.models.predictor.PRECISIONS``; for models with weights.

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cryoscale.errors import CryoscaleError, ExtraError, WeightsError
 from cryoscale.models.bandratio import CLASSES
+from cryoscale.models.fetching import on_this_machine
 
 if TYPE_CHECKING:
     import torch
@@ -190,11 +191,16 @@ def _explain(error: ValidationError) -> str:
 def read_card(path: str | Path, *, channels: Sequence[str] | None = None) -> Card:
     """The card of the weights ``path``, after checking that it belongs to the file; no torch needed.
 
+    Args:
+        path: the tensors, a path or a URL (:mod:`cryoscale.models.fetching`).
+        channels: those that the model will be given.
+
     Raises:
         WeightsError: if the weights or their card are missing, pickled, truncated or altered, or are for
             other channels than ``channels``, where these are given.
     """
-    path, beside = Path(path), card_path(path)
+    path = on_this_machine(path)
+    beside = card_path(path)
     _refuse_what_is_no_safetensors(path)
     if not beside.is_file():
         given = f"weights {path} without a card"
@@ -349,7 +355,7 @@ def load(
     """The network (in evaluation mode, float32) and the card of the weights ``path`` (X.safetensors).
 
     Args:
-        path: the tensors; the card lies beside them.
+        path: the tensors, a path or a URL; the card lies beside them.
         channels: the channels that the model will be given; the card's must equal them.
         device: where the network goes.
 
@@ -359,6 +365,7 @@ def load(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    path = on_this_machine(path)
     card = read_card(path, channels=channels)
     model = build(card, device="meta")  # shapes only: what lies on disk replaces every tensor
     expected = model.state_dict()

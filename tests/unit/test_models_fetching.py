@@ -1,0 +1,118 @@
+"""Weights in an object store: fetched whole and once, proven like any others, told in a line if absent."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from cryoscale.errors import ExtraError, StoreUnavailableError, WeightsError
+from cryoscale.models.fetching import on_this_machine
+from cryoscale.models.weights import load, read_card
+from tests.integration.conftest import save_random_network
+
+URL = "memory://models/net.safetensors"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Weights in a folder and in a store; and a temporary folder of the test's own."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    save_random_network(tmp_path / "net.safetensors")
+    put(tmp_path)
+    yield tmp_path
+    MemoryFileSystem.store.clear()
+
+
+def put(folder: Path) -> None:
+    for name in ("net.safetensors", "net.json"):
+        fsspec.filesystem("memory").pipe(f"/models/{name}", (folder / name).read_bytes())
+
+
+def fetches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is fetched from now on."""
+    told: list[str] = []
+    get_file = MemoryFileSystem.get_file
+
+    def counted(self: Any, place: str, target: str, **more: Any) -> None:
+        told.append(place)
+        get_file(self, place, target, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", counted)
+    return told
+
+
+def test_weights_of_a_url_are_those_of_the_file_and_are_fetched_once(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = fetches(monkeypatch)
+    network, card = load(URL)
+    expected, own = load(here / "net.safetensors")
+    assert card == own == read_card(URL)
+    assert sorted(told) == ["/models/net.json", "/models/net.safetensors"]
+    for name, tensor in expected.state_dict().items():
+        assert network.state_dict()[name].equal(tensor)
+
+
+def test_weights_that_are_replaced_in_the_store_are_fetched_anew(here: Path) -> None:
+    before = read_card(URL)
+    (here / "net.json").write_text(before.model_copy(update={"temperature": 2.0}).model_dump_json())
+    put(here)
+    assert read_card(URL).temperature == 2.0
+
+
+def test_a_truncated_file_in_the_store_is_refused_as_one_in_a_folder_is(here: Path) -> None:
+    content = (here / "net.safetensors").read_bytes()
+    fsspec.filesystem("memory").pipe("/models/net.safetensors", content[:-1])
+    with pytest.raises(WeightsError, match="truncated"):
+        load(URL)
+
+
+def test_a_fetch_that_is_cut_off_leaves_nothing_that_is_taken_for_weights(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_file = MemoryFileSystem.get_file
+
+    def cut(self: Any, place: str, target: str, **more: Any) -> None:
+        if place.endswith(".json"):
+            raise ConnectionResetError("connection reset")
+        get_file(self, place, target, **more)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MemoryFileSystem, "get_file", cut)
+        with pytest.raises(StoreUnavailableError, match="connection reset"):
+            read_card(URL)
+    assert not [path for path in Path(tempfile.gettempdir()).rglob("*.safetensors")]
+    assert read_card(URL) == read_card(here / "net.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "told"),
+    [
+        ("memory://models/other.safetensors", WeightsError, "nothing there"),
+        ("nowhere://models/net.safetensors", ExtraError, "nowhere"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_told(url: str, error: type[Exception], told: str, here: Path) -> None:
+    with pytest.raises(error, match=told):
+        read_card(url)
+
+
+def test_a_url_without_a_card_is_told_as_a_file_without_one_is(here: Path) -> None:
+    fsspec.filesystem("memory").rm("/models/net.json")
+    with pytest.raises(WeightsError, match="without a card"):
+        read_card(URL)
+
+
+def test_a_folder_that_others_may_write_to_is_not_trusted(here: Path) -> None:
+    kept = on_this_machine(URL).parent.parent
+    kept.chmod(0o777)
+    with pytest.raises(WeightsError, match="others may write"):
+        read_card(URL)
