@@ -8,8 +8,8 @@ from typing import Any
 
 from cryoscale.config import Config, load_config
 from cryoscale.outcome import Progress
-from cryoscale.pipeline import look_again, refuse_to_mix
 from cryoscale.pipeline import run as run_pipeline
+from cryoscale.preparation import look_again, refuse_to_mix
 from cryoscale.read.snapshot import Changes
 from cryoscale.results import Run
 from cryoscale.settings import Settings

@@ -116,8 +116,9 @@ def run(
     """Map a region; run again to complete what was interrupted, from the scenes that were found first."""
     from cryoscale.config import load_config
     from cryoscale.console import Console
-    from cryoscale.pipeline import Again, look_again, refuse_to_mix
+    from cryoscale.pipeline import Again
     from cryoscale.pipeline import run as run_pipeline
+    from cryoscale.preparation import look_again, refuse_to_mix
     from cryoscale.region import parse_region
     from cryoscale.session import View
     from cryoscale.signals import stopping

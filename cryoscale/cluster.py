@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cryoscale.errors import ClusterLostError, ExtraError, InputError, StoppedError, TransientError
-from cryoscale.settings import ClusterSpec
+from cryoscale.settings import ClusterSpec, ModelSpec
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -117,7 +117,7 @@ class Site:
         spec: what the configuration names.
         out: where the run lies; empty for work that is no run.
         with_actors: whether models are to be held.
-        weights: which one.
+        model: which.
         tell: told what is waited for.
         stop: set to end each wait.
     """
@@ -125,7 +125,7 @@ class Site:
     spec: ClusterSpec
     out: str = ""
     with_actors: bool = True
-    weights: str | None = None
+    model: ModelSpec | None = None
     tell: Callable[[str], None] = log.info
     stop: threading.Event = field(default_factory=threading.Event)
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -159,7 +159,7 @@ class Site:
                 self.spec,
                 run=run_label(self.out) if self.out else "",
                 with_actors=self.with_actors,
-                weights=self.weights,
+                model=self.model,
                 tell=self.tell,
                 stop=self.stop,
             )

@@ -9,7 +9,7 @@ from typing import Any
 from cryoscale.forecast.capacity import FINISH_S, BlockCost, Fleet, Site, fleet_for
 from cryoscale.forecast.rgi import ICE_PCT, Blocks
 
-_MACHINES = ("region", "ice km2", "blocks", "GPUs", "busy %", "CPU workers", "CPU nodes", "hours", "slowest")
+_MACHINES = ("region", "area km2", "blocks", "GPUs", "busy %", "CPU workers", "CPU nodes", "hours", "slowest")
 _AMOUNTS = ("region", "GPU hours", "CPU worker hours", "then hours", "fetched TB", "stored GB")
 
 

@@ -105,12 +105,16 @@ def cost_of_plan(settings: Settings, plan: Plan) -> BlockCost:
     """The mean block of a configuration's plan, as its blocks were counted.
 
     Raises:
-        ConfigError: the plan knows no rates.
+        ConfigError: the plan knows no rates, or has nothing to predict.
     """
     work, blocks = plan.work, plan.blocks
     if work is None or work.read_s is None or work.features_s is None or work.write_s is None:
         raise ConfigError(
             "--cluster without rates", "measured ones", "leave --no-measure out, or give --profile"
+        )
+    if not plan.tiles_with_data:
+        raise ConfigError(
+            "--cluster with no tile that holds data", "scenes over the region", "look at the plan"
         )
     clock = plan.profile.read.clock if plan.profile.read else 1.0
     overlap = settings.model.overlap

@@ -18,9 +18,10 @@ from typing import Any
 
 from cryoscale.errors import ClusterUnavailableError, CryoscaleError, InputError, StoppedError
 from cryoscale.kube.api import Kube, connected
+from cryoscale.kube.scaling import Group
 from cryoscale.kube.standing import ACTOR, CLUSTER_LABEL, CPU, SCHEDULER, Trouble, look
 from cryoscale.kube.template import KEPT_LABEL, RUN_LABEL, documents, require_images
-from cryoscale.settings import ClusterSpec
+from cryoscale.settings import ClusterSpec, ModelSpec
 
 log = logging.getLogger("cryoscale")
 
@@ -47,10 +48,12 @@ class Provision:
     spec: ClusterSpec
     run: str
     with_actors: bool
-    weights: str | None
+    model: ModelSpec | None
     tell: Tell
     stop: threading.Event
     created: bool = False
+    found: int | None = None
+    """CPU workers of a cluster that was there."""
     _told: str = ""
     _borne: dict[str, float] = field(default_factory=dict)
 
@@ -80,8 +83,9 @@ class Provision:
         return self._address()
 
     def down(self) -> None:
-        """Delete what was made for the run."""
+        """Delete what was made for the run, or leave a cluster with as many workers as it had."""
         if not self.created:
+            self._put_back()
             return
         name = self.spec.name
         for left in reversed(range(DOWN_TRIES)):
@@ -97,6 +101,14 @@ class Provision:
                     log.warning("the cluster is left behind (%s): %s", error, do)
                     return
             time.sleep(LOOK_S)
+
+    def _put_back(self) -> None:
+        if self.found is None:
+            return
+        try:
+            Group.of(self.kube, self.spec.name).put_back(self.found)
+        except CryoscaleError as error:
+            log.warning("the cluster is not left with its %d CPU workers: %s", self.found, error)
 
     def _find_or_make(self) -> bool:
         """Whether the cluster is there by now, whoever made it; False where an old one is still going."""
@@ -114,6 +126,8 @@ class Provision:
         labels = found["metadata"].get("labels", {})
         _refuse_anothers(self.kube, self.spec, labels, self.run)
         self.created = bool(self.run) and labels.get(RUN_LABEL) == self.run
+        if not self.created and self.found is None:
+            self.found = Group.of(self.kube, name).replicas()
         if self.created:  # by a driver that was killed, perhaps between its two halves
             self._make_group(found)
         return True
@@ -147,7 +161,7 @@ class Provision:
             self.kube.namespace,
             cpu_workers=self.spec.cpu_workers,
             run=self.run,
-            weights=self.weights,
+            model=self.model,
         )
 
     def _trouble(self) -> Trouble | None:
@@ -220,7 +234,7 @@ def provided(
     *,
     run: str,
     with_actors: bool,
-    weights: str | None,
+    model: ModelSpec | None,
     tell: Tell,
     stop: threading.Event,
 ) -> Iterator[Provision]:
@@ -230,7 +244,7 @@ def provided(
         InputError: the API server cannot be asked.
     """
     with connected(spec.namespace) as kube:
-        made = Provision(kube, spec, run, with_actors, weights, tell, stop)
+        made = Provision(kube, spec, run, with_actors, model, tell, stop)
         try:
             yield made
         finally:

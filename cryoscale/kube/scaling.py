@@ -116,6 +116,48 @@ class Sizing:
         return wanted
 
 
+@dataclass(frozen=True)
+class Group:
+    """The CPU workers of a cluster."""
+
+    kube: Kube
+    name: str
+
+    @classmethod
+    def of(cls, kube: Kube, cluster: str) -> Group:
+        """The cluster's own group."""
+        return cls(kube, f"{cluster}-default")
+
+    def replicas(self) -> int | None:
+        """How many are asked of the operator; None where there is no such group."""
+        found = self.kube.get("DaskWorkerGroup", self.name)
+        return None if found is None else int(found["spec"]["worker"]["replicas"])
+
+    def put(self, replicas: int) -> None:
+        """Ask for so many; of fewer than there are Deployments the operator would choose whom to end."""
+        self.kube.patch("DaskWorkerGroup", self.name, {"spec": {"worker": {"replicas": replicas}}})
+
+    def names(self) -> list[str]:
+        """Of the Deployments, the oldest first."""
+        found = self.kube.list("Deployment", {GROUP_LABEL: self.name})
+        alive = [one["metadata"] for one in found if not one["metadata"].get("deletionTimestamp")]
+        return [one["name"] for one in sorted(alive, key=lambda one: str(one["creationTimestamp"]))]
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Do without these workers."""
+        for name in names:
+            self.kube.delete("Deployment", name)
+        self.put(len(self.names()))
+
+    def put_back(self, count: int) -> None:
+        """Have so many again, once there is nothing to do for any."""
+        names = self.names()
+        if len(names) > count:
+            self.drop(names[count:])
+        elif self.replicas() not in (None, count):
+            self.put(count)
+
+
 @dataclass
 class Scaler:
     """Keeps the CPU group of a cluster at the size that its run wants; used as a context, in a thread."""
@@ -132,9 +174,9 @@ class Scaler:
     """Deployments and replicas that do not agree, and since when."""
 
     @property
-    def group(self) -> str:
-        """The name of the group."""
-        return f"{self.spec.name}-default"
+    def group(self) -> Group:
+        """The CPU workers."""
+        return Group.of(self.kube, self.spec.name)
 
     def __enter__(self) -> Scaler:
         self.sizing.changed_s = time.monotonic()
@@ -149,11 +191,11 @@ class Scaler:
 
     def step(self, now_s: float) -> None:
         """Look once, and change the group where it has to be changed."""
-        group = self.kube.get("DaskWorkerGroup", self.group)
-        if group is None:
+        group = self.group
+        replicas = group.replicas()
+        if replicas is None:
             return
-        replicas = int(group["spec"]["worker"]["replicas"])
-        names = self._names()
+        names = group.names()
         if len(names) < replicas:
             self._mend(now_s, len(names), replicas)
             return
@@ -164,15 +206,12 @@ class Scaler:
         wanted = self.sizing.wanted(now_s, len(names), missing, load)
         if wanted == len(names):
             return
-        self.on_event(
-            "scaled", {"group": self.group, "before": len(names), "after": wanted, "busy_share": load.busy}
-        )
+        told = {"group": group.name, "before": len(names), "after": wanted, "busy_share": load.busy}
+        self.on_event("scaled", told)
         if wanted > len(names):
-            self._put(wanted)
-            return
-        for name in expendable(names, doing)[: len(names) - wanted]:
-            self.kube.delete("Deployment", name)
-        self._put(len(self._names()))
+            group.put(wanted)
+        else:
+            group.drop(expendable(names, doing)[: len(names) - wanted])
 
     def _mend(self, now_s: float, there: int, replicas: int) -> None:
         """Take Deployments out of the count that nobody is making: a scale-down was cut off half-way.
@@ -182,22 +221,13 @@ class Scaler:
         if self._short is None or self._short[:2] != (there, replicas):
             self._short = (there, replicas, now_s)
         elif now_s - self._short[2] >= STALE_S:
-            self._put(there)
-
-    def _names(self) -> list[str]:
-        """Of the Deployments, the oldest first."""
-        found = self.kube.list("Deployment", {GROUP_LABEL: self.group})
-        alive = [one["metadata"] for one in found if not one["metadata"].get("deletionTimestamp")]
-        return [one["name"] for one in sorted(alive, key=lambda one: str(one["creationTimestamp"]))]
+            self.group.put(there)
 
     def _doing(self) -> dict[str, int]:
         """How many tasks each worker has that has joined, by its name."""
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
         tasks: Mapping[str, Collection[Any]] = self.client.processing()
         return {str(info["name"]): len(tasks.get(address, ())) for address, info in workers.items()}
-
-    def _put(self, replicas: int) -> None:
-        self.kube.patch("DaskWorkerGroup", self.group, {"spec": {"worker": {"replicas": replicas}}})
 
     def _keep(self) -> None:
         while not self._over.wait(STEP_S):

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cryoscale.errors import InputError
-from cryoscale.settings import ClusterSpec
+from cryoscale.settings import ClusterSpec, ModelSpec
 
 RUN_LABEL = "cryoscale.dev/run"
 """On all that is made for a run: a digest of where its output lies."""
@@ -38,7 +38,7 @@ class Documents:
 
 
 def documents(
-    spec: ClusterSpec, namespace: str, *, cpu_workers: int, run: str = "", weights: str | None = None
+    spec: ClusterSpec, namespace: str, *, cpu_workers: int, run: str = "", model: ModelSpec | None = None
 ) -> Documents:
     """What to ask of the operator for a run.
 
@@ -47,7 +47,7 @@ def documents(
         namespace: where.
         cpu_workers: with how many to begin.
         run: value of :data:`RUN_LABEL`, or none.
-        weights: what pods of the second group load before they count as ready.
+        model: what pods of the second group load before they count as ready, if it has weights.
 
     Raises:
         InputError: there is no image, or the user's file holds something else.
@@ -77,9 +77,11 @@ def documents(
                 container["image"] = image
     if not spec.gpu_workers:
         _without_gpu(actor)
-    if weights:
+    if model is not None and model.weights:
+        told = {"CRYOSCALE_WEIGHTS": model.weights, "CRYOSCALE_PRECISION": model.precision}
         for container in _containers(actor):
-            container.setdefault("env", []).append({"name": "CRYOSCALE_WEIGHTS", "value": weights})
+            others = [one for one in container.get("env", ()) if one["name"] not in told]
+            container["env"] = others + [{"name": key, "value": value} for key, value in told.items()]
     for pod in (worker, actor):
         give_store(pod, spec)
     return found

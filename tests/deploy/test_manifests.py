@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -331,6 +332,8 @@ def test_the_weights_that_are_baked_are_those_of_the_package() -> None:
     inside = data["weights_from"].partition("site-packages/")[2]
     digest = hashlib.sha256((ROOT / inside).read_bytes()).hexdigest()
     assert data["weights_sha256"] == digest
+    (version,) = re.findall(r"ARG PYTHON=python:(3\.\d+)", (ROOT / "deploy/Dockerfile").read_text())
+    assert data["weights_from"].startswith(f"/opt/cryoscale/lib/python{version}/site-packages/")
 
 
 @pytest.mark.parametrize("folder", [*JOBS, "overlays/prod/run"])
@@ -389,7 +392,7 @@ def test_a_job_that_is_submitted_ends_and_tries_again_like_the_one_here() -> Non
     ours, theirs = job["spec"]["template"]["spec"], submitted["template"]["spec"]
     assert {**ours, "containers": None} == {**theirs, "containers": None}
     (one,), (other,) = ours["containers"], theirs["containers"]
-    for key in ("image", "envFrom", "resources", "securityContext", "volumeMounts"):
+    for key in ("image", "envFrom", "ports", "resources", "securityContext", "volumeMounts"):
         assert one[key] == other[key], key
 
 
@@ -420,3 +423,16 @@ def test_each_part_of_the_yearly_job_does_its_work_in_the_year_of_its_start(tmp_
     assert parse_config(yaml.safe_load((tmp_path / "run.yaml").read_text()), "it").years == [int(year)]
     assert said["run"].split()[1:5] == ["run", f"{tmp_path}/run.yaml", "--out", f"{data['out']}/{year}"]
     assert said["archive"] == f"{data['archive']}: archive add {data['out']}/{year}\n"
+
+
+@pytest.mark.parametrize("folder", ["base", "overlays/dev", "overlays/prod"])
+def test_a_standing_cluster_has_the_gpu_workers_and_the_fewest_cpu_workers_of_its_configuration(
+    folder: str,
+) -> None:
+    documents = rendered(folder)
+    text = named(documents, "ConfigMap", "cryoscale-config")["data"]["run.yaml"]
+    cluster = parse_config(yaml.safe_load(text), folder).cluster
+    group = named(documents, "DaskWorkerGroup", "cryoscale-gpu")
+    assert group["spec"]["worker"]["replicas"] == (cluster.gpu_workers or 1)
+    made = named(documents, "DaskCluster", "cryoscale")
+    assert made["spec"]["worker"]["replicas"] == cluster.cpu_workers_min

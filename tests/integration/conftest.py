@@ -15,7 +15,7 @@ from cryoscale.grid import Block
 from cryoscale.infer.actor import ModelActor
 from cryoscale.learn.scores import CLASS_NAMES
 from cryoscale.ledger import Marker
-from cryoscale.pipeline import prepare
+from cryoscale.preparation import prepare
 from cryoscale.settings import Settings
 from cryoscale.task import process_block
 from tests.integration.s3 import s3, s3_process

@@ -17,6 +17,8 @@ from cryoscale.api import run
 from cryoscale.cli import main
 from cryoscale.features.stack import CHANNELS
 from tests.integration.conftest import TinyRange, save_random_network
+from tests.integration.faults import few_blocks
+from tests.kube_api import FakeApi, served
 
 
 class Told:
@@ -236,6 +238,20 @@ def test_what_can_be_known_before_the_first_block_is_told_before_it(
         config = write(tmp_path / "run.yaml", tiny_range.config() | change)
         refused(cryoscale("run", config, "--out", tmp_path / "out"), words)
         assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_on_kubernetes_that_does_not_come_up_is_told_before_anything_is_written(
+    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    cluster = {"kind": "kubernetes", "image": "there/cpu:1", "claim": "shared", "wait_s": 0.001}
+    config = write(tmp_path / "run.yaml", few_blocks(tiny_range, cluster=cluster))
+    with served(FakeApi(), tmp_path / "kubeconfig") as api:
+        refused(cryoscale("run", config, "--out", tmp_path / "out"), "operator has made nothing")
+    assert not (tmp_path / "out").exists()
+    assert api.names("daskclusters") + api.names("daskworkergroups") == []
+    assert ("create", "daskworkergroups", "cryoscale-gpu") in api.asked
 
 
 def test_the_demo_can_be_run_again_and_goes_on_where_it_stopped(tmp_path: Path, cryoscale: Any) -> None:

@@ -21,8 +21,8 @@ from cryoscale.drive import Driver
 from cryoscale.errors import AssetReadError, HostDownError, InputError
 from cryoscale.ledger import Ledger
 from cryoscale.outcome import Outcome, Watch
-from cryoscale.pipeline import prepare
 from cryoscale.plan import find_items
+from cryoscale.preparation import prepare
 from cryoscale.read import hosts, http, signing
 from cryoscale.read.inputs import read_inputs
 from tests.integration.conftest import TinyRange, map_here, save_random_network

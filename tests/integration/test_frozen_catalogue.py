@@ -15,7 +15,7 @@ from cryoscale.config import load_config
 from cryoscale.errors import OutputError
 from cryoscale.infer.actor import ModelActor
 from cryoscale.ledger import Ledger, Marker
-from cryoscale.pipeline import look_again, prepare, refuse_to_mix
+from cryoscale.preparation import look_again, prepare, refuse_to_mix
 from cryoscale.read import snapshot
 from cryoscale.read.static import folder_items
 from cryoscale.settings import Settings

@@ -117,7 +117,7 @@ def test_the_tiles_that_the_model_sees_are_those_that_were_planned(
     planned: Plan, tiny_range: TinyRange, tmp_path: Path
 ) -> None:
     from cryoscale.infer.actor import ModelActor
-    from cryoscale.pipeline import prepare
+    from cryoscale.preparation import prepare
     from cryoscale.task import process_block
 
     settings = tiny_range.settings()

@@ -22,8 +22,8 @@ from cryoscale.errors import (
     SourceError,
 )
 from cryoscale.ledger import Ledger
-from cryoscale.pipeline import prepare
 from cryoscale.plan import find_items
+from cryoscale.preparation import prepare
 from cryoscale.read import catalog, http, signing, stacapi
 from cryoscale.read.catalog import CatalogAnswer
 from cryoscale.read.inputs import read_inputs

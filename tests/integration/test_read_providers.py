@@ -18,7 +18,7 @@ from rasterio.windows import from_bounds
 from shapely.geometry import box, mapping
 
 from cryoscale.grid import Window, transformer, window_over_bounds
-from cryoscale.pipeline import prepare
+from cryoscale.preparation import prepare
 from cryoscale.read import catalog
 from cryoscale.read.assets import S2_BANDS
 from cryoscale.read.inputs import read_inputs

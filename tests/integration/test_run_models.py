@@ -16,7 +16,7 @@ from cryoscale.learn.scores import CLASS_NAMES
 from cryoscale.models.forest import RandomForest
 from cryoscale.models.glavitu import GlaViTU
 from cryoscale.models.weights import Card, save
-from cryoscale.pipeline import prepare
+from cryoscale.preparation import prepare
 from cryoscale.results import Run
 from tests.integration.conftest import TinyRange, map_here
 

@@ -18,7 +18,7 @@ from cryoscale.errors import ConfigError, InputError, OutputError
 from cryoscale.forecast.plan import Asked, make_plan
 from cryoscale.learn.patches import Patches
 from cryoscale.models import weights
-from cryoscale.pipeline import prepare
+from cryoscale.preparation import prepare
 from cryoscale.repredict import Variant, settings_of
 from cryoscale.results import Run
 from tests.integration.conftest import TinyRange, map_here

@@ -27,7 +27,7 @@ from cryoscale.learn.patches import Patches
 from cryoscale.learn.sampleset import checked
 from cryoscale.learn.truth import in_zone, whole_truth
 from cryoscale.ledger import Ledger, Marker, SetAside
-from cryoscale.pipeline import prepare
+from cryoscale.preparation import prepare
 from cryoscale.read import snapshot
 from cryoscale.read.inputs import read_inputs
 from cryoscale.sampling import make_samples

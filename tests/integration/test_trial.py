@@ -15,8 +15,8 @@ from cryoscale import trial
 from cryoscale.errors import ExtraError, InputError
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.parity import Choice, Parity
-from cryoscale.pipeline import draft_run
 from cryoscale.pipeline import run as run_pipeline
+from cryoscale.preparation import draft_run
 from tests.integration.conftest import TinyRange, map_here
 from tests.integration.faults import bytes_that_differ
 

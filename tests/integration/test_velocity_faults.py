@@ -197,7 +197,7 @@ def test_a_run_without_its_velocity_host_names_it_in_marker_status_and_report(
     from cryoscale.config import load_config
     from cryoscale.finish import finish
     from cryoscale.infer.actor import ModelActor
-    from cryoscale.pipeline import prepare
+    from cryoscale.preparation import prepare
     from cryoscale.results import Run
     from cryoscale.task import ATTEMPTS, process_block
 

@@ -177,7 +177,7 @@ def test_the_table_says_what_it_rests_on() -> None:
     code, text = told("--cluster", "--price-gpu-hour", 2.5)
     assert code == 0
     lines = text.splitlines()
-    assert lines[0].split()[:2] == ["region", "ice"]
+    assert lines[0].split()[:2] == ["region", "area"]
     assert lines[7].endswith("cost")
     assert max(map(len, lines[:14])) <= 110
     assert [line.split("  ")[0] for line in lines[1:7]] == [
@@ -246,3 +246,8 @@ def test_rates_are_told_apart_by_a_window_of_hardly_any_pixels() -> None:
     assert found["read"].s_per_mb == pytest.approx(0.02)
     assert found["read"].clock == pytest.approx(2.0)
     assert found["features_s_per_mpx"] == pytest.approx(0.5)
+
+
+def test_the_table_that_is_shown_to_people_is_the_one_that_is_printed() -> None:
+    shown = Path(__file__).parents[2] / "k8s" / "README.md"
+    assert told("--cluster")[1].strip() in shown.read_text(encoding="utf-8")

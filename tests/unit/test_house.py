@@ -62,6 +62,7 @@ STOREYS = [
     "agreement",
     "verify",
     "slices",
+    "preparation",
     "pipeline",
     "results",
     "archive",

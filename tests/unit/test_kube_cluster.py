@@ -14,8 +14,9 @@ import pytest
 from cryoscale.errors import InputError, StoppedError
 from cryoscale.kube import provision
 from cryoscale.kube.provision import Provision, provided, require_provision
+from cryoscale.kube.scaling import Group
 from cryoscale.kube.template import documents
-from cryoscale.settings import ClusterSpec
+from cryoscale.settings import ClusterSpec, ModelSpec
 from tests.kube_api import FakeApi, served
 
 SPEC = ClusterSpec("kubernetes", 3, 2, name="ice", image="there/cpu:1", gpu_image="there/gpu:1", wait_s=20.0)
@@ -57,7 +58,12 @@ def operator(api: FakeApi, **instead: Callable[[], None]) -> Callable[[dict[str,
 
 @contextmanager
 def cluster(spec: ClusterSpec = SPEC, **changes: Any) -> Iterator[Provision]:
-    given = {"run": RUN, "with_actors": True, "weights": None, "tell": lambda text: None}
+    given = {
+        "run": RUN,
+        "with_actors": True,
+        "model": ModelSpec("/data/w", precision="bf16"),
+        "tell": lambda text: None,
+    }
     with provided(spec, **{**given, "stop": threading.Event(), **changes}) as found:
         yield found
 
@@ -70,17 +76,28 @@ def test_a_cluster_is_made_with_both_groups_and_taken_down_with_the_run(api: Fak
         assert made["metadata"]["labels"]["cryoscale.dev/run"] == RUN
         assert (made["spec"]["worker"]["replicas"], group["spec"]["worker"]["replicas"]) == (3, 2)
         assert group["metadata"]["ownerReferences"][0]["uid"] == made["metadata"]["uid"]
-        assert group["spec"]["worker"]["spec"]["containers"][0]["image"] == "there/gpu:1"
+        (actor,) = group["spec"]["worker"]["spec"]["containers"]
+        assert actor["image"] == "there/gpu:1"
+        told = {one["name"]: one.get("value") for one in actor["env"]}
+        assert (told["CRYOSCALE_WEIGHTS"], told["CRYOSCALE_PRECISION"]) == ("/data/w", "bf16")
     assert not api.names("daskclusters") + api.names("daskworkergroups")
 
 
-def test_a_cluster_that_was_there_is_used_and_left_alone(api: FakeApi) -> None:
+def test_a_cluster_that_was_there_is_used_and_left_with_as_many_workers_as_it_had(api: FakeApi) -> None:
     others = documents(SPEC, "snow", cpu_workers=1)
     for plural, document in (("daskclusters", others.cluster), ("daskworkergroups", others.actors)):
         api.on_create(api.put(plural, document))
+    api.objects.pop(("deployments", "ice-cpu"))
+    group = {"metadata": {"name": "ice-default"}, "spec": {"worker": {"replicas": 2}}}
+    api.scale(api.put("daskworkergroups", group))
     with cluster() as found:
         found.up()
     assert api.asked == []
+    with cluster() as found:
+        found.up()
+        Group(found.kube, "ice-default").put(5)
+    assert len([name for name in api.names("deployments") if "default-worker" in name]) == 2
+    assert (group["spec"]["worker"]["replicas"], api.blind) == (2, [])
 
 
 def test_a_cluster_that_is_to_stay_stays_and_other_runs_may_use_it(api: FakeApi) -> None:
