@@ -8,6 +8,7 @@ service without endpoints does. A service's port has to be that of its pods.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping
@@ -195,9 +196,12 @@ class Kubelet(threading.Thread):
                 short = f" {name}" if namespace == pod.namespace else ""
                 lines.append(f"{address} {full} {full}.svc {full}.svc.cluster.local{short}")
         text = "\n".join(lines) + "\n"
-        # in place: containers see the file itself, not its name
         if not pod.hosts.exists() or pod.hosts.read_text() != text:
-            with open(pod.hosts, "r+" if pod.hosts.exists() else "w") as file:
+            # in place: containers see the file itself, not its name; with the pod its folder may go meanwhile
+            with (
+                contextlib.suppress(FileNotFoundError),
+                open(pod.hosts, "r+" if pod.hosts.exists() else "w") as file,
+            ):
                 file.write(text)
                 file.truncate()
 
