@@ -9,9 +9,13 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from cryoscale.errors import ExtraError, StoreUnavailableError, WeightsError
+from cryoscale.patience import patiently
 
 KEPT = "cryoscale-weights"
 """Folder of the machine's temporary one, for each user, that holds what was fetched."""
+
+RETRY_S = 30.0
+"""How long a store is asked again; whoever starts a run waits for it."""
 
 
 def on_this_machine(weights: str | Path) -> Path:
@@ -26,35 +30,40 @@ def on_this_machine(weights: str | Path) -> Path:
     Raises:
         WeightsError: there are none at the URL, or they may not be read.
         ExtraError: the library for that kind of store is not installed.
-        StoreUnavailableError: the store does not answer.
+        StoreUnavailableError: the store does not answer for :data:`RETRY_S`.
     """
     url = str(weights)
     if "://" not in url:
         return Path(weights)
     import fsspec
 
-    name = PurePosixPath(url).name
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
-        beside = str(PurePosixPath(path).with_suffix(".json"))
-        known = [(place, filesystem.ukey(place)) for place in (path, beside) if filesystem.exists(place)]
-        if path not in dict(known):
-            raise WeightsError(f"weights {url} (nothing there)", "a .safetensors file", "check the URL")
-        version = hashlib.sha256(repr((url, known)).encode()).hexdigest()[:32]
-        folder = _kept() / version
-        if not folder.is_dir():
-            _fetch(filesystem, [place for place, _ in known], folder)
     except (ImportError, ValueError) as error:  # a scheme that fsspec does not know is a ValueError
-        if isinstance(error, WeightsError):
-            raise
         do = f"pip install what fsspec needs for it ({error}); for s3:// cryoscale[s3]"
         raise ExtraError(f"weights {url}", "a library that opens such URLs", do) from error
-    except PermissionError as error:
-        given = f"weights {url}, which may not be read ({error})"
-        raise WeightsError(given, "credentials that allow it", "give them, as for the output") from error
+    places = (path, str(PurePosixPath(path).with_suffix(".json")))
+    kept = _kept()
+
+    def fetch() -> Path | None:
+        known = [(place, filesystem.ukey(place)) for place in places if filesystem.exists(place)]
+        if path not in dict(known):
+            return None
+        folder = kept / hashlib.sha256(repr((url, known)).encode()).hexdigest()[:32]
+        if not folder.is_dir():
+            _fetch(filesystem, [place for place, _ in known], folder)
+        return folder / PurePosixPath(path).name
+
+    try:
+        found = patiently(url, fetch, RETRY_S)
+    except StoreUnavailableError:
+        raise
     except OSError as error:
-        raise StoreUnavailableError(f"weights {url} cannot be had: {error}") from error
-    return folder / name
+        given = f"weights {url}, which cannot be read ({error.strerror or error})"
+        raise WeightsError(given, "a URL and credentials that allow it", "correct them") from error
+    if found is None:
+        raise WeightsError(f"weights {url} (nothing there)", "a .safetensors file", "check the URL")
+    return found
 
 
 def _kept() -> Path:

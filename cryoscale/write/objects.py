@@ -2,7 +2,7 @@
 
 An object is there whole or not at all, its stamp changes when it is written again, a listing is
 never a remembered one, and a remote store that is away for a while costs time and nothing else
-(:mod:`cryoscale.write.patience`). What a remote filesystem needs beyond the URL (endpoint, key) comes
+(:mod:`cryoscale.patience`). What a remote filesystem needs beyond the URL (endpoint, key) comes
 from fsspec's own configuration
 (https://filesystem-spec.readthedocs.io/en/latest/features.html#configuration).
 """
@@ -26,8 +26,8 @@ from typing import Any, NamedTuple, TypeVar
 import fsspec
 
 from cryoscale.errors import ExtraError, OutputError, StoreUnavailableError
+from cryoscale.patience import RETRY_S, chain, code_of, patiently, status_of
 from cryoscale.write import disk
-from cryoscale.write.patience import RETRY_S, chain, code_of, patiently, status_of
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _WRITER = "cryoscale-writer"

@@ -26,8 +26,8 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from cryoscale.errors import OutputError, StoreUnavailableError
 from cryoscale.grid import RESOLUTION_M, Window
+from cryoscale.patience import patiently_awaited
 from cryoscale.write.objects import Objects, filesystem, local_path
-from cryoscale.write.patience import patiently_awaited
 
 CHUNK_PX = 256
 """Longest edge of the chunks inside a shard."""

@@ -12,6 +12,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from cryoscale.errors import ExtraError, StoreUnavailableError, WeightsError
+from cryoscale.models import fetching
 from cryoscale.models.fetching import on_this_machine
 from cryoscale.models.weights import load, read_card
 from tests.integration.conftest import save_random_network
@@ -87,6 +88,7 @@ def test_a_fetch_that_is_cut_off_leaves_nothing_that_is_taken_for_weights(
 
     with monkeypatch.context() as broken:
         broken.setattr(MemoryFileSystem, "get_file", cut)
+        broken.setattr(fetching, "RETRY_S", 0.0)
         with pytest.raises(StoreUnavailableError, match="connection reset"):
             read_card(URL)
     assert not [path for path in Path(tempfile.gettempdir()).rglob("*.safetensors")]
@@ -103,6 +105,17 @@ def test_a_fetch_that_is_cut_off_leaves_nothing_that_is_taken_for_weights(
 def test_weights_that_cannot_be_had_are_told(url: str, error: type[Exception], told: str, here: Path) -> None:
     with pytest.raises(error, match=told):
         read_card(url)
+
+
+def test_a_store_that_says_no_is_told_and_not_asked_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Any, place: str, **more: Any) -> bool:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(MemoryFileSystem, "exists", refuse)
+    with pytest.raises(WeightsError, match="cannot be read .Access Denied"):
+        read_card(URL)
 
 
 def test_a_url_without_a_card_is_told_as_a_file_without_one_is(here: Path) -> None:
