@@ -232,7 +232,7 @@ class ClusterConfig(_Strict):
     @model_validator(mode="after")
     def _ordered(self) -> ClusterConfig:
         if self.kind == "kubernetes" and self.cpu_workers_min > self.cpu_workers:
-            raise ValueError(f"cpu_workers_min {self.cpu_workers_min} above cpu_workers {self.cpu_workers}")
+            raise ValueError(f"cpu_workers_min of at most cpu_workers ({self.cpu_workers})")
         return self
 
     @field_validator("kind")
