@@ -415,7 +415,7 @@ def test_each_part_of_the_yearly_job_does_its_work_in_the_year_of_its_start(tmp_
     (pod,) = pods([job])
     for container in pod.containers:
         shell, options, script = container["args"]
-        script = script.replace("/work", str(tmp_path)).replace("/etc/cryoscale", f"{tmp_path}/config")
+        script = script.replace("/scratch", str(tmp_path)).replace("/etc/cryoscale", f"{tmp_path}/config")
         said[container["name"]] = subprocess.run(
             [shell, options, script], env=environment, capture_output=True, text=True, check=True
         ).stdout
