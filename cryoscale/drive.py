@@ -101,11 +101,12 @@ class Driver:
         self, settings: Settings, out: str, identity: str, found: Workers, outcome: Outcome, watch: Watch
     ) -> None:
         self.out, self.identity, self.client = out, identity, found.client
-        self.fleet = Fleet(found.client, settings, watch.on_event)
+        self.ledger = Ledger(out)
+        begun = (self.ledger.manifest() or {}).get("identity", {}).get("model", {}).get("sha256")
+        self.fleet = Fleet(found.client, settings, watch.on_event, begun)
         self.pace = Pace()
         self.busy_shares: Mapping[str, float] = {}
         self.outcome, self.watch = outcome, watch
-        self.ledger = Ledger(out)
         self.queue: Waiting[Work] = Waiting()
         self.suspects: deque[Work] = deque()
         self.blame = Blame()

@@ -78,6 +78,8 @@ class Fleet:
     settings: Settings
     on_event: Callable[[str, Mapping[str, Any]], None] = lambda name, facts: None
     """Told of actors that start, are refused and are lost."""
+    sha256: str | None = None
+    """Of the weights that the run was begun with."""
     seats: dict[str, Seat] = field(default_factory=dict)
     tasks: int = 0
     """Block tasks that the CPU workers which are there run at once."""
@@ -187,6 +189,7 @@ class Fleet:
             overlap=model.overlap,
             threads=ACTOR_THREADS,
             confidence=model.confidence,
+            sha256=self.sha256,
             actor=True,
             pure=False,
             resources={GPU: 1},

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from cryoscale.errors import ActorLostError, ActorSilentError, ConfigError, OperatorError
+from cryoscale.errors import ActorLostError, ActorSilentError, ConfigError, OperatorError, WeightsError
 from cryoscale.grid import Window
 from cryoscale.infer.arrays import ArrayEngine
 from cryoscale.infer.encode import Confidence
@@ -87,9 +87,11 @@ class ModelActor:
         load: makes the predictor; the default knows all models of cryoscale.
         confidence: what the layer of that name holds, see :class:`cryoscale.infer.encode.Confidence`; by
             entropy it is calibrated where the model has a curve.
+        sha256: of the weights that the run was begun with; None takes any.
 
     Raises:
         ConfigError: if the model cannot take tiles of this size.
+        WeightsError: if the weights are not those.
     """
 
     def __init__(
@@ -101,11 +103,13 @@ class ModelActor:
         threads: int | None = None,
         load: Callable[..., Predict] = load_named,
         confidence: str = "entropy",
+        sha256: str | None = None,
     ) -> None:
         start = time.perf_counter()
         keep_freed_memory()
         self._threads = threads
         self._predictor = load(**model)
+        self._refuse_others(sha256)
         self._confidence = Confidence(confidence, getattr(self._predictor, "calibration", None))
         self._on_gpu = str(getattr(self._predictor, "device", "cpu")).startswith("cuda")
         self._tiling = Tiling(tile_px, overlap, batch or (GPU_BATCH if self._on_gpu else 1))
@@ -252,6 +256,17 @@ class ModelActor:
         if size % multiple:
             raise ConfigError(
                 f"tile_px {size}", f"a multiple of {multiple} for this model", "choose another tile_px"
+            )
+
+    def _refuse_others(self, sha256: str | None) -> None:
+        """No map is made of two models: weights may be replaced where they lie while a run is under way."""
+        described: dict[str, Any] = getattr(self._predictor, "describe", dict)()
+        found = described.get("sha256")
+        if sha256 is not None and found is not None and found != sha256:
+            raise WeightsError(
+                f"weights with sha256 {found[:12]}...",
+                f"{sha256[:12]}..., with which the run was begun",
+                "put those back, or give another --out",
             )
 
     def _pin_threads(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.encode import encode
 from cryoscale.infer.predict import Tiling, predict_window
 from cryoscale.models.bandratio import OPTICAL_CHANNELS
+from cryoscale.models.weights import read_card
+from tests.integration.conftest import save_random_network
 
 BLOCK = Window(32645, -64, 64, 64, 64)
 EXTENT = BLOCK.pad(16)
@@ -160,3 +163,12 @@ def test_the_tiling_does_not_import_torch() -> None:
 
     code = "import sys, cryoscale.infer.predict, cryoscale.infer.actor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_weights_that_were_replaced_while_a_run_is_under_way_are_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "random.safetensors"
+    save_random_network(weights)
+    begun = read_card(weights).sha256
+    ModelActor({"weights": str(weights)}, tile_px=64, sha256=begun)
+    with pytest.raises(WeightsError, match="with which the run was begun"):
+        ModelActor({"weights": str(weights)}, tile_px=64, sha256="0" * 64)
