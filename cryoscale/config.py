@@ -125,7 +125,9 @@ class ModelConfig(_Strict):
     weights: str | None = None
     name: Literal["band-ratio"] | None = None
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    precision: Literal["auto", "fp32", "bf16", "bf16-compiled", "openvino", "openvino-bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "bf16-fused", "bf16-compiled", "openvino", "openvino-bf16"] = (
+        "auto"
+    )
     flips: bool = False
     mc_dropout: Annotated[int, Field(ge=2, le=1000)] | None = None
     confidence: Literal["entropy", "max"] = "entropy"

@@ -59,7 +59,7 @@ def try_precisions(
         blocks: what is to be mapped in each year.
         tell: gets a line for each precision that was tried.
     """
-    device, candidates = _device(), _candidates(settings)
+    device, candidates = _device(), _candidates(settings, str(model["name"]))
     short = device == "cpu" and _tiles(settings, len(blocks)) < WORTH_TILES
     if not candidates or short:
         return None
@@ -96,14 +96,17 @@ def require_precision(settings: Settings) -> None:
         from cryoscale.models import openvino
 
         openvino.require()
-    elif precision.endswith("compiled"):
+    elif precision.startswith("bf16-"):  # what only a GPU does
         from cryoscale.models.predictor import choose_device, choose_precision
 
         choose_precision(precision, choose_device("auto"))
 
 
-def _candidates(settings: Settings) -> list[str]:
+def _candidates(settings: Settings, network: str) -> list[str]:
     """What may be tried: for a network on the GPU or the CPUs of this machine's own workers.
+
+    On a GPU a CryoNet is not compiled too, which takes a minute and was slower than our own kernels
+    (``python -m benchmarks.roofline``).
 
     Not with dropout left on: OpenVINO drops nothing, and two samples are no measure of one another.
     """
@@ -116,7 +119,8 @@ def _candidates(settings: Settings) -> list[str]:
     from cryoscale.models import openvino
 
     if _device() == "cuda":
-        return ["bf16-compiled", "bf16"] if torch.cuda.is_bf16_supported() else []
+        quickest = "bf16-fused" if network == "cryonet" else "bf16-compiled"
+        return [quickest, "bf16"] if torch.cuda.is_bf16_supported() else []
     if settings.cluster.gpu_workers:
         return []
     short = torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -26,12 +28,19 @@ from cryoscale.fleet import Fleet
 from cryoscale.grid import Block
 from cryoscale.infer.actor import ActorRef, ModelActor, predict_on
 from cryoscale.infer.tiles import read_window
+from cryoscale.infer.wire import narrow
 from cryoscale.models import weights
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.predictor import Predictor
 from cryoscale.settings import ClusterSpec, ModelSpec, Season, Settings
 
 CPU_WORKERS = 2
+"""Beside a CPU actor or two; a GPU, which takes ten blocks a second, has half of the cores to feed it."""
+
+RIVAL_BLOCKS = 2
+"""On a GPU, where an unprepared network and blending in numpy take many times as long."""
+
+_NOTEBOOK_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -43,11 +52,17 @@ class Feed:
     overlap: float
     blocks: int
 
+    def rival(self, on_gpu: bool) -> Feed:
+        """What the rival is given."""
+        return replace(self, blocks=min(self.blocks, RIVAL_BLOCKS)) if on_gpu else self
+
 
 def measure(size: str, predictor: Predictor, feed: Feed) -> Figure:
     """Tiles a second of all actors of a local cluster; limit: as many actors on blocks that lie ready."""
     on_gpu = predictor.device.type == "cuda"
-    spec = ClusterSpec("local", cpu_workers=CPU_WORKERS, gpu_workers=1 if on_gpu else 0)
+    cpu_workers = max(CPU_WORKERS, (os.cpu_count() or 1) // 2) if on_gpu else CPU_WORKERS
+    spec = ClusterSpec("local", cpu_workers=cpu_workers, gpu_workers=1 if on_gpu else 0)
+    rival = feed.rival(on_gpu)
     block = ground.block_of(feed.block_px)
     tiles = len(ground.origins(block.window, feed.tile_px, feed.overlap))
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +84,7 @@ def measure(size: str, predictor: Predictor, feed: Feed) -> Figure:
         with workers(spec) as found:
             fed_s = _fed_s(found, settings, block, feed)
             actors = found.actors
-            rival_s = _by_dask_array(found, path, predictor, block, feed)
+            rival_s = _by_dask_array(found, path, predictor, block, rival)
         alone_s = _alone_s(path, predictor, block, feed)
     return Figure(
         f"fed actor {size}",
@@ -79,7 +94,7 @@ def measure(size: str, predictor: Predictor, feed: Feed) -> Figure:
         f"{actors} times one actor of {ACTOR_THREADS} thread alone on the machine, its block in memory",
         Rival(
             "dask.array.map_overlap",
-            feed.blocks * tiles / rival_s,
+            rival.blocks * tiles / rival_s,
             "the notebook's loop over each chunk, the model once a worker, the same weights and precision",
         ),
         {
@@ -88,7 +103,8 @@ def measure(size: str, predictor: Predictor, feed: Feed) -> Figure:
             "overlap": feed.overlap,
             "blocks": feed.blocks,
             "actors": actors,
-            "cpu_workers": CPU_WORKERS,
+            "cpu_workers": cpu_workers,
+            "rival_blocks": rival.blocks,
         },
     )
 
@@ -149,7 +165,9 @@ def _alone_s(path: str, predictor: Predictor, block: Block, feed: Feed) -> float
     model = {"weights": path, "device": predictor.device.type, "precision": predictor.precision}
     actor = ModelActor(model, tile_px=feed.tile_px, overlap=feed.overlap, threads=ACTOR_THREADS)
     outer = read_window(block, feed.tile_px, feed.overlap)
-    array = features(outer.height, outer.width)
+    array: Any = features(outer.height, outer.width)
+    standard = asyncio.run(actor.wire())
+    array = array if standard is None else narrow(array, standard)
     threads = torch.get_num_threads()
     try:
         return seconds(lambda: actor.predict(array, outer.row, outer.col, block), turns=2)
@@ -180,7 +198,13 @@ def labels_by_dask_array(path: str, device: str, precision: str, block: Block, f
 
     def predicted(chunk: NDArray[np.float32]) -> NDArray[np.uint8]:
         return notebook(
-            _loaded(path, device, precision), chunk, outer, block.window, feed.tile_px, feed.overlap, 1
+            _loaded(path, device, precision),
+            chunk,
+            outer,
+            block.window,
+            feed.tile_px,
+            feed.overlap,
+            1 if device == "cpu" else _NOTEBOOK_BATCH,
         )
 
     return dask.array.map_overlap(  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from cryoscale.features.channels import CHANNELS
 from cryoscale.learn.scores import CLASS_NAMES
 from cryoscale.models.cryonet import CryoNet
 from cryoscale.models.predictor import Predictor, count_parameters
-from cryoscale.models.serving import BY_COMPILER
+from cryoscale.models.serving import ARITHMETIC
 from cryoscale.models.weights import Card
 
 SIZES = {
@@ -63,7 +63,7 @@ def measure(size: str, predictor: Predictor, tile_px: int, batch: int, limits: L
     shape = (batch, len(CHANNELS), tile_px, tile_px)
     features = np.random.default_rng(4).standard_normal(shape, np.float32)
     gflop, on_gpu = gflop_a_tile(size, tile_px), predictor.device.type == "cuda"
-    arithmetic = BY_COMPILER.get(predictor.precision, predictor.precision)
+    arithmetic = ARITHMETIC.get(predictor.precision, predictor.precision)
     plain = CryoNet(len(CHANNELS), len(CLASS_NAMES), **SIZES[size])  # type: ignore[arg-type]
     plain = plain.to(predictor.device).eval()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -13,9 +14,10 @@ from typing import Any
 
 
 def machine() -> dict[str, Any]:
-    """The processor, how many cores this process may use, how busy it is, and the memory (GiB)."""
+    """The processor, how many cores this process may use, how busy it is, the memory (GiB), and the GPU."""
     return {
         "cpu": _cpu_model(),
+        "gpu": _gpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         # of the last minute; more than the cores means that others were at work
@@ -60,6 +62,12 @@ def append(path: Path, document: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(document, sort_keys=True) + "\n")
+
+
+def _gpu_model() -> str | None:
+    """The GPU that a measurement had, if it used torch at all; None without one."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
 
 
 def _cpu_model() -> str:

@@ -45,6 +45,8 @@ class Scale:
         networks: by name.
         fed_px: edge of the blocks that an actor is fed with; the full network is fed with them one by one.
         fed_blocks: how many of them.
+        gpu_px: edge of the blocks of an actor on a GPU, fed or alone; a run's own unless told otherwise.
+        gpu_blocks: how many a fed one gets.
         scenes: scenes that are read, of ``block_px``.
         idle_blocks: blocks without work.
         range: simulated range that is run from end to end.
@@ -59,6 +61,8 @@ class Scale:
     scenes: int
     idle_blocks: int
     range: str
+    gpu_px: int = 2048
+    gpu_blocks: int = 64
 
 
 SCALES = {
@@ -157,7 +161,7 @@ def _figures(
     for size in scale.networks if wanted & {"network", "actor", "fed-actor"} else ():
         on_stage(f"network {size}")
         # on a GPU the way that a run's own trial would most likely choose
-        precision = "bf16-compiled" if device == "cuda" else "auto"
+        precision = "bf16-fused" if device == "cuda" else "auto"
         predictor = network.predictor_of(size, device=device, precision=precision)
         batch = GPU_BATCH if device == "cuda" else 1
         alone = network.measure(size, predictor, scale.tile_px, batch, limits)
@@ -165,11 +169,13 @@ def _figures(
             yield alone
         if "actor" in wanted:
             on_stage(f"actor {size}")
-            yield actor.measure(predictor, alone, scale.actor_px, scale.tile_px, OVERLAP)
+            edge = scale.gpu_px if device == "cuda" else scale.actor_px
+            yield actor.measure(predictor, alone, edge, scale.tile_px, OVERLAP)
         if "fed-actor" in wanted:
             on_stage(f"actor {size}, fed by Dask")
-            few = FEW_BLOCKS if size == "cryonet" and device == "cpu" else scale.fed_blocks
-            yield fed.measure(size, predictor, fed.Feed(scale.fed_px, scale.tile_px, OVERLAP, few))
+            few = FEW_BLOCKS if size == "cryonet" else scale.fed_blocks
+            edge, count = (scale.gpu_px, scale.gpu_blocks) if device == "cuda" else (scale.fed_px, few)
+            yield fed.measure(size, predictor, fed.Feed(edge, scale.tile_px, OVERLAP, count))
     if "blending" in wanted:
         from cryoscale.bench import blending
 

@@ -21,12 +21,13 @@ from cryoscale.grid import Window
 from cryoscale.infer.arrays import ArrayEngine
 from cryoscale.infer.encode import Confidence
 from cryoscale.infer.gate import Gate
+from cryoscale.infer.handover import Handed, lent
 from cryoscale.infer.hardware import device_name, is_out_of_memory, let_go_of_memory
 from cryoscale.infer.heap import keep_freed_memory
 from cryoscale.infer.metrics import show_metrics
 from cryoscale.infer.predict import Carried, Mapped, Predict, Tiling, channel_indices, optical_channels
 from cryoscale.infer.tiles import window_of_block
-from cryoscale.infer.wire import Standard, narrow
+from cryoscale.infer.wire import NARROW, Standard, narrow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +48,8 @@ SILENT_S = 60.0
 """How long that process may take to say so; the answer comes from beside the actor's work, so that only
 one that stands still as a whole stays silent."""
 
-GPU_BATCH = 32
-"""Tiles that a GPU sees at once unless told otherwise."""
+GPU_BATCH = 64
+"""Tiles that a GPU sees at once, at most, unless told otherwise."""
 
 
 @dataclass
@@ -163,10 +164,14 @@ class ModelActor:
         return done.bands
 
     def serve(self, *arguments: Any) -> tuple[dict[str, NDArray[np.uint8]], float]:
-        """As :meth:`predict`, and how long it took: of the GPU by the clock, on a CPU of the processor."""
+        """As :meth:`predict`, and how long it took: of the GPU by the clock, on a CPU of the processor.
+
+        The features may be told by where they lie, see :mod:`handover`.
+        """
         tell = time.perf_counter if self._on_gpu else time.thread_time
         start = tell()
-        bands = self.predict(*arguments)
+        features, *more = arguments
+        bands = self.predict(features.taken() if isinstance(features, Handed) else features, *more)
         return bands, tell() - start
 
     def stats(self) -> dict[str, float]:
@@ -203,6 +208,14 @@ class ModelActor:
     async def wire(self) -> Standard | None:
         """Mean and deviation of the channels where features may come as of :mod:`wire`, None where not."""
         return self._engine.wire
+
+    async def reaches(self, handed: Handed) -> bool:
+        """Whether the memory of whoever asks can be mapped from here."""
+        try:
+            handed.taken()
+        except OSError:
+            return False
+        return True
 
     async def progress(self) -> dict[str, float]:
         """As :meth:`stats`, and the most blocks that were in this process at once; during a block too."""
@@ -368,10 +381,23 @@ def predict_on(
         ActorLostError: as :func:`call_actor`.
     """
     standard = _wire_of(actor, deadline_s)
-    sent = features if standard is None else narrow(features, standard)
+    # An actor on a CPU takes seconds for what is sent in tenths, and its features would lie there twice.
+    memory = lent() if standard is not None and _reached_by(actor, deadline_s) else None
+    sent: Any = features
+    if standard is not None and memory is not None:
+        array, sent = memory.array(features.shape, NARROW)
+        narrow(features, standard, out=array)
+    elif standard is not None:
+        sent = narrow(features, standard)
     ticket = call_actor(actor, "admit", deadline_s=deadline_s)
     place = (window.row, window.col, block, None, ticket)
-    bands, seconds = call_actor(actor, "serve", sent, *place, deadline_s=deadline_s)
+    try:
+        bands, seconds = call_actor(actor, "serve", sent, *place, deadline_s=deadline_s)
+    except BaseException:
+        # whoever is silent may still be reading
+        if memory is not None:
+            memory.drop()
+        raise
     return bands, seconds
 
 
@@ -379,6 +405,17 @@ def predict_on(
 def _wire_of(actor: ActorRef, deadline_s: float) -> Standard | None:
     """How an actor may be sent features, asked once a process."""
     found: Standard | None = call_actor(actor, "wire", deadline_s=deadline_s)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _reached_by(actor: ActorRef, deadline_s: float) -> bool:
+    """Whether an actor can map this process's memory, asked once a process."""
+    memory = lent()
+    if memory is None:
+        return False
+    _, handed = memory.array((1,), NARROW)
+    found: bool = call_actor(actor, "reaches", handed, deadline_s=deadline_s)
     return found
 
 

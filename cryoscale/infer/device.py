@@ -62,7 +62,7 @@ class ServesTiles(Protocol):
         """Its network; ``dtype`` is what its features are rounded to."""
 
     def serve(self, batch: int, tile_px: int) -> Any:
-        """Batches of one shape: ``tiles`` (n, s, s, c), ``codes`` (n, 4) or None, ``run()``."""
+        """Batches of one shape: ``tiles`` (n, s, s, c or more), ``codes`` (n, 4) or None, ``run()``."""
 
 
 class DeviceEngine:
@@ -100,8 +100,9 @@ class DeviceEngine:
         """
         with torch.inference_mode():
             if self._served is None:
-                self._served = self._model.serve(self.tiling.batch, self.tiling.tile_px)
-            upload = _Upload(self._model, features, window, self.tiling, self._served.tiles.dtype)
+                size = even_batch(window, self.tiling)
+                self._served = self._model.serve(size, self.tiling.tile_px)
+            upload = _Upload(self._model, features, window, self.tiling, self._served.tiles)
             try:
                 return self._predict(upload, window)
             finally:
@@ -109,7 +110,7 @@ class DeviceEngine:
                 upload.settle()
 
     def _predict(self, upload: _Upload, window: Window) -> Mapped:
-        batch = self.tiling.batch
+        batch = len(self._served.tiles)
         if self._served.codes is not None:
             upload.send_codes()
         merger = Merger(window, self.tiling, len(self._model.classes), upload.valid, self._confidence)
@@ -147,6 +148,19 @@ class DeviceEngine:
             merger.put(row, cols.start, answers[slots])
 
 
+def even_batch(window: Window, tiling: Tiling) -> int:
+    """Tiles a batch, such that those of a whole window fill its batches evenly.
+
+    A batch has one shape: the 289 tiles of a block of 2048 pixels would be five batches of 64, the last of
+    them with 31 idle slots, and are five of 58 with one.
+    """
+    stride = stride_px(tiling.tile_px, tiling.overlap)
+    tiles = 1
+    for first, extent in ((window.row, window.height), (window.col, window.width)):
+        tiles *= len(tile_origins(first, first + extent, tiling.tile_px, stride))
+    return -(-tiles // -(-tiles // tiling.batch))
+
+
 def _runs(chosen: Sequence[tuple[int, int]]) -> Iterator[tuple[slice, int, slice]]:
     """Slots of a batch whose tiles lie side by side: they, their row of the lattice, and its columns.
 
@@ -164,7 +178,7 @@ class _Upload:
     """The rows of one block on their way, and where its tiles lie."""
 
     def __init__(
-        self, model: ServesTiles, features: Carried, window: Window, tiling: Tiling, dtype: torch.dtype
+        self, model: ServesTiles, features: Carried, window: Window, tiling: Tiling, like: Tensor
     ) -> None:
         self._features, self._window, self._size = features, window, tiling.tile_px
         self._device, self._standard = model.device, model.standard
@@ -173,9 +187,10 @@ class _Upload:
         self.cols = tile_origins(window.col, window.col + window.width, tiling.tile_px, stride)
         self.hull = read_window(window, tiling.tile_px, tiling.overlap)
         self._common = self.hull.intersect(features.extent)
-        # Zero is the training mean: what a model sees where features end or are missing.
-        shape = (*self.hull.shape, len(features.taken))
-        self._canvas = torch.zeros(shape, dtype=dtype, device=self._device)
+        # Zero is the training mean: what a model sees where features end or are missing. As many channels as
+        # tiles have: what a network wants filled up is zero here already, and rows are copied as they lie.
+        shape = (*self.hull.shape, like.shape[-1])
+        self._canvas = torch.zeros(shape, dtype=like.dtype, device=self._device)
         self.valid = torch.zeros(window.shape, dtype=torch.bool, device=self._device)
         more = [channel for channel in features.optical if channel not in features.taken]
         self._sent = [*features.taken, *more]
@@ -206,7 +221,7 @@ class _Upload:
         return Window(self.hull.epsg, self.rows[row], self.cols[col], self._size, self._size)
 
     def cut(self, row: int, cols: slice) -> Tensor:
-        """Standardised features (n, s, s, c) of tiles side by side, whose rows have been awaited."""
+        """Tiles (n, s, s, c) side by side as the network takes them, whose rows have been awaited."""
         top = self.rows[row] - self.hull.row
         strip = self._canvas[top : top + self._size].unfold(1, self._size, self._stride)
         return strip[:, cols].permute(1, 0, 3, 2)
@@ -283,7 +298,7 @@ class _Upload:
             x = (strip[: len(mean)] - mean) / std
         x = torch.where(torch.isfinite(x), x, 0.0)
         rows, cols = at.slices_in(self.hull)
-        self._canvas[rows, cols] = x.permute(1, 2, 0).to(self._canvas.dtype)
+        self._canvas[rows, cols, : len(x)] = x.permute(1, 2, 0).to(self._canvas.dtype)
         own = at.intersect(self._window)
         if own is not None:
             finite = torch.isfinite(strip.index_select(0, self._optical)).all(dim=0)

@@ -80,7 +80,9 @@ class Merger:
         curve = confidence.curve
         self._curve = None if curve is None else Curve(*curve, device)
         self._done = 0
-        self._misfit = torch.zeros((), dtype=torch.bool, device=device)
+        self._misfit = torch.zeros(1, dtype=torch.int32, device=device)
+        self._hann = torch.from_numpy(hann(self._tile_px).copy()).to(device)
+        self._phase = window.col - cols[0]
         layers = {"probability": (classes, *shape)} | dict.fromkeys(
             ("label", "confidence", "disagreement"), shape
         )
@@ -148,18 +150,45 @@ class Merger:
         if first >= last:
             return
         part = slice(first - self._window.row, last - self._window.row)
-        mean, disagreement = self._blended(row, first, last)
         valid = self._valid[part]
+        into = {name: band[..., part, :] for name, band in self._bands.items()}
+        if valid.device.type == "cuda" and self._kept.shape[-1] > 1:
+            sure = self._finish_by_kernel(row, first - top, valid, into)
+        else:
+            sure = self._finish_by_steps(row, first, last, valid, into)
+        into["confidence"].copy_(torch.where(valid, encode_share(self._calibrated(sure)), NO_DATA))
+
+    def _finish_by_steps(
+        self, row: int, first: int, last: int, valid: Tensor, into: dict[str, Tensor]
+    ) -> Tensor:
+        """All but the confidence of world rows [first, last), and what that is read off (h, w)."""
+        mean, disagreement = self._blended(row, first, last)
         self._misfit |= (valid & ~torch.isfinite(disagreement)).any()
-        shares = encode_share(mean)
         found = {
-            "probability": shares.permute(2, 0, 1),
+            "probability": encode_share(mean).permute(2, 0, 1),
             "label": mean.argmax(dim=-1).to(torch.uint8),
-            "confidence": encode_share(self._sure(mean)),
             "disagreement": encode_share(disagreement),
         }
         for name, band in found.items():
-            self._bands[name][..., part, :] = torch.where(valid, band, NO_DATA)
+            into[name].copy_(torch.where(valid, band, NO_DATA))
+        return self._sure(mean)
+
+    def _finish_by_kernel(self, row: int, down: int, valid: Tensor, into: dict[str, Tensor]) -> Tensor:
+        """The same on a GPU, equal to rounding."""
+        from cryoscale.infer import triton_merge
+
+        return triton_merge.finish(
+            self._kept,
+            self._hann,
+            valid,
+            into,
+            self._misfit,
+            row=row,
+            down=down,
+            phase=self._phase,
+            stride=self._stride,
+            entropy=self._confidence.kind == "entropy",
+        )
 
     def _blended(self, row: int, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Mean (h, w, k) and disagreement (h, w) of world rows [first, last), as :class:`blend.Blender`.
@@ -178,18 +207,20 @@ class Merger:
         return mean, torch.sqrt(torch.clamp_min(spread / total, 0.0))
 
     def _sure(self, mean: Tensor) -> Tensor:
-        """Confidence (h, w) of mean (h, w, k), as :class:`encode.Confidence`."""
+        """Confidence (h, w) of mean (h, w, k), as :class:`encode.Confidence` before its curve."""
         classes = mean.shape[-1]
         if self._confidence.kind == "max":
             return mean.amax(dim=-1)
         if classes < 2:
-            plain = torch.ones_like(mean[..., 0])
-        else:
-            entropy = torch.zeros_like(mean[..., 0])
-            for share in mean.unbind(-1):
-                entropy -= share * torch.log(torch.clamp_min(share, _TINY))
-            plain = torch.clamp(1.0 - entropy / math.log(classes), 0.0, 1.0)
-        return plain if self._curve is None else self._curve(plain)
+            return torch.ones_like(mean[..., 0])
+        entropy = torch.zeros_like(mean[..., 0])
+        for share in mean.unbind(-1):
+            entropy -= share * torch.log(torch.clamp_min(share, _TINY))
+        return torch.clamp(1.0 - entropy / math.log(classes), 0.0, 1.0)
+
+    def _calibrated(self, sure: Tensor) -> Tensor:
+        by_entropy = self._confidence.kind == "entropy"
+        return self._curve(sure) if self._curve is not None and by_entropy else sure
 
 
 def encode_share(share: Tensor) -> Tensor:

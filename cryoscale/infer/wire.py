@@ -33,15 +33,18 @@ Standard = tuple["Sequence[float]", "Sequence[float]"]
 """Mean and deviation of the channels."""
 
 
-def narrow(features: NDArray[np.float32], standard: Standard) -> NDArray[np.uint16]:
+def narrow(
+    features: NDArray[np.float32], standard: Standard, out: NDArray[np.uint16] | None = None
+) -> NDArray[np.uint16]:
     """Standardised features (c, h, w) as the bits of bf16; what is not finite becomes NaN.
 
     Args:
         features: float32, physical units.
         standard: mean and deviation (c,) of the model's card.
+        out: where they go; a new array by default.
     """
     mean, std = (np.asarray(of, np.float32) for of in standard)
-    bits = np.empty(features.shape, NARROW)
+    bits = np.empty(features.shape, NARROW) if out is None else out
     for channel, plane in enumerate(features):
         _narrow(np.ascontiguousarray(plane, np.float32), mean[channel], std[channel], bits[channel])
     return bits

@@ -86,13 +86,19 @@ class Fusion(nn.Module):
 
     def __init__(self, modalities: Sequence[Sequence[int]], width: int, dropout: float) -> None:
         super().__init__()
-        self.modalities = [list(channels) for channels in modalities]
-        self.branches = nn.ModuleList(Branch(len(channels), width, dropout) for channels in self.modalities)
+        self.branches = nn.ModuleList(Branch(len(channels), width, dropout) for channels in modalities)
+        # Beside the weights and not in their file: a list would be sent to a GPU anew at every call, at which
+        # no graph can be captured.
+        for number, channels in enumerate(modalities):
+            self.register_buffer(f"channels{number}", torch.tensor(list(channels)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) to (n, width, h, w)."""
-        parts = (branch(x[:, at]) for branch, at in zip(self.branches, self.modalities, strict=True))
-        return torch.stack(list(parts)).sum(0)
+        parts = [
+            branch(x.index_select(1, self.get_buffer(f"channels{number}")))
+            for number, branch in enumerate(self.branches)
+        ]
+        return torch.stack(parts).sum(0)
 
 
 # --- transformer --------------------------------------------------------------------------------

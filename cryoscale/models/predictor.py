@@ -13,7 +13,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from cryoscale.errors import InputError
 from cryoscale.models.openvino import OpenVinoNetwork
 from cryoscale.models.serving import (
-    BY_COMPILER,
+    ARITHMETIC,
     LOCATION,
     Network,
     Served,
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 TILE_MULTIPLE = 32
 """What a network's tiles must be a multiple of, unless it says otherwise: encoders halve five times."""
 
-PRECISIONS = ("auto", "fp32", "bf16", "bf16-compiled", "openvino", "openvino-bf16")
-"""How a network may be run: by torch in either precision, on a GPU with its pointwise steps fused by a
-compiler too, or on a CPU by OpenVINO in float32 or bf16."""
+PRECISIONS = ("auto", "fp32", "bf16", "bf16-fused", "bf16-compiled", "openvino", "openvino-bf16")
+"""How a network may be run: by torch in either precision; on a GPU with what lies between its convolutions
+fused too, by our own kernels (CryoNet) or by torch's compiler; on a CPU by OpenVINO in float32 or bf16."""
 
 BY_OPENVINO = {"openvino": "fp32", "openvino-bf16": "bf16"}
 """Those that are OpenVINO's, with the precision of their arithmetic."""
@@ -68,7 +68,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision in BY_OPENVINO and device.type != "cpu":
         given = f"precision {precision} on {device.type}"
         raise InputError(given, "a CPU for OpenVINO", "use bf16, fp32 or auto on a GPU")
-    if precision in BY_COMPILER and device.type != "cuda":
+    if precision in ARITHMETIC and device.type != "cuda":
         raise InputError(f"precision {precision} on {device.type}", "a GPU", "use auto, bf16 or fp32")
     if precision == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"

@@ -3,8 +3,8 @@
 Batch norms are folded, weights lie in the precision of the arithmetic and channels last, and on a GPU the
 whole network is captured once as a CUDA graph, which a call replays without any of torch's work on the host:
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs. The same code runs on a CPU without the
-graph. A compiler may fuse what is pointwise first: without it CryoNet's bytes and products allow an H200 some
-2,160 tiles/s at best, with it some 3,440 (``python -m benchmarks.roofline``).
+graph. What lies between the convolutions may be fused first, by kernels of our own (CryoNet, :mod:`fused`) or
+by torch's compiler (any network): ``python -m benchmarks.roofline`` tells what each could come to.
 
 **What is particular to CUDA here has not met a GPU yet**: tests/unit/test_device_cuda.py is for whoever has
 one.
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.models.fold import fold_batch_norms
+from cryoscale.models.fused import FusedCryoNet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,8 +34,14 @@ log = logging.getLogger("cryoscale")
 WARM_UP = 3
 """Calls before a graph is captured, in which libraries choose their kernels and take their memory."""
 
-BY_COMPILER = {"bf16-compiled": "bf16"}
-"""Ways to run a network whose pointwise steps a compiler fuses, with the precision of their arithmetic."""
+BY_COMPILER = "bf16-compiled"
+"""The way to run a network whose pointwise steps torch's compiler fuses."""
+
+BY_KERNELS = "bf16-fused"
+"""The way to run a CryoNet with kernels of our own between its convolutions."""
+
+ARITHMETIC = {BY_COMPILER: "bf16", BY_KERNELS: "bf16"}
+"""Ways to run a network that only a GPU knows, with the precision of their arithmetic."""
 
 LOCATION = 4
 """Length of a location code."""
@@ -75,6 +82,7 @@ class Network:
         precision: "fp32" or "bf16".
         location: whether it takes codes.
         device: where it lies.
+        filled: channels of the tiles as they lie in memory; those beyond the features stay zero.
     """
 
     model: nn.Module
@@ -83,6 +91,7 @@ class Network:
     precision: str
     location: bool
     device: torch.device
+    filled: int
 
     @classmethod
     def of(
@@ -90,8 +99,10 @@ class Network:
     ) -> Network:
         """A copy of ``model``, which is in evaluation mode on its device in float32, made ready.
 
-        With a precision of ``BY_COMPILER`` it is compiled at the first call of each shape, which takes a
-        minute or so.
+        By the compiler it is compiled at the first call of each shape, which takes a minute or so.
+
+        Raises:
+            InputError: kernels of our own are asked for, and there are none for this network.
         """
         device = next(model.parameters()).device
         drawn = torch.Generator().manual_seed(0)
@@ -99,17 +110,20 @@ class Network:
         example = [torch.randn(shape, generator=drawn).to(device) for shape in shapes]
         with arithmetic(device):
             ready = fold_batch_norms(model, *example)
-        shortened = BY_COMPILER.get(precision, precision)
+        shortened = ARITHMETIC.get(precision, precision)
+        if precision == BY_KERNELS:
+            fused = FusedCryoNet(ready, torch.bfloat16)
+            return cls(fused, channels, temperature, shortened, location, device, fused.filled)
         if shortened == "bf16":
             # autocast would round the weights anew at every call; what it leaves in float32 stays so
             for module in ready.modules():
                 if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                     module.to(torch.bfloat16)
         ready = convert_conv2d_weight_memory_format(ready, torch.channels_last)
-        if precision in BY_COMPILER:
+        if precision == BY_COMPILER:
             # in one piece, since what falls apart would neither be fused nor captured
             ready.compile(fullgraph=True, dynamic=False)
-        return cls(ready, channels, temperature, shortened, location, device)
+        return cls(ready, channels, temperature, shortened, location, device, channels)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,11 +131,13 @@ class Network:
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def __call__(self, features: Tensor, *location: Tensor) -> Tensor:
-        """Probabilities (n, h, w, k) float32 of features (n, c, h, w)."""
+        """Probabilities (n, h, w, k) float32 of features (n, ``filled``, h, w)."""
         short = self.precision == "bf16"
         # without autocast's cache of shortened weights, which would have to outlive a graph; they are short
         with torch.autocast(self.device.type, torch.bfloat16, enabled=short, cache_enabled=False):
             logits = self.model(features, *location)
+        if isinstance(self.model, FusedCryoNet):
+            return self.model.probabilities(logits, self.temperature)
         last = logits.float().permute(0, 2, 3, 1) / self.temperature
         return torch.softmax(last, dim=-1).contiguous()
 
@@ -130,14 +146,14 @@ class Served:
     """A network at one shape of batch: fill ``tiles`` (and ``codes``), ``run``, read the answer.
 
     Attributes:
-        tiles: (n, h, w, c), standardised, 0 for what is missing; zeros to begin with.
+        tiles: (n, h, w, ``network.filled``), standardised, 0 for what is missing; zeros to begin with.
         codes: location codes (n, 4), or None.
         captured: whether a call replays a graph.
     """
 
     def __init__(self, network: Network, batch: int, tile_px: int) -> None:
         self._network = network
-        shape = (batch, tile_px, tile_px, network.channels)
+        shape = (batch, tile_px, tile_px, network.filled)
         self.tiles = torch.zeros(shape, dtype=network.dtype, device=network.device)
         self.codes = torch.zeros((batch, LOCATION), device=network.device) if network.location else None
         self._answer: Tensor | None = None
@@ -228,7 +244,7 @@ class ServedTiles:
         for start in range(0, len(features), self.batch):
             part = torch.from_numpy(np.ascontiguousarray(features[start : start + self.batch]))
             x = standardised(part.to(self._mean.device), self._mean, self._std)
-            served.tiles[: len(part)] = x.permute(0, 2, 3, 1)
+            served.tiles[: len(part), ..., : self.network.channels] = x.permute(0, 2, 3, 1)
             if served.codes is not None and location is not None:
                 codes = torch.from_numpy(location[start : start + self.batch])
                 served.codes[: len(part)] = codes.to(served.codes.device)

@@ -17,6 +17,7 @@ from cryoscale.models.loading import load_predictor
 from cryoscale.models.parity import Choice, Parity
 from cryoscale.pipeline import run as run_pipeline
 from cryoscale.preparation import draft_run
+from cryoscale.settings import Settings
 from tests.integration.conftest import TinyRange, map_here
 from tests.integration.faults import bytes_that_differ
 
@@ -49,26 +50,31 @@ def test_a_short_run_is_done_in_float32_untried(tiny_range: TinyRange, tmp_path:
     assert not any("precision" in line for line in told)
 
 
+def _candidates(settings: Settings) -> list[str]:
+    return trial._candidates(settings, "cryonet")
+
+
 def test_on_a_gpu_bf16_is_tried_and_nothing_where_dropout_is_left_on_or_a_cluster_joined(
     tiny_range: TinyRange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tiny_range.settings()
-    assert "openvino" in trial._candidates(settings)
+    assert "openvino" in _candidates(settings)
     dropping = replace(settings, model=replace(settings.model, mc_dropout=4))
-    assert trial._candidates(dropping) == []
+    assert _candidates(dropping) == []
     joined = replace(settings, cluster=replace(settings.cluster, kind="tcp://127.0.0.1:8786"))
-    assert trial._candidates(joined) == []
+    assert _candidates(joined) == []
     compiled = replace(settings, model=replace(settings.model, precision="bf16-compiled"))
     with pytest.raises(InputError, match="precision bf16-compiled on cpu; expected a GPU"):
         trial.require_precision(compiled)
     promised = replace(settings, cluster=replace(settings.cluster, gpu_workers=1))
-    assert trial._candidates(promised) == []
+    assert _candidates(promised) == []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert trial._candidates(settings) == trial._candidates(promised) == ["bf16-compiled", "bf16"]
-    assert trial._candidates(dropping) == trial._candidates(joined) == []
+    assert _candidates(settings) == _candidates(promised) == ["bf16-fused", "bf16"]
+    assert trial._candidates(settings, "unet") == ["bf16-compiled", "bf16"]
+    assert _candidates(dropping) == _candidates(joined) == []
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert trial._candidates(settings) == []
+    assert _candidates(settings) == []
 
 
 def test_on_a_gpu_the_network_is_tried_as_it_is_served_there(
@@ -82,7 +88,7 @@ def test_on_a_gpu_the_network_is_tried_as_it_is_served_there(
 
     loaded: list[Any] = []
     monkeypatch.setattr(trial, "_device", lambda: "cuda")
-    monkeypatch.setattr(trial, "_candidates", lambda settings: ["bf16"])
+    monkeypatch.setattr(trial, "_candidates", lambda settings, network: ["bf16"])
     monkeypatch.setattr(trial, "GPU_BATCH", 5)
     monkeypatch.setattr(trial, "load_predictor", on_cpu)
     draft = draft_run(tiny_range.settings(), str(tmp_path / "run"))

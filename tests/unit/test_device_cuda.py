@@ -8,13 +8,15 @@ import torch
 
 from cryoscale.bench.network import predictor_of
 from cryoscale.grid import Window
-from cryoscale.infer.actor import ModelActor
+from cryoscale.infer.actor import GPU_BATCH, ModelActor
 from cryoscale.infer.arrays import ArrayEngine
 from cryoscale.infer.device import DeviceEngine
 from cryoscale.infer.encode import Confidence
+from cryoscale.infer.merge import Merger
 from cryoscale.infer.predict import Tiling
-from cryoscale.infer.tiles import read_window
+from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.infer.wire import narrow
+from cryoscale.models import gates
 from cryoscale.models.serving import Served
 from tests.toy_networks import toy
 from tests.unit.test_infer_device import BLOCK, OUTER, assert_alike, carried, features_on
@@ -56,7 +58,7 @@ def test_a_block_on_the_gpu_has_the_bytes_of_the_cpu(kind: str) -> None:
         np.testing.assert_array_equal(again.bands[name], band, err_msg=name)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "bf16-compiled"])
+@pytest.mark.parametrize("precision", ["bf16", "bf16-fused", "bf16-compiled"])
 def test_a_large_block_gives_the_same_bytes_each_time_and_in_either_form(precision: str) -> None:
     window = Window(32645, -512, 256, 512, 512)
     extent = read_window(window, 64, 0.5)
@@ -75,10 +77,80 @@ def test_a_large_block_gives_the_same_bytes_each_time_and_in_either_form(precisi
     assert alike > 0.95  # drawn weights are unsure everywhere; trained ones pass the gate at 0.995
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernels_between_convolutions_answer_as_the_steps_on_a_cpu(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+
+    def drawn(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+        host = torch.randn(*shape).to(dtype).contiguous(memory_format=torch.channels_last)
+        return host, host.cuda()
+
+    def same(found: torch.Tensor, wanted: torch.Tensor) -> None:
+        near = 1e-5 if dtype == torch.float32 else 0.02
+        torch.testing.assert_close(found.cpu(), wanted, rtol=near, atol=near)
+
+    for n, c, h, w in ((2, 24, 8, 12), (3, 64, 128, 128), (2, 512, 32, 32), (1, 2048, 8, 8)):
+        (x, gpu_x), (other, gpu_other) = drawn(n, c, h, w), drawn(n, c, h, w)
+        bias, channel = torch.randn(c), torch.randn(n, c).to(dtype)
+        gpu_bias, gpu_channel = bias.cuda(), channel.cuda()
+        same(gates.mean(gpu_x, gpu_bias), gates.mean(x, bias))
+        same(gates.rectify_(gpu_x.clone(), gpu_bias, gpu_other), gates.rectify_(x.clone(), bias, other))
+        same(gates.double(gpu_x), gates.double(x))
+        found, wanted = gates.rectified_pool(gpu_x.clone(), gpu_bias), gates.rectified_pool(x.clone(), bias)
+        same(found[1], wanted[1])
+        if c <= 512:
+            pixel = gates.PixelGate(torch.randn(c) / 10, torch.randn(1))
+            gpu_pixel = gates.PixelGate(pixel.weight.cuda(), pixel.offset.cuda())
+            got = gates.attend(gpu_x, gpu_bias, gpu_pixel, gpu_channel)
+            for ours, theirs in zip(got, gates.attend(x, bias, pixel, channel), strict=True):
+                same(ours, theirs)
+    for low, skips, h in ((40, [24], 6), (64, [64] * 4, 64), (2048, [1024], 8), (16, [72, 16], 16)):
+        (a, gpu_a), parts = drawn(2, low, h, h), [drawn(2, count, 2 * h, 2 * h) for count in skips]
+        total = low + sum(skips)
+        pixel, channel = (
+            gates.PixelGate(torch.randn(total) / 20, torch.randn(1)),
+            torch.randn(2, total).to(dtype),
+        )
+        gpu_pixel = gates.PixelGate(pixel.weight.cuda(), pixel.offset.cuda())
+        found = gates.join(gpu_a, [part for _, part in parts], gpu_pixel, channel.cuda())
+        same(found, gates.join(a, [part for part, _ in parts], pixel, channel))
+    logits, gpu_logits = drawn(2, 8, 64, 64)
+    bias = torch.randn(8)
+    same(gates.softmax(gpu_logits, bias.cuda(), 5, 1.5), gates.softmax(logits, bias, 5, 1.5))
+
+
+@pytest.mark.parametrize(
+    ("tile_px", "overlap", "kind"), [(64, 0.5, "entropy"), (40, 0.7, "max"), (32, 0.0, "entropy")]
+)
+def test_a_row_is_finished_by_the_kernel_as_by_the_steps(tile_px: int, overlap: float, kind: str) -> None:
+    window = Window(32645, -37, 411, 300, 333)
+    stride = stride_px(tile_px, overlap)
+    rows = tile_origins(window.row, window.row + window.height, tile_px, stride)
+    cols = tile_origins(window.col, window.col + window.width, tile_px, stride)
+    rng = np.random.default_rng(3)
+    valid = torch.from_numpy(rng.random(window.shape) > 0.2)
+    on = [
+        Merger(window, Tiling(tile_px, overlap), 5, valid.to(device), Confidence(kind))
+        for device in ("cpu", "cuda")
+    ]
+    for row in range(len(rows)):
+        drawn = rng.random((len(cols), tile_px, tile_px, 5), np.float32) ** 4
+        tiles = torch.from_numpy(drawn / drawn.sum(axis=-1, keepdims=True))
+        for merger in on:
+            merger.put(row, 0, tiles.to(merger._valid.device))
+    (wanted, fine), (found, also) = (merger.result() for merger in on)
+    assert (bool(fine), bool(also)) == (False, False)
+    assert_alike(
+        {n: b.cpu().numpy() for n, b in found.items()}, {n: b.numpy() for n, b in wanted.items()}, few=0.001
+    )
+
+
 def test_memory_that_runs_out_halves_the_batch_and_the_map_is_the_same() -> None:
     model = toy("cryonet", device="cuda")
-    block = (features_on(OUTER), OUTER.row, OUTER.col, BLOCK)
-    wanted = ModelActor({}, 64, 0.5, batch=4, load=lambda: model).predict(*block)
+    window = Window(32645, 0, 0, 1024, 1024)  # whose 1,089 tiles want 8 GB at once
+    extent = read_window(window, 64, 0.5)
+    block = (features_on(extent), extent.row, extent.col, window)
+    wanted = ModelActor({}, 64, 0.5, batch=64, load=lambda: model).predict(*block)
     _, whole = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction(min(1.0, 2e9 / whole))
     try:
@@ -90,8 +162,9 @@ def test_memory_that_runs_out_halves_the_batch_and_the_map_is_the_same() -> None
     assert_alike(found, wanted, few=0.02)
 
 
-def test_the_papers_network_is_captured_at_the_batch_of_a_gpu() -> None:
-    served = predictor_of("cryonet", device="cuda", precision="bf16").serve(32, 256)
+@pytest.mark.parametrize("precision", ["bf16", "bf16-fused"])
+def test_the_papers_network_is_captured_at_the_batch_of_a_gpu(precision: str) -> None:
+    served = predictor_of("cryonet", device="cuda", precision=precision).serve(GPU_BATCH, 256)
     assert isinstance(served, Served)
     assert served.captured
     assert torch.isfinite(served.run()).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryoscale.errors import OperatorError
+from cryoscale.errors import ActorSilentError, OperatorError
 from cryoscale.grid import Window
 from cryoscale.infer import actor, device
 from cryoscale.infer.actor import ActorRef, ModelActor
@@ -21,6 +22,7 @@ from cryoscale.infer.arrays import ArrayEngine
 from cryoscale.infer.blend import Blender
 from cryoscale.infer.device import DeviceEngine
 from cryoscale.infer.encode import Confidence, encode
+from cryoscale.infer.handover import Handed
 from cryoscale.infer.hardware import is_out_of_memory
 from cryoscale.infer.merge import Curve, Merger, encode_share
 from cryoscale.infer.predict import Carried, Mapped, Tiling
@@ -241,23 +243,46 @@ def test_an_actor_takes_narrow_features_only_where_they_change_nothing() -> None
     assert actor_of(toy(precision="bf16")).predict(features_on(OUTER), OUTER.row, OUTER.col, BLOCK)
 
 
-def test_a_task_sends_what_the_actor_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    served, sent = actor_of(OnDevice(9, precision="bf16"), batch=4), list[np.ndarray]()
+@pytest.mark.parametrize("near", [True, False])
+def test_a_task_gives_what_the_actor_takes_by_hand_or_sends_it(
+    monkeypatch: pytest.MonkeyPatch, near: bool
+) -> None:
+    served, sent = actor_of(OnDevice(9, precision="bf16"), batch=4), list[Any]()
     loop = asyncio.new_event_loop()
 
     def call(ref: ActorRef, method: str, *given: Any, deadline_s: float) -> Any:
         if method == "serve":
             sent.append(given[0])
             return served.serve(*given)
-        return loop.run_until_complete(getattr(served, method)())
+        if method == "reaches" and not near:
+            given = (replace(given[0], process=2**22 + 1),)  # as another machine would find it
+        return loop.run_until_complete(getattr(served, method)(*given))
 
     monkeypatch.setattr(actor, "call_actor", call)
-    array = features_on(OUTER)
-    bands, _ = actor.predict_on(ActorRef("tcp://nowhere", "a"), array, OUTER, BLOCK, deadline_s=1.0)
+    array, where = features_on(OUTER), ActorRef("tcp://nowhere", f"near {near}")
+    bands, _ = actor.predict_on(where, array, OUTER, BLOCK, deadline_s=1.0)
     loop.close()
-    assert (sent[0].dtype, sent[0].shape) == (np.uint16, array.shape)
+    assert isinstance(sent[0], Handed if near else np.ndarray)
+    assert (np.dtype(sent[0].dtype), sent[0].shape) == (np.uint16, array.shape)
     for name, band in served.predict(array, OUTER.row, OUTER.col, BLOCK).items():
         np.testing.assert_array_equal(bands[name], band)
+
+
+def test_memory_that_an_actor_may_still_read_is_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[Handed] = []
+
+    def call(ref: ActorRef, method: str, *given: Any, deadline_s: float) -> Any:
+        if method == "serve":
+            handed.append(given[0])
+            raise ActorSilentError("silent")
+        return {"wire": ((0.0,) * 3, (1.0,) * 3), "reaches": True, "admit": 1}[method]
+
+    monkeypatch.setattr(actor, "call_actor", call)
+    for _ in range(2):
+        where = ActorRef("tcp://nowhere", "silent")
+        with pytest.raises(ActorSilentError):
+            actor.predict_on(where, features_on(OUTER), OUTER, BLOCK, deadline_s=1.0)
+    assert handed[0].token != handed[1].token
 
 
 # --- blending and encoding -----------------------------------------------------------------------
@@ -354,9 +379,10 @@ def test_a_device_without_room_for_the_batch_gets_half_of_it_for_good(raises: An
     model = OnDevice(holds=3, raises=raises)
     made = actor_of(model, batch=16)
     bands = made.predict(features_on(OUTER), OUTER.row, OUTER.col, BLOCK)
-    assert model.batches == [16, 8, 4, 2]
+    # 25 tiles: two batches of 13, four of 7, seven of 4, thirteen of 2
+    assert model.batches == [13, 7, 4, 2]
     made.predict(features_on(OUTER), OUTER.row, OUTER.col, BLOCK)
-    assert model.batches == [16, 8, 4, 2]
+    assert model.batches == [13, 7, 4, 2]
     told, stats = made.describe(), made.stats()
     assert (told["batch"], told["tiles_on_device"], stats["memory_retries"]) == (2, True, 3)
     assert (stats["blocks"], stats["tiles"], stats["pixels"]) == (2, 50, 2 * 128 * 128)
