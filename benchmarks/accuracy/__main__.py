@@ -63,7 +63,7 @@ def run(given: argparse.Namespace) -> int:
         return 0
     room = Room(
         workers=scale.workers if given.workers is None else given.workers,
-        heavy=scale.heavy if torch.cuda.is_available() else None,
+        heavy=heavy(scale),
         until_s=given.deadline,
     )
     command = ["benchmarks.accuracy", "--scale", scale.name, "--out", str(out), "--models", *models]
@@ -84,6 +84,17 @@ def run(given: argparse.Namespace) -> int:
         raise failure
     append(given.results, record)
     return 0
+
+
+HEAVY_BYTES = 20_000_000_000
+"""What a training of the full size may take of a GPU, what its allocator keeps for later included."""
+
+
+def heavy(scale: Scale) -> int | None:
+    """How many trainings and the like at once: as many as the scale allows and the GPU has memory for."""
+    if scale.heavy is None or not torch.cuda.is_available():
+        return None
+    return max(1, min(scale.heavy, torch.cuda.get_device_properties(0).total_memory // HEAVY_BYTES))
 
 
 def chosen(models: Sequence[str] | None, scale: Scale) -> list[str]:

@@ -53,7 +53,7 @@ class Scale:
         dropped: modalities left out when ranges are mapped with the CryoNet that has learnt all.
         importance: permutations of each channel and most patches that they are made on.
         workers: jobs at once, each a process of one thread; 0 runs all in this process.
-        heavy: trainings and the like at once, where there is a GPU; None leaves it to ``workers``.
+        heavy: most trainings and the like at once on a GPU; None leaves it to ``workers``.
         wide: processes or threads of a job that can use several, on as many cores at least.
         block_px: blocks of work of the runs that map the ranges.
     """
@@ -172,7 +172,7 @@ FULL = Scale(
     transfer=places(474, 1, *TRANSFERRED_TO),
     patch_px=256,
     stride_px=256,
-    recipe={**_RECIPE, "iterations": 520, "batch": 16, "crops": 4, "learning_rate": 3e-4},
+    recipe={**_RECIPE, "iterations": 396, "batch": 16, "crops": 4, "learning_rate": 3e-4},
     tuning={"iterations": 60, "batch": 16, "learning_rate": 1e-4, "class_weight_power": 0.5},
     arguments={
         "cryonet": {"encoder": "resnet101"},
@@ -183,8 +183,9 @@ FULL = Scale(
         "random-forest": {},
     },
     importance=(2, 128),
+    block_px=1024,
     workers=16,
-    heavy=5,
+    heavy=6,
     wide=24,
 )
 """The networks of the study, for one GPU of 80 GB or more and 16 cores; not run yet."""

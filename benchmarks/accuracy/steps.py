@@ -29,6 +29,9 @@ from cryoscale.simulate.terrain import make_range
 RANDOM_FRACTION = 0.2
 """Share of the patches that the random split holds back, as in the study."""
 
+NO_OUTLINE_KM2 = 1e6
+"""Of the maps labels and probabilities are judged: outlines would take as long to draw as a map to make."""
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -215,7 +218,7 @@ class Bench:
                 "sources": {key: value for key, value in sources.items() if key not in left_out},
                 "model": {**model, "precision": _precision()} if "weights" in model else dict(model),
                 "tiling": {"tile_px": self.scale.patch_px, "block_px": self.scale.block_px},
-                "outlines": {"files": []},
+                "outlines": {"files": [], "min_area_km2": NO_OUTLINE_KM2},
                 "cluster": {"kind": "local", "cpu_workers": 1, "gpu_workers": _gpus()},
             },
             out,

@@ -83,9 +83,8 @@ class Group:
         return found
 
     def _labels(self, x: Tensor, here: slice) -> Tensor:
-        given = (x.contiguous(memory_format=torch.channels_last),)
-        given += () if self.location is None else (self.location[here],)
+        codes = () if self.location is None else (self.location[here],)
         bf16 = self.predictor.precision.startswith("bf16")
         with arithmetic(x.device), torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-            logits: Tensor = self.predictor.model(*given)
+            logits: Tensor = self.predictor.model(x.contiguous(memory_format=torch.channels_last), *codes)
         return logits.argmax(1)

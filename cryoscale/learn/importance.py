@@ -201,7 +201,8 @@ def _held(
     ask: Ask, batch: int, x: NDArray[np.float32], y: NDArray[np.uint8], numbers: NDArray[np.int64]
 ) -> Count:
     def count(columns: Sequence[int], donors: NDArray[np.int64]) -> NDArray[np.int64]:
-        return permuted(ask, (x, y, numbers), columns, donors[np.newaxis], batch=batch)[0]
+        found: NDArray[np.int64] = permuted(ask, (x, y, numbers), columns, donors[np.newaxis], batch=batch)[0]
+        return found
 
     return count
 
