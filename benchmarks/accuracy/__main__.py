@@ -8,8 +8,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from benchmarks import RESULTS
-from benchmarks.accuracy.jobs import JobError, do, run_all
+from benchmarks.accuracy.jobs import JobError, Room, do, run_all
 from benchmarks.accuracy.plan import plan
 from benchmarks.accuracy.record import cpu_s, line, machine
 from benchmarks.accuracy.scales import MODELS, SCALES, Scale, scale_named
@@ -32,6 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=RESULTS / "accuracy.jsonl",
         help="JSON lines that the record is added to",
     )
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        metavar="SECONDS",
+        help="end after so many seconds; the tables hold what is done by then",
+    )
+    parser.add_argument("--report", action="store_true", help="do nothing more: tables of what is done")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     try:
@@ -52,18 +61,40 @@ def run(given: argparse.Namespace) -> int:
     if given.job:
         do(next(job for job in jobs if job.name == given.job), out)
         return 0
-    workers = scale.workers if given.workers is None else given.workers
+    room = Room(
+        workers=scale.workers if given.workers is None else given.workers,
+        heavy=heavy(scale),
+        until_s=given.deadline,
+    )
     command = ["benchmarks.accuracy", "--scale", scale.name, "--out", str(out), "--models", *models]
     began, used_s = time.perf_counter(), cpu_s()
-    run_all(jobs, out, workers=workers, command=command, tell=lambda text: print(text, flush=True))
+    failure: JobError | None = None
+    if not given.report:
+        try:
+            run_all(jobs, out, room=room, command=command, tell=lambda text: print(text, flush=True))
+        except JobError as error:
+            failure = error
     record = line(bench, jobs, time.perf_counter() - began, cpu_s() - used_s)
     results = record["results"]
     on = ", ".join(f"{key} {value}" for key, value in machine().items() if value is not None)
     text = f"Measured at {results['commit']} in {results['wall_s']} s on: {on}."
-    print(page(bench, text))
-    print(f"written to {save(bench, text)}")
+    print(page(bench, text, jobs))
+    print(f"written to {save(bench, text, jobs)}")
+    if failure is not None:
+        raise failure
     append(given.results, record)
     return 0
+
+
+HEAVY_BYTES = 20_000_000_000
+"""What a training of the full size may take of a GPU, what its allocator keeps for later included."""
+
+
+def heavy(scale: Scale) -> int | None:
+    """How many trainings and the like at once: as many as the scale allows and the GPU has memory for."""
+    if scale.heavy is None or not torch.cuda.is_available():
+        return None
+    return max(1, min(scale.heavy, torch.cuda.get_device_properties(0).total_memory // HEAVY_BYTES))
 
 
 def chosen(models: Sequence[str] | None, scale: Scale) -> list[str]:

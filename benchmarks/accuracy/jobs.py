@@ -8,12 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 Tell = Callable[[str], None]
+
+LOOK_S = 0.1
+"""How often jobs under way are looked at."""
+
+PATIENCE_S = 2.0
+"""How long a process that is ended may take to go by itself."""
 
 
 class JobError(RuntimeError):
@@ -24,12 +31,27 @@ class JobError(RuntimeError):
 class Job:
     """A step with a name that is fit for a file, what it needs, and what it does.
 
-    ``work`` gives plain values for JSON: all that the tables know of the job.
+    ``work`` gives plain values for JSON: all that the tables know of the job. A job counts as ``slots``
+    workers, and one that is ``heavy`` fills a GPU or a good part of it.
     """
 
     name: str
     needs: tuple[str, ...]
     work: Callable[[], Mapping[str, Any]]
+    slots: int = 1
+    heavy: bool = False
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much is done at once: ``workers`` slots, ``heavy`` jobs on a GPU, and for how many seconds.
+
+    Jobs under way at ``until_s`` are ended, and none begins after it; None does all.
+    """
+
+    workers: int
+    heavy: int | None = None
+    until_s: float | None = None
 
 
 def done_path(out: Path, name: str) -> Path:
@@ -37,10 +59,20 @@ def done_path(out: Path, name: str) -> Path:
     return out / "done" / f"{name}.json"
 
 
+def log_path(out: Path, name: str) -> Path:
+    """Where a job's words lie."""
+    return out / "logs" / f"{name}.txt"
+
+
 def outcome(out: Path, name: str) -> dict[str, Any]:
     """What a finished job found."""
     found: dict[str, Any] = json.loads(done_path(out, name).read_text())
     return found
+
+
+def missing(jobs: Sequence[Job], out: Path) -> list[str]:
+    """The names of those that are not done."""
+    return [job.name for job in jobs if not done_path(out, job.name).exists()]
 
 
 def do(job: Job, out: Path) -> None:
@@ -54,46 +86,102 @@ def do(job: Job, out: Path) -> None:
     part.replace(path)
 
 
-def do_apart(job: Job, out: Path, command: Sequence[str]) -> None:
-    """Does a job in a process of its own with one thread, which writes its outcome; its words go to a log."""
-    log = out / "logs" / f"{job.name}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    with log.open("w") as stream:
-        done = subprocess.run(
-            [sys.executable, "-m", *command, "--job", job.name],
-            env={**os.environ, **one},
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode:
-        last = (log.read_text().strip().splitlines() or ["no words"])[-1]
-        raise JobError(f"job {job.name} failed ({last}); read {log}, then start again: what is done is kept")
-
-
-def run_all(jobs: Sequence[Job], out: Path, *, workers: int, command: Sequence[str], tell: Tell) -> None:
-    """Does what is not done yet, ``workers`` jobs at once (0: one by one in this process), in their order.
+def run_all(jobs: Sequence[Job], out: Path, *, room: Room, command: Sequence[str], tell: Tell) -> None:
+    """Does what is not done yet, in its order as far as there is room (0 workers: in this process).
 
     Raises:
-        JobError: if a job fails; those under way are waited for, and what is done stays done.
+        JobError: if a job failed; all that can be done without it is done first, and stays done.
     """
     waiting = [job for job in jobs if not done_path(out, job.name).exists()]
-    if workers == 0:
+    if room.workers == 0:
         for job in waiting:
             tell(job.name)
             do(job, out)
         return
-    running: dict[Future[None], Job] = {}
+    failed: list[str] = []
+    running: dict[subprocess.Popen[bytes], Job] = {}
     began = time.perf_counter()
-    with ThreadPoolExecutor(workers) as pool:
+    try:
         while waiting or running:
-            for job in list(waiting):
-                if len(running) < workers and all(done_path(out, need).exists() for need in job.needs):
-                    waiting.remove(job)
-                    tell(f"{time.perf_counter() - began:6.0f} s  {job.name}")
-                    running[pool.submit(do_apart, job, out, command)] = job
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                running.pop(future)
-                future.result()
+            spent_s = time.perf_counter() - began
+            if room.until_s is not None and spent_s > room.until_s:
+                tell(f"{spent_s:6.0f} s  the time is over; ended: {_names(running.values())}")
+                break
+            for job in _startable(waiting, list(running.values()), room, out):
+                waiting.remove(job)
+                tell(f"{spent_s:6.0f} s  {job.name}")
+                running[_started(job, out, command)] = job
+            for process in [process for process in running if process.poll() is not None]:
+                job = running.pop(process)
+                if process.returncode:
+                    failed.append(_why(job, out))
+                    tell(f"{time.perf_counter() - began:6.0f} s  {failed[-1]}")
+            if not running and waiting and not _startable(waiting, [], room, out):
+                break  # what they need has failed
+            time.sleep(LOOK_S)
+    finally:
+        _end(running)
+    if failed:
+        raise JobError(f"{'; '.join(failed)}; then start again: what is done is kept")
+
+
+def _startable(waiting: Sequence[Job], running: Sequence[Job], room: Room, out: Path) -> list[Job]:
+    """Those that may start now, first come first served as far as they fit."""
+    found: list[Job] = []
+    for job in waiting:
+        busy = [*running, *found]
+        used = sum(min(one.slots, room.workers) for one in busy)
+        full = job.heavy and room.heavy is not None and sum(one.heavy for one in busy) >= room.heavy
+        fits = used + min(job.slots, room.workers) <= room.workers
+        if fits and not full and all(done_path(out, need).exists() for need in job.needs):
+            found.append(job)
+    return found
+
+
+def _started(job: Job, out: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A job in a process of its own with one thread, which writes its outcome; its words go to a log."""
+    log = log_path(out, job.name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # scikit-learn's threads, which are not OpenMP's
+    more = {"LOKY_MAX_CPU_COUNT": str(job.slots)} if job.slots > 1 else {}
+    with log.open("w") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command, "--job", job.name],
+            env={**os.environ, **one, **more},
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _why(job: Job, out: Path) -> str:
+    log = log_path(out, job.name)
+    last = (log.read_text(errors="replace").strip().splitlines() or ["no words"])[-1]
+    return f"job {job.name} failed ({last}); read {log}"
+
+
+def _end(running: Mapping[subprocess.Popen[bytes], Job]) -> None:
+    """Ends processes and all that they have started."""
+    tree: list[psutil.Process] = []
+    for process in running:
+        try:
+            found = psutil.Process(process.pid)
+            tree += [*found.children(recursive=True), found]
+        except psutil.NoSuchProcess:
+            continue
+    for one in tree:
+        _signal(one.terminate)
+    _, alive = psutil.wait_procs(tree, timeout=PATIENCE_S)
+    for one in alive:
+        _signal(one.kill)
+
+
+def _signal(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:
+        return
+
+
+def _names(jobs: Any) -> str:
+    return ", ".join(job.name for job in jobs) or "none"

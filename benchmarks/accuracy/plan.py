@@ -15,21 +15,29 @@ SUBJECT = "cryonet"
 
 def plan(bench: Bench, models: Sequence[str]) -> list[Job]:
     """All jobs that the tables of ``models`` need; long ones first among those that may start."""
-    learners = sorted((m for m in LEARNERS if m in models), key=("glavitu", *LEARNERS).index)
-    jobs = [Job("patches", (), bench.make_patches)] if learners else []
-    jobs += [
-        Job(range_job(place), (), partial(bench.make_range, place))
-        for place in (*bench.scale.test, *bench.scale.transfer)
-    ]
-    # The slowest network first: what starts last should be short.
-    jobs += [Job(f"train-{m}", ("patches",), partial(bench.train, m, m, "blocked")) for m in learners]
+    learners = sorted((m for m in LEARNERS if m in models), key=_SLOWEST_FIRST.index)
+    scale, places = bench.scale, (*bench.scale.test, *bench.scale.transfer)
+    jobs = [Job("patches", (), bench.make_patches, slots=max(1, scale.wide // 2))] if learners else []
+    jobs += [Job(range_job(place), (), partial(bench.make_range, place)) for place in places]
+    trainings = [_training(bench, m) for m in learners]
     if SUBJECT in models:
-        jobs += _of_the_subject(bench)
+        # What the subject is compared on trains as long as it does, and what starts last should be short.
+        at = learners.index(SUBJECT) + 1
+        trainings[at:at] = _trainings_of_the_subject(bench)
+    jobs += trainings
+    if SUBJECT in models:
+        jobs.append(Job("importance", (f"train-{SUBJECT}",), partial(bench.importance, SUBJECT), heavy=True))
     networks = [m for m in learners if m in NETWORKS]
     if networks:
-        jobs.append(Job("patches-transfer", ("patches",), bench.make_transfer))
-    jobs += [Job(f"tune-{m}", (f"train-{m}", "patches-transfer"), partial(bench.tune, m)) for m in networks]
-    places = (*bench.scale.test, *bench.scale.transfer)
+        ranges = len((*scale.tune, *scale.tune_validation, *scale.transfer))
+        slots = max(1, min(scale.wide, ranges) // 2)
+        jobs.append(Job("patches-transfer", ("patches",), bench.make_transfer, slots=slots))
+    jobs += [
+        Job(f"tune-{m}", (f"train-{m}", "patches-transfer"), partial(bench.tune, m), heavy=True)
+        for m in networks
+    ]
+    if SUBJECT in models:
+        jobs += _maps_of_the_subject(bench)
     jobs += [_map(bench, place, m) for m in learners for place in places]
     if "band-ratio" in models:
         jobs += [
@@ -40,43 +48,50 @@ def plan(bench: Bench, models: Sequence[str]) -> list[Job]:
             )
             for place in places
         ]
-    jobs += [
-        _map(bench, place, f"{m}-tuned", f"tune-{m}") for m in networks for place in bench.scale.transfer
-    ]
+    jobs += [_map(bench, place, f"{m}-tuned", f"tune-{m}") for m in networks for place in scale.transfer]
     return jobs
 
 
-def _of_the_subject(bench: Bench) -> list[Job]:
-    """Trainings, maps and permutations by which splits, modalities and channels are compared."""
+FOREST_THREADS = 4
+"""Threads that grow trees, where jobs may be wide: a tree is half a second."""
+
+_SLOWEST_FIRST = ("random-forest", "glavitu", "cryonet", "segformer", "unet", "deeplabv3plus")
+
+
+def _training(bench: Bench, name: str, kind: str = "blocked", needs: str = "patches") -> Job:
+    """The training of a model, or of the subject by another patch set, under the name of its weights."""
+    model = name if name in LEARNERS else SUBJECT
+    by_gradient = model in NETWORKS
+    slots = 1 if by_gradient else min(bench.scale.wide, FOREST_THREADS)
+    work = partial(bench.train, name, model, kind)
+    return Job(f"train-{name}", (needs,), work, slots=slots, heavy=by_gradient)
+
+
+def _trainings_of_the_subject(bench: Bench) -> list[Job]:
+    """Trainings by which splits and modalities are compared, each after its patches."""
     jobs = [
         Job("patches-random", ("patches",), bench.make_random),
-        Job(
-            f"train-{SUBJECT}-random",
-            ("patches-random",),
-            partial(bench.train, f"{SUBJECT}-random", SUBJECT, "random"),
-        ),
+        _training(bench, f"{SUBJECT}-random", "random", "patches-random"),
     ]
     for modalities in bench.scale.ablations:
         kind = without(modalities)
-        name = f"{SUBJECT}-{kind}"
         jobs.append(Job(f"patches-{kind}", ("patches",), partial(bench.make_without, modalities)))
-        jobs.append(Job(f"train-{name}", (f"patches-{kind}",), partial(bench.train, name, SUBJECT, kind)))
-    jobs.append(Job("importance", (f"train-{SUBJECT}",), partial(bench.importance, SUBJECT)))
+        jobs.append(_training(bench, f"{SUBJECT}-{kind}", kind, f"patches-{kind}"))
+    return jobs
+
+
+def _maps_of_the_subject(bench: Bench) -> list[Job]:
+    """Maps by which splits and modalities are compared."""
+    jobs = []
     for place in bench.scale.test:
         jobs.append(_map(bench, place, f"{SUBJECT}-random"))
         for modalities in bench.scale.ablations:
             jobs.append(_map(bench, place, f"{SUBJECT}-{without(modalities)}", left_out=modalities))
         for modalities in bench.scale.dropped:
             dropped = f"{SUBJECT}-dropped-{'-'.join(modalities)}"
-            needs = (f"train-{SUBJECT}", range_job(place))
             model = {"weights": str(bench.weights(SUBJECT))}
-            jobs.append(
-                Job(
-                    f"map-{place.name}-{dropped}",
-                    needs,
-                    partial(bench.map, place, model, dropped, modalities),
-                )
-            )
+            work = partial(bench.map, place, model, dropped, modalities)
+            jobs.append(Job(f"map-{place.name}-{dropped}", (f"train-{SUBJECT}", range_job(place)), work))
     return jobs
 
 

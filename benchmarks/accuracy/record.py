@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.jobs import Job, done_path, outcome
+from benchmarks.accuracy.jobs import Job, done_path, missing, outcome
 from benchmarks.accuracy.steps import Bench
 from benchmarks.accuracy.tables import importance_table, tables
 from cryoscale.bench import record
@@ -31,8 +32,10 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this working tree, or None outside one."""
+    """The commit of this working tree, or None outside one, and where there is no Git."""
     root = Path(__file__).parents[2]
+    if shutil.which("git") is None:
+        return None
     found = subprocess.run(
         ["git", "-C", str(root), "describe", "--always", "--dirty"],
         capture_output=True,
@@ -51,9 +54,10 @@ def cpu_s() -> float:
 
 
 def line(bench: Bench, jobs: Sequence[Job], wall_s: float, used_s: float) -> dict[str, Any]:
-    """The whole benchmark in plain values; ``used_s`` are its processor seconds."""
-    found = {job.name: outcome(bench.out, job.name) for job in jobs}
-    made = tables(bench)
+    """The whole benchmark in plain values, as far as it is done; ``used_s`` are its processor seconds."""
+    undone = missing(jobs, bench.out)
+    found = {job.name: outcome(bench.out, job.name) for job in jobs if job.name not in undone}
+    made = tables(bench, jobs)
     if done_path(bench.out, "importance").exists():
         made.append(importance_table(outcome(bench.out, "importance")))
     results = {
@@ -65,6 +69,7 @@ def line(bench: Bench, jobs: Sequence[Job], wall_s: float, used_s: float) -> dic
         "cpu_s": round(used_s, 1),
         "seconds": {name: values["seconds"] for name, values in found.items()},
         "patches": found["patches"]["patches"] if "patches" in found else None,
+        **({"missing": undone} if undone else {}),
         "tables": {
             table.number: {"caption": table.caption, "columns": table.columns, "rows": table.rows}
             for table in made

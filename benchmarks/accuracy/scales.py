@@ -33,7 +33,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Scale:
-    """One size of the benchmark; everything in it decides the outcome but ``workers``.
+    """One size of the benchmark; everything in it decides the outcome but ``workers``, ``heavy``, ``wide``.
 
     Attributes:
         name: of the scale.
@@ -53,6 +53,8 @@ class Scale:
         dropped: modalities left out when ranges are mapped with the CryoNet that has learnt all.
         importance: permutations of each channel and most patches that they are made on.
         workers: jobs at once, each a process of one thread; 0 runs all in this process.
+        heavy: most trainings and the like at once on a GPU; None leaves it to ``workers``.
+        wide: processes or threads of a job that can use several, on as many cores at least.
         block_px: blocks of work of the runs that map the ranges.
     """
 
@@ -79,13 +81,18 @@ class Scale:
     importance: tuple[int, int] = (2, 48)
     workers: int = 2
     block_px: int = 512
+    heavy: int | None = None
+    wide: int = 1
     composites: tuple[str, ...] = field(default=("least_snow", "median"))
 
     @property
     def fingerprint(self) -> str:
         """What tells the results of one scale from those of another."""
-        told = {name: value for name, value in asdict(self).items() if name != "workers"}
+        told = {name: value for name, value in asdict(self).items() if name not in _HOW_FAST}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+_HOW_FAST = ("workers", "heavy", "wide")
 
 
 def places(first_seed: int, count: int, *regimes: str) -> tuple[Place, ...]:
@@ -159,13 +166,13 @@ FULL = Scale(
     size="small",
     train=places(401, 16, *TRAINED_IN),
     validation=places(451, 4, *TRAINED_IN),
-    test=places(461, 4, *TESTED_IN),
+    test=places(461, 2, *TESTED_IN),
     tune=places(471, 2, *TRANSFERRED_TO),
     tune_validation=places(473, 1, *TRANSFERRED_TO),
-    transfer=places(474, 2, *TRANSFERRED_TO),
+    transfer=places(474, 1, *TRANSFERRED_TO),
     patch_px=256,
     stride_px=256,
-    recipe={**_RECIPE, "iterations": 1200, "batch": 16, "crops": 4, "learning_rate": 3e-4},
+    recipe={**_RECIPE, "iterations": 396, "batch": 16, "crops": 4, "learning_rate": 3e-4},
     tuning={"iterations": 60, "batch": 16, "learning_rate": 1e-4, "class_weight_power": 0.5},
     arguments={
         "cryonet": {"encoder": "resnet101"},
@@ -175,8 +182,11 @@ FULL = Scale(
         "glavitu": {"tile_px": 256},
         "random-forest": {},
     },
-    importance=(3, 256),
-    workers=4,
+    importance=(2, 128),
+    block_px=1024,
+    workers=16,
+    heavy=6,
+    wide=24,
 )
 """The networks of the study, for one GPU of 80 GB or more and 16 cores; not run yet."""
 

@@ -15,20 +15,22 @@ import cryoscale
 from benchmarks.accuracy.jobs import outcome
 from benchmarks.accuracy.scales import Place, Scale
 from cryoscale.features.stack import PcaBasis
+from cryoscale.forecast.rates import cores
 from cryoscale.learn.augment import DROPPABLE
 from cryoscale.learn.evaluate import evaluate
 from cryoscale.learn.patches import SPLITS, Patches
 from cryoscale.learn.recipe import SimulationConfig, TrainConfig
 from cryoscale.learn.samples import COLLECTIONS, YEAR, from_simulation
 from cryoscale.learn.train import train
-from cryoscale.models import weights
-from cryoscale.models.predictor import count_parameters
 from cryoscale.simulate.catalog import publish
 from cryoscale.simulate.regime import regime_named
 from cryoscale.simulate.terrain import make_range
 
 RANDOM_FRACTION = 0.2
 """Share of the patches that the random split holds back, as in the study."""
+
+NO_OUTLINE_KM2 = 1e6
+"""Of the maps labels and probabilities are judged: outlines would take as long to draw as a map to make."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,26 @@ class Bench:
         """Where a training's weights lie."""
         return self.out / "weights" / f"{name}.safetensors"
 
+    def processes(self, config: SimulationConfig) -> int:
+        """How many make the patches of ``config``: no more than ranges, or than keep the cores busy."""
+        ranges = len((*config.train_seeds, *config.validation_seeds, *config.test_seeds))
+        return max(1, min(self.scale.wide, ranges, 3 * cores() // 2))
+
     # --- data ---------------------------------------------------------------------------------------
 
     def make_patches(self) -> dict[str, Any]:
         """The patch set that all models learn from."""
         scale = self.scale
-        made = from_simulation(
-            self._simulation(scale.train, scale.validation, scale.test), self._new("blocked")
-        )
-        return _counts(made)
+        config = self._simulation(scale.train, scale.validation, scale.test)
+        return _counts(from_simulation(config, self._new("blocked"), processes=self.processes(config)))
 
     def make_transfer(self) -> dict[str, Any]:
         """The patch set of the transfer regime, in the principal components of the other one."""
         scale = self.scale
         config = self._simulation(scale.tune, scale.tune_validation, scale.transfer)
         basis = PcaBasis.from_dict(Patches.open(self.patches("blocked")).attrs["pca"])
-        return _counts(from_simulation(config, self._new("transfer"), basis=basis))
+        made = from_simulation(config, self._new("transfer"), basis=basis, processes=self.processes(config))
+        return _counts(made)
 
     def make_random(self) -> dict[str, Any]:
         """The same patches, those of training and validation ranges thrown together and split at random."""
@@ -166,9 +172,8 @@ class Bench:
         out = self.weights(name)
         out.parent.mkdir(parents=True, exist_ok=True)
         card = train(config, out=out, work=self.out / "training" / name)
-        model, _ = weights.load(out)
         return {
-            "parameters": count_parameters(model),
+            "parameters": card.training["parameters"],
             "sha256": card.sha256,
             "temperature": card.temperature,
             "best_epoch": card.training.get("best_epoch"),
@@ -187,6 +192,7 @@ class Bench:
             self.patches("blocked"),
             limit=limit,
             how=Permuting(repeats=repeats),
+            precision="bf16" if _gpus() else "fp32",
         )
         save(found, self.out / "importance")
         return found.to_dict()
@@ -210,9 +216,9 @@ class Bench:
                 "season": {"start": "01-01", "end": "12-31"},
                 "catalogs": [{"url": str(home)}],
                 "sources": {key: value for key, value in sources.items() if key not in left_out},
-                "model": dict(model),
+                "model": {**model, "precision": _precision()} if "weights" in model else dict(model),
                 "tiling": {"tile_px": self.scale.patch_px, "block_px": self.scale.block_px},
-                "outlines": {"files": []},
+                "outlines": {"files": [], "min_area_km2": NO_OUTLINE_KM2},
                 "cluster": {"kind": "local", "cpu_workers": 1, "gpu_workers": _gpus()},
             },
             out,
@@ -236,6 +242,11 @@ def _gpus() -> int:
     import torch
 
     return min(torch.cuda.device_count(), 1)
+
+
+def _precision() -> str:
+    """That of maps: named on a GPU, where a run that chooses for itself tries its ways out for minutes."""
+    return "bf16" if _gpus() else "auto"
 
 
 def _counts(patches: Patches) -> dict[str, Any]:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.jobs import done_path, outcome
+from benchmarks.accuracy.jobs import Job, done_path, missing, outcome
 from benchmarks.accuracy.plan import SUBJECT
-from benchmarks.accuracy.scales import LEARNERS, MODELS, NETWORKS, Place
+from benchmarks.accuracy.scales import MODELS, NETWORKS, Place
 from benchmarks.accuracy.steps import Bench, without
 from cryoscale.learn.scores import Scores
 
 ORDER = ("clean_ice", "debris_covered_ice", "water", "vegetation", "background")
 """Classes in the order of the study's tables."""
+
+Planned = frozenset[str]
+"""Names of the jobs that should have been done."""
 
 _FULL = ("clean ice", "debris", "water", "vegetation", "background", "mean", "accuracy")
 _TITLES = {
@@ -78,20 +81,34 @@ def mapped(bench: Bench, places: Sequence[Place], name: str) -> Scores | None:
     return sum(found[1:], found[0])
 
 
-def tables(bench: Bench) -> list[Table]:
-    """The tables whose maps are made."""
-    made = [_comparison(bench), _modalities(bench), _splits(bench), _transfer(bench), _cost(bench)]
-    return [table for table in made if table.rows]
+def tables(bench: Bench, jobs: Sequence[Job] = ()) -> list[Table]:
+    """The tables whose maps are made; a dash for what ``jobs`` should have made and have not."""
+    planned = frozenset(job.name for job in jobs)
+    parts = (_comparison, _modalities, _splits, _transfer, _cost)
+    return [table for table in (part(bench, planned) for part in parts) if table.rows]
+
+
+def _wanted(bench: Bench, places: Sequence[Place], name: str, planned: Planned) -> bool:
+    """Whether a model has a row: its maps are made, or should have been."""
+    maps = [f"map-{place.name}-{name}" for place in places]
+    return bool(maps) and (planned.issuperset(maps) or mapped(bench, places, name) is not None)
 
 
 def _rows(
-    bench: Bench, places: Sequence[Place], names: Sequence[tuple[str, str]]
+    bench: Bench, places: Sequence[Place], names: Sequence[tuple[str, str]], planned: Planned
 ) -> tuple[tuple[str, ...], ...]:
-    found = [(title, mapped(bench, places, name)) for title, name in names]
-    return tuple((title, *full_row(scores)) for title, scores in found if scores is not None)
+    wanted = [(title, name) for title, name in names if _wanted(bench, places, name, planned)]
+    found = [(title, mapped(bench, places, name)) for title, name in wanted]
+    return tuple(
+        (title, *(full_row(scores) if scores is not None else ("-",) * len(_FULL))) for title, scores in found
+    )
 
 
-def _comparison(bench: Bench) -> Table:
+def _short(scores: Scores | None) -> tuple[str, ...]:
+    return short_row(scores) if scores is not None else ("-",) * len(_SHORT)
+
+
+def _comparison(bench: Bench, planned: Planned) -> Table:
     regimes = ", ".join(sorted({place.regime for place in bench.scale.test}))
     caption = (
         f"All models on the test ranges ({len(bench.scale.test)}; regimes that none was trained in: "
@@ -99,10 +116,10 @@ def _comparison(bench: Bench) -> Table:
         "by blended mosaics: IoU / recall / precision, per cent. Simulated ranges."
     )
     names = [(_TITLES[m], m) for m in MODELS]
-    return Table("I", caption, ("model", *_FULL), _rows(bench, bench.scale.test, names))
+    return Table("I", caption, ("model", *_FULL), _rows(bench, bench.scale.test, names, planned))
 
 
-def _modalities(bench: Bench) -> Table:
+def _modalities(bench: Bench, planned: Planned) -> Table:
     caption = (
         f"{_TITLES[SUBJECT]} on the test ranges without some modalities: left out of the run of the "
         f"network that "
@@ -117,10 +134,10 @@ def _modalities(bench: Bench) -> Table:
     names += [
         (f"trained and run without {', '.join(m)}", f"{SUBJECT}-{without(m)}") for m in bench.scale.ablations
     ]
-    return Table("II", caption, ("inputs", *_FULL), _rows(bench, bench.scale.test, names))
+    return Table("II", caption, ("inputs", *_FULL), _rows(bench, bench.scale.test, names, planned))
 
 
-def _splits(bench: Bench) -> Table:
+def _splits(bench: Bench, planned: Planned) -> Table:
     caption = (
         f"{_TITLES[SUBJECT]} by the random split of patches (the study's) and by the blocked split (whole "
         f"ranges "
@@ -131,17 +148,19 @@ def _splits(bench: Bench) -> Table:
     heads = tuple(f"{where}: {what}" for where in ("held back", "test") for what in _SHORT)
     rows = []
     for title, name in (("random", f"{SUBJECT}-random"), ("blocked", SUBJECT)):
-        test = mapped(bench, bench.scale.test, name)
-        if test is not None:
-            held = Scores.from_dict(outcome(bench.out, f"train-{name}")["held_back"])
-            rows.append((title, *short_row(held), *short_row(test)))
+        if not _wanted(bench, bench.scale.test, name, planned):
+            continue
+        job = f"train-{name}"
+        done = done_path(bench.out, job).exists()
+        held = Scores.from_dict(outcome(bench.out, job)["held_back"]) if done else None
+        rows.append((title, *_short(held), *_short(mapped(bench, bench.scale.test, name))))
     return Table("III", caption, ("split", *heads), tuple(rows))
 
 
 _SHORT = ("mean IoU", "clean", "debris", "accuracy")
 
 
-def _transfer(bench: Bench) -> Table:
+def _transfer(bench: Bench, planned: Planned) -> Table:
     regimes = ", ".join(sorted({place.regime for place in bench.scale.transfer}))
     steps = bench.scale.tuning["iterations"]
     caption = (
@@ -154,14 +173,12 @@ def _transfer(bench: Bench) -> Table:
     for model in MODELS:
         before = mapped(bench, bench.scale.transfer, model)
         after = mapped(bench, bench.scale.transfer, f"{model}-tuned") if model in NETWORKS else None
-        if before is not None:
-            rows.append(
-                (_TITLES[model], *short_row(before), *(short_row(after) if after else ("-",) * len(_SHORT)))
-            )
+        if _wanted(bench, bench.scale.transfer, model, planned):
+            rows.append((_TITLES[model], *_short(before), *_short(after)))
     return Table("V", caption, ("model", *heads), tuple(rows))
 
 
-def _cost(bench: Bench) -> Table:
+def _cost(bench: Bench, planned: Planned) -> Table:
     caption = (
         "Size of the models, seconds of training (all else of the job included), seconds of mapping a "
         "test range, "
@@ -169,18 +186,17 @@ def _cost(bench: Bench) -> Table:
     )
     rows = []
     for model in MODELS:
-        jobs = [f"map-{place.name}-{model}" for place in bench.scale.test]
-        if not all(done_path(bench.out, job).exists() for job in jobs):
+        if not _wanted(bench, bench.scale.test, model, planned):
             continue
-        maps = [outcome(bench.out, job) for job in jobs]
-        seconds = sum(found["seconds"] for found in maps) / len(maps)
-        errors = [found["ece"] for found in maps if found["ece"] is not None]
+        maps = [f"map-{place.name}-{model}" for place in bench.scale.test]
+        found = [outcome(bench.out, job) for job in maps if done_path(bench.out, job).exists()]
+        seconds = f"{sum(one['seconds'] for one in found) / len(found):.0f}" if found else "-"
+        errors = [one["ece"] for one in found if one["ece"] is not None]
         ece = percent(sum(errors) / len(errors)) if errors else "-"
-        trained = outcome(bench.out, f"train-{model}") if model in LEARNERS else None
+        job = f"train-{model}"
+        trained = outcome(bench.out, job) if done_path(bench.out, job).exists() else None
         size = f"{trained['parameters'] / 1e6:.2f} M" if trained and trained["parameters"] else "-"
-        rows.append(
-            (_TITLES[model], size, f"{trained['seconds']:.0f}" if trained else "-", f"{seconds:.0f}", ece)
-        )
+        rows.append((_TITLES[model], size, f"{trained['seconds']:.0f}" if trained else "-", seconds, ece))
     columns = ("model", "parameters", "training s", "map s", "ECE")
     return Table("of costs", caption, columns, tuple(rows))
 
@@ -209,9 +225,9 @@ def importance_table(found: dict[str, Any], count: int = 15) -> Table:
     return Table("of importance", caption, ("channel", "mean", "clean ice", "debris"), rows)
 
 
-def page(bench: Bench, machine: str) -> str:
-    """All tables as one page of markdown."""
-    found = tables(bench)
+def page(bench: Bench, machine: str, jobs: Sequence[Job] = ()) -> str:
+    """All tables as one page of markdown, which says what of ``jobs`` is not done."""
+    found = tables(bench, jobs)
     if done_path(bench.out, "importance").exists():
         found.append(importance_table(outcome(bench.out, "importance")))
     head = (
@@ -221,11 +237,17 @@ def page(bench: Bench, machine: str) -> str:
         "models under one set of conditions; they say nothing about any real glacier.\n\n"
         f"{machine}\n"
     )
+    undone = missing(jobs, bench.out)
+    if undone:
+        head += (
+            f"\n**Not complete**: {len(undone)} of {len(jobs)} jobs are not done ({', '.join(undone)}). "
+            "A dash stands for what they would have found.\n"
+        )
     return "\n".join([head, *(table.markdown for table in found)])
 
 
-def save(bench: Bench, machine: str) -> Path:
+def save(bench: Bench, machine: str, jobs: Sequence[Job] = ()) -> Path:
     """Writes the page beside the results."""
     path = bench.out / "tables.md"
-    path.write_text(page(bench, machine), encoding="utf-8")
+    path.write_text(page(bench, machine, jobs), encoding="utf-8")
     return path

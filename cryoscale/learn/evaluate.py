@@ -108,6 +108,9 @@ def _evaluate_zone(out: str | Path, year: int, epsg: int, truth: Path) -> tuple[
 
 Predict = Callable[..., NDArray[np.float32]]
 
+ON_GPU_AT_ONCE = 16
+"""Patches that a GPU is asked about at once."""
+
 
 def score_patches(
     predict: Predict,
@@ -127,8 +130,11 @@ def score_patches(
     """
     confusion = np.zeros((len(CLASS_NAMES),) * 2, np.int64)
     located = bool(getattr(predict, "needs_location", False))
-    for index, (x, y) in zip(indices, patches.batches(indices, 1), strict=True):
-        where = [code_of(patches, int(index))[np.newaxis]] if located else []
+    # A CPU gains nothing by several at once, and they would change the last bits.
+    at_once = ON_GPU_AT_ONCE if getattr(getattr(predict, "device", None), "type", "cpu") == "cuda" else 1
+    for start, (x, y) in zip(range(0, len(indices), at_once), patches.batches(indices, at_once), strict=True):
+        part = indices[start : start + at_once]
+        where = [np.stack([code_of(patches, int(index)) for index in part])] if located else []
         labels = predict(drop_modalities(x, patches.channels, absent), *where).argmax(axis=1)
         confusion += confusion_matrix(y, labels, len(CLASS_NAMES))
     return Scores(confusion)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ Ask = Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]]
 """Physical features (n,c,h,w) and the numbers of their patches (n,) to probabilities (n,k,h,w)."""
 
 Pair = tuple[NDArray[np.float32], NDArray[np.uint8]]
+
+Count = Callable[[Sequence[int], NDArray[np.int64]], NDArray[np.int64]]
+"""Channels (none: all stay), and whom patches or pixels have them from, to a confusion matrix (k,k)."""
+
+Hold = Callable[[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]], Count]
+"""Stacks (n,c,p,p), labels (n,p,p) and numbers (n,) of a group of patches to what asks a model of them."""
 
 _DERIVED = (
     *("NDVI", "NDSI", "NDWI", "NDGI", "GLCM_dissimilarity"),
@@ -147,6 +154,7 @@ def permutation_importance(
     *,
     how: Permuting,
     progress: Progress | None = None,
+    hold: Hold | None = None,
 ) -> Importance:
     """Importance of each channel, and of the groups that it has a member of.
 
@@ -157,7 +165,9 @@ def permutation_importance(
         channels: names of the stack's channels.
         how: repeats, seed, what is exchanged, and how much is held in memory.
         progress: called with permutations done and their number.
+        hold: asks the model of a group of patches instead of ``ask``.
     """
+    hold = hold or partial(_held, ask, how.batch)
     groups = {
         name: tuple(list(channels).index(member) for member in members if member in channels)
         for name, members in GROUPS.items()
@@ -172,9 +182,10 @@ def permutation_importance(
         rng = np.random.default_rng([how.seed, number])
         n = len(x) if how.by == "planes" else y.size
         donors = np.stack([_cycle(n, rng) for _ in range(how.repeats)])
-        baseline += _count(ask, x, y, part, how.batch)
+        count = hold(x, y, part)
+        baseline += count((), donors[0])
         for at, job in enumerate(jobs):
-            confusion[at] += permuted(ask, (x, y, part), job, donors, batch=how.batch)
+            confusion[at] += np.stack([count(job, row) for row in donors])
             if progress:
                 progress(number * len(jobs) + at + 1, len(parts) * len(jobs))
     of = {job: _drops(baseline, confusion[at]) for at, job in enumerate(jobs)}
@@ -184,6 +195,16 @@ def permutation_importance(
         groups={name: of[members] for name, members in groups.items() if members},
         settings={"patches": len(indices), "pixels": int(baseline.sum()), **vars(how)},
     )
+
+
+def _held(
+    ask: Ask, batch: int, x: NDArray[np.float32], y: NDArray[np.uint8], numbers: NDArray[np.int64]
+) -> Count:
+    def count(columns: Sequence[int], donors: NDArray[np.int64]) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = permuted(ask, (x, y, numbers), columns, donors[np.newaxis], batch=batch)[0]
+        return found
+
+    return count
 
 
 def permuted(
@@ -303,6 +324,7 @@ def importance(
     limit: int | None = None,
     how: Permuting = Permuting(),
     progress: Progress | None = None,
+    precision: str = "fp32",
 ) -> Importance:
     """Importance of the channels of the weights ``path`` on a split of a patch set.
 
@@ -313,11 +335,13 @@ def importance(
         limit: at most so many of them, drawn by the seed.
         how: repeats, seed, what is exchanged, and how much is held in memory.
         progress: called with permutations done and their number.
+        precision: of the network, see :data:`cryoscale.models.predictor.PRECISIONS`.
 
     Raises:
         WeightsError: if the weights cannot be used.
         SourceError: if the patches do not fit the weights, or are fewer than two.
     """
+    from cryoscale.learn.exchange import Group
     from cryoscale.models import weights
     from cryoscale.models.predictor import Predictor
 
@@ -329,7 +353,11 @@ def importance(
         given = f"{len(indices)} patch of split {split!r} of {patch_set}"
         raise SourceError(given, "two or more to exchange channels between", "take more patches")
     model, card = weights.load(path)
-    predictor = Predictor(model, card, precision="fp32")
+    predictor = Predictor(model, card, precision=precision)
+
+    def hold(x: NDArray[np.float32], y: NDArray[np.uint8], numbers: NDArray[np.int64]) -> Count:
+        return Group.of(predictor, x, y, patches.codes(predictor, numbers), how.batch).count
+
     found = permutation_importance(
         lambda x, numbers: patches.ask(predictor, x, numbers),
         patches.read,
@@ -337,6 +365,7 @@ def importance(
         card.channels,
         how=how,
         progress=progress,
+        hold=hold if predictor.device.type == "cuda" else None,
     )
     told = {"weights": card.sha256, "architecture": card.architecture, "split": split}
     return replace(found, settings={**told, **found.settings})

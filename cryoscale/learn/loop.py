@@ -29,21 +29,28 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from cryoscale.errors import ConfigError, TrainingError
 from cryoscale.learn import calibrate
 from cryoscale.learn.checkpoint import TrainState, load_state, save_state
-from cryoscale.learn.feed import Batch, Feed, Standard
+from cryoscale.learn.counts import confusion_on_device
+from cryoscale.learn.feed import Batch, Feed, Standard, standard_of
 from cryoscale.learn.losses import make_loss
 from cryoscale.learn.patches import Patches
 from cryoscale.learn.places import code_of
 from cryoscale.learn.ranks import ALONE, Ranks
 from cryoscale.learn.recipe import TrainConfig
-from cryoscale.learn.scores import CLASS_NAMES, NO_DATA, Scores, confusion_matrix
+from cryoscale.learn.scores import CLASS_NAMES, NO_DATA, Scores
 from cryoscale.models.predictor import choose_device
 
-__all__ = ["Fit", "Progress", "Standard", "Start", "class_weights", "fit", "fit_temperature"]
+__all__ = ["Fit", "Progress", "Standard", "Start", "class_weights", "fit", "fit_temperature", "standard_of"]
 
 Progress = Callable[[dict[str, Any]], None]
 
 HOLD_BYTES = 2 << 30
 """Patches are kept in memory up to this."""
+
+LOOK = 16
+"""Steps on a GPU from one look at the losses to the next."""
+
+TOLD_AT_ONCE = 16
+"""Patches that a GPU is asked about at once after a training; a CPU gains nothing by more than one."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +192,15 @@ class _Loop:
         self.config, self.ranks = config, start.ranks
         self.device = choose_device(self.ranks.device(config.device))
         self.dtype = choose_training_precision(config.precision, self.device)
-        self.feed = Feed(patches, config, self.ranks, located=bool(getattr(model, "needs_location", False)))
-        self.standard = start.standard or standard_of(patches)
+        self.feed = Feed(
+            patches,
+            config,
+            self.ranks,
+            located=bool(getattr(model, "needs_location", False)),
+            device=self.device,
+            standard=start.standard,
+        )
+        self.standard = self.feed.standard
         self.class_counts = patches.class_counts(self.feed.train_indices, len(CLASS_NAMES))
         weights = class_weights(self.class_counts, config.class_weight_power)
         self.loss = make_loss(config.loss, torch.from_numpy(weights).to(self.device))
@@ -196,7 +210,13 @@ class _Loop:
             self._encoder().requires_grad_(False)
         self.wrapped = self.ranks.wrap(self.model, self.device)
         learnt = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(learnt, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.Adam(
+            learnt,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            # one kernel instead of thousands; on a CPU its sums are others than those of older trainings
+            fused=self.device.type == "cuda" or None,
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.total = config.iterations or config.epochs * self.feed.steps
         self.epochs = math.ceil(self.total / self.feed.steps)
@@ -219,31 +239,23 @@ class _Loop:
             self._encoder().eval()  # or its batch norms would go on taking statistics
         first = epoch * self.feed.steps
         steps = min(self.feed.steps, self.total - first)
-        losses, rate = [], 0.0
+        losses: list[torch.Tensor] = []
+        rate, told = 0.0, float("nan")
         for step, batch in enumerate(self.feed.training(epoch, steps)):
             rate = self.config.rate_at((first + step) / self.total)
-            losses.append(self._step(batch, rate, f"epoch {epoch + 1}, step {step + 1}"))
+            losses.append(self._step(batch, rate))
+            # To read a loss off a GPU is to wait for all steps before it.
+            if self.device.type == "cpu" or (step + 1) % LOOK == 0 or step + 1 == steps:
+                told = _finite(losses[-LOOK:], f"epoch {epoch + 1}, step {step + 1}")
             if progress:
-                progress(
-                    {
-                        "kind": "step",
-                        "epoch": epoch + 1,
-                        "step": step + 1,
-                        "steps": steps,
-                        "loss": losses[-1],
-                    }
-                )
-        return float(np.mean(losses)), rate
+                progress({"kind": "step", "epoch": epoch + 1, "step": step + 1, "steps": steps, "loss": told})
+        return float(np.mean([float(loss) for loss in losses])), rate
 
-    def _step(self, batch: Batch, rate: float, where: str) -> float:
+    def _step(self, batch: Batch, rate: float) -> torch.Tensor:
+        """One step; its loss, the second head's share of it left out, which may not be computed yet."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss, value = self._training_loss(batch)
-        if not math.isfinite(float(loss.detach())):
-            raise TrainingError(
-                f"the loss became {float(loss.detach())} in {where}; the state of the last whole epoch is "
-                "kept: look at the patches, or start afresh with a lower learning_rate or clip_norm"
-            )
         self.optimizer.zero_grad(set_to_none=True)
         # DistributedDataParallel takes the mean over the processes, of gradients that are parts of a sum.
         torch.autograd.backward(self.scaler.scale(loss * self.ranks.size))
@@ -254,11 +266,11 @@ class _Loop:
         self.scaler.update()
         return value
 
-    def _training_loss(self, batch: Batch) -> tuple[torch.Tensor, float]:
+    def _training_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """What is minimised, and of it the part that validation has too: a second head counts apart."""
         try:
             with self._mixed():
-                answer = self.wrapped(*self._inputs(batch))
+                answer = self.wrapped(*batch.inputs)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -266,7 +278,7 @@ class _Loop:
             raise ConfigError(given, "2 patches a process, for batch norm", "raise the batch") from None
         logits, *auxiliary = answer if isinstance(answer, tuple) else (answer,)
         loss = self._loss(logits, batch)
-        value = float(loss.detach())
+        value = loss.detach()
         for other in auxiliary:
             loss = loss + float(getattr(self.model, "auxiliary_weight", 1.0)) * self._loss(other, batch)
         return loss, value
@@ -276,23 +288,21 @@ class _Loop:
         """Scores and mean loss on the validation patches."""
         self.model.eval()
         self.ranks.share_buffers(self.model)
-        confusion = np.zeros((len(CLASS_NAMES),) * 2, np.int64)
+        confusion = torch.zeros((len(CLASS_NAMES),) * 2, dtype=torch.int64, device=self.device)
         losses = []
         for batch in self.feed.validation():
             if batch is None:  # the loss still is a sum over all processes: this one adds nothing
                 logits = torch.zeros((1, len(CLASS_NAMES), 1, 1), device=self.device)
-                batch = Batch(np.zeros(0, np.float32), np.full((1, 1, 1), NO_DATA, np.uint8), None)
+                unknown = torch.full((1, 1, 1), NO_DATA, device=self.device)
+                batch = Batch(logits, unknown, None)
             else:
                 with self._mixed():
-                    logits = self.model(*self._inputs(batch))
-            losses.append(float(self._loss(logits, batch)))
-            confusion += confusion_matrix(batch.y, logits.argmax(1).cpu().numpy(), len(CLASS_NAMES))
-        whole = self.ranks.total(torch.from_numpy(confusion).to(self.device)).cpu().numpy()
-        return Scores(whole), float(np.mean(losses)) if losses else float("nan")
-
-    def _inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
-        x = self.standard(batch.x).to(self.device)
-        return (x,) if batch.location is None else (x, torch.from_numpy(batch.location).to(self.device))
+                    logits = self.model(*batch.inputs)
+            losses.append(self._loss(logits, batch))
+            confusion += confusion_on_device(batch.y, logits.argmax(1))
+        whole = self.ranks.total(confusion).cpu().numpy()
+        mean = float(np.mean([float(loss) for loss in losses])) if losses else float("nan")
+        return Scores(whole), mean
 
     def _mixed(self) -> AbstractContextManager[Any]:
         if self.dtype == torch.float32:
@@ -300,14 +310,23 @@ class _Loop:
         return torch.autocast(self.device.type, self.dtype)
 
     def _loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        labels = torch.from_numpy(batch.y.astype(np.int64)).to(self.device)
-        return self.loss.value(self.ranks.total(self.loss.sums(logits.float(), labels)))
+        return self.loss.value(self.ranks.total(self.loss.sums(logits.float(), batch.y)))
 
 
-def standard_of(patches: Patches) -> Standard:
-    """Mean and deviation of the channels over the training patches."""
-    mean, std = patches.statistics(patches.indices("train"))
-    return Standard(mean.astype(np.float32), std.astype(np.float32))
+def _finite(losses: Sequence[torch.Tensor], where: str) -> float:
+    """The last of these losses.
+
+    Raises:
+        TrainingError: if one is not finite.
+    """
+    values = torch.stack(list(losses)).tolist()
+    for value in values:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss became {value} in {where}; the state of the last whole epoch is "
+                "kept: look at the patches, or start afresh with a lower learning_rate or clip_norm"
+            )
+    return float(values[-1])
 
 
 @torch.inference_mode()
@@ -321,18 +340,20 @@ def fit_temperature(
     """
     rng = np.random.default_rng(0)
     device = next(iter(model.state_dict().values())).device
+    at_once = 1 if device.type == "cpu" else TOLD_AT_ONCE
     model.eval()
     logits, labels = [], []
-    for index in indices:
-        x, y = patches.read(index)
-        known = np.flatnonzero(y.ravel() != NO_DATA)
-        drawn = rng.permutation(known)[:2000]
-        inputs = [standard(x[np.newaxis]).to(device)]
+    for start in range(0, len(indices), at_once):
+        part = indices[start : start + at_once]
+        stacks, truths = zip(*map(patches.read, part), strict=True)
+        inputs = [standard(np.stack(stacks)).to(device)]
         if getattr(model, "needs_location", False):
-            inputs.append(torch.from_numpy(code_of(patches, int(index))[np.newaxis]).to(device))
-        out = model(*inputs).float().cpu()[0].flatten(1)
-        logits.append(out[:, drawn].T.double().numpy())
-        labels.append(y.ravel()[drawn])
+            inputs.append(torch.from_numpy(np.stack([code_of(patches, int(i)) for i in part])).to(device))
+        for out, y in zip(model(*inputs).float().cpu(), truths, strict=True):
+            known = np.flatnonzero(y.ravel() != NO_DATA)
+            drawn = rng.permutation(known)[:2000]
+            logits.append(out.flatten(1)[:, drawn].T.double().numpy())
+            labels.append(y.ravel()[drawn])
     if not labels or not sum(map(len, labels)):
         return 1.0
     return calibrate.fit_temperature(calibrate.Sample(np.concatenate(logits), np.concatenate(labels)))

@@ -58,7 +58,8 @@ def _weighted(logits: Tensor, labels: Tensor, weights: Tensor, gamma: float) -> 
         known = labels != NO_DATA
         total = (weights[torch.where(known, labels, 0)] * known * missing**gamma * plain).sum()
     # Counted first and weighted in float64: a float32 sum over a million pixels would lose digits.
-    counts = torch.bincount(labels.flatten(), minlength=NO_DATA + 1)[: len(weights)]
+    # Not by bincount, which asks a GPU for the largest label, and so waits for it.
+    counts = torch.stack([(labels == k).sum() for k in range(len(weights))])
     return torch.stack([total, (counts.double() @ weights.double()).to(total.dtype)])
 
 

@@ -13,6 +13,7 @@ from. A set without ``complete: true`` was interrupted and is made anew.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -289,8 +290,17 @@ class Patches:
         self, index: int, crop: tuple[slice, slice] = (slice(None), slice(None))
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Stack (c,p,p) float32 and labels (p,p) u1 of one patch, or of a part of it."""
-        x, y = self._held.get(int(index)) or self._load(int(index))
+        x, y = self.stored(index)
         return np.array(x[:, *crop], np.float32), np.array(y[crop])
+
+    def stored(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Stack (c,p,p) in the type it is stored in, and labels (p,p) u1, of one patch; not to be changed."""
+        return self._held.get(int(index)) or self._load(int(index))
+
+    @property
+    def nbytes_each(self) -> int:
+        """What one patch takes, stack and labels, in the types they are stored in."""
+        return int(math.prod(self._x.shape[1:]) * self._x.dtype.itemsize + math.prod(self._y.shape[1:]))
 
     def _load(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """One patch off the disk.

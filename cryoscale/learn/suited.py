@@ -87,9 +87,14 @@ class SuitedPatches:
         self, predictor: Predictor, x: NDArray[np.float32], indices: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """Probabilities (n,k,p,p) of stacks (n,c,p,p), told where the patches lie if the network wants it."""
+        codes = self.codes(predictor, indices)
+        return predictor(x) if codes is None else predictor(x, codes)
+
+    def codes(self, predictor: Predictor, indices: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Location codes (n,4) of patches, for a network that wants them."""
         if not predictor.needs_location:
-            return predictor(x)
-        return predictor(x, np.stack([code_of(self.patches, int(index)) for index in indices]))
+            return None
+        return np.stack([code_of(self.patches, int(index)) for index in indices])
 
     def read(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Stack (c,p,p) float32 and labels (p,p) u1 of one patch."""

@@ -298,7 +298,7 @@ def _built(architecture: str, arguments: dict[str, Any]) -> torch.nn.Module:
 
 def _metrics(model: torch.nn.Module, card: weights.Card, patches: Patches) -> dict[str, Any]:
     """Scores through the predictor that serves the weights, on what was held back."""
-    predict = Predictor(model, card, precision="fp32")
+    predict = Predictor(model, card)
     metrics: dict[str, Scores] = {}
     for split in ("validation", "test"):
         indices = patches.indices(split)

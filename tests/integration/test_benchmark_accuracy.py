@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import rasterio
 import xarray as xr
 from sklearn.metrics import accuracy_score, jaccard_score
 
 from benchmarks.accuracy.__main__ import chosen, claim, main
-from benchmarks.accuracy.jobs import Job, JobError, done_path, outcome, run_all
+from benchmarks.accuracy.jobs import Job, JobError, Room, _startable, done_path, outcome, run_all
 from benchmarks.accuracy.plan import plan
 from benchmarks.accuracy.scales import CPU, FULL, MODELS, SCALES, TINY
 from benchmarks.accuracy.steps import Bench, range_job
@@ -158,30 +160,95 @@ def test_every_model_has_its_jobs_and_every_job_waits_for_what_it_needs(scale, t
             assert f"map-{place.name}-{model}" in seen
 
 
-def test_jobs_in_processes_wait_for_one_another_and_a_failure_names_its_log(tmp_path: Path) -> None:
-    """The command stands for the benchmark's own: it takes --job NAME and does what the test says."""
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command for the benchmark's own: it takes --job NAME and does what the name says."""
     (tmp_path / "fake_benchmark.py").write_text(
-        "import json, pathlib, sys\n"
+        "import json, os, pathlib, subprocess, sys, time\n"
         "name = sys.argv[sys.argv.index('--job') + 1]\n"
-        "done = pathlib.Path(sys.argv[1]) / 'done'\n"
+        "home = pathlib.Path(sys.argv[1])\n"
+        "done = home / 'done'\n"
         "done.mkdir(exist_ok=True)\n"
         "if name == 'second': json.loads((done / 'first.json').read_text())\n"
         "if name == 'bad': sys.exit('no such thing')\n"
-        "(done / f'{name}.json').write_text(json.dumps({'seconds': 0}))\n"
+        "if name == 'endless':\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "    (home / 'child').write_text(str(child.pid))\n"
+        "    time.sleep(60)\n"
+        "told = {'seconds': 0, 'threads': os.environ.get('LOKY_MAX_CPU_COUNT')}\n"
+        "(done / f'{name}.json').write_text(json.dumps(told))\n"
     )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return ["fake_benchmark", str(tmp_path)]
 
-    def unused() -> dict[str, int]:
-        raise AssertionError("done in a process of its own")
 
-    jobs = [Job("second", ("first",), unused), Job("first", (), unused)]
-    command, told = ["fake_benchmark", str(tmp_path)], []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(tmp_path))
-        run_all(jobs, tmp_path, workers=2, command=command, tell=told.append)
-        assert [text.split()[-1] for text in told] == ["first", "second"]
-        with pytest.raises(JobError, match=r"bad failed \(no such thing\).*bad\.txt"):
-            run_all([Job("bad", (), unused)], tmp_path, workers=1, command=command, tell=told.append)
-    assert outcome(tmp_path, "second") == {"seconds": 0}
+def unused() -> dict[str, int]:
+    raise AssertionError("done in a process of its own")
+
+
+def test_jobs_in_processes_wait_for_one_another_and_a_failure_stops_only_what_needs_it(
+    tmp_path: Path, stand_in: list[str]
+) -> None:
+    told: list[str] = []
+    jobs = [
+        Job("bad", (), unused),
+        Job("hopeless", ("bad",), unused),
+        Job("second", ("first",), unused),
+        Job("first", (), unused, slots=3),
+    ]
+    with pytest.raises(JobError, match=r"bad failed \(no such thing\).*bad\.txt") as caught:
+        run_all(jobs, tmp_path, room=Room(2), command=stand_in, tell=told.append)
+    assert "hopeless" not in str(caught.value)
+    assert [text.split()[-1] for text in told if "failed" not in text] == ["bad", "first", "second"]
+    assert outcome(tmp_path, "second") == {"seconds": 0, "threads": None}
+    assert outcome(tmp_path, "first") == {"seconds": 0, "threads": "3"}
+
+
+def test_heavy_jobs_and_jobs_of_many_threads_take_their_room(tmp_path: Path) -> None:
+    heavy = [Job(f"heavy-{n}", (), unused, heavy=True) for n in range(3)]
+    wide, light = Job("wide", (), unused, slots=3), Job("light", (), unused)
+
+    def names(room: Room, running: list[Job], *waiting: Job) -> list[str]:
+        return [job.name for job in _startable(waiting, running, room, tmp_path)]
+
+    assert names(Room(4, heavy=2), [], *heavy, light) == ["heavy-0", "heavy-1", "light"]
+    assert names(Room(4, heavy=2), heavy[:2], heavy[2], light) == ["light"]
+    assert names(Room(4), [], *heavy, wide, light) == ["heavy-0", "heavy-1", "heavy-2", "light"]
+    assert names(Room(2), [], wide, light) == ["wide"], "alone, where there is less room than it wants"
+
+
+def test_at_the_deadline_jobs_and_what_they_have_started_are_ended(
+    tmp_path: Path, stand_in: list[str]
+) -> None:
+    told: list[str] = []
+    jobs = [Job("first", (), unused), Job("endless", ("first",), unused), Job("late", ("endless",), unused)]
+    run_all(jobs, tmp_path, room=Room(2, until_s=1.5), command=stand_in, tell=told.append)
+    assert "ended: endless" in told[-1]
+    assert done_path(tmp_path, "first").exists()
+    assert not psutil.pid_exists(int((tmp_path / "child").read_text()))
+
+
+def test_a_report_before_the_end_says_what_is_missing_and_has_dashes_for_it(
+    made: Bench, tmp_path: Path
+) -> None:
+    out = tmp_path / "part"
+    shutil.copytree(made.out / "done", out / "done")
+    for name in ("train-cryonet-random", "importance", "tune-cryonet"):
+        done_path(out, name).unlink()
+    for path in (out / "done").glob("map-*-cryonet-random.json"):
+        path.unlink()
+    arguments = ["--scale", "tiny", "--out", str(out), "--models", *CHOSEN]
+    assert main([*arguments, "--report", "--results", str(tmp_path / "r.jsonl")]) == 0
+    results = json.loads((tmp_path / "r.jsonl").read_text())["results"]
+    (mapped,) = [name for name in results["missing"] if name.startswith("map-")]
+    assert set(results["missing"]) == {"train-cryonet-random", "importance", "tune-cryonet", mapped}
+    rows = {row[0]: row[1:] for row in results["tables"]["III"]["rows"]}
+    assert set(rows["random"]) == {"-"}
+    assert "-" not in rows["blocked"]
+    page = (out / "tables.md").read_text()
+    assert "Not complete" in page
+    assert mapped in page
+    assert not (out / "ranges").exists(), "a report makes nothing"
 
 
 def test_a_row_says_iou_recall_and_precision_in_the_order_of_the_study() -> None:
@@ -204,5 +271,5 @@ def test_the_table_of_importance_ranks_channels_and_marks_groups_of_the_same_nam
 
 
 def test_the_workers_of_a_scale_do_not_change_what_it_is() -> None:
-    assert replace(CPU, workers=7).fingerprint == CPU.fingerprint
+    assert replace(CPU, workers=7, heavy=3, wide=5).fingerprint == CPU.fingerprint
     assert replace(CPU, patch_px=128).fingerprint != CPU.fingerprint
