@@ -74,15 +74,18 @@ def run(given: argparse.Namespace) -> int:
             run_all(jobs, out, room=room, command=command, tell=lambda text: print(text, flush=True))
         except JobError as error:
             failure = error
-    record = line(bench, jobs, time.perf_counter() - began, cpu_s() - used_s)
-    results = record["results"]
+    spent = None if given.report else (time.perf_counter() - began, cpu_s() - used_s)
+    record = line(bench, jobs, spent)
     on = ", ".join(f"{key} {value}" for key, value in machine().items() if value is not None)
-    text = f"Measured at {results['commit']} in {results['wall_s']} s on: {on}."
+    took = "" if spent is None else f" in {spent[0]:.1f} s"
+    text = f"Measured at {record['results']['commit']}{took} on: {on}."
+    path = save(bench, text, jobs)
+    if failure is None or given.deadline is not None:  # who gives one takes what there is
+        append(given.results, record)
     print(page(bench, text, jobs))
-    print(f"written to {save(bench, text, jobs)}")
+    print(f"written to {path}")
     if failure is not None:
         raise failure
-    append(given.results, record)
     return 0
 
 

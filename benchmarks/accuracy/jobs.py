@@ -89,6 +89,8 @@ def do(job: Job, out: Path) -> None:
 def run_all(jobs: Sequence[Job], out: Path, *, room: Room, command: Sequence[str], tell: Tell) -> None:
     """Does what is not done yet, in its order as far as there is room (0 workers: in this process).
 
+    What a GPU had no memory for is tried once more, since it is shared.
+
     Raises:
         JobError: if a job failed; all that can be done without it is done first, and stays done.
     """
@@ -99,6 +101,7 @@ def run_all(jobs: Sequence[Job], out: Path, *, room: Room, command: Sequence[str
             do(job, out)
         return
     failed: list[str] = []
+    again: set[str] = set()
     running: dict[subprocess.Popen[bytes], Job] = {}
     began = time.perf_counter()
     try:
@@ -113,7 +116,11 @@ def run_all(jobs: Sequence[Job], out: Path, *, room: Room, command: Sequence[str
                 running[_started(job, out, command)] = job
             for process in [process for process in running if process.poll() is not None]:
                 job = running.pop(process)
-                if process.returncode:
+                if process.returncode and job.name not in again and _had_no_room(job, out):
+                    again.add(job.name)
+                    waiting.insert(0, job)
+                    tell(f"{time.perf_counter() - began:6.0f} s  {job.name} ran out of memory: once more")
+                elif process.returncode:
                     failed.append(_why(job, out))
                     tell(f"{time.perf_counter() - began:6.0f} s  {failed[-1]}")
             if not running and waiting and not _startable(waiting, [], room, out):
@@ -152,6 +159,11 @@ def _started(job: Job, out: Path, command: Sequence[str]) -> subprocess.Popen[by
             stdout=stream,
             stderr=subprocess.STDOUT,
         )
+
+
+def _had_no_room(job: Job, out: Path) -> bool:
+    """Whether a job failed for want of a device's memory, which others of that moment may have had."""
+    return "out of memory" in log_path(out, job.name).read_text(errors="replace")
 
 
 def _why(job: Job, out: Path) -> str:

@@ -53,8 +53,11 @@ def cpu_s() -> float:
     )
 
 
-def line(bench: Bench, jobs: Sequence[Job], wall_s: float, used_s: float) -> dict[str, Any]:
-    """The whole benchmark in plain values, as far as it is done; ``used_s`` are its processor seconds."""
+def line(bench: Bench, jobs: Sequence[Job], spent: tuple[float, float] | None) -> dict[str, Any]:
+    """The whole benchmark in plain values, as far as it is done.
+
+    ``spent`` are its seconds by the clock and of processors; None where it was only reported on.
+    """
     undone = missing(jobs, bench.out)
     found = {job.name: outcome(bench.out, job.name) for job in jobs if job.name not in undone}
     made = tables(bench, jobs)
@@ -64,9 +67,9 @@ def line(bench: Bench, jobs: Sequence[Job], wall_s: float, used_s: float) -> dic
         "commit": commit(),
         "simulated": True,
         "gpu": machine()["gpu"],
-        "wall_s": round(wall_s, 1),
         # what the clock says also holds what others did on the machine
-        "cpu_s": round(used_s, 1),
+        "wall_s": None if spent is None else round(spent[0], 1),
+        "cpu_s": None if spent is None else round(spent[1], 1),
         "seconds": {name: values["seconds"] for name, values in found.items()},
         "patches": found["patches"]["patches"] if "patches" in found else None,
         **({"missing": undone} if undone else {}),

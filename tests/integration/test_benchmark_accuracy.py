@@ -171,6 +171,9 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "done.mkdir(exist_ok=True)\n"
         "if name == 'second': json.loads((done / 'first.json').read_text())\n"
         "if name == 'bad': sys.exit('no such thing')\n"
+        "if name == 'greedy' and not (home / 'tried').exists():\n"
+        "    (home / 'tried').write_text('')\n"
+        "    sys.exit('CUDA out of memory')\n"
         "if name == 'endless':\n"
         "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         "    (home / 'child').write_text(str(child.pid))\n"
@@ -195,11 +198,15 @@ def test_jobs_in_processes_wait_for_one_another_and_a_failure_stops_only_what_ne
         Job("hopeless", ("bad",), unused),
         Job("second", ("first",), unused),
         Job("first", (), unused, slots=3),
+        Job("greedy", (), unused),
     ]
     with pytest.raises(JobError, match=r"bad failed \(no such thing\).*bad\.txt") as caught:
         run_all(jobs, tmp_path, room=Room(2), command=stand_in, tell=told.append)
     assert "hopeless" not in str(caught.value)
-    assert [text.split()[-1] for text in told if "failed" not in text] == ["bad", "first", "second"]
+    begun = [text.split()[-1] for text in told if "failed" not in text and "memory" not in text]
+    assert sorted(begun) == ["bad", "first", "greedy", "greedy", "second"]
+    assert begun.index("first") < begun.index("second")
+    assert done_path(tmp_path, "greedy").exists(), "what had no room is tried once more"
     assert outcome(tmp_path, "second") == {"seconds": 0, "threads": None}
     assert outcome(tmp_path, "first") == {"seconds": 0, "threads": "3"}
 

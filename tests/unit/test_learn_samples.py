@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
-from cryoscale.errors import OutputError
+from cryoscale.errors import OutputError, SourceError
 from cryoscale.features.stack import CHANNELS, HALO_PX, PcaBasis, build_stack
 from cryoscale.grid import Window
 from cryoscale.learn.recipe import SimulationConfig
-from cryoscale.learn.samples import YEAR, cut_patches, from_simulation, search_range
+from cryoscale.learn.samples import YEAR, _mapping, cut_patches, from_simulation, search_range
 
 
 def cut(shape, *, patch_px=32, stride_px=32, min_labelled=0.0, truth=None, optics=None):
@@ -70,7 +72,7 @@ def made(tmp_path_factory):
     )
     path = tmp_path_factory.mktemp("set") / "patches.zarr"
     events = []
-    return config, path, from_simulation(config, path, progress=events.append), events
+    return config, path, from_simulation(config, path, progress=events.append, processes=2), events
 
 
 def test_a_simulated_set_keeps_the_ranges_apart_and_says_what_it_is(made):
@@ -85,6 +87,21 @@ def test_a_simulated_set_keeps_the_ranges_apart_and_says_what_it_is(made):
     assert patches.class_counts(range(len(patches)), 5).sum() > 100_000
     assert {event["kind"] for event in events} == {"region", "cut"}
     assert set(patches.columns["epsg"]) == {32644, 32645}, "a range crosses a zone's border"
+
+
+def test_processes_that_share_the_work_leave_the_order_of_the_ranges(made):
+    _config, _, patches, events = made
+    assert [event["region"] for event in events] == [101, 201, 101, 101, 201, 201]
+    assert patches.columns["region"].tolist() == sorted(patches.columns["region"])
+    assert patches.columns["epsg"][patches.indices("train")].tolist() == sorted(
+        patches.columns["epsg"][patches.indices("train")]
+    )
+
+
+def test_what_came_of_a_process_that_was_killed_is_told_in_one_line():
+    said = r"2 processes .* one of which was killed.*fewer processes"
+    with pytest.raises(SourceError, match=said), _mapping(2) as each:
+        list(each(os._exit, [9]))
 
 
 def test_a_patch_is_what_a_run_would_read_there_to_the_last_bit_of_its_type(made, tmp_path):
