@@ -243,8 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     method = (
         "features of simulated ranges computed once, mapped zone by zone with each tiling by one set of "
         "weights, fp32 on the device named; scores against the simulator's truth; passes are those far from "
-        "the region's rim; seam scores at the tiles' stride, of the class probabilities (mean) and of the label "
-        "ice or not"
+        "the region's rim; seam scores at the tiles' stride, of the class probabilities (mean) and of the "
+        "label ice or not"
     )
     sizes = {
         "scale": given.scale,

@@ -9,6 +9,7 @@ call it through :func:`call_actor`, which never waits beyond its deadline.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -51,6 +52,9 @@ one that stands still as a whole stays silent."""
 GPU_BATCH = 64
 """Tiles that a GPU sees at once, at most, unless told otherwise."""
 
+BATCH_VARIABLE = "CRYOSCALE_GPU_BATCH"
+"""Environment variable that tells otherwise, for a GPU that others share."""
+
 
 @dataclass
 class Work:
@@ -82,7 +86,8 @@ class ModelActor:
         tile_px: edge of a tile.
         overlap: share of a tile that its neighbour covers too, in [0, 1).
         batch: tiles the model sees at once; halved for good when the device's memory is too small.
-            None takes ``GPU_BATCH`` on a GPU, and 1 on a CPU, where more only cost memory.
+            None takes ``BATCH_VARIABLE`` or ``GPU_BATCH`` on a GPU, and 1 on a CPU, where more only cost
+            memory.
         threads: CPU threads of the model, None for the library's choice. Fixed threads and batch
             make results on CPU repeat to the last bit.
         load: makes the predictor; the default knows all models of cryoscale.
@@ -91,7 +96,7 @@ class ModelActor:
         sha256: of the weights that the run was begun with; None takes any.
 
     Raises:
-        ConfigError: if the model cannot take tiles of this size.
+        ConfigError: if the model cannot take tiles of this size, or ``BATCH_VARIABLE`` is no number.
         WeightsError: if the weights are not those.
     """
 
@@ -113,7 +118,7 @@ class ModelActor:
         self._refuse_others(sha256)
         self._confidence = Confidence(confidence, getattr(self._predictor, "calibration", None))
         self._on_gpu = str(getattr(self._predictor, "device", "cpu")).startswith("cuda")
-        self._tiling = Tiling(tile_px, overlap, batch or (GPU_BATCH if self._on_gpu else 1))
+        self._tiling = Tiling(tile_px, overlap, batch or (_gpu_batch() if self._on_gpu else 1))
         self._refuse_tile()
         self._engine = self._chosen_engine()
         self._gate = Gate()
@@ -287,6 +292,14 @@ class ModelActor:
         torch = sys.modules.get("torch")
         if torch is not None and self._threads is not None and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
+
+
+def _gpu_batch() -> int:
+    told = os.environ.get(BATCH_VARIABLE, str(GPU_BATCH))
+    if not told.isdecimal() or int(told) < 1:
+        given = f"{BATCH_VARIABLE}={told}"
+        raise ConfigError(given, "a number of tiles, 1 or more", "correct the environment, or leave it out")
+    return int(told)
 
 
 @dataclass(frozen=True)

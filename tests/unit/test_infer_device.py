@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryoscale.errors import ActorSilentError, OperatorError
+from cryoscale.errors import ActorSilentError, ConfigError, OperatorError
 from cryoscale.grid import Window
 from cryoscale.infer import actor, device
 from cryoscale.infer.actor import ActorRef, ModelActor
@@ -241,6 +241,18 @@ def test_an_actor_takes_narrow_features_only_where_they_change_nothing() -> None
         standard = asyncio.run(actor_of(model).wire())
         assert (standard is not None) == (precision == "bf16")
     assert actor_of(toy(precision="bf16")).predict(features_on(OUTER), OUTER.row, OUTER.col, BLOCK)
+
+
+def test_a_gpu_that_others_share_gets_its_batch_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = toy("cryonet")
+    model.device = torch.device("cuda")
+    monkeypatch.setenv("CRYOSCALE_GPU_BATCH", "7")
+    assert actor_of(model)._tiling.batch == 7
+    monkeypatch.setenv("CRYOSCALE_GPU_BATCH", "many")
+    with pytest.raises(ConfigError, match="CRYOSCALE_GPU_BATCH=many; expected a number of tiles"):
+        actor_of(model)
 
 
 @pytest.mark.parametrize("near", [True, False])
