@@ -189,7 +189,7 @@ FULL = Scale(
     heavy=6,
     wide=24,
 )
-"""The networks of the study, for one GPU of 80 GB or more and 16 cores; not run yet."""
+"""The networks of the study, for one GPU of 80 GB or more and 16 cores; not run to its end yet."""
 
 SCALES = {scale.name: scale for scale in (TINY, CPU, FULL)}
 

@@ -64,6 +64,12 @@ def append(path: Path, document: Mapping[str, Any]) -> None:
         file.write(json.dumps(document, sort_keys=True) + "\n")
 
 
+def keep(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a line alone into a file, in the place of whatever was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _gpu_model() -> str | None:
     """The GPU that a measurement had, if it used torch at all; None without one."""
     torch = sys.modules.get("torch")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryoscale.bench import record
-from cryoscale.bench.figure import Figure
+from cryoscale.bench.figure import Figure, rounded
 from cryoscale.bench.limits import Limits, measure_limits
 from cryoscale.errors import InputError
 
@@ -117,6 +117,9 @@ def measure(
 ) -> Bench:
     """Measure some workloads, or all of them, and add the line to ``out``.
 
+    What is measured so far lies in ``out`` with ``.part`` after its name: somebody may have to stop in the
+    middle.
+
     Raises:
         InputError: a workload or scale that there is not, or a device that cannot be had.
     """
@@ -132,20 +135,34 @@ def measure(
     on_stage("what the machine can do: copying and multiplying")
     limits = measure_limits(chosen)
     wanted = set(workloads or WORKLOADS)
-    found = [*_figures(wanted, SCALES[scale], chosen, limits, on_stage)]
-    found += _of_the_machine(wanted, SCALES[scale], on_stage)
+    found: list[Figure] = []
+
+    def keep(figures: Iterable[Figure]) -> None:
+        for figure in figures:
+            found.append(figure)
+            on_stage(f"  {rounded(figure.rate):g} {figure.unit}")
+            if out is not None:
+                record.keep(_part(out), Bench(scale, limits, tuple(found)).line())
+
+    keep(_figures(wanted, SCALES[scale], chosen, limits, on_stage))
+    keep(_of_the_machine(wanted, SCALES[scale], on_stage))
     picture = None
     if "end-to-end" in wanted:
         from cryoscale.bench import whole
 
         on_stage("a run from end to end")
         done = whole.measure(SCALES[scale].range)
-        found.append(done.figure)
+        keep([done.figure])
         picture = done.timeline_png
     made = Bench(scale, limits, tuple(found), picture)
     if out is not None:
         record.append(out, made.line())
+        _part(out).unlink(missing_ok=True)
     return made
+
+
+def _part(out: Path) -> Path:
+    return out.with_name(f"{out.name}.part")
 
 
 def _figures(

@@ -6,11 +6,10 @@ the rows of its tiles are on their way, so that all but the first rows are copie
 and only the bytes of the map come back. The arithmetic of 2,500 tiles/s at 50 % overlap: 46 Mpixel/s are 5.5
 GB/s of float32, or 2.8 as of :mod:`wire`; PCI Express 5 carries some 50, and a host core copies some 10 into
 page-locked memory: half of the time that the network takes, or a quarter, hence the overlap. The first batch
-of 32 waits for 384 of the 2304 rows of a block, which is all of the copying that is not hidden.
+of 64 waits for 640 of the 2304 rows of a block, which is all of the copying that is not hidden.
 
 It answers as :func:`predict.predict_window` and :func:`encode.encode` do, which are its oracle: equal to
-rounding, of a byte at most by one level. **On a CPU it is tested; what is particular to CUDA (streams,
-page-locked memory) has not met a GPU yet.**
+rounding, of a byte at most by one level. What only a GPU shows is in tests/unit/test_device_cuda.py.
 """
 
 from __future__ import annotations

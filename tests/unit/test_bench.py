@@ -245,3 +245,21 @@ def test_a_table_says_what_was_not_measured() -> None:
     assert "| writing | not measured |" in made
     assert "cuda: not measured" in made
     assert "| network cryonet | not measured |" in made
+
+
+def test_what_was_measured_before_somebody_stopped_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*given: object, **named: object) -> object:
+        raise KeyboardInterrupt
+
+    kept = tmp_path / "bench.jsonl"
+    monkeypatch.setattr("cryoscale.bench.writing.measure", stopped)
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        suite.measure(["blending", "writing"], "tiny", out=kept, on_stage=told.append)
+    line = json.loads(kept.with_name("bench.jsonl.part").read_text())
+    assert not kept.exists()
+    assert list(line["results"]["figures"]) == ["blending"]
+    figure = line["results"]["figures"]["blending"]
+    assert f"  {figure['rate']:g} {figure['unit']}" in told

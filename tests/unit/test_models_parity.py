@@ -97,3 +97,25 @@ def test_one_that_cannot_be_had_is_told_and_passed_over() -> None:
     made = choose(load, ["broken", "other"], TILES, VALID)
     assert made.precision == "other"
     assert made.to_dict()["tried"][1] == {"precision": "broken", "why_not": "cannot be had: no such kernel"}
+
+
+def test_a_model_that_tells_its_own_seconds_is_taken_at_its_word() -> None:
+    class Served:
+        """Slow from arrays to arrays, and quick where blocks are mapped."""
+
+        batch = 2
+
+        def __init__(self, told_s: float) -> None:
+            self.told_s = told_s
+
+        def __call__(self, features: np.ndarray) -> np.ndarray:
+            return np.stack([features[:, 0], 1 - features[:, 0]], axis=1)
+
+        def seconds_a_tile(self) -> float:
+            return self.told_s
+
+    tiles = np.random.default_rng(1).random((4, 1, 8, 8), np.float32)
+    told = {"fp32": 3.0, "bf16": 2.0, "bf16-fused": 1.0}
+    made = choose(lambda name: Served(told[name]), ["bf16", "bf16-fused"], tiles, np.ones((4, 8, 8), bool))
+    assert made.precision == "bf16-fused"
+    assert [parity.seconds_a_tile for parity in made.tried] == [3.0, 2.0, 1.0]

@@ -69,7 +69,10 @@ def test_served_in_batches_of_one_shape_a_network_answers_as_its_predictor(kind:
     features[1, :, 4:9] = np.nan
     codes: tuple[Any, ...] = (np.eye(3, 4, dtype=np.float32),) if kind == "glavitu" else ()
     served = ServedTiles(model.network, model.card.mean, model.card.std, batch)
+    with pytest.raises(RuntimeError, match="no batch has been seen yet"):
+        served.seconds_a_tile()
     np.testing.assert_allclose(served(features, *codes), model(features, *codes), atol=1e-5)
+    assert served.seconds_a_tile() > 0
     smaller = features[:, :, :32, :32]
     np.testing.assert_allclose(served(smaller, *codes), model(smaller, *codes), atol=1e-5)
 
