@@ -8,6 +8,7 @@ channels is filled up to multiples of eight, below which tensor cores do not wor
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import cast
 
@@ -21,6 +22,11 @@ from cryoscale.models.cryonet import CryoNet, Node, ResidualBlock, ScSE
 
 MULTIPLE = 8
 """Of channels, for tensor cores: https://docs.nvidia.com/deeplearning/performance/dl-performance-convolutional"""
+
+
+def can_serve(network: nn.Module) -> bool:
+    """Whether ``network`` is one of those, and this machine's torch has the language of the kernels."""
+    return isinstance(network, CryoNet) and importlib.util.find_spec("triton") is not None
 
 
 class FusedCryoNet(nn.Module):

@@ -131,3 +131,18 @@ def test_the_kernels_answer_as_the_steps_in_tritons_interpreter() -> None:
     pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, check=True)
+
+
+def test_a_gpu_that_chooses_for_itself_takes_the_kernels_for_a_cryonet_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def chosen(precision: str, device: torch.device) -> str:
+        return "bf16" if precision == "auto" else precision
+
+    monkeypatch.setattr("cryoscale.models.predictor.choose_precision", chosen)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert toy("cryonet", precision="auto").precision == "bf16-fused"
+    assert toy("cryonet", precision="bf16").precision == "bf16"
+    assert toy("convs", precision="auto").precision == "bf16"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert toy("cryonet", precision="auto").precision == "bf16"
