@@ -97,8 +97,8 @@ class Predictor:
             otherwise), ``needs_halo`` (False if it treats every pixel for itself), ``needs_location``.
         card: its card.
         device: auto, cpu, cuda or cuda:N.
-        precision: one of ``PRECISIONS``; ``auto`` is ``bf16-fused`` for a CryoNet on a GPU that has bf16. What
-            fuses does so where the network is served (:meth:`serve`); called, it runs as torch does in bf16.
+        precision: one of ``PRECISIONS``; ``auto`` is ``bf16-fused`` for a CryoNet on a GPU that has bf16.
+            What fuses does so where the network is served (:meth:`serve`); called, it runs as torch in bf16.
         threads: CPU threads that torch may use, for the whole process; None leaves them alone.
 
     Raises:
