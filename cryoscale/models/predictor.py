@@ -121,9 +121,7 @@ class Predictor:
         self.device = choose_device("cpu" if device == "auto" and precision in BY_OPENVINO else device)
         self.precision = choose_precision(precision, self.device)
         if precision == "auto" and self.precision == "bf16" and fused.can_serve(model):
-            self.precision = (
-                BY_KERNELS  # four times as quick where it is served, and the same where it is called
-            )
+            self.precision = BY_KERNELS  # four times as quick where it is served
         if threads is not None:
             if threads < 1:
                 raise InputError(f"{threads} threads", "1 or more", "give another number of threads")
