@@ -105,8 +105,17 @@ def _fed_s(found: Workers, settings: Settings, block: Block, feed: Feed) -> floa
     def hand_out(number: int) -> Any:
         seat = min(fleet.seats.values(), key=lambda seat: seat.load)
         seat.load += 1
+        place: dict[str, Any] = {"workers": [seat.address]} if fleet.near else {}
         future = found.client.submit(
-            one_block, number, block, feed.tile_px, feed.overlap, seat.ref, pure=False, resources={CPU: 1}
+            one_block,
+            number,
+            block,
+            feed.tile_px,
+            feed.overlap,
+            seat.ref,
+            pure=False,
+            resources={CPU: 1},
+            **place,
         )
         seats[future] = seat
         return future

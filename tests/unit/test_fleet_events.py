@@ -170,12 +170,12 @@ def test_an_actor_whose_worker_drains_keeps_its_blocks_gets_no_more_and_is_not_l
     client = Client("gpu-1", "gpu-2")
     fleet, told = watched(client, monkeypatch)
     fleet.look()
-    first = fleet.choose()
+    first = fleet.choose(2)
     assert first is not None
     first.load = 1
     client.statuses[first.name] = "closing_gracefully"
     fleet.look()
-    assert {fleet.choose().name for _ in range(3)}.isdisjoint({first.name})  # type: ignore[union-attr]
+    assert {fleet.choose(2).name for _ in range(3)}.isdisjoint({first.name})  # type: ignore[union-attr]
     assert fleet.counts() == {"ready": 1, "loading": 0, "draining": 1}
     first.load = 0  # its block has come back
     fleet.look()
@@ -192,10 +192,10 @@ def test_an_actor_whose_worker_stays_after_all_is_given_blocks_again(monkeypatch
     fleet.seats["tcp://10.0.0.1:9000"].load = 1
     client.statuses["gpu-1"] = "closing_gracefully"
     fleet.look()
-    assert fleet.choose() is None
+    assert fleet.choose(2) is None
     client.statuses["gpu-1"] = "running"
     fleet.look()
-    assert fleet.choose() is fleet.seats["tcp://10.0.0.1:9000"]
+    assert fleet.choose(2) is fleet.seats["tcp://10.0.0.1:9000"]
 
 
 def test_an_actor_that_is_gone_before_its_blocks_came_back_is_lost_for_all_that_it_drained(

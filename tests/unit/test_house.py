@@ -44,6 +44,7 @@ STOREYS = [
     "resume",
     "scenes",
     "kube",
+    "leaving",
     "cluster",
     "plan",
     "manifest",
