@@ -241,7 +241,7 @@ class Driver:
                 for one in group
             ]
             # others may, so that one with nothing left to do takes over
-            place = {"workers": [address], "allow_other_workers": True} if address else {}
+            place: dict[str, Any] = {"workers": [address], "allow_other_workers": True} if address else {}
             futures = self.client.map(
                 type(self).task, *zip(*calls, strict=True), pure=False, resources={CPU: 1}, **place
             )
