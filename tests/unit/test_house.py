@@ -75,6 +75,8 @@ STOREYS = [
     "judge",
     "sources",
     "sampling",
+    "complaint",
+    "cluster_config",
     "config",
     "redraw",
     "api",
