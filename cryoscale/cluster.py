@@ -259,8 +259,9 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
     layout: dict[str, Any] = {}
     for number in range(spec.cpu_workers):
         # Two tasks a process: while one waits for the actor, the other reads and computes.
-        offers = {CPU: 2.0, **({GPU: 1.0} if number < on_cpu else {})}
-        layout[f"cpu-{number}"] = {"cls": Nanny, "options": _worker(2, offers, {})}
+        name = f"cpu-{number}"
+        offers = {CPU: 2.0, **({GPU: 1.0, own(name): 2.0} if number < on_cpu else {})}
+        layout[name] = {"cls": Nanny, "options": _worker(2, offers, {})}
     for number in range(on_gpu):
         device = {"CUDA_VISIBLE_DEVICES": str(number)}
         layout[f"actor-{number}"] = {"cls": Nanny, "options": _worker(1, {GPU: 1.0}, device)}
@@ -287,6 +288,15 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
             yield Workers(client, 2 * spec.cpu_workers, on_cpu + on_gpu, found)
         finally:
             send_away(cluster.workers.values())
+
+
+def own(name: str) -> str:
+    """The resource of the worker of that name alone, and of the one that its nanny starts in its place.
+
+    Asked of a task, it brings it there. Its address would not do: Dask keeps a task for an address that is
+    gone until the end, others allowed or not (distributed 2026.8, ``Scheduler.valid_workers``).
+    """
+    return f"{CPU} of {name}"
 
 
 def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) -> dict[str, Any]:

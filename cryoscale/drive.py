@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from cryoscale.blame import Blame
-from cryoscale.cluster import CPU, Workers
+from cryoscale.cluster import CPU, Workers, own
 from cryoscale.errors import (
     ActorLostError,
     BlockFailedError,
@@ -141,7 +141,6 @@ class Driver:
                     raise StoppedError(f"stopped with {self._told()}; the same command goes on")
                 self._heed_clock()
                 self.fleet.look()
-                self._call_back()
                 self._fill()
                 if self._gather() or not self.flying:
                     heard = asked = time.monotonic()
@@ -234,30 +233,17 @@ class Driver:
             self.started = time.perf_counter()  # a model is loaded: from here on blocks are done
         beside: dict[str | None, list[_Flight]] = {}
         for one in flights:
-            beside.setdefault(one.seat.address if self.fleet.near else None, []).append(one)
-        for address, group in beside.items():
+            beside.setdefault(own(one.seat.name) if self.fleet.near else None, []).append(one)
+        for place, group in beside.items():
             calls = [
                 (self.out, self.identity, one.work, one.ref, self.blame.attempt(one.work), ACTOR_DEADLINE_S)
                 for one in group
             ]
-            # others may, so that one with nothing left to do takes over
-            place: dict[str, Any] = {"workers": [address], "allow_other_workers": True} if address else {}
-            futures = self.client.map(
-                type(self).task, *zip(*calls, strict=True), pure=False, resources={CPU: 1}, **place
-            )
+            needs = {CPU: 1} if place is None else {CPU: 1, place: 1}
+            futures = self.client.map(type(self).task, *zip(*calls, strict=True), pure=False, resources=needs)
             for future, flight in zip(futures, group, strict=True):
                 self.flying[future] = flight
                 future.add_done_callback(self.landed.put)
-
-    def _call_back(self) -> None:
-        """Give up the blocks that were handed out to be done beside an actor which is gone by now.
-
-        Dask keeps a task for a worker of that very address, if none was there to take it when it came, and
-        though others may do it, until the end (distributed 2026.8, ``Scheduler.valid_workers``).
-        """
-        for future, flight in self.flying.items():
-            if self.fleet.near and self.fleet.seats.get(flight.seat.address) is not flight.seat:
-                future.cancel()  # which lands it
 
     def _gather(self) -> bool:
         """Take in what has come back, waiting a little for the first; whether there was any."""

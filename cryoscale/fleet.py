@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cryoscale.cluster import ACTOR_THREADS, CPU, GPU
+from cryoscale.cluster import ACTOR_THREADS, CPU, GPU, own
 from cryoscale.errors import ActorLostError, ActorSilentError, ClusterLostError, CryoscaleError, OperatorError
 from cryoscale.infer.actor import ActorRef, ModelActor, call_actor
 from cryoscale.roster import workers_at
@@ -121,8 +121,10 @@ class Fleet:
                 self._seat(address, name, _metrics(address, workers[address]))
         for address, seat in self.seats.items():
             seat.tasks = int(staying[address]["resources"].get(CPU, 0)) if address in staying else 0
-        for_blocks = {address for address, info in staying.items() if info["resources"].get(CPU, 0)}
-        self.near = bool(for_blocks) and for_blocks <= self.seats.keys()
+        for_blocks = {a: info for a, info in staying.items() if info["resources"].get(CPU, 0)}
+        self.near = bool(for_blocks) and all(
+            a in self.seats and own(str(info["name"])) in info["resources"] for a, info in for_blocks.items()
+        )
         self._settle_all()
         self._require_workers(offers)
         self._require_some(offers)

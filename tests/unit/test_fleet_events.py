@@ -11,7 +11,7 @@ from distributed import Client as DaskClient
 from distributed import Scheduler, SpecCluster
 
 from cryoscale import fleet as fleet_module
-from cryoscale.cluster import CPU, GPU
+from cryoscale.cluster import CPU, GPU, own
 from cryoscale.errors import ActorSilentError, ClusterLostError, OperatorError
 from cryoscale.fleet import REFUSALS, Fleet, Seat
 from cryoscale.infer.actor import ActorRef
@@ -233,3 +233,32 @@ def test_a_hanging_actor_in_a_pod_has_its_process_ended_since_no_nanny_would(
             assert worker.wait(60) == 1
         finally:
             worker.kill()
+
+
+def test_blocks_go_to_their_actors_own_worker_only_where_every_worker_for_blocks_has_one_and_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client("both-1", "both-2")
+    client.tasks = 0
+    of = {name: {CPU: 2, GPU: 1, own(name): 2} for name in client.names}
+    identity = client.identity
+
+    def offering(n_workers: int) -> dict[str, Any]:
+        found = identity(n_workers)
+        for info in found["workers"].values():
+            info["resources"] = of.get(info["name"], info["resources"])
+        return found
+
+    monkeypatch.setattr(client, "identity", offering)
+    fleet, _ = watched(client, monkeypatch)
+    fleet.look()
+    assert (fleet.near, fleet.tasks) == (True, 4)
+    first, second = fleet.seats.values()
+    first.load, second.load = 4, 3
+    assert fleet.choose(2) is second
+    second.load = 4
+    assert fleet.choose(2) is None
+    client.tasks = 2  # a third, for blocks alone: now any worker may do any block
+    fleet.look()
+    assert not fleet.near
+    assert fleet.choose(2) is not None
