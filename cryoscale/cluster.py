@@ -251,16 +251,20 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
+    from cryoscale.leaving import LeavesAtOnce, send_away
+
     cores = os.cpu_count() or 1
-    on_cpu = min(cores, spec.cpu_workers)
-    actors = (spec.gpu_workers or on_cpu) if with_actors else 0
+    on_cpu = min(cores, spec.cpu_workers) if with_actors and not spec.gpu_workers else 0
+    on_gpu = spec.gpu_workers if with_actors else 0
     layout: dict[str, Any] = {}
     for number in range(spec.cpu_workers):
         # Two tasks a process: while one waits for the actor, the other reads and computes.
-        layout[f"cpu-{number}"] = {"cls": Nanny, "options": _worker(2, {CPU: 2}, {})}
-    for number in range(actors):
-        device = {"CUDA_VISIBLE_DEVICES": str(number)} if spec.gpu_workers else {}
-        layout[f"actor-{number}"] = {"cls": Nanny, "options": _worker(1, {GPU: 1}, device)}
+        name = f"cpu-{number}"
+        offers = {CPU: 2.0, **({GPU: 1.0, own(name): 2.0} if number < on_cpu else {})}
+        layout[name] = {"cls": Nanny, "options": _worker(2, offers, {})}
+    for number in range(on_gpu):
+        device = {"CUDA_VISIBLE_DEVICES": str(number)}
+        layout[f"actor-{number}"] = {"cls": Nanny, "options": _worker(1, {GPU: 1.0}, device)}
     scheduler = {
         "cls": Scheduler,
         "options": {"dashboard": dashboard, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"},
@@ -277,8 +281,22 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
         SpecCluster(workers=layout, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
         Client(cluster, timeout=CONNECT_TIMEOUT_S) as client,
     ):
-        client.wait_for_workers(spec.cpu_workers + actors, timeout=CONNECT_TIMEOUT_S)
-        yield Workers(client, 2 * spec.cpu_workers, actors, _dashboard(client) if dashboard else None)
+        client.register_plugin(LeavesAtOnce())
+        try:
+            client.wait_for_workers(len(layout), timeout=CONNECT_TIMEOUT_S)
+            found = _dashboard(client) if dashboard else None
+            yield Workers(client, 2 * spec.cpu_workers, on_cpu + on_gpu, found)
+        finally:
+            send_away(cluster.workers.values())
+
+
+def own(name: str) -> str:
+    """The resource of the worker of that name alone, and of the one that its nanny starts in its place.
+
+    Asked of a task, it brings it there. Its address would not do: Dask keeps a task for an address that is
+    gone until the end, others allowed or not (distributed 2026.8, ``Scheduler.valid_workers``).
+    """
+    return f"{CPU} of {name}"
 
 
 def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from cryoscale.cluster_config import ClusterConfig
+from cryoscale.complaint import explain
 from cryoscale.errors import ConfigError, RegionError
 from cryoscale.region import RegionSpec, read_region
 from cryoscale.settings import (
@@ -204,47 +206,6 @@ class OutlinesConfig(_Strict):
         return text
 
 
-_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-_Label = Annotated[str, Field(max_length=63, pattern=_LABEL)]
-_Resource = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-
-
-class ClusterConfig(_Strict):
-    """Where the work runs: ``local``, the address of a Dask scheduler, or ``kubernetes``.
-
-    What comes after ``gpu_workers`` is for Kubernetes alone. The operator takes names of clusters of at
-    most 53 characters.
-    """
-
-    kind: str = "local"
-    cpu_workers: Annotated[int, Field(ge=1, le=1024)] = 2
-    gpu_workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    cpu_workers_min: Annotated[int, Field(ge=1, le=1024)] = 1
-    namespace: _Label | None = None
-    name: Annotated[str, Field(max_length=53, pattern=_LABEL)] = "cryoscale"
-    image: Annotated[str, Field(min_length=1)] | None = None
-    gpu_image: Annotated[str, Field(min_length=1)] | None = None
-    wait_s: Annotated[float, Field(gt=0, le=86_400)] = 900.0
-    keep: bool = False
-    service_account: _Resource | None = None
-    secret: _Resource | None = None
-    claim: _Resource | None = None
-    manifest: str | None = None
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ClusterConfig:
-        if self.kind == "kubernetes" and self.cpu_workers_min > self.cpu_workers:
-            raise ValueError(f"cpu_workers_min of at most cpu_workers ({self.cpu_workers})")
-        return self
-
-    @field_validator("kind")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in ("local", "kubernetes") and not re.match(r"(tcp|tls|ucx|ws|wss)://.+", value):
-            raise ValueError(f"{value!r} is none of local, kubernetes, tcp://host:port")
-        return value
-
-
 class Config(_Strict):
     """The whole file."""
 
@@ -349,8 +310,7 @@ class Config(_Strict):
 
     def cluster_spec(self, path: Callable[[str], str] = str) -> ClusterSpec:
         """Where the work runs; ``path`` makes the paths of this machine absolute."""
-        given = self.cluster.model_dump()
-        return ClusterSpec(**given | {"manifest": path(given["manifest"]) if given["manifest"] else None})
+        return self.cluster.spec(path)
 
     def _sources(self, path: Any) -> dict[str, SourceSpec]:
         specs: dict[str, SourceSpec] = {}
@@ -438,43 +398,4 @@ def parse_config(document: Any, where: str) -> Config:
     try:
         return Config.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(*_explain(error, where)) from error
-
-
-def _explain(error: ValidationError, where: str) -> tuple[str, str, str]:
-    """The first of pydantic's complaints, and how many more there are, as our three parts."""
-    first, more = error.errors()[0], error.error_count() - 1
-    key = ".".join(str(part) for part in first["loc"]) or "top level"
-    also = f" (and {more} more)" if more else ""
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(_known_keys(first["loc"]))
-        return f"unknown key {key!r} in {where}{also}", f"one of {known}", "remove it or correct its spelling"
-    if first["type"] == "missing" and not isinstance(first["loc"][-1], int):
-        return f"no key {key!r} in {where}{also}", "that key", "add it, as the README shows"
-    value = repr(first.get("input"))
-    value = value if len(value) < 80 else value[:77] + "..."
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        key, value = (
-            ".".join(str(part) for part in first["loc"][:-1]),
-            f"only {first['loc'][-1]} of its values",
-        )
-        message = "all of them"
-    return f"{key}: {value} in {where}{also}", message[:1].lower() + message[1:], "correct it"
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are known at the place of an unknown one."""
-    model: Any = Config
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        model = next(kind for kind in _models_in(annotation))
-    return sorted(model.model_fields)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]
+        raise ConfigError(*explain(error, where, Config)) from error

@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from cryoscale.blame import Blame
-from cryoscale.cluster import CPU, Workers
+from cryoscale.cluster import CPU, Workers, own
 from cryoscale.errors import (
     ActorLostError,
     BlockFailedError,
@@ -214,7 +214,7 @@ class Driver:
         """Hand out as many blocks as there is room for, in one message: each costs the scheduler some ms."""
         flights: list[_Flight] = []
         while len(self.flying) + len(flights) < AHEAD * self.fleet.tasks:
-            seat = self.fleet.choose()
+            seat = self.fleet.choose(AHEAD)
             if seat is None or seat.ref is None:
                 break
             work = self.queue.take()
@@ -231,14 +231,19 @@ class Driver:
     def _submit(self, flights: Sequence[_Flight]) -> None:
         if not self.flying and not self.outcome.computed:
             self.started = time.perf_counter()  # a model is loaded: from here on blocks are done
-        calls = [
-            (self.out, self.identity, one.work, one.ref, self.blame.attempt(one.work), ACTOR_DEADLINE_S)
-            for one in flights
-        ]
-        futures = self.client.map(type(self).task, *zip(*calls, strict=True), pure=False, resources={CPU: 1})
-        for future, flight in zip(futures, flights, strict=True):
-            self.flying[future] = flight
-            future.add_done_callback(self.landed.put)
+        beside: dict[str | None, list[_Flight]] = {}
+        for one in flights:
+            beside.setdefault(own(one.seat.name) if self.fleet.near else None, []).append(one)
+        for place, group in beside.items():
+            calls = [
+                (self.out, self.identity, one.work, one.ref, self.blame.attempt(one.work), ACTOR_DEADLINE_S)
+                for one in group
+            ]
+            needs = {CPU: 1} if place is None else {CPU: 1, place: 1}
+            futures = self.client.map(type(self).task, *zip(*calls, strict=True), pure=False, resources=needs)
+            for future, flight in zip(futures, group, strict=True):
+                self.flying[future] = flight
+                future.add_done_callback(self.landed.put)
 
     def _gather(self) -> bool:
         """Take in what has come back, waiting a little for the first; whether there was any."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cryoscale.cluster import ACTOR_THREADS, CPU, GPU
+from cryoscale.cluster import ACTOR_THREADS, CPU, GPU, own
 from cryoscale.errors import ActorLostError, ActorSilentError, ClusterLostError, CryoscaleError, OperatorError
 from cryoscale.infer.actor import ActorRef, ModelActor, call_actor
 from cryoscale.roster import workers_at
@@ -63,6 +63,8 @@ class Seat:
     """Where its worker shows metrics for Prometheus, if that library is there."""
     draining: bool = False
     """Its worker is to go: no more blocks for it."""
+    tasks: int = 0
+    """Block tasks that its own worker runs at once."""
 
     @property
     def takes_blocks(self) -> bool:
@@ -83,6 +85,8 @@ class Fleet:
     seats: dict[str, Seat] = field(default_factory=dict)
     tasks: int = 0
     """Block tasks that the CPU workers which are there run at once."""
+    near: bool = False
+    """Whether blocks are best done where their actor is: every worker for blocks holds one."""
     started: int = 0
     lost: int = 0
     _refusals: dict[str, int] = field(default_factory=dict)
@@ -115,13 +119,24 @@ class Fleet:
         for address, name in offers.items():
             if address not in self.seats and self._refusals.get(address, 0) < REFUSALS:
                 self._seat(address, name, _metrics(address, workers[address]))
+        for address, seat in self.seats.items():
+            seat.tasks = int(staying[address]["resources"].get(CPU, 0)) if address in staying else 0
+        for_blocks = {a: info for a, info in staying.items() if info["resources"].get(CPU, 0)}
+        self.near = bool(for_blocks) and all(
+            a in self.seats and own(str(info["name"])) in info["resources"] for a, info in for_blocks.items()
+        )
         self._settle_all()
         self._require_workers(offers)
         self._require_some(offers)
 
-    def choose(self) -> Seat | None:
-        """The ready actor with least to do, or None."""
+    def choose(self, ahead: int) -> Seat | None:
+        """The ready actor with least to do, or None; where blocks are done beside it, one that has room.
+
+        There is room for ``ahead`` blocks to each task that its worker runs at once.
+        """
         ready = [seat for seat in self.seats.values() if seat.takes_blocks]
+        if self.near:
+            ready = [seat for seat in ready if seat.load < ahead * seat.tasks]
         return min(ready, key=lambda seat: seat.load) if ready else None
 
     @property

@@ -48,7 +48,7 @@ def write_inventory(
     Beside them the complexes that they are parts of, the divides that they share, their hypsometry, the area
     of all with its interval, and what the columns of all years mean.
     """
-    maps = {epsg: mosaic.open_mosaic(out, year, epsg) for epsg in mosaic.zones(out, year)}
+    maps = {epsg: mosaic.open_mosaic(out, year, epsg, dask=False) for epsg in mosaic.zones(out, year)}
     parquet = folder / "inventory" / f"{year}.parquet"
     model, run_id = str(manifest["model"]["name"]), str(manifest["identity_sha256"])[:16]
     ground = ground_of(settings, out, year)

@@ -44,7 +44,7 @@ def write_report(
     account = account_of(_markers(out), keep=report.ROWS_SHOWN)
     choices, aside = account.scene_uses(), Ledger(out).set_asides()
     latest = settings.years[-1]
-    maps = {epsg: mosaic.open_mosaic(out, latest, epsg) for epsg in mosaic.zones(out, latest)}
+    maps = {epsg: mosaic.open_mosaic(out, latest, epsg, dask=False) for epsg in mosaic.zones(out, latest)}
     model = manifest["model"]
     judged = {model["name"]: scores, "band-ratio": baseline}
     fs, root = fsspec.core.url_to_fs(out)

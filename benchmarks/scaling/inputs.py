@@ -24,6 +24,7 @@ from cryoscale.infer.actor import ActorRef, call_actor
 from cryoscale.infer.gate import PLACES
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.pipeline import run
+from cryoscale.roster import workers_at
 from cryoscale.settings import ClusterSpec
 from cryoscale.simulate.server import serve
 
@@ -164,14 +165,19 @@ def measure_sending(found: Workers, size: int) -> tuple[float, float]:
     """Bytes a second into one actor's process from as many tasks as it lets in, and CPU seconds a byte."""
     future = found.client.submit(Sink, actor=True, resources={GPU: 1})  # the actor goes with it
     ref = ActorRef.of(future.result())
-    _sent(found, send, [(ref, size, 1)] * PLACES)  # connections are made, modules imported
+    others = [address for address in workers_at(found.client) if address != ref.address]
+    _sent(found, send, [(ref, size, 1)] * PLACES, others)  # connections are made, modules imported
     begun, cpu = time.perf_counter(), processes.family_cpu_s(os.getpid())
-    sent = _sent(found, send, [(ref, size, SENDINGS)] * PLACES)
+    sent = _sent(found, send, [(ref, size, SENDINGS)] * PLACES, others)
     took, used = time.perf_counter() - begun, processes.family_cpu_s(os.getpid()) - cpu
     return sent / took, used / sent
 
 
-def _sent(found: Workers, task: Callable[..., int], calls: Sequence[tuple[Any, ...]]) -> int:
-    futures = [found.client.submit(task, *call, pure=False, resources={CPU: 1}) for call in calls]
+def _sent(
+    found: Workers, task: Callable[..., int], calls: Sequence[tuple[Any, ...]], among: Sequence[str]
+) -> int:
+    """The tasks' sum; ``among`` are the workers that may run them: the actor's own sends nothing."""
+    place = {"workers": list(among)} if among else {}
+    futures = [found.client.submit(task, *call, pure=False, resources={CPU: 1}, **place) for call in calls]
     wait(futures)
     return sum(found.client.gather(futures))

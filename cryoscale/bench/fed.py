@@ -21,7 +21,7 @@ from cryoscale.bench import ground
 from cryoscale.bench.actor import notebook
 from cryoscale.bench.clock import seconds
 from cryoscale.bench.figure import Figure, Rival
-from cryoscale.cluster import ACTOR_THREADS, CPU, Workers, workers
+from cryoscale.cluster import ACTOR_THREADS, CPU, Workers, own, workers
 from cryoscale.drive import ACTOR_DEADLINE_S, AHEAD
 from cryoscale.features.channels import CHANNELS
 from cryoscale.fleet import Fleet
@@ -121,8 +121,9 @@ def _fed_s(found: Workers, settings: Settings, block: Block, feed: Feed) -> floa
     def hand_out(number: int) -> Any:
         seat = min(fleet.seats.values(), key=lambda seat: seat.load)
         seat.load += 1
+        needs = {CPU: 1, own(seat.name): 1} if fleet.near else {CPU: 1}
         future = found.client.submit(
-            one_block, number, block, feed.tile_px, feed.overlap, seat.ref, pure=False, resources={CPU: 1}
+            one_block, number, block, feed.tile_px, feed.overlap, seat.ref, pure=False, resources=needs
         )
         seats[future] = seat
         return future

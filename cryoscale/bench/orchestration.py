@@ -17,7 +17,7 @@ from cryoscale import lease
 from cryoscale.bench import idle, processes
 from cryoscale.bench.figure import Figure, Rival, rounded
 from cryoscale.cluster import CPU, Workers, workers
-from cryoscale.drive import ACTOR_DEADLINE_S, Driver
+from cryoscale.drive import ACTOR_DEADLINE_S, AHEAD, Driver
 from cryoscale.fleet import Fleet
 from cryoscale.infer.actor import ModelActor
 from cryoscale.ledger import Ledger, Marker, Work
@@ -117,7 +117,7 @@ def plain(found: Workers, kind: str, works: Sequence[Work], account: Account) ->
     while not fleet.ready:
         fleet.look()
         time.sleep(0.05)
-    seat = fleet.choose()
+    seat = fleet.choose(AHEAD)
     assert seat is not None
     with tempfile.TemporaryDirectory() as out:
         account.begin()

@@ -323,7 +323,8 @@ class ActorRef:
 def call_actor(actor: ActorRef, method: str, *args: Any, deadline_s: float) -> Any:
     """What ``actor.method(*args)`` returns, or an error before some ``deadline_s`` seconds are over.
 
-    Goes straight to the actor's worker, with the message that Dask's own handle sends. The handle
+    Goes straight to the actor's worker, with the message that Dask's own handle sends; within the process
+    of the caller's worker nothing is copied. The handle
     is not used because in a task it waits for ever when the worker dies during the call: it then
     awaits a future that nobody resolves (distributed 2026.8, ``Actor.__getattr__``).
 
@@ -449,6 +450,17 @@ def _sender(address: str) -> tuple[IOLoop, Callable[[dict[str, Any]], Awaitable[
                 raise ConnectionError(str(error)) from error
 
         return client.loop, through_scheduler
+
+    async def within(message: dict[str, Any]) -> Any:
+        wrapped = [argument.data for argument in message["args"]]
+        try:
+            reply = await worker.actor_execute(message["actor"], message["function"], wrapped)
+        except KeyError as error:  # this worker never held the actor, or no longer does
+            raise ConnectionError(str(error)) from error
+        return {name: getattr(value, "data", value) for name, value in reply.items()}
+
+    if address == worker.address:
+        return worker.loop, within
 
     async def directly(message: dict[str, Any]) -> Any:
         try:

@@ -249,6 +249,8 @@ class CryoNet(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights for training from scratch: He et al. 2015, https://arxiv.org/abs/1502.01852."""
+        if self.segmentation_head[0].weight.is_meta:
+            return  # nothing to draw, and drawing it has torch import its compiler: a second of a processor
         for name, module in self.named_modules():
             if not isinstance(module, nn.Conv2d):
                 continue

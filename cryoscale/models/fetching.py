@@ -6,6 +6,8 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from cryoscale.errors import ExtraError, StoreUnavailableError, WeightsError
@@ -13,6 +15,12 @@ from cryoscale.patience import patiently
 
 KEPT = "cryoscale-weights"
 """Folder of the machine's temporary one, for each user, that holds what was fetched."""
+
+MOST_VERSIONS = 8
+"""So many are kept; of more the one that was used longest ago goes."""
+
+IN_USE_S = 3600.0
+"""What was used so short a while ago stays nonetheless: somebody may be about to load it."""
 
 RETRY_S = 30.0
 """How long a store is asked again; whoever starts a run waits for it."""
@@ -52,6 +60,9 @@ def on_this_machine(weights: str | Path) -> Path:
         folder = kept / hashlib.sha256(repr((url, known)).encode()).hexdigest()[:32]
         if not folder.is_dir():
             _fetch(filesystem, [place for place, _ in known], folder)
+            _sweep(kept)
+        with suppress(FileNotFoundError):
+            os.utime(folder)  # so that a sweep knows what is in use
         return folder / PurePosixPath(path).name
 
     try:
@@ -78,6 +89,17 @@ def _kept() -> Path:
     if found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise WeightsError(f"{folder}, which others may write to", "a folder of one's own", "remove it")
     return folder
+
+
+def _sweep(kept: Path) -> None:
+    """Bound what lies in the temporary folder; what a killed fetch left half made counts as a version."""
+    used: list[tuple[float, Path]] = []
+    for folder in kept.iterdir():
+        with suppress(FileNotFoundError):  # another process sweeps too
+            used.append((folder.stat().st_mtime, folder))
+    for when, folder in sorted(used, reverse=True)[MOST_VERSIONS:]:
+        if time.time() - when > IN_USE_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fetch(filesystem: object, places: list[str], folder: Path) -> None:

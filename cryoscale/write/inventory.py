@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,24 @@ from shapely.geometry import Polygon
 
 from cryoscale.grid import utm_epsg
 from cryoscale.write import zones
-from cryoscale.write.columns import TOLD, table
+from cryoscale.write.columns import table
+from cryoscale.write.inventory_tables import (
+    COMPLEXES,
+    DATE_NAMES,
+    DEBRIS,
+    DIVIDES,
+    GLACIERS,
+    HYPSOMETRIES,
+    INDICES,
+    NAME,
+    SHAPED,
+    TABLES,
+    TOLD_NAMES,
+    dates_of,
+    kept,
+    plain_of,
+    reals_of,
+)
 from cryoscale.write.polygons import PolygonArray
 from cryoscale.write.scratch import Scratch
 from cryoscale.write.topography import BAND_M, Hypsometry
@@ -36,50 +52,6 @@ from cryoscale.write.zonal import Tally
 _GEOD = Geod(ellps="WGS84")
 _PART_ROWS, _PART_BYTES = 4096, 1 << 23
 """At most so many outlines, or so many bytes of them, are in memory at once; one outline always is."""
-
-_TOLD = tuple(column.name for column in TOLD)
-
-_TABLES = f"""
-PRAGMA journal_mode = OFF;
-PRAGMA synchronous = OFF;
-PRAGMA temp_store = FILE;
-PRAGMA cache_size = -16384;
-CREATE TABLE glaciers (
-  id INTEGER PRIMARY KEY, name TEXT, cenlon REAL, cenlat REAL, area REAL, debris REAL,
-  src_date INTEGER, src_date_first INTEGER, src_date_last INTEGER, confidence REAL,
-  low REAL, high REAL, part INTEGER, west REAL, south REAL, east REAL, north REAL, shape BLOB);
-CREATE TABLE debris (glacier INTEGER, area REAL, shape BLOB);
-CREATE TABLE told (glacier INTEGER PRIMARY KEY, {", ".join(_TOLD)});
-CREATE TABLE origin (glacier INTEGER PRIMARY KEY, complex TEXT, source TEXT);
-CREATE TABLE divides (one INTEGER, other INTEGER, length REAL, shape BLOB);
-CREATE TABLE hypsometry (glacier INTEGER PRIMARY KEY, lowest INTEGER, bands INTEGER, thousandths TEXT);
-"""
-_INDICES = """
-CREATE INDEX IF NOT EXISTS by_size ON glaciers (area DESC, cenlat DESC, cenlon DESC);
-CREATE INDEX IF NOT EXISTS by_name ON glaciers (name, area DESC, cenlat DESC, cenlon DESC);
-CREATE INDEX IF NOT EXISTS by_glacier ON debris (glacier);
-CREATE INDEX IF NOT EXISTS by_one ON divides (one);
-CREATE INDEX IF NOT EXISTS by_other ON divides (other);
-"""
-_NAME = """g.name || coalesce('-' || (1 + nullif((SELECT count(*) FROM glaciers AS o WHERE o.name = g.name
-  AND (o.area, o.cenlat, o.cenlon) > (g.area, g.cenlat, g.cenlon)), 0)), '')"""
-"""The second of a name gets a 2; the larger goes before."""
-_ORDER = "ORDER BY g.area DESC, g.cenlat DESC, g.cenlon DESC"
-_GLACIERS = f"""SELECT {_NAME}, cenlon, cenlat, area, debris, src_date, src_date_first, src_date_last,
-  confidence, low, high, part, origin.complex, origin.source, {", ".join(_TOLD)}, shape FROM glaciers AS g
-  LEFT JOIN told ON told.glacier = g.id LEFT JOIN origin ON origin.glacier = g.id {_ORDER}"""
-_DEBRIS = f"""SELECT {_NAME}, d.area, d.shape FROM glaciers AS g CROSS JOIN debris AS d ON d.glacier = g.id
-  {_ORDER}, d.rowid"""
-_HYPSOMETRIES = f"""SELECT {_NAME}, g.area, h.lowest, h.thousandths FROM glaciers AS g
-  JOIN hypsometry AS h ON h.glacier = g.id {_ORDER}"""
-_COMPLEXES = (
-    f"""SELECT {_NAME}, g.part, g.id, g.shape FROM glaciers AS g WHERE g.id > ? ORDER BY g.id LIMIT 1"""
-)
-_SHAPED = f"""SELECT g.id, {_NAME}, g.shape, termlon, termlat, lmax_m, term_type FROM glaciers AS g
-  LEFT JOIN told ON told.glacier = g.id WHERE g.id > ? ORDER BY g.id LIMIT 1"""
-_DIVIDES = """SELECT a.name, b.name, d.length, d.shape FROM divides AS d
-  JOIN named AS a ON a.id = d.one JOIN named AS b ON b.id = d.other ORDER BY a.name, b.name"""
-_DATES = ("src_date", "src_date_first", "src_date_last")
 
 
 @dataclass(frozen=True)
@@ -151,7 +123,7 @@ class Inventory(Scratch):
     """
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
-        super().__init__(_TABLES)
+        super().__init__(TABLES)
         self._attributes = dict(attributes)
 
     def add(
@@ -171,7 +143,7 @@ class Inventory(Scratch):
         if not polygons.size:
             return 0
         points = shapely.get_coordinates(shapely.point_on_surface(polygons)).reshape(-1, 2)
-        dates = [_or_none(tally.date(quantile)) for quantile in (0.5, 0.0, 1.0)]
+        dates = [plain_of(tally.date(quantile)) for quantile in (0.5, 0.0, 1.0)]
         first = self._next()
         rows = zip(
             range(first, first + polygons.size),
@@ -180,8 +152,8 @@ class Inventory(Scratch):
             area_km2.tolist(),
             tally.debris_fraction().tolist(),
             *dates,
-            _or_none(tally.mean_confidence()),
-            *map(_or_none, tally.area_interval(area_km2)),
+            plain_of(tally.mean_confidence()),
+            *map(plain_of, tally.area_interval(area_km2)),
             part.tolist(),
             *shapely.bounds(polygons).reshape(-1, 4).T.tolist(),
             shapely.to_wkb(polygons),
@@ -200,9 +172,9 @@ class Inventory(Scratch):
 
     def complexes(self) -> Iterator[Complex]:
         """The outlines one at a time, in the order of the map: a single one may have a million corners."""
-        self._base.executescript(_INDICES)
+        self._base.executescript(INDICES)
         number = 0
-        while found := self._base.execute(_COMPLEXES, (number,)).fetchone():
+        while found := self._base.execute(COMPLEXES, (number,)).fetchone():
             name, part, number, shape = found
             row = self._base.execute("SELECT * FROM glaciers WHERE id = ?", (number,)).fetchone()
             patches = self._base.execute("SELECT area, shape FROM debris WHERE glacier = ?", (number,))
@@ -256,11 +228,11 @@ class Inventory(Scratch):
             self._note(last, told(shapely.from_wkb(shape), source))
 
     def _note(self, number: int, told: Description) -> None:
-        unknown = told.values.keys() - set(_TOLD)
+        unknown = told.values.keys() - set(TOLD_NAMES)
         if unknown:
             raise ValueError(f"no column to be told: {', '.join(sorted(unknown))}")
-        values = [_told(told.values.get(name)) for name in _TOLD]
-        self._base.execute(f"INSERT INTO told VALUES (?{', ?' * len(_TOLD)})", (number, *values))
+        values = [kept(told.values.get(name)) for name in TOLD_NAMES]
+        self._base.execute(f"INSERT INTO told VALUES (?{', ?' * len(TOLD_NAMES)})", (number, *values))
         if told.hypsometry is not None:
             bands = told.hypsometry.thousandths
             row = (number, told.hypsometry.lowest_m, len(bands), json.dumps(bands))
@@ -268,9 +240,9 @@ class Inventory(Scratch):
 
     def shaped(self) -> Iterator[Shaped]:
         """The outlines one at a time, in the order of the map, as they have been described."""
-        self._base.executescript(_INDICES)
+        self._base.executescript(INDICES)
         number = 0
-        while found := self._base.execute(_SHAPED, (number,)).fetchone():
+        while found := self._base.execute(SHAPED, (number,)).fetchone():
             number, name, shape, lon, lat, lmax_m, term_type = found
             lines = [
                 line
@@ -287,9 +259,9 @@ class Inventory(Scratch):
 
     def glaciers(self) -> Iterator[gpd.GeoDataFrame]:
         """The outlines in parts, the largest first; one empty part where there are none."""
-        for rows in self._parts(_GLACIERS, 15 + len(_TOLD)):
+        for rows in self._parts(GLACIERS, 15 + len(TOLD_NAMES)):
             name, lon, lat, area, debris, *dates, confidence, lowest, highest, part, whole, source = rows[:14]
-            told, shape = dict(zip(_TOLD, map(list, rows[14:-1]), strict=True)), rows[-1]
+            told, shape = dict(zip(TOLD_NAMES, map(list, rows[14:-1]), strict=True)), rows[-1]
             area_km2, fraction = np.array(area, float), np.array(debris, float)
             values = {
                 "glac_id": list(name),
@@ -302,17 +274,17 @@ class Inventory(Scratch):
                 "clean_area_km2": area_km2 * (1 - fraction),
                 "debris_area_km2": area_km2 * fraction,
                 "debris_fraction": fraction,
-                **{key: _dates(days) for key, days in zip(_DATES, dates, strict=True)},
-                "area_low_km2": _reals(lowest),
-                "area_high_km2": _reals(highest),
-                "confidence": _reals(confidence),
+                **{key: dates_of(days) for key, days in zip(DATE_NAMES, dates, strict=True)},
+                "area_low_km2": reals_of(lowest),
+                "area_high_km2": reals_of(highest),
+                "confidence": reals_of(confidence),
                 "is_part": np.array(part, bool),
             }
             yield frame_of(table(values | told | self._attributes, len(shape)), shape)
 
     def debris(self) -> Iterator[gpd.GeoDataFrame]:
         """Their debris-covered parts in parts, in the order of the outlines: glac_id, area_km2, geometry."""
-        for name, area, shape in self._parts(_DEBRIS, 3):
+        for name, area, shape in self._parts(DEBRIS, 3):
             yield frame_of({"glac_id": name, "area_km2": np.array(area, float)}, shape)
 
     def write_hypsometry(self, path: str | os.PathLike[str]) -> None:
@@ -324,7 +296,7 @@ class Inventory(Scratch):
         Raises:
             OutputError: if the file cannot be written.
         """
-        self._base.executescript(_INDICES)
+        self._base.executescript(INDICES)
         lowest, end = self._base.execute(
             f"SELECT min(lowest), max(lowest + {BAND_M} * bands) FROM hypsometry"
         ).fetchone()
@@ -334,7 +306,7 @@ class Inventory(Scratch):
             with local.open("w", newline="", encoding="utf-8") as file:
                 rows = csv.writer(file, lineterminator="\n")
                 rows.writerow(["glac_id", "area_km2", *(band + BAND_M // 2 for band in bands)])
-                for name, area, first, thousandths in self._base.execute(_HYPSOMETRIES):
+                for name, area, first, thousandths in self._base.execute(HYPSOMETRIES):
                     shares = json.loads(thousandths)
                     before = [0] * ((first - bands.start) // BAND_M)
                     after = [0] * (len(bands) - len(before) - len(shares))
@@ -343,11 +315,11 @@ class Inventory(Scratch):
 
     def divides(self) -> Iterator[gpd.GeoDataFrame]:
         """The borders that neighbours share in parts: glac_id_1, glac_id_2, length_m, geometry."""
-        self._base.executescript(_INDICES)
+        self._base.executescript(INDICES)
         self._base.execute(
-            f"CREATE TEMP TABLE IF NOT EXISTS named AS SELECT g.id, {_NAME} AS name FROM glaciers g"
+            f"CREATE TEMP TABLE IF NOT EXISTS named AS SELECT g.id, {NAME} AS name FROM glaciers g"
         )
-        for one, other, length, shape in self._parts(_DIVIDES, 4):
+        for one, other, length, shape in self._parts(DIVIDES, 4):
             columns = {"glac_id_1": list(one), "glac_id_2": list(other), "length_m": np.array(length, float)}
             yield frame_of(
                 pd.DataFrame(columns).astype({"glac_id_1": "string", "glac_id_2": "string"}), shape
@@ -402,7 +374,7 @@ class Inventory(Scratch):
 
     def _parts(self, query: str, columns: int) -> Iterator[Sequence[Sequence[Any]]]:
         """Columns of the answer, the last of them bytes, some thousand rows at a time."""
-        self._base.executescript(_INDICES)
+        self._base.executescript(INDICES)
         rows: list[tuple[Any, ...]] = []
         held, given = 0, False
         for row in self._base.execute(query):
@@ -419,24 +391,3 @@ def identifier(lon_deg: float, lat_deg: float) -> str:
     """A place written as GLIMS writes it: longitude 0-360 E and latitude in 0.001 degrees."""
     east = round(lon_deg % 360.0 * 1000) % 360_000
     return f"G{east:06d}E{round(abs(lat_deg) * 1000):05d}{'N' if lat_deg >= 0 else 'S'}"
-
-
-def _told(value: Any) -> Any:
-    """A told value as SQLite keeps it, with nothing for NaN."""
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _dates(days: Sequence[int | None]) -> NDArray[np.datetime64]:
-    found = [np.datetime64("NaT", "D") if day is None else np.datetime64(day, "D") for day in days]
-    return np.array(found, "datetime64[D]").astype("datetime64[ms]")
-
-
-def _reals(values: Sequence[float | None]) -> NDArray[np.float64]:
-    return np.array([np.nan if value is None else value for value in values], float)
-
-
-def _or_none(values: NDArray[Any]) -> list[Any]:
-    """Plain numbers for SQLite (days since 1970-01-01 for dates), None for NaN and NaT."""
-    plain = values.astype(np.int64) if values.dtype.kind == "M" else values
-    absent = np.isnat(values) if values.dtype.kind == "M" else np.isnan(values)
-    return [None if gap else value for gap, value in zip(absent.tolist(), plain.tolist(), strict=True)]

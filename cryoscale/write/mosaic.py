@@ -203,7 +203,9 @@ def window_of_map(store_url: str | os.PathLike[str], year: int, epsg: int) -> Wi
     return Window(epsg, *(int(value) for value in attributes["cryoscale:window"]))
 
 
-def open_mosaic(out: str | os.PathLike[str], year: int, epsg: int, *, factor: int = 1) -> xr.Dataset:
+def open_mosaic(
+    out: str | os.PathLike[str], year: int, epsg: int, *, factor: int = 1, dask: bool = True
+) -> xr.Dataset:
     """The map of one year and zone, lazily, with ``(class, y, x)`` and ``(y, x)`` arrays.
 
     Args:
@@ -211,6 +213,8 @@ def open_mosaic(out: str | os.PathLike[str], year: int, epsg: int, *, factor: in
         year: the year mapped.
         epsg: the UTM zone.
         factor: 1 for the map itself, 2, 4, … for the levels of :func:`build_levels`.
+        dask: False for whoever only cuts windows out: of a region of 100,000 blocks every small cut would
+            walk through the graph of all, and even on a small one it takes longer than to read it.
 
     Raises:
         OutputError: if there is no such map.
@@ -219,7 +223,9 @@ def open_mosaic(out: str | os.PathLike[str], year: int, epsg: int, *, factor: in
     path = _path(year, epsg) + ("" if factor == 1 else f"/x{factor}")
     _group(open_store(url), year, epsg)
     try:
-        dataset: xr.Dataset = xr.open_zarr(open_store(url, read_only=True), group=path, mask_and_scale=True)
+        dataset: xr.Dataset = xr.open_zarr(
+            open_store(url, read_only=True), group=path, mask_and_scale=True, chunks="auto" if dask else None
+        )
     except (FileNotFoundError, GroupNotFoundError) as error:
         raise OutputError(
             f"{url}, whose own metadata or level x{factor} are not there",
@@ -244,14 +250,14 @@ def open_labels(out: str | os.PathLike[str], year: int, epsg: int) -> xr.DataArr
 def open_overview(out: str | os.PathLike[str], year: int, epsg: int, *, longest_px: int = 2400) -> xr.Dataset:
     """The finest level of one year and zone of which no side is longer than ``longest_px`` pixels.
 
-    Where no level is small enough, the coarsest that was built.
+    Where no level is small enough, the coarsest that was built. Read where it is cut, without Dask.
     """
     group = _group(open_store(store_url_of(out)), year, epsg)
     attributes: dict[str, Any] = group.attrs.asdict()
     longest = max(attributes["spatial:shape"])
     there = factors(group)
     fitting = [factor for factor in there if longest <= factor * longest_px]
-    return open_mosaic(out, year, epsg, factor=fitting[0] if fitting else there[-1])
+    return open_mosaic(out, year, epsg, factor=fitting[0] if fitting else there[-1], dask=False)
 
 
 def factors(group: zarr.Group) -> list[int]:

@@ -107,10 +107,9 @@ def _sums(layer: NDArray[Any]) -> NDArray[Any]:
 
 
 def open_quicklook(out: str, year: int, epsg: int) -> xr.Dataset:
-    """The quicklook of one year and zone, lazy; dims (y, x), 40 m."""
-    opened: xr.Dataset = xr.open_zarr(
-        store.open_store(url_of(out), read_only=True), group=f"{year}/{epsg}", consolidated=False
-    )
+    """The quicklook of one year and zone, read where it is cut; dims (y, x), 40 m."""
+    root = store.open_store(url_of(out), read_only=True)
+    opened: xr.Dataset = xr.open_zarr(root, group=f"{year}/{epsg}", consolidated=False, chunks=None)
     return opened
 
 

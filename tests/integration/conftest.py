@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,12 @@ def tiny_range(tmp_path_factory: pytest.TempPathFactory) -> TinyRange:
 
 @dataclass(frozen=True)
 class Calm:
-    """A small run that nothing disturbed: its configuration, and where it lies."""
+    """A small run that nothing disturbed: its configuration, where it lies, and how long it took."""
 
     config: Path
     out: Path
     blocks: int
+    took_s: float
 
 
 @pytest.fixture(scope="session")
@@ -88,8 +90,9 @@ def calm(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
     folder = tmp_path_factory.mktemp("calm")
     config = write_config(folder / "run.yaml", few_blocks(tiny_range))
+    begun = time.monotonic()
     told = run_to_end(config, folder / "run")
-    return Calm(config, folder / "run", told["computed"])
+    return Calm(config, folder / "run", told["computed"], time.monotonic() - begun)
 
 
 def save_random_network(

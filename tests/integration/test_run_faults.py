@@ -49,9 +49,20 @@ def kill_workers(kind: str, by: signal.Signals = signal.SIGKILL) -> int:
     return len(doomed)
 
 
-@pytest.mark.parametrize("kind", ["actor", "cpu"])
+APART = {"cluster": {"kind": "local", "cpu_workers": 1, "gpu_workers": 1}}
+"""Actors in processes of their own, as on a machine with a GPU; else they are in those of the block tasks."""
+
+WORKERS = [("actor", APART), ("cpu", APART), ("cpu", {})]
+IDS = ["actor", "cpu", "both in one"]
+
+
+@pytest.mark.parametrize(("kind", "changes"), WORKERS, ids=IDS)
 def test_a_run_outlives_the_death_of_its_workers(
-    tiny_range: TinyRange, tmp_path: Path, undisturbed: dict[tuple[int, Block], str], kind: str
+    tiny_range: TinyRange,
+    tmp_path: Path,
+    undisturbed: dict[tuple[int, Block], str],
+    kind: str,
+    changes: dict[str, Any],
 ) -> None:
     killed: list[int] = []
 
@@ -59,20 +70,21 @@ def test_a_run_outlives_the_death_of_its_workers(
         if not killed:
             killed.append(kill_workers(kind))
 
-    outcome = run_pipeline(tiny_range.settings(), str(tmp_path / "run"), on_progress=strike)
+    outcome = run_pipeline(tiny_range.settings(**changes), str(tmp_path / "run"), on_progress=strike)
     assert killed
     assert killed[0] >= 1
     assert outcome.exit_code == 0
     assert checksums(tmp_path / "run") == undisturbed
 
 
-@pytest.mark.parametrize("kind", ["actor", "cpu"])
+@pytest.mark.parametrize(("kind", "changes"), [WORKERS[0], WORKERS[2]], ids=[IDS[0], IDS[2]])
 def test_a_run_outlives_a_worker_that_freezes(
     tiny_range: TinyRange,
     tmp_path: Path,
     undisturbed: dict[tuple[int, Block], str],
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
+    changes: dict[str, Any],
 ) -> None:
     from cryoscale import cluster
 
@@ -83,7 +95,7 @@ def test_a_run_outlives_a_worker_that_freezes(
         if not frozen:
             frozen.append(kill_workers(kind, signal.SIGSTOP))
 
-    outcome = run_pipeline(tiny_range.settings(), str(tmp_path / "run"), on_progress=strike)
+    outcome = run_pipeline(tiny_range.settings(**changes), str(tmp_path / "run"), on_progress=strike)
     assert frozen
     assert frozen[0] >= 1
     assert outcome.exit_code == 0

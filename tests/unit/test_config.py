@@ -77,6 +77,8 @@ def test_files_are_chosen_by_name_and_a_region_may_be_written_as_a_number() -> N
         ("model", {"name": "band-ratio", "overlap": 1.0}, "less than 1"),
         ("tiling.tile_px", 250, "multiple of 16"),
         ("cluster.kind", "slurm", "none of local"),
+        ("cluster.namespace", "ice", "namespace only with kind: kubernetes"),
+        ("cluster.image", "there/cpu:1", "image only with kind: kubernetes"),
         ("cluster.name", "Big_Ice", "pattern"),
         ("catalogs", [], "catalogs"),
         ("sources", {"terrain": {"collection": "x"}}, "sources.optical"),

@@ -11,7 +11,7 @@ from distributed import Client as DaskClient
 from distributed import Scheduler, SpecCluster
 
 from cryoscale import fleet as fleet_module
-from cryoscale.cluster import CPU, GPU
+from cryoscale.cluster import CPU, GPU, own
 from cryoscale.errors import ActorSilentError, ClusterLostError, OperatorError
 from cryoscale.fleet import REFUSALS, Fleet, Seat
 from cryoscale.infer.actor import ActorRef
@@ -170,12 +170,12 @@ def test_an_actor_whose_worker_drains_keeps_its_blocks_gets_no_more_and_is_not_l
     client = Client("gpu-1", "gpu-2")
     fleet, told = watched(client, monkeypatch)
     fleet.look()
-    first = fleet.choose()
+    first = fleet.choose(2)
     assert first is not None
     first.load = 1
     client.statuses[first.name] = "closing_gracefully"
     fleet.look()
-    assert {fleet.choose().name for _ in range(3)}.isdisjoint({first.name})  # type: ignore[union-attr]
+    assert {fleet.choose(2).name for _ in range(3)}.isdisjoint({first.name})  # type: ignore[union-attr]
     assert fleet.counts() == {"ready": 1, "loading": 0, "draining": 1}
     first.load = 0  # its block has come back
     fleet.look()
@@ -192,10 +192,10 @@ def test_an_actor_whose_worker_stays_after_all_is_given_blocks_again(monkeypatch
     fleet.seats["tcp://10.0.0.1:9000"].load = 1
     client.statuses["gpu-1"] = "closing_gracefully"
     fleet.look()
-    assert fleet.choose() is None
+    assert fleet.choose(2) is None
     client.statuses["gpu-1"] = "running"
     fleet.look()
-    assert fleet.choose() is fleet.seats["tcp://10.0.0.1:9000"]
+    assert fleet.choose(2) is fleet.seats["tcp://10.0.0.1:9000"]
 
 
 def test_an_actor_that_is_gone_before_its_blocks_came_back_is_lost_for_all_that_it_drained(
@@ -233,3 +233,32 @@ def test_a_hanging_actor_in_a_pod_has_its_process_ended_since_no_nanny_would(
             assert worker.wait(60) == 1
         finally:
             worker.kill()
+
+
+def test_blocks_go_to_their_actors_own_worker_only_where_every_worker_for_blocks_has_one_and_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client("both-1", "both-2")
+    client.tasks = 0
+    of = {name: {CPU: 2, GPU: 1, own(name): 2} for name in client.names}
+    identity = client.identity
+
+    def offering(n_workers: int) -> dict[str, Any]:
+        found = identity(n_workers)
+        for info in found["workers"].values():
+            info["resources"] = of.get(info["name"], info["resources"])
+        return found
+
+    monkeypatch.setattr(client, "identity", offering)
+    fleet, _ = watched(client, monkeypatch)
+    fleet.look()
+    assert (fleet.near, fleet.tasks) == (True, 4)
+    first, second = fleet.seats.values()
+    first.load, second.load = 4, 3
+    assert fleet.choose(2) is second
+    second.load = 4
+    assert fleet.choose(2) is None
+    client.tasks = 2  # a third, for blocks alone: now any worker may do any block
+    fleet.look()
+    assert not fleet.near
+    assert fleet.choose(2) is not None

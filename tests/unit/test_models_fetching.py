@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,24 @@ def test_weights_that_are_replaced_in_the_store_are_fetched_anew(here: Path) -> 
     (here / "net.json").write_text(before.model_copy(update={"temperature": 2.0}).model_dump_json())
     put(here)
     assert read_card(URL).temperature == 2.0
+
+
+def test_of_many_versions_those_used_longest_ago_are_swept_and_none_that_may_be_in_use(here: Path) -> None:
+    card = read_card(URL)
+    (kept,) = (here / "scratch").glob(f"{fetching.KEPT}-*")
+    (first,) = kept.iterdir()
+    for number in range(1, 2 * fetching.MOST_VERSIONS):
+        for folder in kept.iterdir():
+            if folder != first:  # the first is used all the time, as far as its folder tells
+                old_s = folder.stat().st_mtime - fetching.IN_USE_S - 1
+                os.utime(folder, (old_s, old_s))
+        (here / "net.json").write_text(
+            card.model_copy(update={"temperature": 1.0 + number}).model_dump_json()
+        )
+        put(here)
+        assert read_card(URL).temperature == 1.0 + number
+    assert len(list(kept.iterdir())) == fetching.MOST_VERSIONS
+    assert first.is_dir()
 
 
 def test_a_truncated_file_in_the_store_is_refused_as_one_in_a_folder_is(here: Path) -> None:
