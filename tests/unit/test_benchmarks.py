@@ -21,6 +21,7 @@ from benchmarks import (
     reading,
     readme,
     retreat,
+    precisions,
     roofline,
     run_memory,
     snow,
@@ -228,6 +229,23 @@ def test_what_travels_to_an_actor_is_reckoned_by_form_and_link(
     assert slow[0] < 2500 < slow[1]
     assert min(results["measured"].values()) > 0
     assert "60 bytes a pixel" in capsys.readouterr().out
+
+
+def test_every_way_to_run_a_network_is_timed_in_every_batch_or_says_why_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "precisions.jsonl"
+    monkeypatch.setitem(precisions.WAYS, "cpu", ("fp32", "bf16", "openvino"))
+    precisions.main(["--scale", "tiny", "--batch", "1", "2", "--out", str(kept)])
+    rows = json.loads(kept.read_text())["results"]["rows"]
+    assert [(row["precision"], row["batch"]) for row in rows] == [
+        (way, batch) for way in ("fp32", "bf16", "openvino") for batch in (1, 2)
+    ]
+    for row in rows[:4]:
+        own = next(other for other in rows if (other["precision"], other["batch"]) == ("fp32", row["batch"]))
+        assert row["times_fp32"] == pytest.approx(row["tiles_s"] / own["tiles_s"], rel=0.01)
+    assert "expected fp32 or bf16" in rows[4]["why_not"]
+    assert "openvino" in capsys.readouterr().out
 
 
 def test_the_papers_network_has_the_roofline_that_its_layers_give_by_hand() -> None:
