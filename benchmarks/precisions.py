@@ -1,9 +1,9 @@
 """The network alone in every way that this machine has to run it, in batches of several sizes.
 
 ``python -m benchmarks.precisions [--scale tiny|small|cryonet] [--batch N ...]`` makes a network ready as a
-run serves it (one shape of batch, on a GPU captured as a graph), drawn weights, tiles that lie on the device, and
-tells tiles a second beside those of float32 in the same run. How alike the answers are depends on the weights
-and is for a run's own trial to say.
+run serves it (one shape of batch, on a GPU captured as a graph), drawn weights, tiles that lie on the device,
+and tells tiles a second beside those of float32 in the same run. How alike the answers are depends on the
+weights and is for a run's own trial to say.
 """
 
 from __future__ import annotations
