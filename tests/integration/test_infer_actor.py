@@ -18,9 +18,10 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from cryoscale.errors import OperatorError
 from cryoscale.grid import Window
-from cryoscale.infer.actor import CONNECT_S, ActorRef, ModelActor, call_actor
+from cryoscale.infer.actor import CONNECT_S, ActorRef, ModelActor, call_actor, predict_on
 from cryoscale.infer.encode import encode
 from cryoscale.infer.predict import predict_block
+from cryoscale.infer.wire import narrow
 
 # The worker processes need not be able to import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -51,6 +52,32 @@ class Broken:
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
         return tiles[:, :, ::2]
+
+
+class Narrow(ModelActor):
+    """Takes features as a GPU's actor does, and notes whether they lie in memory of another process."""
+
+    async def wire(self) -> Any:
+        return (0.0,) * 14, (1.0,) * 14
+
+    def predict(self, features: np.ndarray, *more: Any) -> dict[str, np.ndarray]:
+        with open("/proc/self/maps") as maps:
+            self.mapped = "/memfd:cryoscale" in maps.read()
+        return super().predict(widened(features), *more)
+
+    async def was_mapped(self) -> tuple[bool, int]:
+        return self.mapped, os.getpid()
+
+
+def widened(bits: np.ndarray) -> np.ndarray:
+    """The numbers that the bits of bf16 stand for."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def hand_over(actor: Any, window: Window) -> tuple[dict[str, np.ndarray], tuple[bool, int], int]:
+    """A block handed over, where it was then, and this process."""
+    bands, _ = predict_on(actor, features(), EXTENT, window, deadline_s=DEADLINE_S)
+    return bands, call_actor(actor, "was_mapped", deadline_s=DEADLINE_S), os.getpid()
 
 
 def features() -> np.ndarray:
@@ -121,6 +148,25 @@ def test_a_block_that_a_cpu_task_hands_to_the_actor_equals_the_block_predicted_a
     assert stats["busy_s"] > 0
     assert stats["idle_s"] > 0
     assert keep.status == "finished"
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memfd")
+def test_narrow_features_are_mapped_by_the_actor_and_not_sent(cluster: Client) -> None:
+    future = cluster.submit(
+        Narrow, {}, 64, 0.5, load=Ramp, actor=True, pure=False, resources={"GPU": 1}, batch=3
+    )
+    actor = ActorRef.of(future.result(timeout=DEADLINE_S))
+    at_home = ModelActor({}, 64, 0.5, batch=3, load=Ramp)
+    sent = widened(narrow(features(), ((0.0,) * 14, (1.0,) * 14)))
+    wanted = at_home.predict(sent, EXTENT.row, EXTENT.col, BLOCK)
+    for _ in range(2):  # the second in the memory of the first
+        task = cluster.submit(hand_over, actor, BLOCK, **ON_CPU)
+        bands, (mapped, there), here = task.result(timeout=DEADLINE_S)
+        assert mapped
+        assert there != here
+        for name, band in wanted.items():
+            np.testing.assert_array_equal(bands[name], band)
+    del future
 
 
 def test_the_actor_lives_on_the_worker_with_the_gpu_and_the_task_on_the_other(cluster: Client) -> None:
