@@ -9,7 +9,9 @@ channels is filled up to multiples of eight, below which tensor cores do not wor
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -20,13 +22,30 @@ from cryoscale.errors import InputError
 from cryoscale.models import gates
 from cryoscale.models.cryonet import CryoNet, Node, ResidualBlock, ScSE
 
+log = logging.getLogger("cryoscale")
+
 MULTIPLE = 8
 """Of channels, for tensor cores: https://docs.nvidia.com/deeplearning/performance/dl-performance-convolutional"""
 
 
-def can_serve(network: nn.Module) -> bool:
-    """Whether ``network`` is one of those, and this machine's torch has the language of the kernels."""
-    return isinstance(network, CryoNet) and importlib.util.find_spec("triton") is not None
+def can_serve(network: nn.Module, device: torch.device) -> bool:
+    """Whether ``network`` is one of those, and kernels can be built for ``device`` on this machine."""
+    return isinstance(network, CryoNet) and _can_build(device)
+
+
+@lru_cache(maxsize=8)
+def _can_build(device: torch.device) -> bool:
+    """By building the smallest one: Triton wants a C compiler and Python's headers, which images may lack."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        tiny = torch.zeros(1, MULTIPLE, 1, 1, device=device)
+        gates.double(tiny.contiguous(memory_format=torch.channels_last))
+    except Exception as error:  # whatever a compiler, a loader or a driver may say
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        log.warning("no kernels of our own can be built here, so that bf16 runs as torch has it: %s", reason)
+        return False
+    return True
 
 
 class FusedCryoNet(nn.Module):

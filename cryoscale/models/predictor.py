@@ -120,7 +120,7 @@ class Predictor:
         # OpenVINO means the CPU, also on a machine where auto would find a GPU
         self.device = choose_device("cpu" if device == "auto" and precision in BY_OPENVINO else device)
         self.precision = choose_precision(precision, self.device)
-        if precision == "auto" and self.precision == "bf16" and fused.can_serve(model):
+        if precision == "auto" and self.precision == "bf16" and fused.can_serve(model, self.device):
             self.precision = BY_KERNELS  # four times as quick where it is served
         if threads is not None:
             if threads < 1:

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from cryoscale.errors import InputError
+from cryoscale.models import fused
 from cryoscale.models.cryonet import CryoNet
 from cryoscale.models.fold import fold_batch_norms
 from cryoscale.models.fused import FusedCryoNet
@@ -44,12 +45,12 @@ def test_the_fused_network_answers_as_the_network(
     net = drawn(in_channels, classes, encoder, widths)
     x = torch.randn(2, in_channels, 64, 96)
     wanted = torch.softmax(net(x) / 1.5, dim=1)
-    fused = FusedCryoNet(fold_batch_norms(net, torch.randn(1, in_channels, 64, 64)), torch.float32)
-    assert (fused.filled % 8, fused.filled - in_channels < 8) == (0, True)
-    filled = F.pad(x, (0, 0, 0, 0, 0, fused.filled - in_channels)).contiguous(
+    made = FusedCryoNet(fold_batch_norms(net, torch.randn(1, in_channels, 64, 64)), torch.float32)
+    assert (made.filled % 8, made.filled - in_channels < 8) == (0, True)
+    filled = F.pad(x, (0, 0, 0, 0, 0, made.filled - in_channels)).contiguous(
         memory_format=torch.channels_last
     )
-    found = fused.probabilities(fused(filled), 1.5)
+    found = made.probabilities(made(filled), 1.5)
     assert found.shape == (2, 64, 96, classes)
     np.testing.assert_allclose(found.permute(0, 3, 1, 2), wanted, atol=1e-4)
 
@@ -141,8 +142,25 @@ def test_a_gpu_that_chooses_for_itself_takes_the_kernels_for_a_cryonet_alone(
 
     monkeypatch.setattr("cryoscale.models.predictor.choose_precision", chosen)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    fused._can_build.cache_clear()
     assert toy("cryonet", precision="auto").precision == "bf16-fused"
     assert toy("cryonet", precision="bf16").precision == "bf16"
     assert toy("convs", precision="auto").precision == "bf16"
+    fused._can_build.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert toy("cryonet", precision="auto").precision == "bf16"
+
+
+def test_where_no_kernel_can_be_built_a_gpu_takes_bf16_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without_compiler(low: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one")
+
+    monkeypatch.setattr("cryoscale.models.predictor.choose_precision", lambda *given: "bf16")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("cryoscale.models.gates.double", without_compiler)
+    fused._can_build.cache_clear()
+    assert toy("cryonet", precision="auto").precision == "bf16"
+    fused._can_build.cache_clear()
+    assert "bf16 runs as torch has it: Failed to find C compiler." in caplog.text
