@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from cryoscale.blame import Blame
+from cryoscale.blame import Blame, is_loss
 from cryoscale.cluster import CPU, Workers, own
 from cryoscale.errors import (
     ActorLostError,
@@ -278,6 +278,11 @@ class Driver:
         future.release()
         if isinstance(error, ActorLostError):
             self.fleet.report(flight.ref, error)
+        elif self.fleet.near and is_loss(error):
+            # The actor died with the task's process. Nothing more for it until another is there with its model:
+            # a block that is there first may kill the new process too, and a nanny whose process dies before it
+            # has fully started starts no other (distributed 2026.8, ``Nanny.instantiate``).
+            self.fleet.report(flight.ref, ActorLostError(f"its process died: {error}"))
         self._failed(flight, error, lines)
 
     def _heed_clock(self) -> None:

@@ -87,18 +87,32 @@ class Fusion(nn.Module):
     def __init__(self, modalities: Sequence[Sequence[int]], width: int, dropout: float) -> None:
         super().__init__()
         self.branches = nn.ModuleList(Branch(len(channels), width, dropout) for channels in modalities)
-        # Beside the weights and not in their file: a list would be sent to a GPU anew at every call, at which
-        # no graph can be captured.
-        for number, channels in enumerate(modalities):
-            self.register_buffer(f"channels{number}", torch.tensor(list(channels)), persistent=False)
+        self.runs = [_runs(channels) for channels in modalities]
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) to (n, width, h, w)."""
-        parts = [
-            branch(x.index_select(1, self.get_buffer(f"channels{number}")))
-            for number, branch in enumerate(self.branches)
-        ]
+        parts = [branch(_taken(x, runs)) for branch, runs in zip(self.branches, self.runs, strict=True)]
         return torch.stack(parts).sum(0)
+
+
+def _runs(channels: Sequence[int]) -> list[tuple[int, int]]:
+    """First and end of what lies side by side, in the order of ``channels``.
+
+    A list of channels would be sent to a GPU at every call, during which no graph can be captured.
+    """
+    found: list[tuple[int, int]] = []
+    for channel in channels:
+        if found and found[-1][1] == channel:
+            found[-1] = found[-1][0], channel + 1
+        else:
+            found.append((channel, channel + 1))
+    return found
+
+
+def _taken(x: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+    """Some channels of (n, c, h, w), where they lie if they are one run."""
+    cut = [x[:, first:end] for first, end in runs]
+    return cut[0] if len(cut) == 1 else torch.cat(cut, dim=1)
 
 
 # --- transformer --------------------------------------------------------------------------------
