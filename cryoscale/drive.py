@@ -279,9 +279,9 @@ class Driver:
         if isinstance(error, ActorLostError):
             self.fleet.report(flight.ref, error)
         elif self.fleet.near and is_loss(error):
-            # The actor died with the task's process. Nothing more for it until another is there with its model:
-            # a block that is there first may kill the new process too, and a nanny whose process dies before it
-            # has fully started starts no other (distributed 2026.8, ``Nanny.instantiate``).
+            # The actor died with the task's process. Nothing more for it until another is there with its
+            # model: a block that is there first may kill the new process too, and a nanny whose process dies
+            # before it has fully started starts no other (distributed 2026.8, ``Nanny.instantiate``).
             self.fleet.report(flight.ref, ActorLostError(f"its process died: {error}"))
         self._failed(flight, error, lines)
 

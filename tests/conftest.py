@@ -7,10 +7,13 @@ from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many processes as cores: their libraries' own threads would only spin beside each other, which
-    # doubled the processor time of whatever trains. Set before any of these libraries is loaded, and for
-    # the processes that tests start, too.
+    # doubled the processor time of whatever trains. Set for the processes that tests start, too, and once
+    # more for numpy, which pytest's plugins have loaded by now: other threads give other last bits.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(limits=1)
 
 import pytest
 from hypothesis import HealthCheck, settings

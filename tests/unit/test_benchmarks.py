@@ -107,7 +107,7 @@ def test_the_price_of_overlap_is_told_tiling_by_tiling(
     monkeypatch: pytest.MonkeyPatch,
     tiny_grounds: list[overlap.Ground],
 ) -> None:
-    monkeypatch.setattr(overlap, "grounds", lambda scale, folder: iter(tiny_grounds))
+    monkeypatch.setattr(overlap, "grounds", lambda scale, folder, **more: iter(tiny_grounds))
     kept, drawn = tmp_path / "overlap.jsonl", tmp_path / "overlap.png"
     overlap.main(["--scale", "tiny", "--out", str(kept), "--chart", str(drawn)])
     (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
@@ -310,7 +310,7 @@ def test_the_coverage_of_intervals_is_told_rule_by_rule(
     assert uncertainty.SCALES["tiny"].fit == overlap.SCALES["tiny"].ranges
     # what the weights map is of no matter here, and costs more than all the rest
     monkeypatch.setattr(uncertainty, "load_predictor", lambda **options: snow_is_ice)
-    monkeypatch.setattr(overlap, "grounds", lambda scale, folder: iter(tiny_grounds))
+    monkeypatch.setattr(overlap, "grounds", lambda scale, folder, **more: iter(tiny_grounds))
     kept = tmp_path / "uncertainty.jsonl"
     uncertainty.main(["--scale", "tiny", "--out", str(kept)])
     (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]

@@ -93,7 +93,7 @@ def test_bad_input_is_not_tried_again_and_an_eviction_is_no_failure(api: FakeApi
 @pytest.mark.parametrize(
     ("cluster", "out", "options", "words"),
     [
-        ({"kind": "local"}, OUT, (), "cluster kind local"),
+        ({"kind": "local", "image": None, "gpu_image": None}, OUT, (), "cluster kind local"),
         ({"image": None}, OUT, (), "cluster.image"),
         ({}, "/somewhere/here", (), "cluster.claim"),
         ({"claim": "shared"}, "/somewhere/here", (), "/data"),

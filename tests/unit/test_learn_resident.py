@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +95,15 @@ def test_statistics_on_a_device_are_those_of_numpy(patches: Patches) -> None:
     np.testing.assert_array_equal(mean.astype(np.float32), standard_of(patches).mean)
 
 
+def numbers_in(document: Any) -> Iterator[float]:
+    """All numbers of a document, in its order."""
+    if isinstance(document, dict | list):
+        for part in document.values() if isinstance(document, dict) else document:
+            yield from numbers_in(part)
+    elif isinstance(document, int | float):
+        yield float(document)
+
+
 @pytest.mark.parametrize("by", ["planes", "pixels"])
 @pytest.mark.parametrize("located", [False, True])
 def test_permutations_on_a_device_find_what_those_of_arrays_do(
@@ -126,14 +138,17 @@ def test_permutations_on_a_device_find_what_those_of_arrays_do(
         return predictor(x, codes[numbers]) if located else predictor(x)
 
     def hold(x: np.ndarray, y: np.ndarray, numbers: np.ndarray) -> Count:
-        return Group.of(predictor, x, y, codes[numbers] if located else None, 3).count
+        # one by one, as the predictor asks its network on a CPU: in batches its last bits are others
+        return Group.of(predictor, x, y, codes[numbers] if located else None, 1).count
 
     how = Permuting(repeats=2, by=by, batch=3, hold_bytes=7 * 30 * 64 * 64 * 4)
     found = [
         permutation_importance(ask, patches.read, range(14), CHANNELS, how=how, hold=held).to_dict()
         for held in (None, hold)
     ]
-    assert found[0] == found[1]
+    # one asks probabilities and the other logits: a pixel that is a tie to the last bit may fall otherwise
+    for ours, theirs in zip(*map(numbers_in, found), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-3)
     assert found[0]["channels"]["B04"]["overall"]["iou"]["mean"] != 0
 
 
