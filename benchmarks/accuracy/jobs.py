@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from cryoscale.infer.actor import BATCH_VARIABLE
+
 Tell = Callable[[str], None]
 
 LOOK_S = 0.1
@@ -152,6 +154,8 @@ def _started(job: Job, out: Path, command: Sequence[str]) -> subprocess.Popen[by
     one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     # scikit-learn's threads, which are not OpenMP's
     more = {"LOKY_MAX_CPU_COUNT": str(job.slots)} if job.slots > 1 else {}
+    # a dozen maps share a GPU with the trainings
+    more[BATCH_VARIABLE] = os.environ.get(BATCH_VARIABLE, "8")
     with log.open("w") as stream:
         return subprocess.Popen(
             [sys.executable, "-m", *command, "--job", job.name],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from benchmarks.accuracy.jobs import outcome
 from benchmarks.accuracy.scales import Place, Scale
 from cryoscale.features.stack import PcaBasis
 from cryoscale.forecast.rates import cores
-from cryoscale.infer.actor import BATCH_VARIABLE
 from cryoscale.learn.augment import DROPPABLE
 from cryoscale.learn.evaluate import evaluate
 from cryoscale.learn.patches import SPLITS, Patches
@@ -210,7 +208,6 @@ class Bench:
         shutil.rmtree(out, ignore_errors=True)
         sources: dict[str, Any] = {m: {"collection": collection} for m, collection in COLLECTIONS.items()}
         sources["velocity"] = {"href": str(self.out / found["velocity"])}
-        os.environ.setdefault(BATCH_VARIABLE, "8")  # a dozen of these share the GPU with trainings
         cryoscale.run(
             {
                 "name": f"{place.name} {name}",
