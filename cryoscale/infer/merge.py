@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,7 +77,7 @@ class Merger:
         self._deep = math.ceil(self._tile_px / self._stride)
         size, shape = self._tile_px, window.shape
         self._kept = torch.zeros((self._deep, len(cols), size, size, classes), device=device)
-        self._layers, self._total = self._geometry(cols)
+        self._cols = cols
         curve = confidence.curve
         self._curve = None if curve is None else Curve(*curve, device)
         self._done = 0
@@ -90,7 +91,8 @@ class Merger:
             name: torch.full(of, NO_DATA, dtype=torch.uint8, device=device) for name, of in layers.items()
         }
 
-    def _geometry(self, cols: range) -> tuple[list[_Layer], Tensor]:
+    @cached_property
+    def _geometry(self) -> tuple[list[_Layer], Tensor]:
         """The layers of tiles over the pixels of one row of the lattice, in order, and their total weight.
 
         Where the stride does not divide the tile some pixels have a layer fewer: there the weight is zero,
@@ -105,7 +107,7 @@ class Merger:
             _, inside, weight_y = self._along(down, above)
             for before in reversed(range(self._deep)):
                 origin, at, weight_x = self._along(across, before)
-                which = np.where(weight_x > 0, (origin - cols[0]) // self._stride, 0)
+                which = np.where(weight_x > 0, (origin - self._cols[0]) // self._stride, 0)
                 arrays = inside[:, None], which, at, weight_y[:, None], weight_x
                 rows, columns, places, weights_y, weights_x = (
                     torch.from_numpy(of).to(device) for of in arrays
@@ -196,10 +198,11 @@ class Merger:
         West's update in that module's order; weights and shares are known beforehand.
         """
         part = slice(first - self._rows[row], last - self._rows[row])
-        total, device = self._total[part], self._valid.device
+        layers, weights = self._geometry
+        total, device = weights[part], self._valid.device
         mean = torch.zeros((*total.shape, self._kept.shape[-1]), device=device)
         spread = torch.zeros_like(total)
-        for layer in self._layers:
+        for layer in layers:
             tile = self._kept[(row - layer.above) % self._deep][layer.which, layer.inside[part], layer.at]
             before = tile - mean
             mean.addcmul_(layer.share[part], before)
