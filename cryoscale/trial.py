@@ -119,8 +119,11 @@ def _candidates(settings: Settings, network: str) -> list[str]:
     from cryoscale.models import openvino
 
     if _device() == "cuda":
-        quickest = "bf16-fused" if network == "cryonet" else "bf16-compiled"
-        return [quickest, "bf16"] if torch.cuda.is_bf16_supported() else []
+        if not torch.cuda.is_bf16_supported():
+            return []
+        if settings.model.passes > 1:  # a turned network is called and not served, by torch alone
+            return ["bf16"]
+        return ["bf16-fused" if network == "cryonet" else "bf16-compiled", "bf16"]
     if settings.cluster.gpu_workers:
         return []
     short = torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -72,6 +72,8 @@ def test_on_a_gpu_bf16_is_tried_and_nothing_where_dropout_is_left_on_or_a_cluste
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert _candidates(settings) == _candidates(promised) == ["bf16-fused", "bf16"]
     assert trial._candidates(settings, "unet") == ["bf16-compiled", "bf16"]
+    turned = replace(settings, model=replace(settings.model, flips=True))
+    assert _candidates(turned) == ["bf16"]
     assert _candidates(dropping) == _candidates(joined) == []
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert _candidates(settings) == []
