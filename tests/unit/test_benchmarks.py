@@ -18,11 +18,9 @@ from benchmarks import (
     orchestration,
     overlap,
     planning,
-    precisions,
     reading,
     readme,
     retreat,
-    roofline,
     run_memory,
     snow,
     streaming,
@@ -30,7 +28,6 @@ from benchmarks import (
     wire,
 )
 from cryoscale.bench import record
-from cryoscale.bench.network import gflop_a_tile
 from cryoscale.bench.scenes import SPECTRAL
 from cryoscale.features.channels import CHANNELS
 from cryoscale.grid import Window
@@ -192,24 +189,6 @@ def test_looking_through_what_is_done_is_measured_on_disk_and_on_s3(
     assert "over reading the files" in capsys.readouterr().out
 
 
-def test_the_roofline_tells_each_part_of_the_network_and_what_is_measured_of_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = tmp_path / "roofline.jsonl"
-    roofline.main(["--scale", "tiny", "--out", str(kept)])
-    results = json.loads(kept.read_text("utf-8"))["results"]
-    parts, printed = results["parts"], capsys.readouterr().out
-    assert results["gflop"] == pytest.approx(gflop_a_tile("tiny", 64), rel=1e-3)
-    assert sum(part["flop"] for part in parts.values()) == pytest.approx(1e9 * results["gflop"], rel=2e-3)
-    assert len([name for name in parts if name.startswith("decoder")]) == 11
-    for name, part in parts.items():
-        assert (part["measured_ms"] is None) == (name == roofline.BETWEEN)
-        assert name.removeprefix("decoder.blocks.") in printed
-    rates = results["tiles_a_second"]
-    assert rates["fused"] > rates["compiled"] > rates["unfused"] > 0
-    assert results["measured_tiles_a_second"] > 0
-
-
 def test_what_travels_to_an_actor_is_reckoned_by_form_and_link(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,39 +208,6 @@ def test_what_travels_to_an_actor_is_reckoned_by_form_and_link(
     assert slow[0] < 2500 < slow[1]
     assert min(results["measured"].values()) > 0
     assert "60 bytes a pixel" in capsys.readouterr().out
-
-
-def test_every_way_to_run_a_network_is_timed_in_every_batch_or_says_why_not(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = tmp_path / "precisions.jsonl"
-    monkeypatch.setitem(precisions.WAYS, "cpu", ("fp32", "bf16", "openvino"))
-    precisions.main(["--scale", "tiny", "--batch", "1", "2", "--out", str(kept)])
-    rows = json.loads(kept.read_text())["results"]["rows"]
-    assert [(row["precision"], row["batch"]) for row in rows] == [
-        (way, batch) for way in ("fp32", "bf16", "openvino") for batch in (1, 2)
-    ]
-    for row in rows[:4]:
-        own = next(other for other in rows if (other["precision"], other["batch"]) == ("fp32", row["batch"]))
-        assert row["times_fp32"] == pytest.approx(row["tiles_s"] / own["tiles_s"], rel=0.01)
-    assert "expected fp32 or bf16" in rows[4]["why_not"]
-    assert "openvino" in capsys.readouterr().out
-
-
-def test_the_papers_network_has_the_roofline_that_its_layers_give_by_hand() -> None:
-    speed = roofline.Speed(790.0, 4300.0)
-    parts = roofline.count("cryonet", 256, "bf16", speed, batch=32)
-    assert roofline.rates(parts)["fused"] == pytest.approx(5270, rel=0.01)
-    stem = parts["encoder.conv1"]  # 7 x 7 from 30 to 64 channels at 128 x 128, two bytes a number
-    flop, weights = 2 * 128**2 * 64 * 30 * 49, 2 * 64 * 30 * 49
-    assert stem.flop == flop
-    assert stem.conv_bytes == 2 * (256**2 * 30 + 128**2 * 64) + weights / 32
-    assert stem.conv_us == pytest.approx(max(flop / 790e6, stem.conv_bytes / 4.3e6))
-    # node x_0_4 has no gate before it, and one of 16 channels at 256 x 256 after it
-    assert parts["decoder.blocks.x_0_4"].gate_us == pytest.approx(3 * 2 * 16 * 256**2 / 4.3e6)
-    head = parts["segmentation_head"]
-    assert head.compute_us == 0.0
-    assert head.conv_us == pytest.approx(head.conv_bytes / 4.3e6)
 
 
 def test_the_peaks_of_a_run_are_told_for_a_region_and_for_a_larger_one(tmp_path: Path) -> None:
