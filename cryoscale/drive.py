@@ -29,7 +29,7 @@ from cryoscale.errors import (
     StoppedError,
 )
 from cryoscale.fleet import Fleet, Seat, scheduler_gone
-from cryoscale.infer.actor import ActorRef, predict_on
+from cryoscale.infer.calling import ActorRef, predict_on
 from cryoscale.kube.scaling import Load
 from cryoscale.ledger import DONE, ROLL_AT, Ledger, Marker, SetAside, Work, name_of
 from cryoscale.outcome import Outcome, Progress, Watch

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from cryoscale.cluster import ACTOR_THREADS, CPU, GPU, own
 from cryoscale.errors import ActorLostError, ActorSilentError, ClusterLostError, CryoscaleError, OperatorError
-from cryoscale.infer.actor import ActorRef, ModelActor, call_actor
+from cryoscale.infer.actor import ModelActor
+from cryoscale.infer.calling import ActorRef, call_actor
 from cryoscale.roster import workers_at
 from cryoscale.settings import Settings
 

@@ -20,7 +20,7 @@ from cryoscale.cluster import CPU, GPU, Workers, workers
 from cryoscale.config import load_config
 from cryoscale.demo import simulated_range
 from cryoscale.drive import ACTOR_DEADLINE_S
-from cryoscale.infer.actor import ActorRef, call_actor
+from cryoscale.infer.calling import ActorRef, call_actor
 from cryoscale.infer.gate import PLACES
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.pipeline import run

@@ -26,7 +26,8 @@ from cryoscale.drive import ACTOR_DEADLINE_S, AHEAD
 from cryoscale.features.channels import CHANNELS
 from cryoscale.fleet import Fleet
 from cryoscale.grid import Block
-from cryoscale.infer.actor import ActorRef, ModelActor, predict_on
+from cryoscale.infer.actor import ModelActor
+from cryoscale.infer.calling import ActorRef, predict_on
 from cryoscale.infer.tiles import read_window
 from cryoscale.infer.wire import narrow
 from cryoscale.models import weights

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from cryoscale.grid import Block
-from cryoscale.infer.actor import ActorRef, predict_on
+from cryoscale.infer.calling import ActorRef, predict_on
 from cryoscale.ledger import Ledger, Marker, SceneShare, Work
 from cryoscale.models.bandratio import OPTICAL_CHANNELS
 from cryoscale.write.arrays import ARRAYS

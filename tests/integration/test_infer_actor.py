@@ -18,7 +18,8 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from cryoscale.errors import OperatorError
 from cryoscale.grid import Window
-from cryoscale.infer.actor import CONNECT_S, ActorRef, ModelActor, call_actor, predict_on
+from cryoscale.infer.actor import ModelActor
+from cryoscale.infer.calling import CONNECT_S, ActorRef, call_actor, predict_on
 from cryoscale.infer.encode import encode
 from cryoscale.infer.predict import predict_block
 from cryoscale.infer.wire import narrow

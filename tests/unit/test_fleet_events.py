@@ -14,7 +14,7 @@ from cryoscale import fleet as fleet_module
 from cryoscale.cluster import CPU, GPU, own
 from cryoscale.errors import ActorSilentError, ClusterLostError, OperatorError
 from cryoscale.fleet import REFUSALS, Fleet, Seat
-from cryoscale.infer.actor import ActorRef
+from cryoscale.infer.calling import ActorRef
 from cryoscale.settings import ClusterSpec
 
 

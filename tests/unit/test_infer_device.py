@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from cryoscale.errors import ActorSilentError, ConfigError, OperatorError
 from cryoscale.grid import Window
-from cryoscale.infer import actor, device
-from cryoscale.infer.actor import ActorRef, ModelActor
+from cryoscale.infer import calling, device
+from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.arrays import ArrayEngine
 from cryoscale.infer.blend import Blender
+from cryoscale.infer.calling import ActorRef
 from cryoscale.infer.device import DeviceEngine
 from cryoscale.infer.encode import Confidence, encode
 from cryoscale.infer.handover import Handed
@@ -270,9 +271,9 @@ def test_a_task_gives_what_the_actor_takes_by_hand_or_sends_it(
             given = (replace(given[0], process=2**22 + 1),)  # as another machine would find it
         return loop.run_until_complete(getattr(served, method)(*given))
 
-    monkeypatch.setattr(actor, "call_actor", call)
+    monkeypatch.setattr(calling, "call_actor", call)
     array, where = features_on(OUTER), ActorRef("tcp://nowhere", f"near {near}")
-    bands, _ = actor.predict_on(where, array, OUTER, BLOCK, deadline_s=1.0)
+    bands, _ = calling.predict_on(where, array, OUTER, BLOCK, deadline_s=1.0)
     loop.close()
     assert isinstance(sent[0], Handed if near else np.ndarray)
     assert (np.dtype(sent[0].dtype), sent[0].shape) == (np.uint16, array.shape)
@@ -289,11 +290,11 @@ def test_memory_that_an_actor_may_still_read_is_not_written_again(monkeypatch: p
             raise ActorSilentError("silent")
         return {"wire": ((0.0,) * 3, (1.0,) * 3), "reaches": True, "admit": 1}[method]
 
-    monkeypatch.setattr(actor, "call_actor", call)
+    monkeypatch.setattr(calling, "call_actor", call)
     for _ in range(2):
         where = ActorRef("tcp://nowhere", "silent")
         with pytest.raises(ActorSilentError):
-            actor.predict_on(where, features_on(OUTER), OUTER, BLOCK, deadline_s=1.0)
+            calling.predict_on(where, features_on(OUTER), OUTER, BLOCK, deadline_s=1.0)
     assert handed[0].token != handed[1].token
 
 
