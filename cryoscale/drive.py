@@ -153,6 +153,7 @@ class Driver:
                         f"no block came back for {STALL_S:.0f} s; look for lost workers, and start the same "
                         "command again"
                     )
+            self.fleet.see_off()
         except CommClosedError as error:  # what was asked of the scheduler found no answer
             raise scheduler_gone() from error
         finally:

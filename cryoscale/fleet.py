@@ -181,6 +181,16 @@ class Fleet:
                 log.debug("actor on %s does not say how it does: %s", seat.name, error)
         return found
 
+    def see_off(self) -> None:
+        """Take note of actors whose workers began to go since the last look, where no other look follows."""
+        try:
+            workers = self._workers()
+        except ClusterLostError:  # whatever is left to do is done without it
+            return
+        for address, seat in list(self.seats.items()):
+            if address in workers and workers[address].get("status") in LEAVING:
+                self._leave(seat, gone=False)
+
     def close(self) -> None:
         """Let the actors go."""
         for seat in self.seats.values():

@@ -185,6 +185,20 @@ def test_an_actor_whose_worker_drains_keeps_its_blocks_gets_no_more_and_is_not_l
     assert (told[-1], fleet.lost) == (("actor_drained", {"actor": first.name}), 0)
 
 
+def test_a_worker_that_drains_in_the_last_seconds_of_a_run_is_told_of_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client("gpu-1", "gpu-2")
+    fleet, told = watched(client, monkeypatch)
+    fleet.look()
+    client.statuses["gpu-2"] = "closing_gracefully"
+    fleet.see_off()
+    assert (told[2:], fleet.lost) == ([("actor_drained", {"actor": "gpu-2"})], 0)
+    client.status = "closed"
+    fleet.see_off()  # blocks are done: a scheduler that is gone by now is no loss
+    assert (len(told), fleet.counts()["ready"]) == (3, 1)
+
+
 def test_an_actor_whose_worker_stays_after_all_is_given_blocks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client("gpu-1")
     fleet, _ = watched(client, monkeypatch)
