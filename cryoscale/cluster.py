@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from cryoscale import forking
 from cryoscale.errors import ClusterLostError, ExtraError, InputError, StoppedError, TransientError
 from cryoscale.roster import workers_at
 from cryoscale.settings import ClusterSpec, ModelSpec
@@ -46,6 +47,11 @@ While tasks run it calls ``sys._current_frames`` every 10 ms. That holds the loc
 threads and allocates, hence may collect garbage, hence run Python (Dask's own callback, a finaliser) and give
 up the GIL; whoever then starts or ends a thread, as the reading of each block does, waits for that lock with
 the GIL held. Mended in 3.12 alone: python/cpython#106883, dask/distributed#8616.
+"""
+
+QUIET = {"distributed.admin.tick.interval": "500ms"}
+"""How often Dask looks whether its event loops still turn: on two cores its 20 ms, in the driver and in each
+worker, took 9 % of one of them.
 """
 
 CONNECT_TIMEOUT_S = 60.0
@@ -265,6 +271,7 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
     for number in range(on_gpu):
         device = {"CUDA_VISIBLE_DEVICES": str(number)}
         layout[f"actor-{number}"] = {"cls": Nanny, "options": _worker(1, {GPU: 1.0}, device)}
+    forking.import_ahead(spec, actors=with_actors)
     scheduler = {
         "cls": Scheduler,
         "options": {"dashboard": dashboard, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"},
@@ -275,7 +282,9 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
                 "distributed.scheduler.worker-ttl": f"{FROZEN_S} s",
                 # who is to blame for a dead worker is ours to count, block by block
                 "distributed.scheduler.allowed-failures": 0,
+                "distributed.worker.multiprocessing-method": forking.method(spec),
                 **UNWATCHED,
+                **QUIET,
             }
         ),
         SpecCluster(workers=layout, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
@@ -300,13 +309,12 @@ def own(name: str) -> str:
 
 
 def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) -> dict[str, Any]:
-    # Numerical libraries would otherwise start a thread a core in every process.
-    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     return {
         "nthreads": nthreads,
         "resources": resources,
         "host": "127.0.0.1",
-        "env": {**(single if CPU in resources else {}), **device},
+        # a fork would otherwise have the environment of the time when its server was started
+        "env": {**os.environ, **(forking.SINGLE if CPU in resources else {}), **device},
         "memory_limit": 0,
         # What goes wrong in a task comes back to the driver, which tells it once.
         "silence_logs": logging.CRITICAL,

@@ -15,7 +15,7 @@ from typing import Any
 
 from shapely.geometry.base import BaseGeometry
 
-from cryoscale import lease, slices
+from cryoscale import forking, lease, slices
 from cryoscale.cluster import Site, Workers, require_dashboard, require_reachable
 from cryoscale.drive import Driver
 from cryoscale.errors import (
@@ -267,6 +267,7 @@ def _drafted(
 
     def draft() -> Draft:
         stage("searching the catalogues")
+        forking.import_ahead(settings.cluster, networks=settings.model.weights is not None)
         return draft_run(settings, out, stage, anew=again.new_run)
 
     def prepare() -> Draft:

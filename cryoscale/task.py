@@ -8,7 +8,7 @@ in place of a graph. The block's features travel to the actor once and its bytes
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -188,6 +188,28 @@ def layers_shown(
     return evidence.layers_of(plane, label, np.asarray(layers["source_date"]), year)
 
 
+def _channels(stack: xr.DataArray, names: Sequence[str]) -> NDArray[np.float32]:
+    """Some channels (c, y, x) of a stack in their order; all of them are the stack's own memory."""
+    found = tuple(str(name) for name in stack.channel.values)
+    planes: NDArray[np.float32] = stack.values
+    return planes if found == tuple(names) else np.stack([planes[found.index(name)] for name in names])
+
+
+def _complete(
+    layers: dict[str, NDArray[Any]],
+    inputs: xr.Dataset,
+    modalities: NDArray[np.uint8],
+    inside: NDArray[np.bool_],
+) -> None:
+    """Add to the predicted layers (y, x) of a block those of its inputs; beside the region is no data."""
+    for name in ("source_date", "n_clear"):
+        # absent where no optical scene reaches the block
+        layers[name] = np.where(inside, inputs[name].values, 0) if name in inputs else 0 * inside
+    layers["modalities"] = np.where(inside, modalities, 0).astype(np.uint8)
+    for name in ("probability", "label", "confidence", "disagreement"):
+        layers[name] = np.where(inside, layers[name], np.uint8(NO_DATA))
+
+
 ATTEMPTS = 3
 """How often a block may fail before it is set aside."""
 
@@ -208,26 +230,23 @@ def process_block(
     context = run_context(out, identity)
     outer = tiles.read_window(block, context.tile_px, context.overlap) if context.needs_halo else block.window
     stack, inputs, report = features_of(context, year, outer, watch, last_attempt=attempt >= ATTEMPTS)
-    present = features.modalities(inputs)
-    wanted = stack.sel(channel=list(context.channels))
+    with watch.stage("features"):
+        present = features.modalities(inputs)
+        wanted = _channels(stack, context.channels)
     rows, cols = block.window.slices_in(outer)
     with watch.stage("predict"):
-        layers = dict(predict(np.ascontiguousarray(wanted.values), outer, block))
+        layers = dict(predict(wanted, outer, block))
     if PREDICT_S in layers:  # elsewhere, while this task waited
         watch.cpu_seconds["predict"] = layers.pop(PREDICT_S)
-    inside = ZoneRegion(block.epsg, context.region).pixels(block.window)
-    for name in ("source_date", "n_clear"):
-        # absent where no optical scene reaches the block
-        layers[name] = np.where(inside, inputs[name].values[rows, cols], 0) if name in inputs else 0 * inside
-    layers["modalities"] = np.where(inside, present.values[rows, cols], 0).astype(np.uint8)
-    for name in ("probability", "label", "confidence", "disagreement"):
-        layers[name] = np.where(inside, layers[name], np.uint8(NO_DATA))
     with watch.stage("write"), room(out):
+        inside = ZoneRegion(block.epsg, context.region).pixels(block.window)
+        own = inputs.isel(y=rows, x=cols)
+        _complete(layers, own, present.values[rows, cols], inside)
         record = mosaic.write_block(f"{out}/mosaic.zarr", year, block, layers)
         seen = {
-            name: np.where(inside, inputs[name].values[rows, cols], np.float32(np.nan))
+            name: np.where(inside, own[name].values, np.float32(np.nan))
             for name in quicklook.LAYERS
-            if name in inputs
+            if name in own
         }
         quicklook.write_block(out, year, block, seen)
         shown = layers_shown(inputs, stack, layers, year, (rows, cols))

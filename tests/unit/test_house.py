@@ -45,6 +45,7 @@ STOREYS = [
     "scenes",
     "kube",
     "leaving",
+    "forking",
     "cluster",
     "plan",
     "manifest",
