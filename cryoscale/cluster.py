@@ -272,6 +272,8 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
         device = {"CUDA_VISIBLE_DEVICES": str(number)}
         layout[f"actor-{number}"] = {"cls": Nanny, "options": _worker(1, {GPU: 1.0}, device)}
     forking.import_ahead(spec, actors=with_actors)
+    # a worker that is sent away leaves with messages for it under way, which Dask tells once it is loud again
+    logging.getLogger("distributed.batched").setLevel(logging.CRITICAL)
     scheduler = {
         "cls": Scheduler,
         "options": {"dashboard": dashboard, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"},

@@ -3,8 +3,8 @@
 A worker that is an interpreter of its own spends four processor seconds on importing Dask, xarray, GDAL and
 torch, each worker anew and after the catalogues have been searched. Forked, all of them together cost that
 once, in a process that imports while the run is still being prepared, and they share its memory. What forks
-must have neither threads nor a CUDA context: its libraries are told to start no threads, and workers that
-drive GPUs are interpreters of their own as before.
+must have neither threads of its own nor a CUDA context: its libraries are told to start none, and workers
+that drive GPUs are interpreters of their own as before.
 
 How a fork server works: https://docs.python.org/3/library/multiprocessing.html#contexts-and-start-methods
 """

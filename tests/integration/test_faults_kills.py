@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.integration.conftest import Calm, TinyRange
@@ -93,6 +93,20 @@ def test_workers_killed_over_and_over_are_replaced_in_the_same_run(
     assert differ == 0
 
 
+def test_the_process_that_forks_the_workers_may_die_too(calm: Calm, tmp_path: Path, faults: Table) -> None:
+    out = tmp_path / "run"
+    command = Command.start("run", calm.config, "--out", out, "--json")
+    assert until(lambda: done(out) >= 1, command)
+    (server,) = _servers(command)
+    os.kill(server, signal.SIGKILL)  # Python takes the workers for dead with it, and ends them
+    code, said, complained = command.end()
+    assert code == 0, complained
+    differ = bytes_that_differ(out, calm.out)
+    repeated = int(re.findall(r'"repeated": (\d+)', said)[0])
+    faults.add("SIGKILL of the workers' fork server", 1, repeated, differ)
+    assert differ == 0
+
+
 def test_sigterm_finishes_what_is_in_work_and_says_that_it_can_be_resumed(
     calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
@@ -164,15 +178,23 @@ def _free_port() -> int:
 
 
 def _workers(command: Command) -> list[int]:
-    """Processes that work for a driver, as opposed to helpers of Python's own."""
+    """Processes that work for a driver: the forks of its fork server."""
+    import psutil
+
+    found: list[int] = []
+    for server in _servers(command):
+        with suppress(psutil.NoSuchProcess):
+            found += [child.pid for child in psutil.Process(server).children()]
+    return found
+
+
+def _servers(command: Command) -> list[int]:
     import psutil
 
     found = []
-    for pid in command.children():
-        try:
-            line = " ".join(psutil.Process(pid).cmdline())
-        except psutil.NoSuchProcess:
-            continue
-        if "spawn_main" in line:
-            found.append(pid)
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(command.process.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if "multiprocessing.forkserver" in " ".join(child.cmdline()):
+                    found.append(child.pid)
     return found
