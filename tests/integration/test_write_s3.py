@@ -113,7 +113,9 @@ def test_a_block_written_through_an_outage_is_the_same_block(s3: S3, tmp_path: P
     assert record == mosaic.write_block(here, 2018, BLOCKS[2], arrays(2))
     assert stored(s3, "run") == on_disk(tmp_path / "run")
     assert s3.suffered == (["hang-up"] if fault == "away" else ["503"] * len(mosaic.ARRAYS))
-    assert len(puts) == len(mosaic.ARRAYS) + len(s3.suffered)
+    # of the three that had come when the store went, those still under way are put again, not only the third
+    again = len(puts) - len(mosaic.ARRAYS)
+    assert 1 <= again <= 3 if fault == "away" else again == len(s3.suffered)
 
 
 def test_reading_lazily_bears_with_an_outage_that_begins_after_the_opening(s3: S3) -> None:
