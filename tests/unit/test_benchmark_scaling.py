@@ -99,7 +99,7 @@ def test_a_block_of_the_size_of_production_is_replayed_as_it_was() -> None:
     assert (job.read_cpu_s, job.features_cpu_s, job.write_cpu_s, job.fetched_bytes) == (8.0, 1.0, 0.5, 500)
     # 128 px from tile to tile, the first begins 128 px before the block
     assert job.predict_s == 17**2 / 1000
-    assert job.sent_bytes == (2048 + 256) ** 2 * 120
+    assert job.sent_bytes == (2048 + 256) ** 2 * 60
     assert job.wait_s == 800 * 0.05 / 8
     quarter = marker.model_copy(update={"size_px": 1024})
     more = in_production(quarter, FORMS[1], 1000, 0.0)
