@@ -49,10 +49,9 @@ up the GIL; whoever then starts or ends a thread, as the reading of each block d
 the GIL held. Mended in 3.12 alone: python/cpython#106883, dask/distributed#8616.
 """
 
-QUIET = {"distributed.admin.tick.interval": "500ms"}
-"""How often Dask looks whether its event loops still turn: on two cores its 20 ms, in the driver and in each
-worker, took 9 % of one of them.
-"""
+SELDOM = {"distributed.admin.tick.interval": "500ms"}
+"""How often Dask looks whether its event loops still turn: its 20 ms, in the driver and in two workers, took
+9 % of a core."""
 
 CONNECT_TIMEOUT_S = 60.0
 
@@ -278,7 +277,11 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
         "cls": Scheduler,
         "options": {"dashboard": dashboard, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"},
     }
+    # Dask puts there what a new interpreter shall find, memory that goes back to the system at every chance
+    # among it; left there, all that this process starts later would have that too
+    put = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED", "__DASK_PARENT_PID"]
     with (
+        forking.restored(put),
         dask.config.set(
             {
                 "distributed.scheduler.worker-ttl": f"{FROZEN_S} s",
@@ -286,7 +289,7 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
                 "distributed.scheduler.allowed-failures": 0,
                 "distributed.worker.multiprocessing-method": forking.method(spec),
                 **UNWATCHED,
-                **QUIET,
+                **SELDOM,
             }
         ),
         SpecCluster(workers=layout, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,

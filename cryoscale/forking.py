@@ -14,7 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 
@@ -52,19 +52,21 @@ def import_ahead(spec: ClusterSpec, *, actors: bool = True, networks: bool = Tru
     multiprocessing.set_forkserver_preload([*_IMPORTED, *more])
     # the server lives as long as this process: it gets the environment of its workers, and what lies in the
     # current folder is not for it, for which an interpreter that is given commands looks first
-    with _environment({**SINGLE, "PYTHONSAFEPATH": "1"}):
+    told = {**SINGLE, "PYTHONSAFEPATH": "1"}
+    with restored(told):
+        os.environ.update(told)
         forkserver.ensure_running()
 
 
 @contextmanager
-def _environment(more: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in more}
-    os.environ.update(more)
+def restored(names: Iterable[str]) -> Iterator[None]:
+    """Variables of this process's environment have their former values again after the body."""
+    before = {name: os.environ.get(name) for name in names}
     try:
         yield
     finally:
         for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
+            if value is not None:
                 os.environ[name] = value
+            else:
+                os.environ.pop(name, None)

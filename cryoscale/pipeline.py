@@ -267,7 +267,8 @@ def _drafted(
 
     def draft() -> Draft:
         stage("searching the catalogues")
-        forking.import_ahead(settings.cluster, networks=settings.model.weights is not None)
+        if again.new_run or not Ledger(out).is_begun():  # else there may be nothing to do for workers
+            forking.import_ahead(settings.cluster, networks=settings.model.weights is not None)
         return draft_run(settings, out, stage, anew=again.new_run)
 
     def prepare() -> Draft:

@@ -96,7 +96,9 @@ def test_a_worker_has_the_environment_of_the_moment_and_its_libraries_one_thread
     spec = ClusterSpec("local", cpu_workers=1)
     forking.import_ahead(spec, actors=False)
     monkeypatch.setenv("AWS_PROFILE", "set-after-the-server-began")
+    before = dict(os.environ)
     with workers(spec, actors=False) as found:
         (seen,) = found.client.run(lambda: dict(os.environ)).values()
+    assert dict(os.environ) == before  # what this process starts later is not told what workers were
     assert seen["AWS_PROFILE"] == "set-after-the-server-began"
     assert {seen[name] for name in forking.SINGLE} == {"1"}

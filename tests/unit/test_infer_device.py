@@ -96,11 +96,13 @@ def test_a_block_mapped_on_the_device_has_the_bytes_of_numpy(case: str) -> None:
     extent = read_window(window, 64, overlap)
     extent = Window(EPSG, extent.row + rows, extent.col + cols, extent.height - rows, extent.width - cols)
     array, model = features_on(extent), toy()
+    before = array.copy()
     wanted = ArrayEngine(model, Tiling(64, overlap, 1), PLAIN).predict(carried(array, extent), window)
     found = DeviceEngine(model, Tiling(64, overlap, batch), PLAIN).predict(carried(array, extent), window)
     assert_alike(found.bands, wanted.bands)
     assert (found.tiles, found.tiles_skipped) == (wanted.tiles, wanted.tiles_skipped)
     assert (found.bands["disagreement"] != 255).any()
+    np.testing.assert_array_equal(array, before)  # it is the stack's own memory, which is looked at again
 
 
 @pytest.mark.parametrize("kind", ["entropy", "max", "calibrated"])
