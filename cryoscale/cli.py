@@ -271,12 +271,16 @@ def outline(
     json_: JsonOption = False,
 ) -> None:
     """Draw the outlines of a finished run again from its maps, and write them as files for other programs."""
+    from dask.system import CPU_COUNT
+
     from cryoscale.console import Console
     from cryoscale.redraw import outline as draw_again
 
     console = Console(quiet=json_)
     with console:
-        made = draw_again(output(out), files=files, year=year, rgi=rgi, on_stage=console.stage)
+        made = draw_again(
+            output(out), files=files, year=year, rgi=rgi, processes=CPU_COUNT, on_stage=console.stage
+        )
     if json_:
         print_json(made)
     else:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cryoscale import forking
+from cryoscale.crew import SINGLE
 from cryoscale.errors import ClusterLostError, ExtraError, InputError, StoppedError, TransientError
 from cryoscale.roster import workers_at
 from cryoscale.settings import ClusterSpec, ModelSpec
@@ -319,7 +320,7 @@ def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) 
         "resources": resources,
         "host": "127.0.0.1",
         # a fork would otherwise have the environment of the time when its server was started
-        "env": {**os.environ, **(forking.SINGLE if CPU in resources else {}), **device},
+        "env": {**os.environ, **(SINGLE if CPU in resources else {}), **device},
         "memory_limit": 0,
         # What goes wrong in a task comes back to the driver, which tells it once.
         "silence_logs": logging.CRITICAL,

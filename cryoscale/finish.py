@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from dask.system import CPU_COUNT
 
 from cryoscale.cataloguing import write_catalog
+from cryoscale.crew import Crew
 from cryoscale.inventories import coverage_of, evidence_of, write_inventory
 from cryoscale.ledger import Ledger
 from cryoscale.reporting import write_report
 from cryoscale.scenes import is_simulated
-from cryoscale.settings import Settings
+from cryoscale.settings import ClusterSpec, Settings
 from cryoscale.write import files, mosaic, quicklook
 from cryoscale.write import map as picture
 from cryoscale.write.carried import KnownGlaciers, read_glaciers
@@ -37,25 +39,35 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
     for year in settings.years:
         for epsg in mosaic.zones(out, year):
             mosaic.build_levels(f"{out}/mosaic.zarr", year, epsg)
-    redraw(settings, out, stage, settings.years)
+    redraw(settings, out, stage, settings.years, _processes(settings.cluster))
+
+
+def _processes(spec: ClusterSpec) -> int:
+    """How many may work on a run's end: its workers are gone by then, and the driver's machine is free.
+
+    Dask's count of cores is that of a container where it is allowed fewer than there are.
+    """
+    return min(CPU_COUNT, spec.cpu_workers + spec.gpu_workers) if spec.kind == "local" else CPU_COUNT
 
 
 def redraw(
-    settings: Settings, out: str, stage: Callable[[str], None], years: Sequence[int]
+    settings: Settings, out: str, stage: Callable[[str], None], years: Sequence[int], processes: int = 1
 ) -> dict[int, list[str]]:
     """Everything that follows from the map of some of a run's years; returns by year which files were made.
 
     Files that lie there are made anew, whether they are asked for or not: those of a year shall agree.
+    Glaciers are divided and described by up to ``processes``.
     """
     manifest = Ledger(out).manifest() or {}
     made: dict[int, list[str]] = {}
     rgi = read_glaciers(settings.known_glaciers, settings.region) if settings.known_glaciers else None
     known = None if rgi is None else KnownGlaciers(rgi)
+    each = Crew(processes).each
     with _local(out) as folder:
         _fetch_inventories(out, folder, set(settings.years) - set(years))
         for year in years:
             stage(f"drawing the outlines of {year}")
-            inventory = write_inventory(settings, out, folder, year, manifest, known)
+            inventory = write_inventory(settings, out, folder, year, manifest, known, each)
             stage(f"drawing the map of {year}")
             name = "map.png" if year == settings.years[-1] else f"map-{year}.png"
             draw(settings, out, folder / name, year, inventory, manifest)

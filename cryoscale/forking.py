@@ -18,10 +18,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 
+from cryoscale.crew import SINGLE
 from cryoscale.settings import ClusterSpec
-
-SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-"""Numerical libraries would otherwise start a thread a core in every process."""
 
 _IMPORTED = ["cryoscale.cli", "distributed", "distributed.nanny", "cryoscale.leaving", "cryoscale.featurise"]
 _WITH_ACTORS = ["cryoscale.drive", "cryoscale.infer.actor", "cryoscale.models.loading"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shapely.geometry import Polygon
 
+from cryoscale.crew import Each
 from cryoscale.settings import Settings
 from cryoscale.write import (
     bootstrap,
@@ -42,11 +42,13 @@ def write_inventory(
     year: int,
     manifest: dict[str, Any],
     known: KnownGlaciers | None,
+    each: Each = map,
 ) -> Path:
     """Glaciers of one year over all zones, as ``inventory/<year>.parquet`` and ``.gpkg`` under ``folder``.
 
     Beside them the complexes that they are parts of, the divides that they share, their hypsometry, the area
-    of all with its interval, and what the columns of all years mean.
+    of all with its interval, and what the columns of all years mean. Complexes are divided, and glaciers
+    described, by ``each``.
     """
     maps = {epsg: mosaic.open_mosaic(out, year, epsg, dask=False) for epsg in mosaic.zones(out, year)}
     parquet = folder / "inventory" / f"{year}.parquet"
@@ -60,8 +62,8 @@ def write_inventory(
     ):
         found.write_outlines(parquet.with_name(f"{year}-complexes.parquet"))
         divider = Divider(ground, known) if settings.divides else Divider(None, None)
-        divide_inventory(found, glaciers, divider, maps, settings.block_px)
-        glaciers.describe(_describer(ground, known, evidence_of(out, year)))
+        divide_inventory(found, glaciers, divider, maps, settings.block_px, each)
+        glaciers.describe(_Describer(ground, known, evidence_of(out, year)), each)
         elevations = {} if ground is None else ground.elevations
         with Waters(maps, elevations, settings.block_px) as waters, Fronts(year) as fronts:
             find_fronts(glaciers, Finder(maps, waters), ground, fronts)
@@ -76,21 +78,24 @@ def write_inventory(
     return parquet
 
 
-def _describer(
-    ground: Ground | None, known: KnownGlaciers | None, seen: Evidence | None
-) -> Callable[[Polygon, str | None], Description]:
+@dataclass(frozen=True, eq=False)
+class _Describer:
     """What elevation, evidence and the RGI say of an outline, as far as the run has them."""
 
-    def describe(outline: Polygon, source: str | None) -> Description:
-        told = ground.under(outline) if ground is not None else Description({})
-        if seen is not None:
-            found = snow.columns_of(snow.signs_under(outline, seen, told.values.get("slope_deg", math.nan)))
-            told = replace(told, values={**told.values, **found})
-        if known is None or source == DEM:  # flow divided it from the RGI's glaciers: it is none of them
-            return told
-        return replace(told, values={**told.values, **known.over(outline)})
+    ground: Ground | None
+    known: KnownGlaciers | None
+    seen: Evidence | None
 
-    return describe
+    def __call__(self, outline: Polygon, source: str | None) -> Description:
+        told = self.ground.under(outline) if self.ground is not None else Description({})
+        if self.seen is not None:
+            slope_deg = told.values.get("slope_deg", math.nan)
+            found = snow.columns_of(snow.signs_under(outline, self.seen, slope_deg))
+            told = replace(told, values={**told.values, **found})
+        # what flow divided from the RGI's glaciers is none of them
+        if self.known is None or source == DEM:
+            return told
+        return replace(told, values={**told.values, **self.known.over(outline)})
 
 
 def coverage_of(out: str, year: int) -> Coverage:

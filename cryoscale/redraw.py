@@ -31,6 +31,7 @@ def outline(
     files: str | None = None,
     year: int | None = None,
     rgi: str | None = None,
+    processes: int = 1,
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Draw outlines and inventory of the run at ``out`` again, and write files of them.
@@ -41,6 +42,8 @@ def outline(
             lies there already is made anew with the rest, so that the files of a year agree.
         year: only this one; None for all.
         rgi: where the RGI's glaciers lie, if no longer where the run's configuration says.
+        processes: how many may work on it. They import the script that is running, so that one that asks for
+            more than one calls this under ``if __name__ == "__main__":``.
         on_stage: told what is being done.
 
     Returns:
@@ -58,7 +61,7 @@ def outline(
     require_usable(out)
     lease.refuse_driven(out)
     with room(out), lease.held(out):
-        written = redraw(settings, out, on_stage, years)
+        written = redraw(settings, out, on_stage, years, processes)
         seal(out)
     return {"out": out, "years": list(years), "files": written}
 

@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from shapely.geometry import Polygon
 
+from cryoscale.crew import Each, in_pairs
 from cryoscale.grid import transformer, utm_epsg
 from cryoscale.write import zones
 from cryoscale.write.carried import KnownGlaciers
@@ -21,9 +22,9 @@ from cryoscale.write.divides import NONE, Divided, carry
 from cryoscale.write.flowsheds import Terrain
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Complex, Inventory
-from cryoscale.write.partition import borders_of
+from cryoscale.write.partition import Borders, borders_of
 from cryoscale.write.polygons import PolygonArray, explode
-from cryoscale.write.zonal import affine_of, tally_divided
+from cryoscale.write.zonal import Tally, affine_of, tally_divided
 
 _MARGIN_M = 400.0
 """Of elevation around a complex, from which its surface is smoothed up to its rim."""
@@ -97,12 +98,48 @@ def _pairs(xy: NDArray[np.float64]) -> NDArray[np.complex128]:
     return np.asarray(xy[:, 0] + 1j * xy[:, 1], np.complex128)
 
 
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """A complex of several glaciers, counted: as :meth:`Inventory.add` and ``note_divides`` take them."""
+
+    glaciers: Glaciers
+    area_km2: NDArray[np.float64]
+    tally: Tally
+    debris: PolygonArray
+    owner: NDArray[np.int64]
+    borders: Borders
+
+
+@dataclass(frozen=True)
+class _Dividing:
+    """A complex to its parts; or to the source of its divides alone, where it is one glacier."""
+
+    divider: Divider
+    maps: Mapping[int, xr.Dataset]
+    step_px: int
+
+    def __call__(self, one: Complex) -> _Parts | str:
+        found = self.divider.glaciers_of(one.outline)
+        if found.polygons.size == 1:
+            return str(found.source[0])
+        debris, owner = _debris_of(one, found.polygons)
+        return _Parts(
+            found,
+            zones.area_km2(found.polygons),
+            tally_divided(found.polygons, self.maps, zones.cuts(list(self.maps)), self.step_px),
+            debris,
+            owner,
+            borders_of(found.polygons),
+        )
+
+
 def divide_inventory(
     complexes: Inventory,
     glaciers: Inventory,
     divider: Divider,
     maps: Mapping[int, xr.Dataset],
     step_px: int,
+    each: Each = map,
 ) -> None:
     """Put the glaciers of all complexes into an empty inventory.
 
@@ -112,24 +149,18 @@ def divide_inventory(
         divider: what they are divided by.
         maps: of the year's zones, to count the pixels of the glaciers of divided complexes.
         step_px: pixels along a side of what is read at once.
+        each: by what every complex is divided, see :class:`cryoscale.crew.Crew`.
     """
-    where = zones.cuts(list(maps))
-    for one in complexes.complexes():
-        found = divider.glaciers_of(one.outline)
-        if found.polygons.size == 1:
-            glaciers.add_whole(one, str(found.source[0]))
+    for one, parts in in_pairs(each, _Dividing(divider, maps, step_px), complexes.complexes()):
+        if isinstance(parts, str):
+            glaciers.add_whole(one, parts)
             continue
-        debris, owner = _debris_of(one, found.polygons)
-        first = glaciers.add(
-            found.polygons,
-            zones.area_km2(found.polygons),
-            tally_divided(found.polygons, maps, where, step_px),
-            debris,
-            owner,
-            np.full(found.polygons.size, one.is_part),
+        polygons = parts.glaciers.polygons
+        severed = np.full(polygons.size, one.is_part)
+        first = glaciers.add(polygons, parts.area_km2, parts.tally, parts.debris, parts.owner, severed)
+        glaciers.note_divides(
+            first, one.name, parts.glaciers.source, parts.borders.pairs, parts.borders.lines
         )
-        borders = borders_of(found.polygons)
-        glaciers.note_divides(first, one.name, found.source, borders.pairs, borders.lines)
 
 
 def _debris_of(one: Complex, polygons: PolygonArray) -> tuple[PolygonArray, NDArray[np.int64]]:

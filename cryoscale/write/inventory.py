@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pyproj import Geod
 from shapely.geometry import Polygon
 
+from cryoscale.crew import Each, in_pairs
 from cryoscale.grid import utm_epsg
 from cryoscale.write import zones
 from cryoscale.write.columns import table
@@ -90,6 +91,17 @@ class Complex:
         """Its debris-covered parts."""
         shapes = np.array([shape for _, shape in self.patches], object)
         return np.asarray(shapely.from_wkb(shapes), object)
+
+
+@dataclass(frozen=True)
+class _Telling:
+    """Number, source and shape of an outline to what is said of it."""
+
+    told: Callable[[Polygon, str | None], Description]
+
+    def __call__(self, row: tuple[int, str | None, bytes]) -> Description:
+        _, source, shape = row
+        return self.told(shapely.from_wkb(shape), source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,24 +220,30 @@ class Inventory(Scratch):
         rows = zip(*(first + pairs).T.tolist(), length_m, shapely.to_wkb(lines), strict=True)
         self._base.executemany("INSERT INTO divides VALUES (?, ?, ?, ?)", rows)
 
-    def describe(self, told: Callable[[Polygon, str | None], Description]) -> None:
-        """Ask of every outline what is to be said of it, one at a time, in the order of the map.
+    def describe(self, told: Callable[[Polygon, str | None], Description], each: Each = map) -> None:
+        """Ask of every outline what is to be said of it, one after the other, in the order of the map.
 
         What was said of it before is forgotten.
 
         Args:
             told: is given the outline (degrees), and where its divides come from if it was divided.
+            each: by what it is asked, see :class:`cryoscale.crew.Crew`.
         """
         self._base.executescript("DELETE FROM told; DELETE FROM hypsometry;")
-        last = 0
+        for (number, *_), description in in_pairs(each, _Telling(told), self._to_be_told()):
+            self._note(number, description)
+
+    def _to_be_told(self) -> Iterator[tuple[int, str | None, bytes]]:
+        """Number, source of the divides and shape of every outline."""
+        number = 0
         # one at a time: a single one may have a million corners
         while row := self._base.execute(
             """SELECT id, source, g.shape FROM glaciers AS g LEFT JOIN origin ON origin.glacier = g.id
             WHERE id > ? ORDER BY id LIMIT 1""",
-            (last,),
+            (number,),
         ).fetchone():
-            last, source, shape = row
-            self._note(last, told(shapely.from_wkb(shape), source))
+            number = row[0]
+            yield row
 
     def _note(self, number: int, told: Description) -> None:
         unknown = told.values.keys() - set(TOLD_NAMES)

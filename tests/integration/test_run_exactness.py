@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import geopandas
 import numpy as np
 import pytest
 import xarray as xr
+from geopandas.testing import assert_geodataframe_equal
 
 from cryoscale.api import run
+from cryoscale.crew import Crew
 from cryoscale.finish import finish
 from cryoscale.inventories import write_inventory
 from cryoscale.ledger import Ledger
@@ -176,7 +179,6 @@ def test_blocks_far_from_the_candidates_are_left_out_and_the_others_unchanged(
 def test_the_inventory_of_a_run_says_what_elevation_and_the_rgi_know(
     tiny_range: TinyRange, whole: Run, tmp_path: Path
 ) -> None:
-    import geopandas
     import pandas as pd
     from shapely.geometry import box
 
@@ -220,6 +222,36 @@ def test_the_inventory_of_a_run_says_what_elevation_and_the_rgi_know(
     old = geopandas.read_parquet(before)
     assert old[seen].isna().all(axis=None)
     pd.testing.assert_frame_equal(old.drop(columns=seen), glaciers.drop(columns=seen))
+
+
+def test_several_processes_make_the_inventory_of_one(
+    tiny_range: TinyRange, whole: Run, tmp_path: Path
+) -> None:
+    from shapely.geometry import box
+
+    west, south, east, north = tiny_range.bbox
+    middle = (west + east) / 2
+    halves = [box(west, south, middle, north), box(middle, south, east, north)]
+    known = KnownGlaciers(geopandas.GeoDataFrame({"rgi_id": ["a", "b"]}, geometry=halves, crs=4326))
+    manifest = Ledger(whole.out).manifest()
+    assert manifest is not None
+    crew = Crew(2, alone_s=0.0)
+    for name, each in (("alone", map), ("crew", crew.each)):
+        write_inventory(tiny_range.settings(), whole.out, tmp_path / name, 2018, manifest, known, each)
+    made = sorted(path.name for path in (tmp_path / "alone/inventory").iterdir())
+    assert made == sorted(path.name for path in (tmp_path / "crew/inventory").iterdir())
+    for name in made:
+        one, other = (tmp_path / by / "inventory" / name for by in ("alone", "crew"))
+        if name.endswith(".gpkg"):  # which knows when it was written
+            for layer in ("glaciers", "debris", "divides", "fronts"):
+                left, right = (geopandas.read_file(path, layer=layer) for path in (one, other))
+                assert_geodataframe_equal(left, right)
+        else:
+            assert one.read_bytes() == other.read_bytes(), name
+    glaciers = geopandas.read_parquet(tmp_path / "crew/inventory/2018.parquet")
+    assert glaciers["complex_id"].nunique() > 1  # the first is always done alone
+    assert glaciers["complex_id"].duplicated().any()  # there was something to divide
+    assert glaciers["zmed_m"].notna().all()
 
 
 def test_a_run_may_lie_on_any_filesystem_that_fsspec_knows(tiny_range: TinyRange, whole: Run) -> None:

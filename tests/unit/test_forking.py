@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cryoscale import forking
+from cryoscale import crew, forking
 from cryoscale.cluster import workers
 from cryoscale.settings import ClusterSpec
 
@@ -18,7 +18,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="workers are for
 
 LOOK = """
 import json, multiprocessing, os, sys
-from cryoscale import forking
+from cryoscale import crew, forking
 from cryoscale.settings import ClusterSpec
 
 def look(pipe):
@@ -34,7 +34,7 @@ if __name__ == "__main__":
     context.Process(target=look, args=(there,)).start()
     found = here.recv()
     found["imported_here"] = sorted({"torch", "distributed"} & set(sys.modules))
-    found["left_here"] = [name for name in forking.SINGLE if name in os.environ]
+    found["left_here"] = [name for name in crew.SINGLE if name in os.environ]
     print(json.dumps(found))
 """
 
@@ -47,7 +47,7 @@ def test_the_server_has_what_workers_need_one_thread_and_nothing_of_the_current_
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "distributed.py").write_text("raise SystemExit('not this one')")
-    env = {name: value for name, value in os.environ.items() if name not in forking.SINGLE}
+    env = {name: value for name, value in os.environ.items() if name not in crew.SINGLE}
     ran = subprocess.run(
         [sys.executable, str(tmp_path / "look.py")],
         cwd=elsewhere,
@@ -101,4 +101,4 @@ def test_a_worker_has_the_environment_of_the_moment_and_its_libraries_one_thread
         (seen,) = found.client.run(lambda: dict(os.environ)).values()
     assert dict(os.environ) == before  # what this process starts later is not told what workers were
     assert seen["AWS_PROFILE"] == "set-after-the-server-began"
-    assert {seen[name] for name in forking.SINGLE} == {"1"}
+    assert {seen[name] for name in crew.SINGLE} == {"1"}
