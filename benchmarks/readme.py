@@ -19,8 +19,10 @@ BEGIN, END = "<!-- bench-table -->", "<!-- bench-table-end -->"
 _NETWORKS = tuple(
     f"{stage} {size}" for size in ("small", "cryonet") for stage in ("network", "actor", "fed actor")
 )
+_BY_TRIAL = tuple(f"network {size}, by trial" for size in ("small", "cryonet"))
+_REST = ("reading", "blending", "writing", "orchestration", "end to end", "outlines")
 EXPECTED = {
-    "cpu": ("features", *_NETWORKS, "reading", "blending", "writing", "orchestration", "end to end"),
+    "cpu": ("features", *_NETWORKS, *_BY_TRIAL, *_REST),
     "cuda": _NETWORKS,
 }
 """Figures by device that the table has a row for, measured or not."""

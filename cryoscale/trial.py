@@ -30,8 +30,12 @@ from cryoscale.read.raster import UnreadableError
 from cryoscale.settings import Settings
 from cryoscale.task import Stopwatch, features_of
 
-WORTH_TILES = 5_000
-"""A run of fewer tiles is done with float32: for the smallest network a trial takes what 500 of them take."""
+WORTH = 7e9
+"""Tiles times parameters from which on a trial is worth it: 5,000 tiles of the demo's network, 1.4 million, a
+tenth of which a trial takes. Larger networks take longer for a tile, and win back more on each."""
+
+WORTH_TILES = 300
+"""Fewer are never worth it: a trial runs each of a dozen tiles in four ways, on one core."""
 
 SAMPLES = 3
 """Blocks that tiles are taken from, spread over the run."""
@@ -60,8 +64,7 @@ def try_precisions(
         tell: gets a line for each precision that was tried.
     """
     device, candidates = _device(), _candidates(settings, str(model["name"]))
-    short = device == "cpu" and _tiles(settings, len(blocks)) < WORTH_TILES
-    if not candidates or short:
+    if not candidates or (device == "cpu" and _is_short(settings, int(model["parameters"]), len(blocks))):
         return None
     tell("trying precisions on blocks of the run")
     sample = _sample(settings, model, items, blocks)
@@ -114,11 +117,9 @@ def _candidates(settings: Settings, network: str) -> list[str]:
         return []
     if settings.cluster.kind != "local" or settings.model.mc_dropout:
         return []
-    import torch
-
-    from cryoscale.models import openvino
-
     if _device() == "cuda":
+        import torch
+
         if not torch.cuda.is_bf16_supported():
             return []
         if settings.model.passes > 1:  # a turned network is called and not served, by torch alone
@@ -126,9 +127,15 @@ def _candidates(settings: Settings, network: str) -> list[str]:
         return ["bf16-fused" if network == "cryonet" else "bf16-compiled", "bf16"]
     if settings.cluster.gpu_workers:
         return []
-    short = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    by_openvino = ["openvino-bf16", "openvino"] if openvino.is_installed() else []
-    return [name for name in [*by_openvino, "bf16"] if short or not name.endswith("bf16")]
+    from cryoscale.models.predictor import quicker_on_cpus
+
+    return quicker_on_cpus()
+
+
+def _is_short(settings: Settings, parameters: int, blocks: int) -> bool:
+    """Whether a run is over on CPUs before a trial has paid."""
+    tiles = _tiles(settings, blocks)
+    return tiles < WORTH_TILES or tiles * parameters < WORTH
 
 
 def _tiles(settings: Settings, blocks: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from cryoscale.bench.clock import seconds
@@ -12,7 +13,7 @@ from cryoscale.bench.limits import Limits
 from cryoscale.features.channels import CHANNELS
 from cryoscale.learn.scores import CLASS_NAMES
 from cryoscale.models.cryonet import CryoNet
-from cryoscale.models.predictor import Predictor, count_parameters
+from cryoscale.models.predictor import BY_OPENVINO, Predictor, count_parameters, quicker_on_cpus
 from cryoscale.models.serving import ARITHMETIC
 from cryoscale.models.weights import Card
 
@@ -55,15 +56,17 @@ def gflop_a_tile(size: str, tile_px: int) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def measure(size: str, predictor: Predictor, tile_px: int, batch: int, limits: Limits) -> Figure:
+def measure(
+    size: str, predictor: Predictor, tile_px: int, batch: int, limits: Limits, *, named: str = ""
+) -> Figure:
     """Tiles a second; limit: its products at the speed of one large one.
 
     On a CPU from host memory to host memory; on a GPU as it is served, tiles and answers on the device.
     """
-    shape = (batch, len(CHANNELS), tile_px, tile_px)
-    features = np.random.default_rng(4).standard_normal(shape, np.float32)
+    features = _drawn(batch, tile_px)
     gflop, on_gpu = gflop_a_tile(size, tile_px), predictor.device.type == "cuda"
-    arithmetic = ARITHMETIC.get(predictor.precision, predictor.precision)
+    precise = predictor.precision
+    arithmetic = BY_OPENVINO.get(precise, ARITHMETIC.get(precise, precise))
     plain = CryoNet(len(CHANNELS), len(CLASS_NAMES), **SIZES[size])  # type: ignore[arg-type]
     plain = plain.to(predictor.device).eval()
 
@@ -72,7 +75,7 @@ def measure(size: str, predictor: Predictor, tile_px: int, batch: int, limits: L
             return torch.softmax(plain(torch.from_numpy(features).to(predictor.device)), 1).cpu().numpy()
 
     return Figure(
-        f"network {size}",
+        named or f"network {size}",
         batch / (_served_s(predictor, batch, tile_px) if on_gpu else seconds(lambda: predictor(features))),
         "tiles/s",
         limits.matmul_tflops[arithmetic] * 1e3 / gflop,
@@ -82,11 +85,33 @@ def measure(size: str, predictor: Predictor, tile_px: int, batch: int, limits: L
         {
             "tile_px": tile_px,
             "batch": batch,
-            "precision": predictor.precision,
+            "precision": precise,
             "device": predictor.device.type,
             "parameters": count_parameters(predictor.model),
         },
     )
+
+
+def measure_quickest(size: str, tile_px: int, limits: Limits) -> Figure | None:
+    """As :func:`measure` on a CPU, in the quickest of the ways that a run's trial has to choose from there.
+
+    Whether it may be taken, the weights decide: those drawn here say nothing of that. None where fp32 by
+    torch is the only way.
+    """
+    features = _drawn(1, tile_px)
+    took = {}
+    for precision in quicker_on_cpus():
+        predictor = predictor_of(size, device="cpu", precision=precision)
+        took[precision] = seconds(lambda predictor=predictor: predictor(features), turns=2)  # type: ignore[misc]
+    if not took:
+        return None
+    best = predictor_of(size, device="cpu", precision=min(took, key=lambda name: took[name]))
+    return measure(size, best, tile_px, 1, limits, named=f"network {size}, by trial")
+
+
+def _drawn(batch: int, tile_px: int) -> NDArray[np.float32]:
+    shape = (batch, len(CHANNELS), tile_px, tile_px)
+    return np.random.default_rng(4).standard_normal(shape, np.float32)
 
 
 def _served_s(predictor: Predictor, batch: int, tile_px: int) -> float:

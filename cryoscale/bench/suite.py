@@ -152,7 +152,7 @@ def measure(
 
         on_stage("a run from end to end")
         done = whole.measure(SCALES[scale].range)
-        keep([done.figure])
+        keep(done.figures)
         picture = done.timeline_png
     made = Bench(scale, limits, tuple(found), picture)
     if out is not None:
@@ -184,6 +184,8 @@ def _figures(
         alone = network.measure(size, predictor, scale.tile_px, batch, limits)
         if "network" in wanted:
             yield alone
+            if device == "cpu" and (quickest := network.measure_quickest(size, scale.tile_px, limits)):
+                yield quickest
         if "actor" in wanted:
             on_stage(f"actor {size}")
             edge = scale.gpu_px if device == "cuda" else scale.actor_px

@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from cryoscale.errors import InputError
-from cryoscale.models import fused
+from cryoscale.models import fused, openvino
 from cryoscale.models.openvino import OpenVinoNetwork
 from cryoscale.models.serving import (
     ARITHMETIC,
@@ -75,6 +75,16 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     return precision
+
+
+def quicker_on_cpus() -> list[str]:
+    """Precisions that may be quicker than fp32 on the CPUs of this machine; whether they fit, weights decide.
+
+    Those in bf16 only where the processor multiplies in it: emulated they are slower than fp32.
+    """
+    short = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    by_openvino = ["openvino-bf16", "openvino"] if openvino.is_installed() else []
+    return [name for name in [*by_openvino, "bf16"] if short or not name.endswith("bf16")]
 
 
 def count_parameters(model: torch.nn.Module) -> int:

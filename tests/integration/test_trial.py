@@ -25,7 +25,7 @@ from tests.integration.faults import bytes_that_differ
 def test_precisions_are_tried_on_blocks_of_the_run_and_told(
     tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "WORTH_TILES", 0)
+    monkeypatch.setattr(trial, "_is_short", lambda *given: False)
     told: list[str] = []
     draft = draft_run(tiny_range.settings(), str(tmp_path / "run"), told.append)
     record = draft.manifest["model"]["precisions"]
@@ -48,6 +48,18 @@ def test_a_short_run_is_done_in_float32_untried(tiny_range: TinyRange, tmp_path:
     assert draft.manifest["identity"]["precision"] == "auto"
     assert "precisions" not in draft.manifest["model"]
     assert not any("precision" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "blocks", "short"),
+    [(1_400_000, 15, True), (1_400_000, 18, False), (70_200_000, 1, True), (70_200_000, 2, False)],
+)
+def test_a_large_network_is_tried_for_fewer_tiles(
+    tiny_range: TinyRange, parameters: int, blocks: int, short: bool
+) -> None:
+    """Blocks of 2048 px, each 17 x 17 tiles of 256 px that overlap by half."""
+    tiling = {"tile_px": 256, "block_px": 2048}
+    assert trial._is_short(tiny_range.settings(tiling=tiling), parameters, blocks) == short
 
 
 def _candidates(settings: Settings) -> list[str]:
@@ -115,7 +127,7 @@ def test_a_run_is_gone_on_with_in_the_precision_that_it_was_begun_with(
         calls.append(arguments)
         return made
 
-    monkeypatch.setattr(trial, "WORTH_TILES", 0)
+    monkeypatch.setattr(trial, "_is_short", lambda *given: False)
     monkeypatch.setattr(trial, "choose", chosen)
     settings, out = tiny_range.settings(), tmp_path / "run"
     outcome = run_pipeline(settings, str(out))
