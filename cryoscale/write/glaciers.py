@@ -166,7 +166,10 @@ def divide_inventory(
 def _debris_of(one: Complex, polygons: PolygonArray) -> tuple[PolygonArray, NDArray[np.int64]]:
     """The debris of a complex, cut where its glaciers meet, and the index of the glacier of each piece."""
     patches = one.debris
-    patch_of, glacier = shapely.STRtree(polygons).query(patches, predicate="intersects")
+    # asked by glacier: what is asked about is prepared, and a glacier may have ten thousand corners
+    glacier, patch_of = shapely.STRtree(patches).query(polygons, predicate="intersects")
+    order = np.lexsort((glacier, patch_of))
+    glacier, patch_of = glacier[order], patch_of[order]
     whole = (np.bincount(patch_of, minlength=patches.size) == 1)[patch_of]
     pieces = [patches[patch_of[whole]]]
     owners = [glacier[whole]]
