@@ -47,8 +47,8 @@ def write_inventory(
     """Glaciers of one year over all zones, as ``inventory/<year>.parquet`` and ``.gpkg`` under ``folder``.
 
     Beside them the complexes that they are parts of, the divides that they share, their hypsometry, the area
-    of all with its interval, and what the columns of all years mean. Complexes are divided, and glaciers
-    described, by ``each``.
+    of all with its interval, and what the columns of all years mean. Blocks are looked at, complexes divided
+    and glaciers described by ``each``.
     """
     maps = {epsg: mosaic.open_mosaic(out, year, epsg, dask=False) for epsg in mosaic.zones(out, year)}
     parquet = folder / "inventory" / f"{year}.parquet"
@@ -56,7 +56,7 @@ def write_inventory(
     ground = ground_of(settings, out, year)
     with (
         outlines.survey(
-            maps, min_area_km2=settings.min_area_km2, year=year, model=model, run_id=run_id
+            maps, min_area_km2=settings.min_area_km2, year=year, model=model, run_id=run_id, each=each
         ) as found,
         Inventory({"year": year, "model": model, "run_id": run_id}) as glaciers,
     ):

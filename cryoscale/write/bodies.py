@@ -16,8 +16,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cryoscale.crew import Each
 from cryoscale.write.arcs import keys_of, nodes
-from cryoscale.write.polygons import Place, PolygonArray
+from cryoscale.write.polygons import Place, PolygonArray, Sides
 from cryoscale.write.rims import Lines, Traced, trace
 from cryoscale.write.shapes import polygons
 from cryoscale.write.stitching import Open, Stitching
@@ -96,6 +97,7 @@ def bodies_of(
     least_px: float,
     keeps: Callable[[Place], bool],
     most_corners: int = MOST_CORNERS,
+    each: Each = map,
 ) -> Iterator[Bodies]:
     """The 4-connected bodies of clean and debris-covered ice, in the order in which they are complete.
 
@@ -107,16 +109,19 @@ def bodies_of(
         least_px: bodies of no more pixels are left out.
         keeps: whether bodies with pixels in a part stay whatever their size.
         most_corners: bodies that have more together are severed where they meet.
+        each: by what parts are looked at, see :class:`cryoscale.crew.Crew`; they are joined here.
     """
     height, width = dataset["label"].shape
     ice: Stitching[_Body] = Stitching(width, most_corners)
     debris: Stitching[_Debris] = Stitching(width)
+    places = (Place(y, x, (height, width)) for y in _steps(height, step_px) for x in _steps(width, step_px))
+    looked_at = iter(each(_Look(dataset, least_px, keeps), places))
     for y in _steps(height, step_px):
         ice.begin_row(y.stop - y.start)
         debris.begin_row(y.stop - y.start)
-        for x in _steps(width, step_px):
-            block = _look(dataset, Place(y, x, (height, width)), least_px, keeps)
-            yield block.whole()
+        for _ in _steps(width, step_px):
+            whole, block = next(looked_at)
+            yield whole
             block.open(ice, debris)
         for patch, rings in debris.end_row(y.stop, last=y.stop == height):
             ice[patch.body].debris.append((rings, np.zeros(len(rings), np.int64)))
@@ -131,11 +136,11 @@ def bodies_of(
 
 @dataclass(frozen=True)
 class _Block:
-    """One block's bodies and the debris on them by number ``(y, x)``, 0 elsewhere."""
+    """One block's bodies and the debris on them by number, along its sides and by their rims."""
 
     place: Place
-    bodies: NDArray[np.int32]
-    patches: NDArray[np.int32]
+    bodies: Sides
+    patches: Sides
     body_of: NDArray[np.int32]
     """The body of each patch."""
     rims: Traced
@@ -169,7 +174,7 @@ class _Block:
             body = _Body(tallies=[tally], corners=int(corners[number]), kept=self.kept)
             given[number] = ice.begin(body)
         patch_given = np.zeros(self.body_of.size, np.int64)
-        for patch in self.place.numbers_on_sides(self.patches).tolist():
+        for patch in self.patches.numbers.tolist():
             patch_given[patch] = debris.begin(_Debris(body=int(given[self.body_of[patch]])))
         rings = self.patch_rims.ring_numbers
         closed = (patch_given[rings] == 0) & self.goes_on[self.body_of[rings]]
@@ -178,8 +183,8 @@ class _Block:
             ice[int(given[number])].debris.append(
                 (self.patch_rims.rings.take(own), rings[own].astype(np.int64))
             )
-        cuts = ice.add(corner, given[self.bodies], self.rims, given)
-        debris.add(corner, patch_given[self.patches], self.patch_rims, patch_given, cuts)
+        cuts = ice.add(corner, self.bodies.renamed(given), self.rims, given)
+        debris.add(corner, self.patches.renamed(patch_given), self.patch_rims, patch_given, cuts)
 
     def _corners(self) -> NDArray[np.int64]:
         """How many each body has, those of its debris with them."""
@@ -188,6 +193,19 @@ class _Block:
         of += [self.body_of[patches.chain_numbers], self.body_of[patches.ring_numbers]]
         sizes = [lines.sizes for lines in (rims.chains, rims.rings, patches.chains, patches.rings)]
         return np.bincount(np.concatenate(of), np.concatenate(sizes), self.goes_on.size).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """A place to the bodies that lie in it as a whole, and what is to be stitched to its neighbours."""
+
+    dataset: xr.Dataset
+    least_px: float
+    keeps: Callable[[Place], bool]
+
+    def __call__(self, place: Place) -> tuple[Bodies, _Block]:
+        block = _look(self.dataset, place, self.least_px, self.keeps)
+        return block.whole(), block
 
 
 def _look(dataset: xr.Dataset, place: Place, least_px: float, keeps: Callable[[Place], bool]) -> _Block:
@@ -207,11 +225,12 @@ def _look(dataset: xr.Dataset, place: Place, least_px: float, keeps: Callable[[P
     patches = patches.astype(np.int32)
     body_of = np.zeros(count + 1, np.int32)
     body_of[patches[under_debris]] = bodies[under_debris]
+    sides, patch_sides = Sides.of(bodies), Sides.of(patches)
     goes_on = np.zeros(tally.n + 1, bool)
-    goes_on[place.numbers_on_sides(bodies)] = True
+    goes_on[sides.numbers] = True
     corner = place.x.start, place.y.start
     rims, patch_rims = trace(bodies, corner), trace(patches, corner)
-    return _Block(place, bodies, patches, body_of, rims, patch_rims, tally, kept, goes_on)
+    return _Block(place, sides, patch_sides, body_of, rims, patch_rims, tally, kept, goes_on)
 
 
 def _batches(closed: Iterable[tuple[_Body, Lines]]) -> Iterator[list[tuple[_Body, Lines]]]:

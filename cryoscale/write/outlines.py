@@ -25,6 +25,7 @@ import xarray as xr
 from affine import Affine
 from pyproj import CRS
 
+from cryoscale.crew import Each
 from cryoscale.errors import SourceError
 from cryoscale.write import zones
 from cryoscale.write.bodies import MOST_CORNERS, Bodies, bodies_of
@@ -79,12 +80,14 @@ def survey(
     model: str = "",
     run_id: str = "",
     most_corners: int = MOST_CORNERS,
+    each: Each = map,
 ) -> Inventory:
     """What :func:`polygonise` finds, and the debris-covered parts, in memory that does not grow with them.
 
     Args:
         most_corners: a body with more is severed, see :func:`cryoscale.write.bodies.bodies_of`; the others
             are as for :func:`polygonise`.
+        each: by what blocks are looked at, see :class:`cryoscale.crew.Crew`.
 
     Returns:
         The inventory, to be closed by the caller (it is a context manager).
@@ -106,6 +109,7 @@ def survey(
                 least_px=zone.least_px,
                 keeps=zone.reaches_cut,
                 most_corners=most_corners,
+                each=each,
             ):
                 zone.sort_out(found, inventory, at_cuts[epsg])
         _join(maps, where, at_cuts, min_area_km2, inventory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import shapely
@@ -14,8 +15,36 @@ from shapely.geometry.base import BaseGeometry
 
 PolygonArray = NDArray[np.object_]
 
+_Number = TypeVar("_Number", np.int32, np.int64)
+
 _BURNED_ROWS = 256
 """GDAL fills a polygon in rows times vertices: few rows at a time, each with its own few vertices."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """What a part of a raster has along its sides, from north to south and from west to east."""
+
+    north: NDArray[np.int64]
+    south: NDArray[np.int64]
+    west: NDArray[np.int64]
+    east: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.int32]) -> Sides:
+        """Those of a part (y, x), of which nothing else is kept."""
+        return cls(
+            *(side.astype(np.int64) for side in (numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]))
+        )
+
+    def renamed(self, given: NDArray[np.int64]) -> Sides:
+        """The same with another number for each."""
+        return Sides(*(given[side] for side in (self.north, self.south, self.west, self.east)))
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Which there are, but 0."""
+        return _found([self.north, self.south, self.west, self.east])
 
 
 @dataclass(frozen=True)
@@ -25,10 +54,6 @@ class Place:
     y: slice
     x: slice
     shape: tuple[int, int]
-
-    def numbers_on_sides(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Which numbers ``(y, x)``, but 0, occur along any of its sides."""
-        return _found([numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]])
 
     def numbers_on_border(self, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
         """Which numbers ``(y, x)``, but 0, occur along a side behind which the raster goes on."""
@@ -76,6 +101,6 @@ def explode(geometry: BaseGeometry | PolygonArray) -> PolygonArray:
     return np.asarray(parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON], object)
 
 
-def _found(sides: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+def _found(sides: list[NDArray[_Number]]) -> NDArray[_Number]:
     found = np.unique(np.concatenate(sides))
     return found[found > 0]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoscale.write.chains import Chains, straight
+from cryoscale.write.polygons import Sides
 from cryoscale.write.rims import EAST, NORTH, SOUTH, WEST, Lines, Traced
 
 
@@ -97,7 +98,7 @@ class Stitching(Generic[_Thing]):
     def add(
         self,
         corner: tuple[int, int],
-        numbers: NDArray[np.int64],
+        sides: Sides,
         traced: Traced,
         given: NDArray[np.int64],
         cuts: Cuts | None = None,
@@ -106,7 +107,7 @@ class Stitching(Generic[_Thing]):
 
         Args:
             corner: x and y of its first pixel.
-            numbers: ``(y, x)``, 0 elsewhere, of what is open, as :meth:`begin` gave them.
+            sides: numbers of what is open along the part's sides, as :meth:`begin` gave them, 0 elsewhere.
             traced: the rims of the part, in numbers of its own.
             given: for each of those the number that :meth:`begin` gave, 0 for what is not open.
             cuts: where things are severed along the part's upper side and along its left side.
@@ -115,7 +116,7 @@ class Stitching(Generic[_Thing]):
             The same, with what has too many corners to be joined.
         """
         x0, y0 = corner
-        height, width = numbers.shape
+        height, width = sides.west.size, sides.north.size
         for index, own in enumerate(traced.chain_numbers.tolist()):
             chain = self._chains.add(traced.chains[index], int(traced.first[index]), int(traced.last[index]))
             self[int(given[own])].chains.append(chain)
@@ -124,9 +125,9 @@ class Stitching(Generic[_Thing]):
             self[int(given[own])].rings.append(rings)
         columns = slice(x0, x0 + width)
         above, left = cuts or (np.zeros(width, bool), np.zeros(height, bool))
-        above = self._border(self._above[columns], numbers[0], (EAST, WEST), x0, y0, above)
-        left = self._border(self._left, numbers[:, 0], (NORTH, SOUTH), y0, x0, left)
-        self._left, self._below[columns] = numbers[:, -1], numbers[-1]
+        above = self._border(self._above[columns], sides.north, (EAST, WEST), x0, y0, above)
+        left = self._border(self._left, sides.west, (NORTH, SOUTH), y0, x0, left)
+        self._left, self._below[columns] = sides.east, sides.south
         return above, left
 
     def end_row(self, bottom: int, *, last: bool) -> Iterator[tuple[_Thing, Lines]]:
