@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process, set_forkserver_preload
 from typing import Any, Protocol, TypeVar
@@ -32,8 +33,8 @@ R = TypeVar("R")
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 """Numerical libraries would otherwise start a thread a core in every process."""
 
-ALONE_S = 2.0
-"""How long the work is done alone: what takes no longer would have to wait for the processes' imports."""
+ALONE_S = 5.0
+"""How long the work is done alone: processes import and load kernels for two or three seconds each time."""
 
 AHEAD = 3
 """Things a process that are on their way: more would not be quicker, and all of them are in memory."""
@@ -90,14 +91,15 @@ class Crew:
         try:
             for thing in things:
                 underway.append((thing, None))  # it is not lost if it cannot be sent
-                pool = pool or self._started(work)
-                underway[-1] = thing, pool.submit(_do, thing)
+                with _as_no_help(BrokenProcessPool, OSError, NotImplementedError):
+                    pool = pool or self._started(work)
+                    underway[-1] = thing, pool.submit(_do, thing)
                 if len(underway) >= AHEAD * self.processes:
                     yield _first(underway)
             while underway:
                 yield _first(underway)
-        except BrokenProcessPool:
-            log.warning("a process that helped has died: what is left is done by one alone")
+        except _NoHelpError as error:
+            log.warning("what is left is done by one process alone: %s", error)
             yield from map(work, [thing for thing, _ in underway])
             yield from map(work, things)
         finally:
@@ -112,11 +114,24 @@ class Crew:
         return ProcessPoolExecutor(self.processes, get_context("forkserver"), _begin, (work,))
 
 
+class _NoHelpError(Exception):
+    """One of the other processes has died, or a machine has no more processes to give."""
+
+
+@contextmanager
+def _as_no_help(*kinds: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except kinds as error:
+        raise _NoHelpError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
 def _first(underway: deque[tuple[T, Future[R] | None]]) -> R:
     """The answer to the thing that was sent first, which is then no longer on its way."""
     future = underway[0][1]
     assert future is not None  # only the last may not have been sent
-    answer = future.result()
+    with _as_no_help(BrokenProcessPool):
+        answer = future.result()
     underway.popleft()
     return answer
 

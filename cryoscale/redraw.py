@@ -57,7 +57,7 @@ def outline(
     kinds = _kinds(files)
     years = run.years if year is None else (run.require_year(year),)
     run.require_finished()
-    settings = _settings_of(run, kinds, rgi)
+    settings = settings_of(run, kinds, rgi)
     require_usable(out)
     lease.refuse_driven(out)
     with room(out), lease.held(out):
@@ -79,7 +79,7 @@ def _kinds(files: str | None) -> tuple[str, ...] | None:
     return tuple(name for name in FILES if name in asked)
 
 
-def _settings_of(run: Run, kinds: Sequence[str] | None, rgi: str | None) -> Settings:
+def settings_of(run: Run, kinds: Sequence[str] | None = None, rgi: str | None = None) -> Settings:
     """The run's settings as far as its end needs them, from its own record."""
     identity, document = run.manifest["identity"], run.manifest["config"]
     config = parse_config(document, f"{run.out}/run.json")

@@ -10,17 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dask.system import CPU_COUNT
-from pyarrow.parquet import read_table
-
-from cryoscale.bench.clock import seconds
 from cryoscale.bench.figure import Figure, Rival, rounded
 from cryoscale.bench.timeline import draw
 from cryoscale.config import load_config
-from cryoscale.crew import Crew, Each
 from cryoscale.demo import simulated_range
 from cryoscale.infer.actor import ModelActor
-from cryoscale.inventories import write_inventory
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.pipeline import run
 from cryoscale.settings import Settings
@@ -30,15 +24,11 @@ from cryoscale.task import process_block
 YEAR, SEED = 2018, 7
 
 
-OUTLINES = "outlines"
-"""Name of the figure of a run's end."""
-
-
 @dataclass(frozen=True)
 class Whole:
-    """Figures of a run and of its outlines, and its timeline as PNG."""
+    """A run's figure and its timeline as PNG."""
 
-    figures: tuple[Figure, Figure]
+    figure: Figure
     timeline_png: bytes
 
 
@@ -58,9 +48,7 @@ def measure(size: str, *, rival: bool = True) -> Whole:
             ended = time.perf_counter()
             markers = list(Ledger(str(out)).markers())
             one_by_one_s = _one_by_one_s(settings, str(out), markers) if rival else None
-        outlines = outlines_of(settings, out)
-    mapped = _figure(size, markers, phases(moments, ended), one_by_one_s)
-    return Whole((mapped, outlines), _picture(size, markers))
+    return Whole(_figure(size, markers, phases(moments, ended), one_by_one_s), _picture(size, markers))
 
 
 def _figure(
@@ -92,30 +80,6 @@ def _figure(
             "mapping_over_floor": rounded(phases["mapping"] / floor_s),
             "all_over_floor": rounded(sum(phases.values()) / floor_s),
         },
-    )
-
-
-def outlines_of(settings: Settings, out: Path) -> Figure:
-    """Glaciers a second of a run's inventory, made anew from its map; limit: one process on every core."""
-    manifest = Ledger(str(out)).manifest()
-    assert manifest is not None  # the run is finished
-    crew = Crew(CPU_COUNT)
-    with tempfile.TemporaryDirectory() as folder:
-
-        def make(each: Each) -> Path:
-            return write_inventory(settings, str(out), Path(folder), YEAR, manifest, None, each)
-
-        alone_s = seconds(lambda: make(map), turns=2)
-        took_s = seconds(lambda: make(crew.each), turns=2)
-        glaciers = len(read_table(make(map), columns=["glac_id"]))
-    return Figure(
-        OUTLINES,
-        glaciers / took_s,
-        "glaciers/s",
-        CPU_COUNT * glaciers / alone_s,
-        f"one process on each of {CPU_COUNT} cores, if nothing had to be done in a row",
-        Rival("one process", glaciers / alone_s, "the same functions, the first two seconds of which are so"),
-        {"glaciers": glaciers, "processes": CPU_COUNT},
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 import rasterio
 import yaml
 
+from benchmarks import outlining
 from cryoscale.api import run
 from cryoscale.cli import main
 from cryoscale.features.stack import CHANNELS
@@ -195,6 +196,19 @@ def test_outline_draws_a_finished_run_again_and_writes_the_files_that_are_asked_
     # a file that was touched since is told
     (next((out / "cog").glob("2018/*-label.tif"))).write_bytes(b"II")
     assert "label.tif" in cryoscale("verify", out, "--json").out
+
+
+def test_a_runs_inventory_by_several_processes_is_timed_beside_that_by_one(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "inventory" / "2018.parquet").read_bytes()
+    outlining.main([str(finished), "--copies", "2", "--processes", "2", "--out", str(tmp_path / "o.jsonl")])
+    (line,) = [json.loads(text) for text in (tmp_path / "o.jsonl").read_text().splitlines()]
+    found = line["results"]
+    assert found["glaciers"] == line["sizes"]["glaciers"] > 0
+    assert found["times"] == pytest.approx(found["one_s"] / found["several_s"], rel=1e-3)
+    assert f"{found['glaciers']} glaciers, 2 times: " in capsys.readouterr().out
+    assert (finished / "inventory" / "2018.parquet").read_bytes() == before
 
 
 def test_outline_refuses_what_it_cannot_do_and_changes_nothing(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,21 @@ def test_a_helper_that_is_killed_costs_no_answer(
     with caplog.at_level(logging.WARNING, "cryoscale"):
         assert list(TWO.each(work, range(12))) == [squared(n) for n in range(12)]
     assert (tmp_path / "died").exists()
-    assert ["has died" in record.message for record in caplog.records] == [True]
+    assert ["by one process alone" in record.message for record in caplog.records] == [True]
+
+
+def test_a_machine_that_gives_no_processes_costs_no_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As without ``/dev/shm``, where locks between processes would lie, or at a limit of processes."""
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", no_processes)
+    assert list(TWO.each(squared, range(12))) == [squared(n) for n in range(12)]
+    (record,) = caplog.records
+    assert "by one process alone: [Errno 11] no more processes" in record.message
+
+
+def no_processes(*given: object) -> None:
+    raise BlockingIOError(11, "no more processes")
 
 
 LONG = """
