@@ -7,6 +7,7 @@ completed later ends like one that was never interrupted.
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +48,16 @@ def _processes(spec: ClusterSpec) -> int:
 
     Dask's count of cores is that of a container where it is allowed fewer than there are.
     """
-    return min(CPU_COUNT, spec.cpu_workers + spec.gpu_workers) if spec.kind == "local" else CPU_COUNT
+    if spec.kind == "local":
+        return min(CPU_COUNT, spec.cpu_workers + spec.gpu_workers)
+    return CPU_COUNT if _is_command() else 1
+
+
+def _is_command() -> bool:
+    """Whether the command runs: processes import the script that does, and for workers elsewhere it need not
+    be guarded by ``if __name__ == "__main__":``."""
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    return script.name == "cryoscale" or script == Path(__file__).with_name("__main__.py")
 
 
 def redraw(
@@ -56,7 +66,7 @@ def redraw(
     """Everything that follows from the map of some of a run's years; returns by year which files were made.
 
     Files that lie there are made anew, whether they are asked for or not: those of a year shall agree.
-    Glaciers are divided and described by up to ``processes``.
+    Outlines are found, divided and described by up to ``processes``.
     """
     manifest = Ledger(out).manifest() or {}
     made: dict[int, list[str]] = {}

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from cryoscale import finish
 from cryoscale.crew import AHEAD, SINGLE, Crew, in_pairs
 from cryoscale.errors import InputError
+from cryoscale.settings import ClusterSpec
 
 
 def squared(number: int) -> int:
@@ -107,6 +109,24 @@ def test_a_machine_that_gives_no_processes_costs_no_answer(
     assert list(TWO.each(squared, range(12))) == [squared(n) for n in range(12)]
     (record,) = caplog.records
     assert "by one process alone: [Errno 11] no more processes" in record.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "script", "expected"),
+    [
+        ("local", "/home/me/mine.py", 3),  # whose workers import it too: it is guarded
+        ("tcp://10.0.0.1:8786", "/home/me/mine.py", 1),
+        ("tcp://10.0.0.1:8786", "/venv/bin/cryoscale", 8),
+        ("kubernetes", str(Path(finish.__file__).with_name("__main__.py")), 8),
+        ("kubernetes", None, 1),
+    ],
+)
+def test_a_script_that_needs_no_guard_is_not_imported_by_others(
+    kind: str, script: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finish, "CPU_COUNT", 8)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", script, raising=False)
+    assert finish._processes(ClusterSpec(kind, cpu_workers=2, gpu_workers=1)) == expected
 
 
 def no_processes(*given: object) -> None:
