@@ -116,6 +116,7 @@ class _Dividing:
 
     divider: Divider
     maps: Mapping[int, xr.Dataset]
+    where: Mapping[int, zones.Cut]
     step_px: int
 
     def __call__(self, one: Complex) -> _Parts | str:
@@ -126,7 +127,7 @@ class _Dividing:
         return _Parts(
             found,
             zones.area_km2(found.polygons),
-            tally_divided(found.polygons, self.maps, zones.cuts(list(self.maps)), self.step_px),
+            tally_divided(found.polygons, self.maps, self.where, self.step_px),
             debris,
             owner,
             borders_of(found.polygons),
@@ -151,7 +152,8 @@ def divide_inventory(
         step_px: pixels along a side of what is read at once.
         each: by what every complex is divided, see :class:`cryoscale.crew.Crew`.
     """
-    for one, parts in in_pairs(each, _Dividing(divider, maps, step_px), complexes.complexes()):
+    work = _Dividing(divider, maps, zones.cuts(list(maps)), step_px)
+    for one, parts in in_pairs(each, work, complexes.complexes()):
         if isinstance(parts, str):
             glaciers.add_whole(one, parts)
             continue
