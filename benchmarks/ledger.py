@@ -35,7 +35,8 @@ from cryoscale.manifest import digest
 from cryoscale.read import snapshot
 from cryoscale.results import Run
 from cryoscale.resume import sound
-from cryoscale.verify import seal, verify
+from cryoscale.sealing import seal
+from cryoscale.verify import verify
 from cryoscale.write import mosaic
 from cryoscale.write.arrays import ARRAYS
 

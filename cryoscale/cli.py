@@ -118,7 +118,6 @@ def run(
     from cryoscale.console import Console
     from cryoscale.pipeline import Again
     from cryoscale.pipeline import run as run_pipeline
-    from cryoscale.preparation import look_again, refuse_to_mix
     from cryoscale.region import parse_region
     from cryoscale.session import View
     from cryoscale.signals import stopping
@@ -141,6 +140,8 @@ def run(
         again = Again(new_run, parse_region(redo) if redo else None, retry_set_aside)
         part = Slice.parse(slice_) if slice_ else None
         if refresh:
+            from cryoscale.preparation import look_again, refuse_to_mix
+
             changes = look_again(settings, output(out))
             found = {"refresh": changes.to_dict() if changes is not None else None}
             console.changes(changes)
@@ -297,11 +298,13 @@ def features(
     """Write the 30-channel stack itself, one group a year and zone."""
     from cryoscale.config import load_config
     from cryoscale.console import Console
-    from cryoscale.featurise import write_features
 
     console = Console(quiet=json_)
     with console:
-        summary = write_features(load_config(config), output(out), on_stage=console.stage)
+        settings = load_config(config)
+        from cryoscale.featurise import write_features
+
+        summary = write_features(settings, output(out), on_stage=console.stage)
     if json_:
         print_json(summary)
     else:

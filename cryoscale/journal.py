@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from cryoscale.read.raster import public
+from cryoscale.read.signing import public
 from cryoscale.write.objects import Objects, local_path
 
 log = logging.getLogger("cryoscale")

@@ -25,7 +25,7 @@ from cryoscale.models import loading
 from cryoscale.models.protocol import PredictsTiles
 from cryoscale.models.weights import refuse_other_classes
 from cryoscale.plan import Items
-from cryoscale.read.raster import public
+from cryoscale.read.signing import public
 from cryoscale.settings import Settings, SourceSpec
 
 _LOOPBACK = re.compile(r"^(https?://(?:127\.0\.0\.1|localhost|\[::1\])):\d+")

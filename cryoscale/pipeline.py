@@ -1,6 +1,9 @@
 """A run: prepared, driven over its blocks, and finished with its map, outlines and report.
 
 Killed at any moment, it leaves a folder that the same command completes.
+
+What the steps need is imported when they begin: what is wrong with the output, its driver or its cluster is
+told at once, and the workers' libraries are loaded in their own process beside those of this one.
 """
 
 from __future__ import annotations
@@ -11,13 +14,12 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale import forking, lease, slices
 from cryoscale.cluster import Site, Workers, require_dashboard, require_reachable
-from cryoscale.drive import Driver
 from cryoscale.errors import (
     ClusterLostError,
     DrivenError,
@@ -25,19 +27,18 @@ from cryoscale.errors import (
     SliceDrivenError,
     StoppedError,
 )
-from cryoscale.finish import finish
-from cryoscale.grid import Block
 from cryoscale.ledger import Ledger, Work
 from cryoscale.outcome import OnProgress, Outcome, Watch
-from cryoscale.preparation import Draft, OnStage, begin, draft_run
 from cryoscale.region import ZoneRegion
-from cryoscale.resume import forget, sound
 from cryoscale.room import room
 from cryoscale.session import OnEvent, Session, View, telling
 from cryoscale.settings import Settings
 from cryoscale.slices import Division, Slice
-from cryoscale.verify import seal
 from cryoscale.write.objects import require_usable
+
+if TYPE_CHECKING:
+    from cryoscale.grid import Block
+    from cryoscale.preparation import Draft, OnStage
 
 log = logging.getLogger("cryoscale")
 
@@ -110,6 +111,10 @@ def _map(
     draft: Draft, site: Site, again: Again, session: Session, watch: Watch, stage: OnStage, part: Slice | None
 ) -> Outcome:
     """Begin the run or go on with it, to its end, as the only driver; or its ``part``, as the only one."""
+    from cryoscale.drive import Driver
+    from cryoscale.preparation import begin
+    from cryoscale.resume import sound
+
     out = site.out
     settings, outcome = draft.settings, Outcome(out)
     at = {"folder": part.lease, "role": part.role} if part is not None else {}
@@ -185,6 +190,9 @@ def _seen(session: Session, found: Workers) -> str:
 
 def _end(settings: Settings, out: str, stage: OnStage) -> str:
     """Make what follows from all blocks, and seal it."""
+    from cryoscale.finish import finish
+    from cryoscale.sealing import seal
+
     finish(settings, out, stage)
     return seal(out)
 
@@ -227,6 +235,8 @@ def _redo(ledger: Ledger, region: BaseGeometry, work: Sequence[Work], stage: OnS
     Raises:
         InputError: it meets none.
     """
+    from cryoscale.resume import forget
+
     met: set[Block] = set()
     for epsg, size_px in {(block.epsg, block.size_px) for _, block in work}:
         met.update(ZoneRegion(epsg, region).blocks(size_px))
@@ -269,9 +279,13 @@ def _drafted(
         stage("searching the catalogues")
         if again.new_run or not Ledger(out).is_begun():  # else there may be nothing to do for workers
             forking.import_ahead(settings.cluster, networks=settings.model.weights is not None)
+        from cryoscale.preparation import draft_run
+
         return draft_run(settings, out, stage, anew=again.new_run)
 
     def prepare() -> Draft:
+        from cryoscale.preparation import begin
+
         drafted = draft()
         begin(drafted, out)
         return drafted

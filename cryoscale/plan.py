@@ -15,7 +15,7 @@ from cryoscale.read import catalog
 from cryoscale.read.assets import asset_of
 from cryoscale.read.catalog import CatalogAnswer
 from cryoscale.read.choice import REACH_PX, search_limit_pct
-from cryoscale.read.raster import public
+from cryoscale.read.signing import public
 from cryoscale.read.velocity import open_velocity
 from cryoscale.region import ZoneRegion, grown_bbox, zones_of
 from cryoscale.settings import Settings

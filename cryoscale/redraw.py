@@ -20,8 +20,8 @@ from cryoscale.finish import redraw
 from cryoscale.ledger import Ledger
 from cryoscale.results import Run
 from cryoscale.room import room
+from cryoscale.sealing import seal
 from cryoscale.settings import FILES, ModelSpec, Season, Settings, SourceSpec
-from cryoscale.verify import seal
 from cryoscale.write.objects import require_usable
 
 

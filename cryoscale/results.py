@@ -136,7 +136,7 @@ class Run:
 
     def require_finished(self) -> None:
         """Raises SourceError unless the run came to its end: all blocks done or set aside, and sealed."""
-        from cryoscale.verify import SEAL
+        from cryoscale.sealing import SEAL
 
         state = self.status()
         over = state.done + len(state.set_aside)

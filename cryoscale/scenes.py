@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cryoscale.ledger import Marker
-from cryoscale.read import snapshot
 
 
 @dataclass(frozen=True)
@@ -156,5 +155,7 @@ def sample_gaps(manifest: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def is_simulated(out: str) -> bool:
     """Whether any scene of the run says of itself that it is simulated."""
+    from cryoscale.read import snapshot  # with pyarrow and GDAL, which the progress of a run is told without
+
     items = snapshot.scan(f"{out}/items.parquet")
     return any(item["properties"].get("cryoscale:simulated") for _, item in items)

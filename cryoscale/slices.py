@@ -33,7 +33,7 @@ from cryoscale.errors import (
     UnfinishedError,
 )
 from cryoscale.ledger import Ledger, Work
-from cryoscale.verify import blocks_digest
+from cryoscale.sealing import blocks_digest
 
 DIVISION = "ledger/slices.json"
 """Into how many slices a run is divided, which run that is, and the blocks that it was finished with."""

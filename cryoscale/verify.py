@@ -6,31 +6,22 @@ are laid over the labels again, the STAC items are held against the arrays that 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import fsspec
-
 from cryoscale.agreement import Fault, items_and_map, outlines_and_map
 from cryoscale.errors import CryoscaleError, IntegrityError
 from cryoscale.ledger import DONE, ITEMS, Ledger, Marker, Work, name_of
 from cryoscale.manifest import digest
 from cryoscale.read import snapshot
+from cryoscale.sealing import SEAL, digest_of, made_files, place_of
 from cryoscale.write import mosaic
-from cryoscale.write.objects import Entry
 
 READERS = 8
 """Blocks that are read back side by side."""
-
-_HELD_BYTES = 1 << 26
-"""A file up to this length is digested in memory, where a failed read is repeated."""
-
-SEAL = "ledger/finished.json"
-"""What a run's end was made from, and the digests of what it made."""
 
 
 @dataclass
@@ -81,9 +72,9 @@ def verify(out: str) -> Verification:
     manifest = ledger.manifest() or {}
     works = _planned(ledger, manifest, found)
     found.planned = len(works)
-    aside = {_place(work) for work in ledger.set_asides()}
+    aside = {place_of(work) for work in ledger.set_asides()}
     markers = _markers(ledger, works, aside, found)
-    found.set_aside = tuple(sorted(aside & {_place(work) for work in works} - markers.keys()))
+    found.set_aside = tuple(sorted(aside & {place_of(work) for work in works} - markers.keys()))
     shards = list(_shards(ledger, markers))
     found.checked = len(markers)
     found.faults += shards
@@ -97,19 +88,6 @@ def verify(out: str) -> Verification:
     _note(ledger, shards, markers)
     found.seconds = time.perf_counter() - start
     return found
-
-
-def seal(out: str) -> str:
-    """Put down what a run's end was made from and what it made, once all of it is there; the former."""
-    ledger = Ledger(out)
-    blocks = blocks_digest(ledger)
-    ledger.put(SEAL, {"blocks": blocks, "files": dict(_made(ledger))})
-    return blocks
-
-
-def blocks_digest(ledger: Ledger) -> str:
-    """A digest of the blocks that are done and of what they hold."""
-    return _digest_of({_place(marker.key): marker.checksum for marker in ledger.markers()})
 
 
 # --- what was planned, and what is there ------------------------------------------------------------
@@ -141,11 +119,11 @@ def _markers(
     ledger: Ledger, works: Iterable[Work], aside: set[str], found: Verification
 ) -> dict[str, tuple[Work, str]]:
     """Work and checksum of every planned block that has a whole marker, by its place."""
-    wanted = {_place(work): work for work in works}
+    wanted = {place_of(work): work for work in works}
     there: dict[str, tuple[Work, str]] = {}
     torn: set[str] = set()
     for place, marker in ledger.scan():
-        if marker is None or place != _place(marker.key):
+        if marker is None or place != place_of(marker.key):
             torn.add(place)
         elif place in wanted:
             there[place] = (wanted[place], marker.checksum)
@@ -213,58 +191,10 @@ def _files(ledger: Ledger, markers: Mapping[str, tuple[Work, str]]) -> Iterator[
         yield Fault("file", SEAL, "is not there: the run has not come to its end")
         return
     blocks = {place: checksum for place, (_, checksum) in markers.items()}
-    if sealed.get("blocks") != _digest_of(blocks):
+    if sealed.get("blocks") != digest_of(blocks):
         yield Fault("file", "inventory", "was made from other blocks than lie there now")
-    now, then = dict(_made(ledger)), dict(sealed.get("files", {}))
+    now, then = dict(made_files(ledger)), dict(sealed.get("files", {}))
     for name in sorted({*now, *then}):
         if now.get(name) != then.get(name):
             what = "is gone" if name not in now else "is not what was written"
             yield Fault("file", name, what)
-
-
-def _made(ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Digests of what a run's end makes; what belongs to one year and zone of the map in one."""
-    for prefix in ("inventory", "cog", "stac"):
-        for entry in ledger.objects.list(prefix):
-            yield entry.key, _sha256(ledger, entry)
-    content = ledger.objects.get("catalog.json")
-    if content is not None:
-        yield "catalog.json", hashlib.sha256(content).hexdigest()
-    groups: dict[str, list[str]] = {}
-    for entry in ledger.objects.list("mosaic.zarr"):
-        if not _is_shard(entry.key):
-            groups.setdefault("/".join(entry.key.split("/")[:3]), []).append(entry.key)
-    for group, keys in sorted(groups.items()):
-        total = hashlib.sha256()
-        for key in sorted(keys):
-            total.update(f"{key}:{hashlib.sha256(ledger.objects.get(key) or b'').hexdigest()};".encode())
-        yield f"{group}: metadata and coarser levels", total.hexdigest()
-
-
-def _sha256(ledger: Ledger, entry: Entry) -> str:
-    """Digest of an object; one that is large is read a little at a time."""
-    if entry.size_bytes <= _HELD_BYTES:
-        return hashlib.sha256(ledger.objects.get(entry.key) or b"").hexdigest()
-    with fsspec.open(f"{ledger.out}/{entry.key}", "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_shard(key: str) -> bool:
-    """Whether an object of the map is a block's shard, which its marker answers for."""
-    parts = key.split("/")
-    return len(parts) > 4 and parts[3] in mosaic.ARRAYS and parts[4] == "c"
-
-
-# --- names ------------------------------------------------------------------------------------------
-
-
-def _place(work: Work) -> str:
-    year, block = work
-    return f"{year}/{block.epsg}/{block.key}"
-
-
-def _digest_of(checksums: Mapping[str, str]) -> str:
-    total = hashlib.sha256()
-    for place in sorted(checksums):
-        total.update(f"{place} {checksums[place]}\n".encode())
-    return total.hexdigest()

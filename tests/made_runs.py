@@ -23,7 +23,7 @@ from cryoscale.learn.scores import CLASS_NAMES
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.manifest import digest
 from cryoscale.read import snapshot
-from cryoscale.verify import seal
+from cryoscale.sealing import seal
 from cryoscale.write import mosaic, quicklook
 from cryoscale.write.succession import write_links
 

@@ -21,7 +21,8 @@ from cryoscale.archive.files import Filing
 from cryoscale.errors import CryoscaleError, SourceError
 from cryoscale.ledger import ITEMS, MANIFEST, Ledger
 from cryoscale.read import snapshot
-from cryoscale.verify import SEAL, verify
+from cryoscale.sealing import SEAL
+from cryoscale.verify import verify
 from cryoscale.write import mosaic, quicklook
 from cryoscale.write.ground import Ground
 from cryoscale.write.vectors import read_parts, write_parts

@@ -20,8 +20,7 @@ from cryoscale.errors import CatalogUnavailableError, RegionError, SourceError
 from cryoscale.read.assets import address, default_sign
 from cryoscale.read.band import cloud_pct, in_order
 from cryoscale.read.http import Patience
-from cryoscale.read.raster import public
-from cryoscale.read.signing import SIGN_FIELD
+from cryoscale.read.signing import SIGN_FIELD, public
 from cryoscale.read.snapshot import digest, freeze, read_items, thaw
 from cryoscale.read.static import folder_items
 

@@ -18,9 +18,10 @@ from cryoscale.read.composite import masked_median
 from cryoscale.read.metered import MeteredPool
 from cryoscale.read.optical import read_optical
 from cryoscale.read.phase import phase_of, phasor_of
-from cryoscale.read.raster import UnreadableError, open_raster, public
+from cryoscale.read.raster import UnreadableError, open_raster
 from cryoscale.read.sample import ArraySource, fetch, mosaics, resample
 from cryoscale.read.session import Loader, Planes, Session, bounds_deg
+from cryoscale.read.signing import public
 from cryoscale.read.velocity import read_velocity
 
 if TYPE_CHECKING:

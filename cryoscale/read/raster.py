@@ -19,7 +19,7 @@ from cryoscale.read import headers, http
 from cryoscale.read import remote as remotes
 from cryoscale.read.metered import NOTHING, Cost
 from cryoscale.read.sample import Lattice
-from cryoscale.read.signing import signed_href
+from cryoscale.read.signing import public, signed_href
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,8 +220,3 @@ def _cause(error: BaseException) -> str:
         error = error.__cause__
     # the folder that rasterio makes up for an opener is another one each time: equal causes would differ
     return _OPENER.sub("", " ".join(str(error).split())) or type(error).__name__
-
-
-def public(href: str) -> str:
-    """The address without its query, which may hold a token, and without a log-in before its host."""
-    return re.sub(r"(?<=://)[^/@]*@", "", href.split("?", 1)[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -94,3 +95,8 @@ def sign_of(item: Item, default: str | None) -> str | None:
     """How the addresses of ``item`` are signed: as its catalogue says, else ``default``."""
     sign = item.extra_fields.get(SIGN_FIELD, default)
     return None if sign is None else str(sign)
+
+
+def public(href: str) -> str:
+    """The address without its query, which may hold a token, and without a log-in before its host."""
+    return re.sub(r"(?<=://)[^/@]*@", "", href.split("?", 1)[0])

@@ -15,8 +15,9 @@ from zarr.storage import FsspecStore, LocalStore
 from cryoscale.errors import AssetReadError, CryoscaleError, SourceError
 from cryoscale.read.http import HttpError
 from cryoscale.read.metered import Cost, chunks_under
-from cryoscale.read.raster import UnreadableError, of_http, public
+from cryoscale.read.raster import UnreadableError, of_http
 from cryoscale.read.sample import ArraySource, Lattice, fetch, resample
+from cryoscale.read.signing import public
 from cryoscale.read.zarrstore import CountedStore, HttpStore
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 
@@ -68,6 +69,17 @@ def _fill(descriptor: int, content: bytes) -> None:
 def is_partial(name: str) -> bool:
     """Whether a file of this name is only being written."""
     return _PARTIAL.search(name) is not None
+
+
+def sweep(folder: str) -> None:
+    """Removes what is only half written below a folder, for when nobody writes there any more."""
+    for path, folders, files in os.walk(folder):
+        for name in filter(is_partial, files):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{path}/{name}")
+        for name in filter(is_partial, tuple(folders)):
+            folders.remove(name)
+            shutil.rmtree(f"{path}/{name}", ignore_errors=True)
 
 
 def make_folder(folder: str) -> list[str]:

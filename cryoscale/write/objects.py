@@ -251,6 +251,15 @@ class Objects:
         if kept:
             raise PermissionError(errno.EACCES, f"{len(kept)} of {len(before)} objects could not be deleted")
 
+    def sweep(self, prefix: str) -> None:
+        """Removes what killed processes left half written below a prefix, for when nobody writes there.
+
+        Object stores show nothing that is not whole.
+        """
+        folder = local_path(self.root)
+        if folder is not None:
+            disk.sweep(f"{folder}/{prefix}")
+
     def _at(self, key: str) -> tuple[Any, str]:
         fs, root = filesystem(self.root)
         return fs, f"{root}/{key}"

@@ -183,7 +183,7 @@ def test_outline_draws_a_finished_run_again_and_writes_the_files_that_are_asked_
     # what is there is made anew with what is asked for
     told = cryoscale("outline", out, "--files", "product,pmtiles", "--json")
     assert json.loads(told.out)["files"] == {"2018": ["cog", "kmz", "pmtiles", "product", "shapefile"]}
-    monkeypatch.setattr("cryoscale.verify._HELD_BYTES", 1000)  # larger files are digested from a stream
+    monkeypatch.setattr("cryoscale.sealing._HELD_BYTES", 1000)  # larger files are digested from a stream
     assert cryoscale("verify", out).code == 0
     item = json.loads(next((out / "stac").glob("tiny-2018-*.json")).read_text())
     media = {key: asset["type"] for key, asset in item["assets"].items()}

@@ -49,6 +49,7 @@ def test_a_driver_killed_at_twenty_random_moments_loses_nothing(
         assert told["computed"] + told["skipped"] == calm.blocks
         repeated += told["computed"] + computed - calm.blocks
         differ += bytes_that_differ(out, calm.out)
+        assert not [*(out / "mosaic.zarr").rglob("*.partial"), *(out / "inventory").rglob("*.partial")]
     faults.add("SIGKILL of the driver, at random moments", killed, repeated, differ)
     assert differ == 0
 

@@ -20,7 +20,7 @@ from cryoscale.finish import finish
 from cryoscale.inventories import write_inventory
 from cryoscale.ledger import Ledger
 from cryoscale.results import Run
-from cryoscale.verify import seal
+from cryoscale.sealing import seal
 from cryoscale.write.carried import KnownGlaciers
 from tests.integration.conftest import TinyRange, map_here
 

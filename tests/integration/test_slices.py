@@ -24,8 +24,8 @@ from cryoscale.config import load_config
 from cryoscale.errors import OutputError, StoppedError, UnfinishedError
 from cryoscale.ledger import Ledger, SetAside
 from cryoscale.pipeline import run
+from cryoscale.sealing import blocks_digest
 from cryoscale.slices import DIVISION, PREPARING, Division, Slice, dissolve
-from cryoscale.verify import blocks_digest
 from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import Command, bytes_that_differ, few_blocks, until, write_config
 from tests.integration.s3 import S3

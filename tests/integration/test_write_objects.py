@@ -174,6 +174,14 @@ def test_a_writer_killed_before_the_rename_leaves_the_old_content_and_no_entry(t
     assert left.read_bytes() == b"new" * 1000
     assert [(e.key, e.size_bytes) for e in store.list("")] == [("a/b", 3)]
     assert store.get("a/b") == b"old"
+    # what zarr leaves of a killed writer, and a folder of a file set that was not put in place
+    (tmp_path / "a" / f"0.{uuid.uuid4().hex}.partial").touch()
+    (tmp_path / "a" / f".{uuid.uuid4().hex}.partial").mkdir()
+    (tmp_path / "a" / "mine.partial").touch()
+    store.sweep("elsewhere")
+    assert left.exists()
+    store.sweep("a")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b", "mine.partial"]
 
 
 @pytest.mark.parametrize("how", ["tmpfs", "limit"])

@@ -42,6 +42,7 @@ STOREYS = [
     "outcome",
     "pace",
     "resume",
+    "sealing",
     "scenes",
     "kube",
     "leaving",
@@ -165,6 +166,28 @@ def test_help_of_the_command_line_loads_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["run absent.yaml --out run", "features absent.yaml --out x", "status absent"]
+)
+def test_what_can_be_told_without_the_large_libraries_is_told_before_they_are_imported(
+    tmp_path: Path, command: str
+) -> None:
+    """A slip in what was typed is told in half a second, not after the three that a run's imports take."""
+    code = (
+        f"import sys; sys.argv={['cryoscale', *command.split()]!r}\n"
+        "from cryoscale.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 2, end.code\n"
+        "large = {'torch', 'xarray', 'distributed', 'rasterio', 'numba', 'matplotlib', 'pandas', 'scipy'}\n"
+        "sys.exit(' '.join(sorted(large & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "absent" in done.stderr
 
 
 def test_nothing_is_ever_unpickled() -> None:

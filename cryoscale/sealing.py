@@ -1,0 +1,89 @@
+"""What a finished run was made from: the digest of its blocks, and those of the files that follow from them.
+
+A run is sealed once all that follows from its blocks is there. Whoever verifies it holds what lies there
+against the seal; whoever goes on with it knows from the seal whether its end is that of these blocks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import fsspec
+
+from cryoscale.ledger import Ledger, Work
+from cryoscale.write.arrays import ARRAYS
+from cryoscale.write.objects import Entry
+
+SEAL = "ledger/finished.json"
+"""What a run's end was made from, and the digests of what it made."""
+
+_FOLDERS = ("inventory", "cog", "stac")
+
+_HELD_BYTES = 1 << 26
+"""A file up to this length is digested in memory, where a failed read is repeated."""
+
+
+def seal(out: str) -> str:
+    """Put down what a run's end was made from and what it made, once all of it is there; the former.
+
+    What was only half written there by processes that were killed is removed: by now nobody writes.
+    """
+    ledger = Ledger(out)
+    for prefix in (*_FOLDERS, "mosaic.zarr"):
+        ledger.objects.sweep(prefix)
+    blocks = blocks_digest(ledger)
+    ledger.put(SEAL, {"blocks": blocks, "files": dict(made_files(ledger))})
+    return blocks
+
+
+def blocks_digest(ledger: Ledger) -> str:
+    """A digest of the blocks that are done and of what they hold."""
+    return digest_of({place_of(marker.key): marker.checksum for marker in ledger.markers()})
+
+
+def made_files(ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Digests of what a run's end makes; what belongs to one year and zone of the map in one."""
+    for prefix in _FOLDERS:
+        for entry in ledger.objects.list(prefix):
+            yield entry.key, _sha256(ledger, entry)
+    content = ledger.objects.get("catalog.json")
+    if content is not None:
+        yield "catalog.json", hashlib.sha256(content).hexdigest()
+    groups: dict[str, list[str]] = {}
+    for entry in ledger.objects.list("mosaic.zarr"):
+        if not _is_shard(entry.key):
+            groups.setdefault("/".join(entry.key.split("/")[:3]), []).append(entry.key)
+    for group, keys in sorted(groups.items()):
+        total = hashlib.sha256()
+        for key in sorted(keys):
+            total.update(f"{key}:{hashlib.sha256(ledger.objects.get(key) or b'').hexdigest()};".encode())
+        yield f"{group}: metadata and coarser levels", total.hexdigest()
+
+
+def _sha256(ledger: Ledger, entry: Entry) -> str:
+    """Digest of an object; one that is large is read a little at a time."""
+    if entry.size_bytes <= _HELD_BYTES:
+        return hashlib.sha256(ledger.objects.get(entry.key) or b"").hexdigest()
+    with fsspec.open(f"{ledger.out}/{entry.key}", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_shard(key: str) -> bool:
+    """Whether an object of the map is a block's shard, which its marker answers for."""
+    parts = key.split("/")
+    return len(parts) > 4 and parts[3] in ARRAYS and parts[4] == "c"
+
+
+def place_of(work: Work) -> str:
+    """Year, zone and key of a block, as the ledger's files are named by them."""
+    year, block = work
+    return f"{year}/{block.epsg}/{block.key}"
+
+
+def digest_of(checksums: Mapping[str, str]) -> str:
+    """One digest of checksums by place."""
+    total = hashlib.sha256()
+    for place in sorted(checksums):
+        total.update(f"{place} {checksums[place]}\n".encode())
+    return total.hexdigest()
