@@ -23,7 +23,7 @@ from tests.integration.conftest import TinyRange
 
 DEADLINE_S = 2 * FROZEN_S + 60.0
 """Longer than the longest silence after which a run promises to go on, so that what is waited for in vain is
-a fault; the 600 s of a whole test are longer still."""
+a fault; the 900 s of a whole test are longer still."""
 
 
 def few_blocks(tiny: TinyRange, **changes: Any) -> dict[str, Any]:
