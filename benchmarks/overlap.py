@@ -1,6 +1,6 @@
 """What the overlap of tiles and their size cost, and what they are worth, on simulated ranges.
 
-``python -m benchmarks.overlap [--scale tiny|moderate|full] [--weights X] [--chart PNG]``
+``python -m benchmarks.overlap [--scale tiny|moderate|full] [--weights X] [--chart PNG] [--tiling 256:0.25]``
 makes ranges of seeds and regimes that the weights were not trained on, computes their features once, and maps
 them by one set of weights with every tiling: overlaps of 50, 37.5, 25 and 12.5 per cent and none, and windows
 of 256 to 1024 px. Of each it tells how often a pixel goes through the network, seconds, accuracy against the
@@ -14,7 +14,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,11 @@ def chart(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, format="png", facecolor="white")
 
 
+def _tiling(text: str) -> tuple[int, float]:
+    tile_px, overlap = text.split(":")
+    return int(tile_px), float(overlap)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -232,8 +237,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "overlap.jsonl")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="Where the network runs.")
     parser.add_argument("--chart", type=Path)
+    parser.add_argument(
+        "--tiling",
+        type=_tiling,
+        action="append",
+        metavar="PX:OVERLAP",
+        help="Only this one beside the study's, which the others are held against; may be repeated.",
+    )
     given = parser.parse_args(arguments)
     scale = SCALES[given.scale]
+    if given.tiling:
+        scale = replace(scale, tilings=(STUDY, *(one for one in given.tiling if one != STUDY)))
     rows = compare(scale, given.weights, given.device)
     print(table(rows))
     if given.chart:

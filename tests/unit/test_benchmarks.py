@@ -106,11 +106,12 @@ def test_the_price_of_overlap_is_told_tiling_by_tiling(
 ) -> None:
     monkeypatch.setattr(overlap, "grounds", lambda scale, folder, **more: iter(tiny_grounds))
     kept, drawn = tmp_path / "overlap.jsonl", tmp_path / "overlap.png"
-    overlap.main(["--scale", "tiny", "--out", str(kept), "--chart", str(drawn)])
+    asked = ["--tiling", "256:0.125"]
+    overlap.main(["--scale", "tiny", "--out", str(kept), "--chart", str(drawn), *asked])
     (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
     study, cheaper = document["results"]["rows"]
     assert (study["tile_px"], study["overlap"], study["passes_inside"]) == (256, 0.5, 4.0)
-    assert cheaper["passes_inside"] == pytest.approx(16 / 9, abs=1e-3)
+    assert (cheaper["overlap"], cheaper["passes_inside"]) == (0.125, pytest.approx((8 / 7) ** 2, abs=1e-3))
     for row in (study, cheaper):
         assert 50 < row["mean_iou"] <= 100
         assert row["passes"] >= row["passes_inside"]
