@@ -215,6 +215,8 @@ def chart(rows: Sequence[dict[str, Any]], path: Path) -> None:
             axes.plot([r["passes_inside"] for r in own], [r[key] for r in own], "o-", label=f"{tile_px} px")
         if key.startswith("seam"):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
             axes.axhline(1.0, color="#8a929c", linewidth=0.8, linestyle="--")
         axes.set_xlabel("times that a pixel goes through the network")
         axes.set_ylabel(label)
