@@ -27,6 +27,7 @@ from cryoscale.errors import (
     SliceDrivenError,
     StoppedError,
 )
+from cryoscale.grid import Block
 from cryoscale.ledger import Ledger, Work
 from cryoscale.outcome import OnProgress, Outcome, Watch
 from cryoscale.region import ZoneRegion
@@ -37,7 +38,6 @@ from cryoscale.slices import Division, Slice
 from cryoscale.write.objects import require_usable
 
 if TYPE_CHECKING:
-    from cryoscale.grid import Block
     from cryoscale.preparation import Draft, OnStage
 
 log = logging.getLogger("cryoscale")

@@ -1,7 +1,7 @@
 """What a finished run was made from: the digest of its blocks, and those of the files that follow from them.
 
-A run is sealed once all that follows from its blocks is there. Whoever verifies it holds what lies there
-against the seal; whoever goes on with it knows from the seal whether its end is that of these blocks.
+A run is sealed once all that follows from its blocks is there; whoever verifies it holds what lies there
+against the seal.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from collections.abc import Iterator, Mapping
 
 import fsspec
 
-from cryoscale.ledger import Ledger, Work
+from cryoscale.ledger import MADE, Ledger, Work
 from cryoscale.write.arrays import ARRAYS
 from cryoscale.write.objects import Entry
 
 SEAL = "ledger/finished.json"
 """What a run's end was made from, and the digests of what it made."""
-
-_FOLDERS = ("inventory", "cog", "stac")
 
 _HELD_BYTES = 1 << 26
 """A file up to this length is digested in memory, where a failed read is repeated."""
@@ -30,8 +28,8 @@ def seal(out: str) -> str:
     What was only half written there by processes that were killed is removed: by now nobody writes.
     """
     ledger = Ledger(out)
-    for prefix in (*_FOLDERS, "mosaic.zarr"):
-        ledger.objects.sweep(prefix)
+    for name in MADE:
+        ledger.objects.sweep(name)
     blocks = blocks_digest(ledger)
     ledger.put(SEAL, {"blocks": blocks, "files": dict(made_files(ledger))})
     return blocks
@@ -44,7 +42,7 @@ def blocks_digest(ledger: Ledger) -> str:
 
 def made_files(ledger: Ledger) -> Iterator[tuple[str, str]]:
     """Digests of what a run's end makes; what belongs to one year and zone of the map in one."""
-    for prefix in _FOLDERS:
+    for prefix in ("inventory", "cog", "stac"):
         for entry in ledger.objects.list(prefix):
             yield entry.key, _sha256(ledger, entry)
     content = ledger.objects.get("catalog.json")

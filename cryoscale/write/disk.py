@@ -75,7 +75,7 @@ def sweep(folder: str) -> None:
     """Removes what is only half written below a folder, for when nobody writes there any more."""
     for path, folders, files in os.walk(folder):
         for name in filter(is_partial, files):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # what cannot be removed harms nobody
                 os.unlink(f"{path}/{name}")
         for name in filter(is_partial, tuple(folders)):
             folders.remove(name)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cryoscale.ledger import MADE
 from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import (
     Command,
@@ -49,7 +50,7 @@ def test_a_driver_killed_at_twenty_random_moments_loses_nothing(
         assert told["computed"] + told["skipped"] == calm.blocks
         repeated += told["computed"] + computed - calm.blocks
         differ += bytes_that_differ(out, calm.out)
-        assert not [*(out / "mosaic.zarr").rglob("*.partial"), *(out / "inventory").rglob("*.partial")]
+        assert not [path for name in MADE for path in (out / name).rglob("*.partial")]
     faults.add("SIGKILL of the driver, at random moments", killed, repeated, differ)
     assert differ == 0
 

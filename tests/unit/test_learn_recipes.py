@@ -11,7 +11,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+import benchmarks
 import cryoscale.learn
+from benchmarks.overlap import SCALES
 from cryoscale.config import load_config as load_run
 from cryoscale.errors import ConfigError, SourceError
 from cryoscale.features.stack import CHANNELS
@@ -24,6 +26,15 @@ from cryoscale.learn.train import train
 from tests.toy_training import PCA, make_patches, recipe, toy_networks  # noqa: F401
 
 HERE = Path(cryoscale.learn.__file__).parent
+
+
+def test_the_recipe_of_the_benchmarks_of_overlap_and_peers_is_one_of_the_full_cryonet() -> None:
+    config = load_config(Path(benchmarks.__file__).with_name("cryonet_brief.yaml"))
+    assert config.model.name == "cryonet"
+    assert config.model.arguments == {"encoder": "resnet101"}
+    assert config.simulation is not None
+    seen = {seed for scale in SCALES.values() for seed, _ in scale.ranges}
+    assert seen.isdisjoint(config.simulation.train_seeds), "it would be judged by what it has learned"
 
 
 def test_the_protocol_of_the_study_is_the_published_one():
