@@ -26,9 +26,18 @@ def squared(number: int) -> int:
 
 
 def by_whom(number: int) -> tuple[int, int]:
-    """Earlier ones take longer, so that answers come out of order."""
-    time.sleep(0.05 * (number % 3 == 0))
     return number, os.getpid()
+
+
+def by_two(number: int, *, meeting: Path) -> tuple[int, int]:
+    """No helper gets on before there are two; then earlier ones take longer: answers come out of order."""
+    if number:
+        (meeting / str(os.getpid())).touch()
+        until = time.monotonic() + 120
+        while len(list(meeting.iterdir())) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+    time.sleep(0.05 * (number % 3 == 0))
+    return by_whom(number)
 
 
 def told_to_die(number: int, *, at: int, once: Path) -> int:
@@ -48,8 +57,8 @@ def refusing(number: int) -> int:
 TWO = Crew(2, alone_s=0.0)
 
 
-def test_answers_come_in_order_and_from_several_processes() -> None:
-    found = list(TWO.each(by_whom, range(20)))
+def test_answers_come_in_order_and_from_several_processes(tmp_path: Path) -> None:
+    found = list(TWO.each(functools.partial(by_two, meeting=tmp_path), range(20)))
     assert [number for number, _ in found] == list(range(20))
     helpers = {process for _, process in found} - {os.getpid()}
     assert found[0][1] == os.getpid()  # the first thing is always done alone
