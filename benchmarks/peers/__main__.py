@@ -3,9 +3,10 @@
 ``python -m benchmarks.peers [--scale tiny|moderate|full] [--network small|cryonet] [--route NAME]``
 
 Each way maps the scene in a fresh process, in float32 on as many threads, with tiles of 256 px that overlap
-by half; cryoscale also with the 12.5 % that it recommends. Of each it tells seconds, the memory above that of
-the loaded network, how much the tiles' borders show, how far its labels agree with cryoscale's (over the
-scene, and farther than a tile from its rim, where lattices differ), and how much no data it gives a class.
+by half; cryoscale also with the overlap that it recommends for the network. Of each it tells seconds, the
+memory above that of the loaded network, how much the tiles' borders show, how far its labels agree with
+cryoscale's (over the scene, and farther than a tile from its rim, where lattices differ), and how much no data
+it gives a class.
 The libraries come with ``pip install "cryoscale[peers]"``; what is not installed is told as such.
 On Python 3.11 that brings TerraTorch 1.2.11, which keeps every tile's answer until the last one; from 1.2.12
 on it sums them up at once, and wants torchgeo 0.9 and Python 3.12.
@@ -71,14 +72,17 @@ SCALES = {
     "moderate": Scale(2048, 1024, 256, "medium", ("small",)),
     "full": Scale(4096, 2048, 256, "large", ("small", "cryonet")),
 }
-OVERLAPS = (0.5, 0.125)
-"""That of the study, for all; and the recommended one, for cryoscale."""
+OVERLAP = 0.5
+"""That of the study, for all."""
+
+RECOMMENDED = {"tiny": 0.125, "small": 0.125, "cryonet": 0.25}
+"""For cryoscale in addition: the cheapest that costs a network no accuracy (``benchmarks.overlap``)."""
 
 
-def compare(job: Job, routes: Sequence[str]) -> list[dict[str, Any]]:
+def compare(job: Job, routes: Sequence[str], recommended: float) -> list[dict[str, Any]]:
     """A row for each way, cryoscale's first, which the others are held against."""
-    plan = [(name, OVERLAPS[0]) for name in ROUTES if name in routes or name == REFERENCE]
-    plan.insert(1, (REFERENCE, OVERLAPS[1]))
+    plan = [(name, OVERLAP) for name in ROUTES if name in routes or name == REFERENCE]
+    plan.insert(1, (REFERENCE, recommended))
     rows: list[dict[str, Any]] = []
     reference: NDArray[np.uint8] | None = None
     for name, overlap in plan:
@@ -244,7 +248,10 @@ def run(given: argparse.Namespace) -> None:
                 f"{name} ({of}), {scene.held.height} x {scene.held.width} px of {origin_of(folder)}\n{HEADER}"
             )
             job = Job("", str(folder), path, "", scale.tile_px, 0.0, scale.block_px, given.threads)
-            results[name] = {"weights": of, "rows": compare(job, given.route or list(ROUTES))}
+            results[name] = {
+                "weights": of,
+                "rows": compare(job, given.route or list(ROUTES), RECOMMENDED[name]),
+            }
         sizes = {
             "scale": given.scale,
             "scene_px": list(scene.held.shape),
