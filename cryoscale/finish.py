@@ -1,7 +1,7 @@
 """After the last block: coarser levels, outlines, inventory, map, report and STAC description.
 
-All of it is made from what lies on disk, and made anew at every call, so that a run that was
-completed later ends like one that was never interrupted.
+All of it is made from what lies on disk, and anew at every call, so that a run that was completed later
+ends like one that was never interrupted; :mod:`cryoscale.ending` knows when there is nothing to make.
 """
 
 from __future__ import annotations

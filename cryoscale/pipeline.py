@@ -161,10 +161,12 @@ def _map(
         outcome.seconds["blocks"] = time.perf_counter() - start
         outcome.set_aside = [record for key, record in ledger.set_asides().items() if key in mine]
         start = time.perf_counter()
+        from cryoscale.ending import end
+
         if part is not None:
-            outcome.left = Division(out, part).finished(whole, lambda: _end(settings, out, stage))
+            outcome.left = Division(out, part).finished(whole, lambda: end(settings, out, stage))
         else:
-            _end(settings, out, stage)
+            end(settings, out, stage)
         outcome.seconds["finish"] = time.perf_counter() - start
     return outcome
 
@@ -186,15 +188,6 @@ def _seen(session: Session, found: Workers) -> str:
     if found.dashboard is not None:
         return f", dashboard {found.dashboard}"
     return ", whose scheduler shows no dashboard" if session.view.dashboard else ""
-
-
-def _end(settings: Settings, out: str, stage: OnStage) -> str:
-    """Make what follows from all blocks, and seal it."""
-    from cryoscale.finish import finish
-    from cryoscale.sealing import seal
-
-    finish(settings, out, stage)
-    return seal(out)
 
 
 def _options(settings: Settings, again: Again, part: Slice | None) -> dict[str, Any]:

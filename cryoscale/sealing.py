@@ -1,16 +1,18 @@
 """What a finished run was made from: the digest of its blocks, and those of the files that follow from them.
 
 A run is sealed once all that follows from its blocks is there; whoever verifies it holds what lies there
-against the seal.
+against the seal, and whoever is to make it tells by the seal that it is there already.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 
 import fsspec
 
+from cryoscale.errors import IntegrityError
 from cryoscale.ledger import MADE, Ledger, Work
 from cryoscale.write.arrays import ARRAYS
 from cryoscale.write.objects import Entry
@@ -21,18 +23,43 @@ SEAL = "ledger/finished.json"
 _HELD_BYTES = 1 << 26
 """A file up to this length is digested in memory, where a failed read is repeated."""
 
+_PAGES = ("map*.png", "report.html")
+"""Made by a run's end too, but written anew by others: they are asked for no more than to be there."""
 
-def seal(out: str) -> str:
-    """Put down what a run's end was made from and what it made, once all of it is there; the former.
+
+def seal(out: str, basis: str | None = None) -> None:
+    """Put down what a run's end was made from and what it made, once all of it is there.
 
     What was only half written there by processes that were killed is removed: by now nobody writes.
+
+    Args:
+        out: folder or URL of the run.
+        basis: from :func:`cryoscale.ending.basis_of`; None where something else was asked of the end than of
+            the run.
     """
     ledger = Ledger(out)
     for name in MADE:
         ledger.objects.sweep(name)
-    blocks = blocks_digest(ledger)
-    ledger.put(SEAL, {"blocks": blocks, "files": dict(made_files(ledger))})
-    return blocks
+    made = {"files": dict(made_files(ledger)), "pages": sorted(filter(_is_page, ledger.objects.names()))}
+    ledger.put(SEAL, {"blocks": blocks_digest(ledger), "basis": basis, **made})
+
+
+def is_sealed(out: str, basis: str) -> bool:
+    """Whether a run's end was made from ``basis``, and all that it made is there as it was made."""
+    ledger = Ledger(out)
+    try:
+        sealed = ledger.get(SEAL) or {}
+    except IntegrityError:
+        return False
+    return (
+        sealed.get("basis") == basis
+        and set(sealed["pages"]) <= set(ledger.objects.names())
+        and sealed["files"] == dict(made_files(ledger))
+    )
+
+
+def _is_page(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in _PAGES)
 
 
 def blocks_digest(ledger: Ledger) -> str:

@@ -33,10 +33,9 @@ from cryoscale.errors import (
     UnfinishedError,
 )
 from cryoscale.ledger import Ledger, Work
-from cryoscale.sealing import blocks_digest
 
 DIVISION = "ledger/slices.json"
-"""Into how many slices a run is divided, which run that is, and the blocks that it was finished with."""
+"""Into how many slices a run is divided, and which run that is."""
 
 PREPARING, FINISHING = f"{lease.SLICES}/preparing", f"{lease.SLICES}/finishing"
 
@@ -173,7 +172,8 @@ class Division:
                         break
                     made = prepare()
                     held.require()
-                    self._note({"identity_sha256": _identity(self.out)})
+                    made_of = {"slices": self.part.count, "identity_sha256": _identity(self.out)}
+                    Ledger(self.out).put(DIVISION, made_of)
                     return made
             if told != held:
                 stage(f"waiting until the run is prepared ({held})")
@@ -186,12 +186,12 @@ class Division:
                 raise StoppedError("stopped while the run was prepared; the same command goes on")
         return go_on()
 
-    def finished(self, work: Sequence[Work], finish: Callable[[], str]) -> str:
-        """Finish the run, if all its blocks are over and nobody has; in words, what is left to others.
+    def finished(self, work: Sequence[Work], finish: Callable[[], None]) -> str:
+        """Finish the run, if all its blocks are over and nobody else does; in words, what is left to others.
 
         Args:
             work: the whole plan.
-            finish: makes what follows from all blocks, and gives a digest of these.
+            finish: makes what follows from all blocks, where it is not there by now.
         """
         ledger = Ledger(self.out)
         over = ledger.done_works(work[0][1].size_px) | ledger.set_asides().keys()
@@ -204,10 +204,8 @@ class Division:
         with _alone(self.out, FINISHING, "finishing") as held:
             if not isinstance(held, lease.Lease):
                 return f"slice {self.part} is done, and so is the last block; the rest is under way ({held})"
-            if (self._record() or {}).get("finished") != blocks_digest(ledger):
-                made = finish()
-                held.require()
-                self._note({"identity_sha256": _identity(self.out), "finished": made})
+            finish()
+            held.require()
         return ""
 
     def _is_prepared(self) -> bool:
@@ -225,9 +223,6 @@ class Division:
                 "give that, or go on once without --slice, which ends the division",
             )
         return record
-
-    def _note(self, more: Mapping[str, Any]) -> None:
-        Ledger(self.out).put(DIVISION, {"slices": self.part.count, **more})
 
 
 def dissolve(out: str) -> None:

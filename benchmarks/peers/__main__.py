@@ -5,8 +5,8 @@
 Each way maps the scene in a fresh process, in float32 on as many threads, with tiles of 256 px that overlap
 by half; cryoscale also with the overlap that it recommends for the network. Of each it tells seconds, the
 memory above that of the loaded network, how much the tiles' borders show, how far its labels agree with
-cryoscale's (over the scene, and farther than a tile from its rim, where lattices differ), and how much no data
-it gives a class.
+cryoscale's (over the scene, and farther than a tile from its rim, where lattices differ), and to how much of
+what has no data it gives a class.
 The libraries come with ``pip install "cryoscale[peers]"``; what is not installed is told as such.
 On Python 3.11 that brings TerraTorch 1.2.11, which keeps every tile's answer until the last one; from 1.2.12
 on it sums them up at once, and wants torchgeo 0.9 and Python 3.12.

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,8 @@ def test_after_the_cooling_one_request_finds_out_that_the_host_is_back(
     undisturbed: xr.Dataset,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hosts, "COOLING_S", 0.3)
+    now_s = [0.0]
+    monkeypatch.setattr(hosts, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     with closed_port() as port:
         url = f"http://127.0.0.1:{port}"
         for _ in range(hosts.DOWN_AFTER):
@@ -141,7 +142,7 @@ def test_after_the_cooling_one_request_finds_out_that_the_host_is_back(
         with misbehaving(root, port=port):
             with pytest.raises(HostDownError):
                 read_inputs({"terrain": [tile(url)]}, WINDOW)
-            time.sleep(0.35)
+            now_s[0] = hosts.COOLING_S + 1
             data, _ = read_inputs({"terrain": [tile(url)]}, WINDOW.pad(100))
     assert lost_pixels(data, undisturbed) == 0
 

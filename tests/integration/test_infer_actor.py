@@ -189,7 +189,7 @@ def test_the_probe_answers_while_the_actor_is_busy(cluster: Client) -> None:
     time.sleep(0.5)
     start = time.monotonic()
     assert call_actor(actor, "probe", deadline_s=DEADLINE_S) is True
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < DEADLINE_S / 2
     assert not busy.done()
     busy.result(timeout=DEADLINE_S)
     del keep
@@ -211,7 +211,7 @@ def test_a_silent_actor_is_given_up_at_the_deadline(cluster: Client) -> None:
         kind, text, seconds = asking()
         assert kind == "ActorSilentError"
         assert "did not answer predict in 1 s" in text
-        assert 0.9 < seconds < 5.0
+        assert 0.9 < seconds < DEADLINE_S / 2
     # Nothing was wrong with the actor: what was asked is done in the end, and more can be asked.
     assert call_actor(actor, "stats", deadline_s=DEADLINE_S)["blocks"] == 2
     del keep
@@ -224,7 +224,7 @@ def test_an_actor_that_is_not_there_is_lost_and_not_waited_for(cluster: Client) 
     for kind, text, seconds in (timed_call(stranger, "stats", DEADLINE_S), task.result(timeout=DEADLINE_S)):
         assert kind == "ActorLostError"
         assert "ModelActor-of-another-run is lost" in text
-        assert seconds < 5.0
+        assert seconds < DEADLINE_S / 2
     del keep
 
 
@@ -243,7 +243,7 @@ def test_a_call_to_an_actor_whose_worker_is_killed_ends_at_once(cluster: Client,
         kind, text, _ = pending.result(timeout=DEADLINE_S)
     assert kind == "ActorLostError"
     assert actor.key in text
-    assert time.monotonic() - killed < 5.0
+    assert time.monotonic() - killed < DEADLINE_S / 2
 
     # A task that comes later is told as well, and the task itself stays whole.
     later = cluster.submit(timed_call, actor, "stats", DEADLINE_S, **ON_CPU).result(timeout=DEADLINE_S)

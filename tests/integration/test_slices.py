@@ -24,7 +24,7 @@ from cryoscale.config import load_config
 from cryoscale.errors import OutputError, StoppedError, UnfinishedError
 from cryoscale.ledger import Ledger, SetAside
 from cryoscale.pipeline import run
-from cryoscale.sealing import blocks_digest
+from cryoscale.sealing import is_sealed, seal
 from cryoscale.slices import DIVISION, PREPARING, Division, Slice, dissolve
 from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import Command, bytes_that_differ, few_blocks, until, write_config
@@ -112,7 +112,7 @@ def together(count: int, work: Callable[[int], T]) -> list[T]:
 
 @pytest.mark.usefixtures("_quick")
 def test_of_slices_that_come_at_once_one_prepares_and_one_finishes(place: str, calm: Calm) -> None:
-    ledger, did = Ledger(place), Counter[str]()
+    ledger, did, over = Ledger(place), Counter[str](), list[str]()
     markers = list(Ledger(str(calm.out)).markers())
 
     def prepare() -> str:
@@ -121,23 +121,26 @@ def test_of_slices_that_come_at_once_one_prepares_and_one_finishes(place: str, c
         ledger.put("run.json", {"identity_sha256": "of the run"})
         return "made"
 
-    def finish() -> str:
-        did["finished"] += 1
-        time.sleep(0.5)
-        return blocks_digest(ledger)
+    def finish() -> None:
+        if not is_sealed(place, "these blocks"):
+            did["finished"] += 1
+            until(lambda: len(over) == 3)  # the others have found that it is under way
+            seal(place, "these blocks")
 
     def prepared(index: int) -> str:
         division = Division(place, Slice(index, 4))
         return division.prepared(prepare, lambda: "found", lambda text: None, threading.Event())
 
     def finished(index: int) -> str:
-        return Division(place, Slice(index, 4)).finished([marker.key for marker in markers], finish)
+        over.append(Division(place, Slice(index, 4)).finished([marker.key for marker in markers], finish))
+        return over[-1]
 
     assert sorted(together(4, prepared)) == ["found", "found", "found", "made"]
     for marker in markers[1:]:
         ledger.mark(marker)
     assert all("1 of the run's 8 blocks are still for others" in left for left in together(4, finished))
     ledger.mark(markers[0])
+    over.clear()
     told = together(4, finished)
     assert (did, told.count("")) == (Counter(prepared=1, finished=1), 1)
     assert all("the rest is under way (" in left for left in told if left)

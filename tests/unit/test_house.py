@@ -63,6 +63,7 @@ STOREYS = [
     "reporting",
     "cataloguing",
     "finish",
+    "ending",
     "agreement",
     "verify",
     "slices",
