@@ -269,7 +269,7 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
         offers = {CPU: 2.0, **({GPU: 1.0, own(name): 2.0} if number < on_cpu else {})}
         layout[name] = {"cls": Nanny, "options": _worker(2, offers, {})}
     for number in range(on_gpu):
-        device = {"CUDA_VISIBLE_DEVICES": str(number)}
+        device = {"CUDA_VISIBLE_DEVICES": _gpu(number)}
         layout[f"actor-{number}"] = {"cls": Nanny, "options": _worker(1, {GPU: 1.0}, device)}
     forking.import_ahead(spec, actors=with_actors)
     # a worker that is sent away leaves with messages for it under way, which Dask tells once it is loud again
@@ -303,6 +303,12 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
             yield Workers(client, 2 * spec.cpu_workers, on_cpu + on_gpu, found)
         finally:
             send_away(cluster.workers.values())
+
+
+def _gpu(number: int) -> str:
+    """What CUDA calls a GPU: one of those that this process was given, as by a batch system."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return str(number) if given is None else "".join(given.split(",")[number : number + 1]).strip()
 
 
 def own(name: str) -> str:

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoscale.cluster import ACTOR_THREADS
-from cryoscale.errors import AssetReadError
+from cryoscale.errors import AssetReadError, InputError
 from cryoscale.features.stack import PcaBasis
 from cryoscale.featurise import context_of
 from cryoscale.grid import Block, Window, location_code
-from cryoscale.infer.actor import GPU_BATCH
+from cryoscale.infer.actor import gpu_batch
 from cryoscale.infer.hardware import let_go_of_memory
 from cryoscale.infer.predict import optical_channels, valid_pixels
 from cryoscale.infer.tiles import stride_px
@@ -90,10 +90,20 @@ def require_precision(settings: Settings) -> None:
 
     Raises:
         ExtraError: OpenVINO is asked for, by the configuration or by the run as it was begun, and not there.
-        InputError: so is what only a GPU does, and there is none.
+        InputError: so is what only a GPU does, and there is none, or more workers with a GPU than GPUs.
     """
     if settings.cluster.kind != "local" or settings.model.weights is None:
         return
+    if settings.cluster.gpu_workers:
+        import torch
+
+        there = torch.cuda.device_count()
+        if 0 < there < settings.cluster.gpu_workers:  # with none at all they are processes on CPUs
+            raise InputError(
+                f"gpu_workers {settings.cluster.gpu_workers} on a machine that shows {there} GPUs",
+                "one a GPU",
+                "give fewer, or show more by CUDA_VISIBLE_DEVICES",
+            )
     precision = settings.model.precision
     if precision.startswith("openvino"):
         from cryoscale.models import openvino
@@ -159,7 +169,7 @@ def _loader(settings: Settings, device: str) -> Callable[[str], Any]:
     def load(precision: str) -> Any:
         model: Any = load_predictor(**{**keywords, "precision": precision})
         served = precision != REFERENCE and getattr(model, "on_device", False)
-        return model.served_tiles(GPU_BATCH) if served else model
+        return model.served_tiles(gpu_batch()) if served else model
 
     return load
 

@@ -25,6 +25,7 @@ class FakeCuda:
         class Stream:
             def __init__(self, device: Any = None, priority: int = 0) -> None:
                 self.priority = priority
+                fake.log.append(("stream", self))
 
             def wait_stream(self, other: Any) -> None:
                 fake.log.append(("wait", other))
@@ -53,6 +54,7 @@ class FakeCuda:
                     raise fake.at_end[0]
 
         current = Stream()
+        self.log.clear()
         patch.setattr(torch.cuda, "Stream", Stream)
         patch.setattr(torch.cuda, "Event", Event)
         patch.setattr(torch.cuda, "CUDAGraph", CUDAGraph)

@@ -148,6 +148,8 @@ def _predicted(
             sums.predict_s += took if _on_gpu(actor) else cpu_s() - start
             sums.tiles += tiles
             return None
+        if _on_gpu(actor):  # a batch of a whole block is another, and captured first
+            actor.predict(wanted, outer.row, outer.col, block)
     before, start, start_s = actor.stats()["tiles"], cpu_s(), time.perf_counter()
     layers: dict[str, Any] = dict(actor.predict(wanted, outer.row, outer.col, block))
     sums.predict_s += time.perf_counter() - start_s if _on_gpu(actor) else cpu_s() - start

@@ -103,7 +103,7 @@ class ModelActor:
         self._refuse_others(sha256)
         self._confidence = Confidence(confidence, getattr(self._predictor, "calibration", None))
         self._on_gpu = str(getattr(self._predictor, "device", "cpu")).startswith("cuda")
-        self._tiling = Tiling(tile_px, overlap, batch or (_gpu_batch() if self._on_gpu else 1))
+        self._tiling = Tiling(tile_px, overlap, batch or (gpu_batch() if self._on_gpu else 1))
         self._refuse_tile()
         self._engine = self._chosen_engine()
         self._gate = Gate()
@@ -279,7 +279,12 @@ class ModelActor:
             torch.set_num_threads(self._threads)
 
 
-def _gpu_batch() -> int:
+def gpu_batch() -> int:
+    """Tiles a batch on a GPU, as :data:`BATCH_VARIABLE` says where others use it too.
+
+    Raises:
+        ConfigError: if that is no number.
+    """
     told = os.environ.get(BATCH_VARIABLE, str(GPU_BATCH))
     if not told.isdecimal() or int(told) < 1:
         given = f"{BATCH_VARIABLE}={told}"

@@ -80,6 +80,7 @@ class DeviceEngine:
         self.tiling = tiling
         self._model, self._confidence = model, confidence
         self._served: Any = None
+        self._stream: Any = None
         self.wire: Standard | None = None
         if model.network.dtype == torch.bfloat16:
             mean, std = (of.flatten().tolist() for of in model.standard)
@@ -97,11 +98,17 @@ class DeviceEngine:
             OperatorError: if an answer is not finite on a valid pixel.
             torch.OutOfMemoryError: if the device has no room for a batch, or for the block.
         """
-        with torch.inference_mode():
-            if self._served is None:
-                size = even_batch(window, self.tiling)
+        with torch.inference_mode(), _on(self._model.device):
+            size = even_batch(window, self.tiling)
+            if self._served is None or len(self._served.tiles) < size:
+                self._served = None  # its memory first
                 self._served = self._model.serve(size, self.tiling.tile_px)
-            upload = _Upload(self._model, features, window, self.tiling, self._served.tiles)
+            if self._stream is None and _has_streams(self._model.device):
+                # of high priority: its short steps must not queue behind the network's long ones; one for all
+                # blocks, since torch keeps memory that was used on one stream for that stream
+                self._stream = torch.cuda.Stream(self._model.device, priority=-1)
+            like = self._served.tiles
+            upload = _Upload(self._model, features, window, self.tiling, like, self._stream)
             try:
                 return self._predict(upload, window)
             finally:
@@ -177,7 +184,13 @@ class _Upload:
     """The rows of one block on their way, and where its tiles lie."""
 
     def __init__(
-        self, model: ServesTiles, features: Carried, window: Window, tiling: Tiling, like: Tensor
+        self,
+        model: ServesTiles,
+        features: Carried,
+        window: Window,
+        tiling: Tiling,
+        like: Tensor,
+        stream: Any,
     ) -> None:
         self._features, self._window, self._size = features, window, tiling.tile_px
         self._device, self._standard = model.device, model.standard
@@ -196,12 +209,10 @@ class _Upload:
         at = [self._sent.index(channel) for channel in features.optical]
         self._optical = torch.tensor(at, device=self._device)
         self._next = self._common.row if self._common else 0
-        self._stream: Any = None
+        self._stream = stream
         self._buffers: list[tuple[Tensor, Any]] = []
-        if _has_streams(self._device):
-            # of high priority: its short steps must not queue behind the network's long ones
-            self._stream = torch.cuda.Stream(self._device, priority=-1)
-            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream(self._device))
         # torch has few steps for unsigned numbers of 16 bits, and the bits are those of signed ones
         self._narrow = features.array.dtype == NARROW
         self._array = features.array.view(np.int16) if self._narrow else features.array
@@ -309,6 +320,11 @@ class _Upload:
             return nullcontext()
         context: AbstractContextManager[Any] = torch.cuda.stream(self._stream)
         return context
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """In the body that GPU is the current one: what names none, as Triton's kernels do, runs there."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _has_streams(device: torch.device) -> bool:

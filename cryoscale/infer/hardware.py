@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import sys
 from typing import Any
+
+log = logging.getLogger("cryoscale")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -23,7 +26,12 @@ def let_go_of_memory() -> None:
     """Give back what torch keeps of a GPU's memory for later."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            # before torch 2.13 a capture that failed leaves its books open, and it refuses from then on:
+            # https://github.com/pytorch/pytorch/pull/180395
+            log.warning("a GPU's memory stays with torch: %s", " ".join(str(error).split())[:200])
 
 
 def device_name(device: Any) -> str:

@@ -8,9 +8,11 @@ threads happen to run can show; and no more tiles are kept than those that still
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from cryoscale.grid import Window
     from cryoscale.infer.encode import Confidence
     from cryoscale.infer.predict import Tiling
+
+log = logging.getLogger("cryoscale")
 
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -154,7 +158,7 @@ class Merger:
         part = slice(first - self._window.row, last - self._window.row)
         valid = self._valid[part]
         into = {name: band[..., part, :] for name, band in self._bands.items()}
-        if valid.device.type == "cuda" and self._kept.shape[-1] > 1:
+        if self._kept.shape[-1] > 1 and _has_kernel(valid.device):
             sure = self._finish_by_kernel(row, first - top, valid, into)
         else:
             sure = self._finish_by_steps(row, first, last, valid, into)
@@ -179,17 +183,10 @@ class Merger:
         """The same on a GPU, equal to rounding."""
         from cryoscale.infer import triton_merge
 
+        where = {"row": row, "down": down, "phase": self._phase, "stride": self._stride}
+        by_entropy = self._confidence.kind == "entropy"
         return triton_merge.finish(
-            self._kept,
-            self._hann,
-            valid,
-            into,
-            self._misfit,
-            row=row,
-            down=down,
-            phase=self._phase,
-            stride=self._stride,
-            entropy=self._confidence.kind == "entropy",
+            self._kept, self._hann, valid, into, self._misfit, **where, entropy=by_entropy
         )
 
     def _blended(self, row: int, first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -224,6 +221,31 @@ class Merger:
     def _calibrated(self, sure: Tensor) -> Tensor:
         by_entropy = self._confidence.kind == "entropy"
         return self._curve(sure) if self._curve is not None and by_entropy else sure
+
+
+@lru_cache(maxsize=8)
+def _has_kernel(device: torch.device) -> bool:
+    """Whether rows can be finished by a kernel of our own, found out by building it for a single tile.
+
+    Triton wants a C compiler and Python's headers, which a machine with a GPU may lack.
+    """
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        from cryoscale.infer import triton_merge
+
+        whole = torch.ones((8, 8), dtype=torch.bool, device=device)
+        bands = {name: whole.to(torch.uint8) for name in ("label", "disagreement")}
+        bands["probability"] = whole.to(torch.uint8).repeat(2, 1, 1)
+        tile, weights = torch.zeros((1, 1, 8, 8, 2), device=device), torch.ones(8, device=device)
+        misfit = torch.zeros(1, dtype=torch.int32, device=device)
+        where = {"row": 0, "down": 0, "phase": 0, "stride": 8}
+        triton_merge.finish(tile, weights, whole, bands, misfit, **where, entropy=True)
+    except Exception as error:  # whatever a compiler, a loader or a driver may say
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        log.warning("no kernel of our own can be built here, so that tiles are blended by torch: %s", reason)
+        return False
+    return True
 
 
 def encode_share(share: Tensor) -> Tensor:

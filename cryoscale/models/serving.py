@@ -64,6 +64,11 @@ def arithmetic(device: torch.device, *, seek: bool = False) -> AbstractContextMa
     return context
 
 
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """In the body that GPU is the current one, on which torch captures and Triton's kernels run."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def standardised(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """A network's input (n, c, h, w) of features in physical units; what is missing becomes the mean, 0.
 
@@ -202,13 +207,17 @@ class Served:
         torch.cuda.current_stream(device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         try:
-            # other threads of a worker may call CUDA meanwhile
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # other threads of a worker may call CUDA meanwhile; where the end of a capture fails, torch does
+            # not leave the stream that it was on
+            with (
+                torch.cuda.stream(aside),
+                torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"),
+            ):
                 self._answer = self._eager()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if isinstance(error.__context__, torch.OutOfMemoryError):
+            if _is_short(error):
                 raise
             log.warning("the network cannot be captured as a graph and runs call by call: %s", error)
             self._answer = None
@@ -223,7 +232,8 @@ class ServedTiles:
         network: made ready.
         mean: (c,) of the features, physical units.
         std: (c,) likewise.
-        batch: tiles a call of the network; what is given is filled up to a multiple of it.
+        batch: tiles a call of the network, halved where a device's memory does not suffice; what is given
+            is filled up to a multiple of it.
     """
 
     def __init__(self, network: Network, mean: Sequence[float], std: Sequence[float], batch: int) -> None:
@@ -237,10 +247,16 @@ class ServedTiles:
         self, features: NDArray[np.float32], location: NDArray[np.float32] | None = None, /
     ) -> NDArray[np.float32]:
         """Probabilities (n, k, h, w) float32 of features (n, c, h, w) and location codes (n, 4)."""
+        with on(self.network.device):
+            return self._answers(features, location)
+
+    def _answers(
+        self, features: NDArray[np.float32], location: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         size = features.shape[2]
         if self._served is None or self._served.tiles.shape[1] != size:
             self._served = None  # its memory first
-            self._served = Served(self.network, self.batch, size)
+            self._served = self._fitting(size)
         served, answers = self._served, []
         for start in range(0, len(features), self.batch):
             part = torch.from_numpy(np.ascontiguousarray(features[start : start + self.batch]))
@@ -251,6 +267,18 @@ class ServedTiles:
                 served.codes[: len(part)] = codes.to(served.codes.device)
             answers.append(served.run()[: len(part)].permute(0, 3, 1, 2).cpu().numpy())
         return np.ascontiguousarray(np.concatenate(answers))
+
+    def _fitting(self, tile_px: int) -> Served:
+        """The network at the largest shape of batch that the device's memory suffices for."""
+        while True:
+            try:
+                return Served(self.network, self.batch, tile_px)
+            except RuntimeError as error:
+                if self.batch == 1 or not _is_short(error):
+                    raise
+            # outside the handler, whose traceback would keep the failed batch's memory alive
+            self.batch //= 2
+            torch.cuda.empty_cache()
 
     def seconds_a_tile(self) -> float:
         """How long the network alone takes for a tile of the batch that it saw last.
@@ -264,8 +292,14 @@ class ServedTiles:
         took = []
         for _ in range(TIMED):
             begun = time.perf_counter()
-            served.run()
+            with on(self.network.device):
+                served.run()
             if self._mean.is_cuda:
                 torch.cuda.synchronize(self._mean.device)
             took.append(time.perf_counter() - begun)
         return float(np.median(took)) / self.batch
+
+
+def _is_short(error: RuntimeError) -> bool:
+    """Whether memory did not suffice; where that ended a capture, which raises an error of its own, too."""
+    return any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__context__))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from cryoscale import trial
+from cryoscale import cluster, trial
 from cryoscale.errors import ExtraError, InputError
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.parity import Choice, Parity
@@ -91,6 +91,38 @@ def test_on_a_gpu_bf16_is_tried_and_nothing_where_dropout_is_left_on_or_a_cluste
     assert _candidates(settings) == []
 
 
+def test_more_workers_with_a_gpu_than_gpus_are_refused_and_none_at_all_is_a_process_on_a_cpu(
+    tiny_range: TinyRange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_range.settings()
+    asked = replace(settings, cluster=replace(settings.cluster, gpu_workers=3))
+    trial.require_precision(asked)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="gpu_workers 3 on a machine that shows 2 GPUs; expected one a GPU"):
+        trial.require_precision(asked)
+    trial.require_precision(replace(settings, cluster=replace(settings.cluster, gpu_workers=2)))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, ["0", "1"]),
+        ("2,3", ["2", "3"]),
+        ("GPU-a, GPU-b", ["GPU-a", "GPU-b"]),
+        ("5", ["5", ""]),
+        ("", ["", ""]),
+    ],
+)
+def test_actors_take_the_gpus_that_a_process_was_given(
+    given: str | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if given is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert [cluster._gpu(number) for number in range(2)] == expected
+
+
 def test_on_a_gpu_the_network_is_tried_as_it_is_served_there(
     tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +135,7 @@ def test_on_a_gpu_the_network_is_tried_as_it_is_served_there(
     loaded: list[Any] = []
     monkeypatch.setattr(trial, "_device", lambda: "cuda")
     monkeypatch.setattr(trial, "_candidates", lambda settings, network: ["bf16"])
-    monkeypatch.setattr(trial, "GPU_BATCH", 5)
+    monkeypatch.setenv("CRYOSCALE_GPU_BATCH", "5")
     monkeypatch.setattr(trial, "load_predictor", on_cpu)
     draft = draft_run(tiny_range.settings(), str(tmp_path / "run"))
     reference, served = draft.manifest["model"]["precisions"]["tried"]

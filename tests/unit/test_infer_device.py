@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cryoscale.errors import ActorSilentError, ConfigError, OperatorError
 from cryoscale.grid import Window
-from cryoscale.infer import calling, device
+from cryoscale.infer import calling, device, merge
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.arrays import ArrayEngine
 from cryoscale.infer.blend import Blender
@@ -203,6 +203,42 @@ def test_on_streams_memory_is_written_again_only_after_it_was_read(monkeypatch: 
                 assert events[number - 1] == ("synchronize", event)
         assert fake.count("wait") > len(wanted)
         assert fake.log[-1][0] == "settle"
+
+
+def test_all_blocks_of_an_engine_travel_on_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda(monkeypatch)
+    monkeypatch.setattr(device, "_has_streams", lambda device: True)
+    window = Window(EPSG, 0, 0, 90, 70)
+    engine = DeviceEngine(toy(), Tiling(64, 0.5, 4), PLAIN)
+    for _ in range(3):
+        engine.predict(carried(features_on(window), window), window)
+    assert fake.count("stream") == 1
+    assert fake.count("settle") >= 3
+
+
+def test_a_larger_window_than_the_first_gets_the_batch_that_it_fills() -> None:
+    small, large, tiling = Window(EPSG, 0, 0, 2, 2), Window(EPSG, 0, 0, 150, 131), Tiling(64, 0.5, 16)
+    engine, sizes = DeviceEngine(toy(), tiling, PLAIN), []
+    for window in (small, large, small):
+        found = engine.predict(carried(features_on(window), window), window).bands
+        sizes.append(len(engine._served.tiles))
+        alone = DeviceEngine(toy(), tiling, PLAIN)
+        wanted = alone.predict(carried(features_on(window), window), window).bands
+        for name, band in wanted.items():
+            apart = np.abs(found[name].astype(int) - band.astype(int))
+            assert apart.max() <= (1 if name != "label" else 0), name
+    assert sizes == [device.even_batch(small, tiling), *2 * [device.even_batch(large, tiling)]]
+    assert sizes[0] < sizes[1]
+
+
+def test_a_machine_that_cannot_build_kernels_blends_by_torch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here for want of a GPU; elsewhere for want of a compiler or of Python's headers."""
+    monkeypatch.setattr(merge.importlib.util, "find_spec", lambda name: object())
+    assert not merge._has_kernel.__wrapped__(torch.device("cuda"))
+    assert "tiles are blended by torch" in caplog.text
+    assert not merge._has_kernel(torch.device("cpu"))
 
 
 # --- narrow features -----------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from cryoscale.errors import InputError
-from cryoscale.infer.hardware import is_out_of_memory
+from cryoscale.infer.hardware import is_out_of_memory, let_go_of_memory
+from cryoscale.models import serving
 from cryoscale.models.fold import fold_batch_norms
 from cryoscale.models.serving import WARM_UP, Network, Served, ServedTiles
 from cryoscale.models.weights import ARCHITECTURES
@@ -145,6 +146,46 @@ def test_a_capture_that_fails_for_want_of_memory_says_so_and_any_other_leaves_si
     fake.at_end = []
     with pytest.raises(torch.OutOfMemoryError):
         other._capture()
+
+
+def test_a_batch_that_memory_does_not_suffice_for_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tiles = toy(), drawn(5, 3, 16, 16).numpy()
+    wanted = model.served_tiles(5)(tiles)
+    capture = RuntimeError("capture failed")
+    capture.__context__ = torch.OutOfMemoryError("out of memory")
+    raised = [torch.OutOfMemoryError("out of memory"), capture]
+    asked: list[int] = []
+
+    class Small(Served):
+        def __init__(self, network: Network, batch: int, tile_px: int) -> None:
+            asked.append(batch)
+            if raised:
+                raise raised.pop(0)
+            super().__init__(network, batch, tile_px)
+
+    monkeypatch.setattr(serving, "Served", Small)
+    served = model.served_tiles(8)
+    np.testing.assert_allclose(served(tiles), wanted, atol=1e-6)
+    assert asked == [8, 4, 2]
+    assert served.batch == 2
+    raised[:] = [RuntimeError("another reason")]
+    with pytest.raises(RuntimeError, match="another reason"):
+        model.served_tiles(8)(tiles)
+    raised[:] = [torch.OutOfMemoryError("out of memory")]
+    with pytest.raises(torch.OutOfMemoryError):
+        model.served_tiles(1)(tiles)
+
+
+def test_memory_that_torch_does_not_give_back_is_no_reason_to_stop(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse() -> None:
+        raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", refuse)
+    let_go_of_memory()
+    assert "captures_underway" in caplog.text
 
 
 def test_on_a_cpu_nothing_is_captured_and_openvino_is_not_served() -> None:
