@@ -104,6 +104,7 @@ def run(
         with Site(settings.cluster, out, model=draft.settings.model, tell=stage, stop=stop) as site:
             if part is None and not draft.resumes:
                 site.open()  # what does not come up is told before anything is written
+                draft = _tried(draft, site, stage)
             return _map(draft, site, again, session, watch, stage, part)
 
 
@@ -201,6 +202,13 @@ def _options(settings: Settings, again: Again, part: Slice | None) -> dict[str, 
         "retry_set_aside": again.retry_set_aside,
         **({"slice": str(part)} if part is not None else {}),
     }
+
+
+def _tried(draft: Draft, site: Site, stage: OnStage) -> Draft:
+    """The draft with the precision that a cluster which is joined showed to be best, if that was asked."""
+    from cryoscale.preparation import tried_there
+
+    return draft if site.spec.kind == "local" else tried_there(draft, site, stage)
 
 
 # --- what is done again -----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cryoscale.candidates import candidate_blocks
+from cryoscale.cluster import Site
 from cryoscale.errors import InputError, OutputError
 from cryoscale.featurise import fit_run_basis
 from cryoscale.grid import Block
@@ -29,7 +30,7 @@ from cryoscale.read import snapshot
 from cryoscale.read.catalog import CatalogAnswer
 from cryoscale.region import ZoneRegion
 from cryoscale.settings import Settings
-from cryoscale.trial import require_precision, try_precisions
+from cryoscale.trial import require_precision, try_precisions, try_precisions_there
 from cryoscale.write import mosaic, quicklook
 from cryoscale.write.mending import mend_metadata
 
@@ -99,6 +100,19 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
     if present is not None:
         refuse_another(present, manifest, out)
     return Draft(settings, present or manifest, items, zones, present is not None, anew)
+
+
+def tried_there(draft: Draft, site: Site, tell: OnStage) -> Draft:
+    """The draft of a run on a joined cluster, with the precision that a GPU there showed to be best."""
+    model: dict[str, Any] = dict(draft.manifest["model"])
+    blocks = [block for _, of_zone in draft.zones for block in of_zone]
+    with site.workers() as found:
+        choice = try_precisions_there(found, draft.settings, model, draft.items, blocks, tell)
+    if choice is None:
+        return draft
+    settings, model["precisions"] = with_precision(draft.settings, choice.precision), choice.to_dict()
+    catalogue, catalogs = draft.manifest["identity"]["catalogue"], draft.manifest["catalogs"]
+    return replace(draft, settings=settings, manifest=compose(settings, model, catalogue, catalogs))
 
 
 def with_precision(settings: Settings, chosen: str) -> Settings:

@@ -2,20 +2,21 @@
 
 What is chosen becomes part of the run's identity, so that whoever goes on with it, elsewhere or later, runs
 the same arithmetic. On CPUs a run too short to win the trial's own time back takes float32, untried. On a
-GPU the network is tried as it is served there (:mod:`cryoscale.models.serving`), whatever the run's length.
+GPU the network is tried as it is served there (:mod:`cryoscale.models.serving`), whatever the run's length;
+of a cluster that is joined a GPU is asked to. Its CPUs take float32, untried.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoscale.cluster import ACTOR_THREADS
-from cryoscale.errors import AssetReadError, InputError
+from cryoscale.cluster import ACTOR_THREADS, GPU, Workers
+from cryoscale.errors import AssetReadError, InputError, StoppedError
 from cryoscale.features.stack import PcaBasis
 from cryoscale.featurise import context_of
 from cryoscale.grid import Block, Window, location_code
@@ -30,12 +31,17 @@ from cryoscale.read.raster import UnreadableError
 from cryoscale.settings import Settings
 from cryoscale.task import Stopwatch, features_of
 
+T = TypeVar("T")
+
 WORTH = 7e9
 """Tiles times parameters from which on a trial is worth it: 5,000 tiles of the demo's network, 1.4 million, a
 tenth of which a trial takes. Larger networks take longer for a tile, and win back more on each."""
 
 WORTH_TILES = 300
 """Fewer are never worth it: a trial runs each of a dozen tiles in four ways, on one core."""
+
+TRIAL_S = 900.0
+"""How long a worker elsewhere may take for a trial; a network that is compiled takes a minute or so."""
 
 SAMPLES = 3
 """Blocks that tiles are taken from, spread over the run."""
@@ -63,26 +69,47 @@ def try_precisions(
         blocks: what is to be mapped in each year.
         tell: gets a line for each precision that was tried.
     """
+    if settings.cluster.kind != "local" or not _is_open(settings):
+        return None
     device, candidates = _device(), _candidates(settings, str(model["name"]))
     if not candidates or (device == "cpu" and _is_short(settings, int(model["parameters"]), len(blocks))):
         return None
-    tell("trying precisions on blocks of the run")
-    sample = _sample(settings, model, items, blocks)
+    sample = _sample(settings, model, items, blocks, tell)
     if sample is None:
-        tell("no block could be read to try precisions on: float32 it is")
         # what auto means where nothing was chosen: float32 on a CPU, and bf16 on a GPU
         return None if device == "cpu" else Choice(REFERENCE, ())
-    import torch
+    return _told(_chosen(settings, candidates, sample), tell)
 
-    threads = torch.get_num_threads()
+
+def try_precisions_there(
+    found: Workers,
+    settings: Settings,
+    model: Mapping[str, Any],
+    items: Items,
+    blocks: Sequence[Block],
+    tell: Callable[[str], None],
+) -> Choice | None:
+    """As :func:`try_precisions` on a GPU of a cluster that is joined; None where it shows none.
+
+    What one GPU shows holds for all of the cluster: a worker that cannot run what was chosen holds no actor,
+    as no map is made by two arithmetics.
+    """
+    if not _is_open(settings):
+        return None
     try:
-        made = choose(_loader(settings, device), candidates, *sample)
-    finally:
-        torch.set_num_threads(threads)
-        let_go_of_memory()
-    for parity in made.tried:
-        tell(f"precision {parity}")
-    return made
+        candidates = _ask(found, _candidates_there, settings, str(model["name"]))
+        if not candidates:
+            return None
+        sample = _sample(settings, model, items, blocks, tell)
+        if sample is None:
+            return Choice(REFERENCE, ())
+        return _told(_ask(found, _chosen, settings, candidates, sample), tell)
+    except StoppedError:
+        raise
+    except Exception as error:  # whatever may go wrong between here and there: the run itself will tell
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        tell(f"no precision could be tried on the cluster, whose GPUs run bf16 untried: {reason}")
+        return None
 
 
 def require_precision(settings: Settings) -> None:
@@ -116,30 +143,67 @@ def require_precision(settings: Settings) -> None:
 
 
 def _candidates(settings: Settings, network: str) -> list[str]:
-    """What may be tried: for a network on the GPU or the CPUs of this machine's own workers.
-
-    On a GPU a CryoNet is not compiled too, which takes a minute and was slower than our own kernels
-    (``python -m benchmarks.roofline``).
-
-    Not with dropout left on: OpenVINO drops nothing, and two samples are no measure of one another.
-    """
-    if settings.model.precision != "auto" or settings.model.weights is None:
-        return []
-    if settings.cluster.kind != "local" or settings.model.mc_dropout:
-        return []
+    """What may be tried: for a network on the GPU or the CPUs of this machine's own workers."""
     if _device() == "cuda":
-        import torch
-
-        if not torch.cuda.is_bf16_supported():
-            return []
-        if settings.model.passes > 1:  # a turned network is called and not served, by torch alone
-            return ["bf16"]
-        return ["bf16-fused" if network == "cryonet" else "bf16-compiled", "bf16"]
+        return _candidates_there(settings, network)
     if settings.cluster.gpu_workers:
         return []
     from cryoscale.models.predictor import quicker_on_cpus
 
     return quicker_on_cpus()
+
+
+def _candidates_there(settings: Settings, network: str) -> list[str]:
+    """What may be tried on the GPU of the process that is asked; nothing where it has none.
+
+    A CryoNet is not compiled too, which takes a minute and was slower than our own kernels
+    (``python -m benchmarks.roofline``).
+    """
+    import torch
+
+    if _device() != "cuda" or not torch.cuda.is_bf16_supported():
+        return []
+    if settings.model.passes > 1:  # a turned network is called and not served, by torch alone
+        return ["bf16"]
+    return ["bf16-fused" if network == "cryonet" else "bf16-compiled", "bf16"]
+
+
+def _chosen(settings: Settings, candidates: Sequence[str], sample: _Sample) -> Choice:
+    """What is the quickest of float32 and the candidates, in the process that is asked."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        return choose(_loader(settings, _device()), candidates, *sample)
+    finally:
+        torch.set_num_threads(threads)
+        let_go_of_memory()
+
+
+def _ask(found: Workers, work: Callable[..., T], *given: Any) -> T:
+    """What ``work`` answers beside a GPU of the cluster; what is large goes there by itself."""
+    sent = [found.client.scatter(one, hash=False) if isinstance(one, tuple) else one for one in given]
+    future = found.client.submit(work, *sent, resources={GPU: 1}, pure=False)
+    try:
+        answer: T = future.result(timeout=TRIAL_S)
+    finally:
+        future.cancel()
+    return answer
+
+
+def _told(made: Choice, tell: Callable[[str], None]) -> Choice:
+    for parity in made.tried:
+        tell(f"precision {parity}")
+    return made
+
+
+def _is_open(settings: Settings) -> bool:
+    """Whether the precision of a network is for a trial to find.
+
+    Not with dropout left on: OpenVINO drops nothing, and two samples are no measure of one another.
+    """
+    model = settings.model
+    return model.precision == "auto" and model.weights is not None and not model.mc_dropout
 
 
 def _is_short(settings: Settings, parameters: int, blocks: int) -> bool:
@@ -174,10 +238,18 @@ def _loader(settings: Settings, device: str) -> Callable[[str], Any]:
     return load
 
 
+_Sample = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32] | None]
+"""Tiles (n, c, h, w) of a few blocks, their valid pixels (n, h, w), and location codes where wanted."""
+
+
 def _sample(
-    settings: Settings, model: Mapping[str, Any], items: Items, blocks: Sequence[Block]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32] | None] | None:
-    """Tiles (n, c, h, w) of a few blocks, their valid pixels (n, h, w), and location codes where wanted."""
+    settings: Settings,
+    model: Mapping[str, Any],
+    items: Items,
+    blocks: Sequence[Block],
+    tell: Callable[[str], None],
+) -> _Sample | None:
+    tell("trying precisions on blocks of the run")
     basis = PcaBasis.from_dict(model["pca"]) if model["pca"] else None
     channels = tuple(model["channels"])
     context = dataclasses.replace(context_of(settings, "", items, basis), channels=channels)
@@ -204,6 +276,7 @@ def _sample(
         if len(tiles) == SAMPLES * len(_CORNERS):
             break
     if not tiles:
+        tell("no block could be read to try precisions on: float32 it is")
         return None
     return np.stack(tiles), np.stack(valid), np.stack(codes) if model["needs_location"] else None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ import pytest
 import torch
 
 from cryoscale import cluster, trial
+from cryoscale.cluster import Site
 from cryoscale.errors import ExtraError, InputError
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.parity import Choice, Parity
 from cryoscale.pipeline import run as run_pipeline
-from cryoscale.preparation import draft_run
+from cryoscale.preparation import Draft, begin, draft_run, tried_there
 from cryoscale.settings import Settings
 from tests.integration.conftest import TinyRange, map_here
 from tests.integration.faults import bytes_that_differ
@@ -66,15 +69,13 @@ def _candidates(settings: Settings) -> list[str]:
     return trial._candidates(settings, "cryonet")
 
 
-def test_on_a_gpu_bf16_is_tried_and_nothing_where_dropout_is_left_on_or_a_cluster_joined(
+def test_on_a_gpu_bf16_is_tried_and_nothing_where_dropout_is_left_on(
     tiny_range: TinyRange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tiny_range.settings()
     assert "openvino" in _candidates(settings)
     dropping = replace(settings, model=replace(settings.model, mc_dropout=4))
-    assert _candidates(dropping) == []
-    joined = replace(settings, cluster=replace(settings.cluster, kind="tcp://127.0.0.1:8786"))
-    assert _candidates(joined) == []
+    assert not trial._is_open(dropping)
     compiled = replace(settings, model=replace(settings.model, precision="bf16-compiled"))
     with pytest.raises(InputError, match="precision bf16-compiled on cpu; expected a GPU"):
         trial.require_precision(compiled)
@@ -86,7 +87,6 @@ def test_on_a_gpu_bf16_is_tried_and_nothing_where_dropout_is_left_on_or_a_cluste
     assert trial._candidates(settings, "unet") == ["bf16-compiled", "bf16"]
     turned = replace(settings, model=replace(settings.model, flips=True))
     assert _candidates(turned) == ["bf16"]
-    assert _candidates(dropping) == _candidates(joined) == []
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert _candidates(settings) == []
 
@@ -147,6 +147,68 @@ def test_on_a_gpu_the_network_is_tried_as_it_is_served_there(
     monkeypatch.setattr(trial, "_sample", lambda *given: None)
     draft = draft_run(tiny_range.settings(), str(tmp_path / "run"))
     assert draft.manifest["identity"]["precision"] == "fp32"
+
+
+@contextmanager
+def joined() -> Iterator[str]:
+    """A cluster whose only worker, in this process, offers a GPU; where its scheduler listens."""
+    from distributed import Client
+
+    offers = {"CPU": 2, "GPU": 1}
+    options = {"processes": False, "protocol": "tcp", "host": "127.0.0.1", "dashboard_address": None}
+    with Client(n_workers=1, threads_per_worker=2, resources=offers, **options) as client:
+        yield client.scheduler.address
+
+
+def tried_on_a_cluster(tiny_range: TinyRange, out: Path) -> tuple[Draft, Draft, list[str]]:
+    """The draft of a run on such a cluster before and after the trial, and what was told."""
+    told: list[str] = []
+    with joined() as address:
+        settings = tiny_range.settings(cluster={"kind": address})
+        before = draft_run(settings, str(out))
+        with Site(settings.cluster, str(out)) as site:
+            return before, tried_there(before, site, told.append), told
+
+
+def test_a_gpu_of_a_cluster_is_asked_which_precision_it_can_be(
+    tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_cpu(**keywords: Any) -> Any:
+        return load_predictor(**{**keywords, "device": "cpu"})
+
+    monkeypatch.setattr(trial, "_device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(trial, "load_predictor", on_cpu)
+    before, after, told = tried_on_a_cluster(tiny_range, tmp_path / "run")
+    assert "precisions" not in before.manifest["model"]
+    found = after.manifest["model"]["precisions"]
+    reference, fused, short = found["tried"]
+    assert (reference["precision"], short["precision"]) == ("fp32", "bf16")
+    assert "cannot be had" in fused["why_not"]  # on this CPU
+    assert short["agreement"] > 0.9
+    assert found["precision"] == after.settings.model.precision == after.manifest["identity"]["precision"]
+    assert told[0] == "trying precisions on blocks of the run"
+    assert sum(line.startswith("precision ") for line in told) == 3
+    begin(after, str(tmp_path / "run"))
+    again = draft_run(tiny_range.settings(cluster={"kind": "tcp://127.0.0.1:1"}), str(tmp_path / "run"))
+    assert (again.resumes, again.settings.model.precision) == (True, found["precision"])
+
+
+def test_a_cluster_without_a_gpu_is_left_as_it_was_and_one_that_fails_is_told(
+    tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after, told = tried_on_a_cluster(tiny_range, tmp_path / "run")
+    assert after is before
+    assert told == []
+
+    def fails(settings: Settings, network: str) -> list[str]:
+        raise RuntimeError("CUDA driver version is insufficient")
+
+    monkeypatch.setattr(trial, "_candidates_there", fails)
+    before, after, told = tried_on_a_cluster(tiny_range, tmp_path / "run")
+    assert after is before
+    assert len(told) == 1
+    assert "untried: CUDA driver version is insufficient" in told[0]
 
 
 def test_a_run_is_gone_on_with_in_the_precision_that_it_was_begun_with(
