@@ -72,6 +72,8 @@ def try_precisions(
     if settings.cluster.kind != "local" or not _is_open(settings):
         return None
     device, candidates = _device(), _candidates(settings, str(model["name"]))
+    if device == "cuda" and not settings.cluster.gpu_workers:
+        tell("gpu_workers is 0 and there is a GPU, on which each CPU worker will hold a model; 1 holds one")
     if not candidates or (device == "cpu" and _is_short(settings, int(model["parameters"]), len(blocks))):
         return None
     sample = _sample(settings, model, items, blocks, tell)

@@ -137,7 +137,9 @@ def test_on_a_gpu_the_network_is_tried_as_it_is_served_there(
     monkeypatch.setattr(trial, "_candidates", lambda settings, network: ["bf16"])
     monkeypatch.setenv("CRYOSCALE_GPU_BATCH", "5")
     monkeypatch.setattr(trial, "load_predictor", on_cpu)
-    draft = draft_run(tiny_range.settings(), str(tmp_path / "run"))
+    told: list[str] = []
+    draft = draft_run(tiny_range.settings(), str(tmp_path / "run"), told.append)
+    assert any("gpu_workers is 0 and there is a GPU" in line for line in told)
     reference, served = draft.manifest["model"]["precisions"]["tried"]
     assert [model.precision for model in loaded] == ["fp32", "bf16"]
     assert ("network" in vars(loaded[0]), "network" in vars(loaded[1])) == (False, True)
