@@ -5,23 +5,31 @@ A driver that is started again on a finished run, as a pod's may be, has nothing
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from shapely.geometry.base import BaseGeometry
 
+import cryoscale
 from cryoscale.ledger import Ledger
-from cryoscale.manifest import commit, versions
 from cryoscale.records import Record
-from cryoscale.sealing import digest_of, is_sealed, place_of, seal
+from cryoscale.sealing import digest_of, is_sealed, place_of, require_kept, seal
 from cryoscale.settings import Settings
 
 _OF_THE_RUN = frozenset({"catalogs", "sources", "model", "loader", "cluster", "document", "known_glaciers"})
 """Settings that the run's own record holds, that change nothing of its end, or that name a file."""
+
+_LIBRARIES = (
+    *("numpy", "scipy", "numba", "xarray", "zarr", "pandas", "pyarrow", "rasterio", "pyproj", "shapely"),
+    *("geopandas", "pyogrio", "matplotlib", "pystac", "pmtiles"),
+)
+"""What an end is made by beside cryoscale itself."""
 
 
 def end(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
@@ -32,8 +40,9 @@ def end(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
         return
     from cryoscale.finish import finish
 
+    require_kept(out)
     finish(settings, out, stage)
-    seal(out, basis)
+    seal(out, settings, basis)
 
 
 def basis_of(settings: Settings, out: str) -> str:
@@ -44,13 +53,14 @@ def basis_of(settings: Settings, out: str) -> str:
     """
     ledger, total = Ledger(out), hashlib.sha256()
     asked = {one.name: getattr(settings, one.name) for one in fields(settings) if one.name not in _OF_THE_RUN}
-    program = {**versions(), "commit": commit()}
-    total.update(json.dumps([ledger.manifest(), program, asked], sort_keys=True, default=_plain).encode())
+    asked["weights"] = settings.model.weights  # the STAC item says where they lie
+    found = [ledger.manifest(), _program(), asked]
+    total.update(json.dumps(found, sort_keys=True, default=_plain).encode())
     # where a run was copied to, its shards have other stamps and the same content
     done = {place_of(one.key): _told(one, exclude={"shards"}) for one in ledger.markers()}
     aside = {place_of(work): _told(record) for work, record in ledger.set_asides().items()}
-    for found in (done, aside, _files_of(settings.known_glaciers)):
-        total.update(digest_of(found).encode())
+    for digests in (done, aside, _files_of(settings.known_glaciers)):
+        total.update(digest_of(digests).encode())
     return total.hexdigest()
 
 
@@ -62,11 +72,22 @@ def _plain(value: Any) -> Any:
     return value.wkb_hex if isinstance(value, BaseGeometry) else asdict(value)
 
 
+def _program() -> dict[str, str]:
+    """Digests of cryoscale's own files, whose version may say less, and versions of the libraries."""
+    package = Path(cryoscale.__file__).parent
+    own = {str(path.relative_to(package)): _sha256(path) for path in package.rglob("*.py")}
+    return {"cryoscale": digest_of(own), **{name: version(name) for name in _LIBRARIES}}
+
+
 def _files_of(path: str | None) -> dict[str, str]:
     """Digests of a file and of those that belong to it: a shapefile is several of one name."""
-    found = {}
-    for one in Path(path).parent.glob(f"{Path(path).stem}.*") if path is not None else ():
-        if one.is_file():
-            with one.open("rb") as file:
-                found[one.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    if path is None:
+        return {}
+    file = Path(path)
+    beside = file.parent.glob(f"{glob.escape(file.stem)}.*")
+    return {one.name: _sha256(one) for one in {file, *beside} if one.is_file()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -82,6 +82,9 @@ def redraw(
             name = "map.png" if year == settings.years[-1] else f"map-{year}.png"
             draw(settings, out, folder / name, year, inventory, manifest)
         stage("linking the years")
+        if rgi is None:  # links to an RGI that was asked for another time would be taken for this one's
+            for year in settings.years:
+                Ledger(out).objects.delete(f"inventory/{year}-rgi_links.csv")
         coverage = {year: coverage_of(out, year) for year in settings.years}
         write_links(folder / "inventory", coverage, rgi)
         write_displacements(folder / "inventory", settings.years)

@@ -41,6 +41,9 @@ DONE, ASIDE, DAMAGED, ROLLED = "ledger/done", "ledger/set-aside", "ledger/damage
 _FORMAT = 2
 _BEFORE_MANIFEST = frozenset({ITEMS, "simulated", "ledger"})
 
+SEAL = "ledger/finished.json"
+"""What a run's end was made from, and the digests of what it made; see :mod:`cryoscale.sealing`."""
+
 MADE = (
     "mosaic.zarr",
     "quicklook.zarr",
@@ -159,7 +162,7 @@ class Ledger:
                 self.objects.delete(name)
         for folder in (DONE, ASIDE, DAMAGED, ROLLED):
             self.objects.delete_all(folder)
-        for name in (BLOCKS, ITEMS, MANIFEST, CLEARING):
+        for name in (SEAL, BLOCKS, ITEMS, MANIFEST, CLEARING):
             self.objects.delete(name)
 
     # --- what was planned -----------------------------------------------------------------------

@@ -100,21 +100,32 @@ def run(
             lease.refuse_driven(out)
         require_reachable(settings.cluster, out)
         draft = _drafted(settings, out, again, part, stage, stop)
+        met = _met(draft, out, again)
         watch = Watch(on_progress, session.event, stop)
         with Site(settings.cluster, out, model=draft.settings.model, tell=stage, stop=stop) as site:
             if part is None and not draft.resumes:
                 site.open()  # what does not come up is told before anything is written
                 draft = _tried(draft, site, stage)
-            return _map(draft, site, again, session, watch, stage, part)
+            return _map(draft, site, again, met, session, watch, stage, part)
 
 
 def _map(
-    draft: Draft, site: Site, again: Again, session: Session, watch: Watch, stage: OnStage, part: Slice | None
+    draft: Draft,
+    site: Site,
+    again: Again,
+    met: Sequence[Work],
+    session: Session,
+    watch: Watch,
+    stage: OnStage,
+    part: Slice | None,
 ) -> Outcome:
-    """Begin the run or go on with it, to its end, as the only driver; or its ``part``, as the only one."""
+    """Begin the run or go on with it, to its end, as the only driver; or its ``part``, as the only one.
+
+    Blocks of ``met`` are done again.
+    """
     from cryoscale.drive import Driver
     from cryoscale.preparation import begin
-    from cryoscale.resume import sound
+    from cryoscale.resume import forget, sound
 
     out = site.out
     settings, outcome = draft.settings, Outcome(out)
@@ -130,8 +141,8 @@ def _map(
         identity, whole = str(draft.manifest["identity_sha256"]), draft.work
         work = part.share(whole) if part is not None else whole
         ledger, mine = Ledger(out), frozenset(work)
-        if again.redo is not None:
-            _redo(ledger, again.redo, work, stage)
+        if met:
+            stage(f"doing {forget(ledger, met)} blocks again")
         done = sound(ledger, stage, mine)
         outcome.skipped = sum(item in done for item in work)
         remaining = _remaining(ledger, [item for item in work if item not in done], mine, again)
@@ -230,22 +241,25 @@ def _remaining(ledger: Ledger, undone: Sequence[Work], mine: Collection[Work], a
     return [item for item in undone if item not in kept]
 
 
-def _redo(ledger: Ledger, region: BaseGeometry, work: Sequence[Work], stage: OnStage) -> None:
-    """Forget the blocks that a region meets.
+def _met(draft: Draft, out: str, again: Again) -> list[Work]:
+    """What is to be done again, of a run that lies there: the blocks that a region meets.
 
     Raises:
-        InputError: it meets none.
+        InputError: it meets none, or there is no run to do any of again.
     """
-    from cryoscale.resume import forget
-
+    if again.redo is None:
+        return []
+    if not draft.resumes:
+        given = "--redo with --new-run" if draft.anew else f"--redo of {out}, where no run was begun"
+        raise InputError(given, "a run that lies there and stays", "leave one of them out")
     met: set[Block] = set()
-    for epsg, size_px in {(block.epsg, block.size_px) for _, block in work}:
-        met.update(ZoneRegion(epsg, region).blocks(size_px))
-    chosen = [item for item in work if item[1] in met]
+    for epsg, size_px in {(block.epsg, block.size_px) for _, block in draft.work}:
+        met.update(ZoneRegion(epsg, again.redo).blocks(size_px))
+    chosen = [item for item in draft.work if item[1] in met]
     if not chosen:
-        bounds = "/".join(f"{v:.4f}" for v in region.bounds)
+        bounds = "/".join(f"{v:.4f}" for v in again.redo.bounds)
         raise InputError(f"--redo {bounds}, where the run has no block", "a part of its region", "correct it")
-    stage(f"doing {forget(ledger, chosen)} blocks again")
+    return chosen
 
 
 # --- slices -----------------------------------------------------------------------------------------

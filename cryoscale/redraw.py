@@ -20,7 +20,7 @@ from cryoscale.finish import redraw
 from cryoscale.ledger import Ledger
 from cryoscale.results import Run
 from cryoscale.room import room
-from cryoscale.sealing import seal
+from cryoscale.sealing import asked_of, require_kept, seal
 from cryoscale.settings import FILES, ModelSpec, Season, Settings, SourceSpec
 from cryoscale.write.objects import require_usable
 
@@ -61,8 +61,9 @@ def outline(
     require_usable(out)
     lease.refuse_driven(out)
     with room(out), lease.held(out):
+        require_kept(out)
         written = redraw(settings, out, on_stage, years, processes)
-        seal(out)
+        seal(out, settings)
     return {"out": out, "years": list(years), "files": written}
 
 
@@ -80,10 +81,18 @@ def _kinds(files: str | None) -> tuple[str, ...] | None:
 
 
 def settings_of(run: Run, kinds: Sequence[str] | None = None, rgi: str | None = None) -> Settings:
-    """The run's settings as far as its end needs them, from its own record."""
+    """The run's settings as far as its end needs them, as its end was last made."""
     identity, document = run.manifest["identity"], run.manifest["config"]
     config = parse_config(document, f"{run.out}/run.json")
-    known = rgi or config.outlines.rgi
+    outlines = config.outlines
+    asked = asked_of(run.out) or {
+        "min_area_km2": outlines.min_area_km2,
+        "known_glaciers": outlines.rgi,
+        "divides": outlines.divides,
+        "files": outlines.files,
+        "o1region": outlines.o1region,
+    }
+    known = rgi or asked["known_glaciers"]
     if known is not None:
         known = resolve_path(known, None)
         if not Path(known).is_file():
@@ -105,12 +114,8 @@ def settings_of(run: Run, kinds: Sequence[str] | None = None, rgi: str | None = 
         model=ModelSpec(weights=_weights(run), name=config.model.name, overlap=identity["overlap"]),
         tile_px=identity["tile_px"],
         block_px=identity["block_px"],
-        min_area_km2=config.outlines.min_area_km2,
-        known_glaciers=known,
-        divides=config.outlines.divides,
-        files=config.outlines.files if kinds is None else tuple(kinds),
-        o1region=config.outlines.o1region,
         document=document,
+        **{**asked, "known_glaciers": known, "files": tuple(asked["files"] if kinds is None else kinds)},
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryoscale.errors import SourceError
 from cryoscale.grid import RESOLUTION_M
-from cryoscale.ledger import Ledger, Marker, SetAside
+from cryoscale.ledger import SEAL, Ledger, Marker, SetAside
 from cryoscale.scenes import SceneUse, sample_gaps, scene_uses
 
 if TYPE_CHECKING:
@@ -136,8 +136,6 @@ class Run:
 
     def require_finished(self) -> None:
         """Raises SourceError unless the run came to its end: all blocks done or set aside, and sealed."""
-        from cryoscale.sealing import SEAL
-
         state = self.status()
         over = state.done + len(state.set_aside)
         if over >= state.total and Ledger(self.out).get(SEAL) is not None:

@@ -7,18 +7,18 @@ against the seal, and whoever is to make it tells by the seal that it is there a
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 import fsspec
 
-from cryoscale.errors import IntegrityError
-from cryoscale.ledger import MADE, Ledger, Work
+from cryoscale.errors import IntegrityError, SourceError
+from cryoscale.ledger import MADE, SEAL, Ledger, Work
+from cryoscale.settings import Settings
 from cryoscale.write.arrays import ARRAYS
 from cryoscale.write.objects import Entry
-
-SEAL = "ledger/finished.json"
-"""What a run's end was made from, and the digests of what it made."""
 
 _HELD_BYTES = 1 << 26
 """A file up to this length is digested in memory, where a failed read is repeated."""
@@ -27,13 +27,18 @@ _PAGES = ("map*.png", "report.html")
 """Made by a run's end too, but written anew by others: they are asked for no more than to be there."""
 
 
-def seal(out: str, basis: str | None = None) -> None:
+ASKED = ("min_area_km2", "known_glaciers", "divides", "files", "o1region")
+"""Settings of a run's end that may be others the next time."""
+
+
+def seal(out: str, settings: Settings | None = None, basis: str | None = None) -> None:
     """Put down what a run's end was made from and what it made, once all of it is there.
 
     What was only half written there by processes that were killed is removed: by now nobody writes.
 
     Args:
         out: folder or URL of the run.
+        settings: what was asked of the end; None keeps nothing of it.
         basis: from :func:`cryoscale.ending.basis_of`; None where something else was asked of the end than of
             the run.
     """
@@ -41,7 +46,9 @@ def seal(out: str, basis: str | None = None) -> None:
     for name in MADE:
         ledger.objects.sweep(name)
     made = {"files": dict(made_files(ledger)), "pages": sorted(filter(_is_page, ledger.objects.names()))}
-    ledger.put(SEAL, {"blocks": blocks_digest(ledger), "basis": basis, **made})
+    asked = {name: getattr(settings, name) for name in ASKED} if settings is not None else None
+    found = {"blocks": blocks_digest(ledger), "basis": basis, "asked": asked, "kept": _kept(ledger)}
+    ledger.put(SEAL, {**found, **made})
 
 
 def is_sealed(out: str, basis: str) -> bool:
@@ -56,6 +63,43 @@ def is_sealed(out: str, basis: str) -> bool:
         and set(sealed["pages"]) <= set(ledger.objects.names())
         and sealed["files"] == dict(made_files(ledger))
     )
+
+
+def asked_of(out: str) -> dict[str, Any]:
+    """What was asked of a sealed run's end, by the names of :data:`ASKED`; empty if that is not known."""
+    found = (Ledger(out).get(SEAL) or {}).get("asked")
+    return dict(found) if found else {}
+
+
+def require_kept(out: str) -> None:
+    """Refuse to make an end anew that would know less of the ground than the one that is there.
+
+    Elevation and evidence lie in the quicklook, which decides no pixel and which no marker answers for.
+
+    Raises:
+        SourceError: some of it is no longer there.
+    """
+    ledger = Ledger(out)
+    try:
+        sealed = ledger.get(SEAL) or {}
+    except IntegrityError:
+        return
+    there, then = _kept(ledger), sealed.get("kept", {})
+    same = bool(then) and sealed["blocks"] == blocks_digest(ledger)
+    for zone, count in then.items():
+        gone = count - there.get(zone, 0)
+        if gone > (0 if same else count - 1):
+            raise SourceError(
+                f"{out}/quicklook.zarr/{zone}, of which {gone} of {count} chunks are gone",
+                "what the run kept of elevation and evidence, without which its outlines would be poorer",
+                "copy it back, or have the blocks done again by cryoscale run --redo",
+            )
+
+
+def _kept(ledger: Ledger) -> dict[str, int]:
+    """Chunks of the quicklook by year and zone."""
+    keys = (entry.key.split("/") for entry in ledger.objects.list("quicklook.zarr"))
+    return dict(Counter("/".join(parts[1:3]) for parts in keys if len(parts) > 4 and parts[4] == "c"))
 
 
 def _is_page(name: str) -> bool:

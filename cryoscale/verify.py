@@ -14,10 +14,10 @@ from typing import Any
 
 from cryoscale.agreement import Fault, items_and_map, outlines_and_map
 from cryoscale.errors import CryoscaleError, IntegrityError
-from cryoscale.ledger import DONE, ITEMS, Ledger, Marker, Work, name_of
+from cryoscale.ledger import DONE, ITEMS, SEAL, Ledger, Marker, Work, name_of
 from cryoscale.manifest import digest
 from cryoscale.read import snapshot
-from cryoscale.sealing import SEAL, digest_of, made_files, place_of
+from cryoscale.sealing import digest_of, made_files, place_of
 from cryoscale.write import mosaic
 
 READERS = 8

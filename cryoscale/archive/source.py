@@ -19,9 +19,8 @@ import pyarrow.parquet as pq
 
 from cryoscale.archive.files import Filing
 from cryoscale.errors import CryoscaleError, SourceError
-from cryoscale.ledger import ITEMS, MANIFEST, Ledger
+from cryoscale.ledger import ITEMS, MANIFEST, SEAL, Ledger
 from cryoscale.read import snapshot
-from cryoscale.sealing import SEAL
 from cryoscale.verify import verify
 from cryoscale.write import mosaic, quicklook
 from cryoscale.write.ground import Ground

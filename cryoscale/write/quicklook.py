@@ -3,8 +3,8 @@
 ``OUT/quicklook.zarr/<year>/<epsg>``: ``B04``, ``B03``, ``B02`` (reflectance) and ``elevation`` (m),
 float32 at 40 m, each pixel the mean of sixteen, and the ``evidence`` of :mod:`cryoscale.write.evidence`. One
 shard a block as in the mosaic, so that blocks write side by side. It decides no pixel: no checksum is kept
-of it, and it may be deleted once a run is finished; inventories that are made again without it lack what
-only elevation and evidence tell.
+of it. It may be deleted once a run is finished, whose outlines can then not be drawn again: they would lack
+what only elevation and evidence tell, and :func:`cryoscale.sealing.require_kept` refuses it.
 """
 
 from __future__ import annotations

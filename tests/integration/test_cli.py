@@ -180,9 +180,12 @@ def test_outline_draws_a_finished_run_again_and_writes_the_files_that_are_asked_
     assert json.loads(told.out)["files"] == {"2018": ["cog", "kmz", "shapefile"]}
     assert (out / "inventory" / "2018.parquet").read_bytes() == before
     assert not (out / "inventory" / "2018.pmtiles").exists()
-    # what is there is made anew with what is asked for
+    # what is there is made anew with what is asked for, and without what was asked for when there was an RGI
+    stale = out / "inventory" / "2018-rgi_links.csv"
+    stale.write_text("glac_id,rgi_id,overlap_area_km2\nanother glacier,RGI2000-v7.0-G-15-00001,1.0\n")
     told = cryoscale("outline", out, "--files", "product,pmtiles", "--json")
     assert json.loads(told.out)["files"] == {"2018": ["cog", "kmz", "pmtiles", "product", "shapefile"]}
+    assert not stale.exists()
     monkeypatch.setattr("cryoscale.sealing._HELD_BYTES", 1000)  # larger files are digested from a stream
     assert cryoscale("verify", out).code == 0
     item = json.loads(next((out / "stac").glob("tiny-2018-*.json")).read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -14,9 +15,13 @@ from shapely.geometry import box
 from cryoscale import finish
 from cryoscale.config import load_config
 from cryoscale.ending import end
-from cryoscale.ledger import MADE, Ledger, SetAside
-from cryoscale.sealing import SEAL
-from cryoscale.settings import Settings
+from cryoscale.errors import InputError, SourceError
+from cryoscale.ledger import MADE, SEAL, Ledger, SetAside
+from cryoscale.pipeline import Again
+from cryoscale.pipeline import run as run_pipeline
+from cryoscale.redraw import outline, settings_of
+from cryoscale.results import Run
+from cryoscale.settings import ModelSpec, Settings
 from tests.integration.conftest import Calm
 from tests.integration.faults import run_to_end
 
@@ -155,16 +160,57 @@ def test_an_end_is_made_again_where_other_files_or_another_rgi_are_asked_for(
     def write(name: str) -> str:
         bounds = load_config(calm.config).region.bounds
         columns = {"rgi_id": ["RGI2000-v7.0-G-15-00001"], "o1region": ["15"], "glac_name": [name]}
-        geopandas.GeoDataFrame(columns, geometry=[box(*bounds)], crs=4326).to_file(tmp_path / "rgi.shp")
-        return str(tmp_path / "rgi.shp")
+        path = tmp_path / "rgi[15].shp"
+        geopandas.GeoDataFrame(columns, geometry=[box(*bounds)], crs=4326).to_file(path)
+        return str(path)
 
     assert [again(asked(calm, files=["kmz"])) for _ in range(2)] == [True, False]
     rgi = write("Everything")
     assert [again(asked(calm, rgi=rgi)) for _ in range(2)] == [True, False]
+    told = settings_of(Run(out))  # `cryoscale outline` draws what was drawn last
+    assert (told.known_glaciers, told.files) == (rgi, ())
+    moved = replace(asked(calm, rgi=rgi), model=ModelSpec(weights="elsewhere.safetensors"))
+    assert [again(moved) for _ in range(2)] == [True, False]
+    assert again(asked(calm, rgi=rgi))
     shape = Path(rgi).read_bytes()
     write("Anything")  # the shapes are the same, and the names are in another file
     assert Path(rgi).read_bytes() == shape
     assert [again(asked(calm, rgi=rgi)) for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize("gone", ["quicklook.zarr", "quicklook.zarr/2018/32644/elevation/c/0/0"])
+def test_outlines_are_not_drawn_again_without_the_ground_that_they_were_drawn_on(
+    gone: str, calm: Calm, run: Path, made: list[str]
+) -> None:
+    settings, before = load_config(calm.config), (run / "inventory/2018.parquet").read_bytes()
+    path = run / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    end(settings, str(run), lambda text: None)  # what is there needs it no more
+    lose("report.html")(run)
+    for again in (lambda: end(settings, str(run), lambda text: None), lambda: outline(str(run))):
+        with pytest.raises(
+            SourceError, match=r"quicklook\.zarr/2018/\d+, of which \d+ of \d+ chunks are gone"
+        ):
+            again()
+    assert made == []
+    assert (run / "inventory/2018.parquet").read_bytes() == before
+
+
+def test_a_slip_beside_redo_costs_no_run(calm: Calm, run: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    settings, nowhere = load_config(calm.config), box(1.0, 2.0, 3.0, 4.0)
+    for again, what in (
+        (Again(new_run=True, redo=nowhere), "--redo with --new-run; expected a run that lies there"),
+        (Again(redo=nowhere), "--redo 1.0000/2.0000/3.0000/4.0000, where the run has no block"),
+    ):
+        with pytest.raises(InputError, match=what):
+            run_pipeline(settings, str(run), again=again)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    with pytest.raises(InputError, match="where no run was begun"):
+        run_pipeline(settings, str(tmp_path / "new"), again=Again(redo=settings.region))
+    assert not (tmp_path / "new" / "run.json").exists()
+    Ledger(str(run)).clear()
+    assert Ledger(str(run)).get(SEAL) is None
 
 
 def test_an_end_that_fails_leaves_no_seal_that_says_it_was_made(
