@@ -125,7 +125,7 @@ def test_of_slices_that_come_at_once_one_prepares_and_one_finishes(place: str, c
         if not is_sealed(place, "these blocks"):
             did["finished"] += 1
             until(lambda: len(over) == 3)  # the others have found that it is under way
-            seal(place, "these blocks")
+            seal(place, basis="these blocks")
 
     def prepared(index: int) -> str:
         division = Division(place, Slice(index, 4))
