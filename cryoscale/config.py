@@ -12,11 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cryoscale.cluster_config import ClusterConfig
 from cryoscale.complaint import explain
+from cryoscale.document import read_document
 from cryoscale.errors import ConfigError, RegionError
 from cryoscale.region import RegionSpec, read_region
 from cryoscale.settings import (
@@ -345,7 +345,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config) -> Settings:
     """The settings of a run from a YAML file, a mapping of the same shape, or a :class:`Config`.
 
     Raises:
-        ConfigError: the file is absent or no YAML, a key is unknown, or a value does not fit.
+        ConfigError: the file is absent or no YAML, a key is unknown or twice there, or a value does not fit.
         RegionError: the region is reversed, empty or unreadable.
     """
     if isinstance(source, Config):
@@ -360,29 +360,9 @@ def read_config(path: Path) -> Config:
     """A YAML file as the configuration that it is; none of the files that it names is looked at.
 
     Raises:
-        ConfigError: the file is absent or no YAML, a key is unknown, or a value does not fit.
+        ConfigError: the file is absent or no YAML, a key is unknown or twice there, or a value does not fit.
     """
-    return parse_config(_read_yaml(path), str(path))
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise ConfigError(
-            f"the configuration {path} ({reason})", "a readable YAML file", "check the path"
-        ) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where else ""
-        raise ConfigError(
-            f"{path}{line}: {getattr(error, 'problem', None) or 'no YAML'}",
-            "a YAML mapping",
-            "correct the file",
-        ) from error
+    return parse_config(read_document(path, "the configuration"), str(path))
 
 
 def parse_config(document: Any, where: str) -> Config:

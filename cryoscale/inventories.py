@@ -61,7 +61,7 @@ def write_inventory(
         Inventory({"year": year, "model": model, "run_id": run_id}) as glaciers,
     ):
         found.write_outlines(parquet.with_name(f"{year}-complexes.parquet"))
-        divider = Divider(ground, known) if settings.divides else Divider(None, None)
+        divider = Divider(ground, known, settings.min_area_km2) if settings.divides else Divider(None, None)
         divide_inventory(found, glaciers, divider, maps, settings.block_px, each)
         glaciers.describe(_Describer(ground, known, evidence_of(out, year)), each)
         elevations = {} if ground is None else ground.elevations

@@ -38,6 +38,9 @@ _METRES_A_DEGREE = 111_320.0
 
 MAX_LATITUDE_DEG = 89.0
 """Where regions have to end, north and south."""
+_WITHIN = (
+    f"a region within {MAX_LATITUDE_DEG:g} degrees of latitude, as UTM zones end in a point at the poles"
+)
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,15 @@ def read_region(spec: RegionSpec) -> Polygon | MultiPolygon:
     is searched for, found by none and no data. At 89 degrees zones become narrower than a block.
 
     Raises:
-        RegionError: reversed or empty bbox, a file that is absent, unreadable or without polygons, or a
-            region that reaches beyond 89 degrees.
+        RegionError: reversed or empty bbox, a file that is absent, unreadable or holds anything but polygons,
+            or a region that reaches beyond 89 degrees.
     """
     geometry = _read(spec)
     _, south, _, north = geometry.bounds
     if max(-south, north) > MAX_LATITUDE_DEG:
         raise RegionError(
             f"a region that reaches to {north if north > MAX_LATITUDE_DEG else south:.3f} degrees",
-            f"one within {MAX_LATITUDE_DEG:g} degrees of latitude, as UTM zones end in a point at the poles",
+            _WITHIN,
             "end it at 84 degrees, where the scenes end",
         )
     return geometry
@@ -137,36 +140,64 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
         raise RegionError(f"{given} without features", "polygons", "check its contents")
     if frame.crs is None:
         raise RegionError(f"{given} without a CRS", "polygons that name theirs", "set it in the file")
-    frame = frame[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])].to_crs(4326)
-    parts, owners = shapely.get_parts(frame.geometry.to_numpy(), return_index=True)
+    names, shapes = names_of(frame), frame.geometry.to_crs(4326).to_numpy()
+    parts, owners = _polygons_in(shapes)
+    # a feature without geometry names no place that could be left out
+    left_out = np.setdiff1d(np.flatnonzero(~(shapely.is_missing(shapes) | shapely.is_empty(shapes))), owners)
+    if left_out.size:
+        which = f"{names[left_out[0]]} is a {shapes[left_out[0]].geom_type}"
+        raise RegionError(f"{given}, in which {which}", "polygons", "take it out, or draw its area")
+    bounds = tuple(shapely.total_bounds(parts).tolist())
+    if max(map(abs, bounds[::2])) > 360 or max(map(abs, bounds[1::2])) > 90:
+        raise RegionError(
+            f"{given} with coordinates {bounds}", "coordinates of the CRS that it declares", "correct its CRS"
+        )
+    if any(_tears(part).sum() for part in parts):
+        raise RegionError(
+            f"{given}, in which a ring goes round a pole",
+            _WITHIN,
+            "end it at 84 degrees, where the scenes end, and cut what is left along a meridian",
+        )
     whole = [_unwrapped(part) for part in parts]
-    names = names_of(frame)
     crossed = crossing(np.asarray(whole, object), [names[owner] for owner in owners])
     if crossed is not None:
         raise RegionError(f"{given}, whose rings cross ({crossed})", "valid polygons", "mend it in the file")
     merged = shapely.union_all(shapely.make_valid(np.asarray(whole, object)))
     if merged.is_empty or merged.area == 0:
         raise RegionError(f"{given} without an area", "polygons", "check its contents")
-    if max(abs(v) for v in merged.bounds[::2]) > 360 or max(abs(v) for v in merged.bounds[1::2]) > 90:
-        raise RegionError(
-            f"{given} with coordinates {merged.bounds}",
-            "coordinates of the CRS that it declares",
-            "correct its CRS",
-        )
     return on_globe(merged)
 
 
-def _unwrapped(polygon: Polygon) -> Polygon:
-    """A polygon torn at the antimeridian made whole again; its longitudes may then go beyond 180.
+def _polygons_in(shapes: NDArray[np.object_]) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
+    """The polygons of geometries, those in their collections as well, and the index of the one of each.
 
-    An edge over more than half the globe is one that goes the other way round. One over all of it is that
-    of a band around the globe.
+    Lines and points beside polygons in a collection are what an intersection leaves where borders touch.
     """
-    lon = shapely.get_coordinates(polygon.exterior)[:, 0]
-    jumps = np.abs(np.diff(lon))
-    if not ((jumps > 180.0) & (jumps < 360.0)).any():
+    parts, owners = shapely.get_parts(shapes, return_index=True)
+    while (shapely.get_type_id(parts) >= shapely.GeometryType.MULTIPOINT).any():  # one within another
+        parts, of = shapely.get_parts(parts, return_index=True)
+        owners = owners[of]
+    polygons = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
+    return parts[polygons], owners[polygons]
+
+
+def _tears(polygon: Polygon) -> NDArray[np.float64]:
+    """Edges of a polygon's rim that cross the antimeridian: 1 to the west, -1 to the east, 0 for any other.
+
+    An edge over more than half the globe is one that goes the other way round; where all such are over the
+    whole of it, they are those of a band around it. A rim around a pole crosses once more to the one side.
+    """
+    steps = np.diff(shapely.get_coordinates(polygon.exterior)[:, 0])
+    far = np.abs(steps) > 180.0
+    band = (np.abs(steps[far]) >= 360.0).all()
+    return np.zeros(steps.size) if band else np.where(far, np.sign(steps), 0.0)
+
+
+def _unwrapped(polygon: Polygon) -> Polygon:
+    """A polygon torn at the antimeridian made whole again; its longitudes may then go beyond 180."""
+    if not _tears(polygon).any():
         return polygon
-    return _around(polygon, float(lon[0]))
+    return _around(polygon, float(polygon.exterior.coords[0][0]))
 
 
 def _around(geometry: Any, lon_deg: float) -> Any:

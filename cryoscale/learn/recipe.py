@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from cryoscale.document import read_document
 from cryoscale.errors import ConfigError
 from cryoscale.learn.augment import AugmentConfig
 from cryoscale.learn.scores import CLASS_NAMES
@@ -225,13 +225,9 @@ def load_config(path: Path) -> TrainConfig:
     """The recipe in a YAML file; ``patches`` and ``initial`` are looked up beside it, then in the folder.
 
     Raises:
-        ConfigError: if the file is absent, no YAML mapping, or says something that is not understood.
+        ConfigError: if the file is absent, no YAML mapping, or says something twice or not understood.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"recipe {path} ({reason})", "a YAML file", "check the path") from None
+    values = read_document(path, "recipe")
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {path}", "a YAML mapping of settings", "start from the demo's recipe")
     try:

@@ -33,7 +33,7 @@ class KnownGlaciers:
         known: with the columns of the RGI 7 that it has, in any CRS; invalid rings are mended.
 
     Raises:
-        SourceError: if it has no CRS, or none of the RGI's identifiers.
+        SourceError: if it has no CRS, or not an identifier of the RGI for each.
     """
 
     def __init__(self, known: gpd.GeoDataFrame) -> None:
@@ -75,8 +75,8 @@ def read_glaciers(path: str, region: BaseGeometry) -> gpd.GeoDataFrame:
     it, and a file that holds only a part of the region's glaciers is none.
 
     Raises:
-        SourceError: the file is absent, unreadable, without CRS or identifiers, of another region, or rings
-            of it cross.
+        SourceError: the file is absent, unreadable, without CRS, of another region, rings of it cross, or of
+            the glaciers that are read one has no identifier or that of another.
     """
     expected = "the glacier product of the RGI 7 for the region that is mapped"
     if not Path(path).is_file():
@@ -123,6 +123,26 @@ def _check(known: gpd.GeoDataFrame, given: str = "RGI outlines") -> None:
             "the glacier product of the RGI 7, with rgi_id",
             "give another file",
         )
+    fault = _fault_of_ids(known[shapely.area(known.geometry.to_numpy()) > 0])
+    if fault is not None:
+        raise SourceError(
+            f"{given}, {fault}", "an rgi_id of its own for each glacier", "complete, unite or rename them"
+        )
+
+
+def _fault_of_ids(glaciers: gpd.GeoDataFrame) -> str | None:
+    """Which of the glaciers has no identifier, or that of another; links would not tell it from others.
+
+    It need not lie in the region: all that are read are linked, but those without area.
+    """
+    ids = glaciers["rgi_id"].astype("string")
+    nameless = (ids.str.strip().fillna("") == "").to_numpy(bool)
+    if nameless.any():
+        first = glaciers.geometry[nameless].iloc[:1].to_crs("EPSG:4326").to_numpy()
+        lon, lat = shapely.get_coordinates(first)[0]
+        return f"one without rgi_id, with a corner at {lon:.4f} and {lat:.4f} degrees"
+    again = ids.duplicated().to_numpy(bool)
+    return f"two of them with the rgi_id {ids[again].iloc[0]}" if again.any() else None
 
 
 def _turns(outline: Polygon) -> float:

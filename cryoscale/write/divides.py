@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
@@ -52,6 +52,19 @@ class Divided:
     source: NDArray[np.object_]
 
 
+@dataclass(frozen=True, eq=False)
+class Least:
+    """The least area of a glacier: what a divide would leave smaller stays with its neighbour.
+
+    Attributes:
+        km2: of new glaciers as well, for which :class:`Rules` may ask for more.
+        areas_m2: by which polygons are measured.
+    """
+
+    km2: float = 0.0
+    areas_m2: Callable[[PolygonArray], NDArray[np.float64]] = shapely.area
+
+
 def divide(outline: BaseGeometry, terrain: Terrain | None, rules: Rules | None = None) -> Divided:
     """Split a complex by the terrain alone.
 
@@ -60,11 +73,15 @@ def divide(outline: BaseGeometry, terrain: Terrain | None, rules: Rules | None =
         terrain: elevation around it, or None where there is none.
         rules: when flowsheds are one glacier.
     """
-    return _by_body(outline, lambda body: _divide(body, terrain, rules or Rules()))
+    return _by_body(outline, lambda body: _divide(body, terrain, rules or Rules(), Least()))
 
 
 def carry(
-    outline: BaseGeometry, older: PolygonArray, terrain: Terrain | None, rules: Rules | None = None
+    outline: BaseGeometry,
+    older: PolygonArray,
+    terrain: Terrain | None,
+    rules: Rules | None = None,
+    least: Least | None = None,
 ) -> Divided:
     """Split a complex by the divides of older glaciers where there were any.
 
@@ -77,8 +94,11 @@ def carry(
         older: glaciers in the same CRS that do not overlap; those elsewhere do no harm.
         terrain: elevation around it, or None where there is none.
         rules: when flowsheds are one glacier.
+        least: the area below which a part of a complex is no glacier.
     """
-    return _by_body(outline, lambda body: _carry(body, older, terrain, rules or Rules()))
+    rules, floor = rules or Rules(), least or Least()
+    rules = replace(rules, least_km2=max(rules.least_km2, floor.km2))
+    return _by_body(outline, lambda body: _carry(body, older, terrain, rules, floor))
 
 
 def _by_body(outline: BaseGeometry, one: Callable[[shapely.Polygon], Divided]) -> Divided:
@@ -93,7 +113,7 @@ def _joined(found: Sequence[Divided]) -> Divided:
     )
 
 
-def _divide(body: shapely.Polygon, terrain: Terrain | None, rules: Rules) -> Divided:
+def _divide(body: shapely.Polygon, terrain: Terrain | None, rules: Rules, least: Least) -> Divided:
     sheds = flowsheds(body, terrain, rules) if terrain is not None else None
     if sheds is None:
         return Divided(np.array([body], object), np.array([-1]), np.array([NONE], object))
@@ -101,16 +121,18 @@ def _divide(body: shapely.Polygon, terrain: Terrain | None, rules: Rules) -> Div
     parts = faces(body, dividing_lines(sheds.numbers, _widened(ice), sheds.affine))
     numbers = at_points(parts, sheds.numbers, sheds.affine).astype(np.int64)
     least_m2 = np.full(int(sheds.numbers.max()) + 1, rules.least_km2 * 1e6)
-    polygons, _ = united(parts, numbers, least_m2)
+    polygons, _ = united(parts, numbers, least_m2, least.areas_m2(parts))
     source = np.full(polygons.size, DEM, object)
     return Divided(polygons, np.full(polygons.size, -1), source)
 
 
-def _carry(body: shapely.Polygon, older: PolygonArray, terrain: Terrain | None, rules: Rules) -> Divided:
+def _carry(
+    body: shapely.Polygon, older: PolygonArray, terrain: Terrain | None, rules: Rules, least: Least
+) -> Divided:
     shapely.prepare(body)
     near = np.flatnonzero(shapely.intersects(body, older) & ~shapely.touches(body, older))
     if not near.size:
-        return _divide(body, terrain, rules)
+        return _divide(body, terrain, rules, least)
     glaciers = np.asarray(shapely.force_2d(older[near]), object)
     sheds = flowsheds(body, terrain, rules) if terrain is not None else None
     grid = sheds or _blank(body)
@@ -119,9 +141,9 @@ def _carry(body: shapely.Polygon, older: PolygonArray, terrain: Terrain | None, 
     parts = faces(body, [*drawn, *shapely.boundary(glaciers)])
     owner = owners_of_points(glaciers, shapely.point_on_surface(parts))
     owner = np.where(owner >= 0, owner, at_points(parts, shares.numbers, grid.affine))
-    least_old_m2 = np.minimum(_LEAST_PART_M2, shapely.area(glaciers) / 2)
+    least_old_m2 = np.maximum(least.km2 * 1e6, np.minimum(_LEAST_PART_M2, shapely.area(glaciers) / 2))
     least_m2 = np.concatenate([least_old_m2, np.full(shares.new, rules.least_km2 * 1e6)])
-    polygons, owner = united(parts, owner, least_m2)
+    polygons, owner = united(parts, owner, least_m2, least.areas_m2(parts))
     is_old = owner < near.size
     source = np.where(is_old, RGI, DEM).astype(object)
     return Divided(polygons, np.where(is_old, near[np.minimum(owner, near.size - 1)], -1), source)

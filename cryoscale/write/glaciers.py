@@ -18,7 +18,7 @@ from cryoscale.crew import Each, in_pairs
 from cryoscale.grid import transformer, utm_epsg
 from cryoscale.write import zones
 from cryoscale.write.carried import KnownGlaciers
-from cryoscale.write.divides import NONE, Divided, carry
+from cryoscale.write.divides import NONE, Least, carry
 from cryoscale.write.flowsheds import Terrain
 from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Complex, Inventory
@@ -49,10 +49,13 @@ class Divider:
     Args:
         ground: the elevation of the year's zones, or None where there is none.
         known: older glaciers, whose divides are carried forward.
+        min_area_km2: of a glacier on the ellipsoid; a divide leaves none that is smaller.
     """
 
-    def __init__(self, ground: Ground | None, known: KnownGlaciers | None) -> None:
-        self._ground, self._known = ground, known
+    def __init__(
+        self, ground: Ground | None, known: KnownGlaciers | None, min_area_km2: float = 0.01
+    ) -> None:
+        self._ground, self._known, self._min_area_km2 = ground, known, min_area_km2
 
     def glaciers_of(self, outline: Polygon) -> Glaciers:
         """The glaciers of a complex (degrees)."""
@@ -68,30 +71,36 @@ class Divider:
 
         shape = shapely.transform(outline, project)
         terrain = self._terrain(shape, epsg)
-        found = carry(shape, np.asarray(shapely.transform(older, project), object), terrain)
-        return Glaciers(_in_degrees(found, outline, shape, epsg), found.source)
+        in_degrees = _InDegrees(outline, shape, epsg)
+        least = Least(self._min_area_km2, lambda parts: 1e6 * zones.area_km2(in_degrees(parts)))
+        before = np.asarray(shapely.transform(older, project), object)
+        found = carry(shape, before, terrain, least=least)
+        return Glaciers(in_degrees(found.polygons), found.source)
 
     def _terrain(self, shape: Polygon, epsg: int) -> Terrain | None:
         around = self._ground.around(shape, epsg, _MARGIN_M) if self._ground is not None else None
         return None if around is None else Terrain(np.asarray(around.values, np.float32), affine_of(around))
 
 
-def _in_degrees(found: Divided, outline: Polygon, shape: Polygon, epsg: int) -> PolygonArray:
-    """Glaciers of a zone (m) in degrees; a vertex of the outline is again what it was."""
-    degrees, metres = shapely.get_coordinates(outline), shapely.get_coordinates(shape)
-    keys = _pairs(metres)
-    order = np.argsort(keys)
-    keys, degrees = keys[order], degrees[order]
-    to_degrees = transformer(f"EPSG:{epsg}", "EPSG:4326")
+class _InDegrees:
+    """Parts of an outline in a zone (m) to degrees; a vertex of the outline is again what it was."""
 
-    def convert(xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        lon, lat = to_degrees.transform(*xy.T)
-        lon = lon + 360.0 * np.round((degrees[0, 0] - lon) / 360.0)  # on the outline's side of 180 degrees
+    def __init__(self, outline: Polygon, shape: Polygon, epsg: int) -> None:
+        degrees, keys = shapely.get_coordinates(outline), _pairs(shapely.get_coordinates(shape))
+        order = np.argsort(keys)
+        self._keys, self._degrees = keys[order], degrees[order]
+        self._to_degrees = transformer(f"EPSG:{epsg}", "EPSG:4326")
+
+    def __call__(self, parts: PolygonArray) -> PolygonArray:
+        return np.asarray(shapely.transform(parts, self._convert), object)
+
+    def _convert(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        lon, lat = self._to_degrees.transform(*xy.T)
+        # on the outline's side of 180 degrees
+        lon = lon + 360.0 * np.round((self._degrees[0, 0] - lon) / 360.0)
         wanted = _pairs(xy)
-        at = np.minimum(np.searchsorted(keys, wanted), keys.size - 1)
-        return np.where((keys[at] == wanted)[:, None], degrees[at], np.column_stack([lon, lat]))
-
-    return np.asarray(shapely.transform(found.polygons, convert), object)
+        at = np.minimum(np.searchsorted(self._keys, wanted), self._keys.size - 1)
+        return np.where((self._keys[at] == wanted)[:, None], self._degrees[at], np.column_stack([lon, lat]))
 
 
 def _pairs(xy: NDArray[np.float64]) -> NDArray[np.complex128]:

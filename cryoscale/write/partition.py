@@ -102,7 +102,10 @@ def _inside(polygons: PolygonArray) -> NDArray[np.float64]:
 
 
 def united(
-    parts: PolygonArray, numbers: NDArray[np.int64], least_m2: NDArray[np.float64]
+    parts: PolygonArray,
+    numbers: NDArray[np.int64],
+    least_m2: NDArray[np.float64],
+    area_m2: NDArray[np.float64],
 ) -> tuple[PolygonArray, NDArray[np.int64]]:
     """Connected parts of one number as one polygon; where that is too small, it goes to a neighbour.
 
@@ -110,6 +113,7 @@ def united(
         parts: a coverage of polygons, m.
         numbers: of each.
         least_m2: that a polygon of each number must have to stay.
+        area_m2: of each part.
 
     Returns:
         The polygons and their numbers; several polygons may have one number, the largest first.
@@ -117,7 +121,7 @@ def united(
     borders = borders_of(parts)
     same = numbers[borders.pairs[:, 0]] == numbers[borders.pairs[:, 1]]
     group = _connected(parts.size, borders.pairs[same])
-    area = np.bincount(group, shapely.area(parts)).astype(np.float64)
+    area = np.bincount(group, area_m2).astype(np.float64)
     number_of = np.zeros(area.size, np.int64)
     number_of[group] = numbers
     meet = group[borders.pairs[~same]].reshape(-1, 2)
@@ -127,7 +131,7 @@ def united(
     same = numbers[borders.pairs[:, 0]] == numbers[borders.pairs[:, 1]]
     group = _connected(parts.size, borders.pairs[same])
     _, first = np.unique(group, return_index=True)
-    order = np.lexsort((-np.bincount(group, shapely.area(parts)), numbers[first]))
+    order = np.lexsort((-np.bincount(group, area_m2), numbers[first]))
     whole = [_union(parts[group == one]) for one in order.tolist()]
     return np.array(whole, object), numbers[first][order]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cryoscale.write.divides import Divided, carry, divide
+from cryoscale.write.divides import Divided, Least, carry, divide
 from cryoscale.write.flowsheds import Rules, Terrain
 from cryoscale.write.partition import borders_of
 
@@ -77,11 +77,16 @@ def test_glaciers_carried_forward_are_a_partition_and_old_ice_stays_with_its_gla
     cells = shapely.get_parts(shapely.voronoi_polygons(sites, extend_to=before))
     older = shapely.get_parts(shapely.intersection(cells, before))
     older = older[shapely.get_type_id(older) == shapely.GeometryType.POLYGON]
-    found = carry(ice, older, terrain if rng.random() < 0.7 else None, SMALL)
+    least_km2 = rng.choice([0.0, 0.01, 0.05])
+    found = carry(ice, older, terrain if rng.random() < 0.7 else None, SMALL, Least(least_km2))
     assert_partition(found, ice)
+    for part in shapely.get_parts(ice):
+        own = found.polygons[part.covers(shapely.point_on_surface(found.polygons))]
+        assert shapely.area(own).min() >= min(least_km2 * 1e6, part.area) * (1 - 1e-9)
     for polygon, owner in zip(found.polygons, found.older.tolist(), strict=True):
         others = np.delete(older, owner) if owner >= 0 else older
         # only scraps change hands
         assert (
-            shapely.area(shapely.get_parts(shapely.intersection(others, polygon))).max(initial=0) <= 10_001.0
+            shapely.area(shapely.get_parts(shapely.intersection(others, polygon))).max(initial=0)
+            <= max(10_000.0, least_km2 * 1e6) + 1.0
         )

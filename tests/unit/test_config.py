@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cryoscale.config import load_config
+from cryoscale.config import load_config, read_config
+from cryoscale.document import read_document
 from cryoscale.errors import ConfigError, RegionError
 from cryoscale.settings import Season
 
@@ -99,6 +100,29 @@ def test_a_file_that_is_no_configuration_is_told_in_one_line(tmp_path: Path, tex
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="No such file"):
         load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("twice", "words"),
+    [
+        ("years: [2018]\nseason: {}\nyears: [2019]\n", "line 3: the key 'years' again, which line 1 has"),
+        ("region:\n  file: a.gpkg\n  file: b.gpkg\n", "line 3: the key 'file' again, which line 2 has"),
+        ("catalogs:\n- {url: a, url: b}\n", "line 2: the key 'url' again, which line 2 has"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_by_its_lines(tmp_path: Path, twice: str, words: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(twice)
+    with pytest.raises(ConfigError, match=f"{words}; expected .*; correct the file") as caught:
+        read_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mapping_may_change_what_it_takes_over_from_another(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    text = "base: &base {a: 1, b: 2}\nfirst: {x: &more {<<: *base, b: 3}}\nsecond: {<<: *more, a: 4}\n"
+    path.write_text(text)
+    assert read_document(path, "a document") == yaml.safe_load(text)
 
 
 def test_a_reversed_region_is_refused_before_anything_is_read() -> None:

@@ -220,6 +220,7 @@ def test_the_cosine_schedule_rises_peaks_at_the_end_of_the_warm_up_and_falls_to_
         ("name: x\nsimulation: {train_seeds: [1]}\n", "validation_seeds"),
         ("- 1\n", "mapping"),
         ("a: [\n", "YAML"),
+        ("name: x\npatches: p\nepochs: 3\nepochs: 30\n", "line 4: the key 'epochs' again, which line 3 has"),
     ],
 )
 def test_a_recipe_that_is_not_understood_is_refused_in_one_line(tmp_path, text, match):

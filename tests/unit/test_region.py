@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyproj import Transformer
-from shapely.geometry import MultiPolygon, Polygon, box, mapping
+from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box, mapping
 
 from cryoscale.errors import RegionError
 from cryoscale.grid import ZONE_COLLAR_M, Window
@@ -127,7 +127,9 @@ def test_a_bbox_that_begins_at_the_antimeridian_has_one_part() -> None:
     assert read_region(RegionSpec(bbox=(179.0, 65.0, -180.0, 66.0))).bounds == (179.0, 65.0, 180.0, 66.0)
 
 
-@pytest.mark.parametrize("manner", ["beyond 180", "wrong way round", "in a projection", "in parts"])
+@pytest.mark.parametrize(
+    "manner", ["beyond 180", "wrong way round", "by way of both", "in a projection", "in parts"]
+)
 def test_a_file_over_the_antimeridian_is_cut_there_however_it_is_written(tmp_path: Path, manner: str) -> None:
     import geopandas
 
@@ -135,6 +137,8 @@ def test_a_file_over_the_antimeridian_is_cut_there_however_it_is_written(tmp_pat
     path = tmp_path / ("basin.gpkg" if manner == "in a projection" else "basin.geojson")
     if manner == "wrong way round":
         whole = Polygon([(179.9, 65.0), (-179.8, 65.0), (-179.8, 65.1), (179.9, 65.1)])
+    elif manner == "by way of both":  # one of its edges stops at 180 and goes on at -180
+        whole = Polygon([(179.9, 65), (180, 65), (-180, 65), (-179.8, 65), (-179.8, 65.1), (179.9, 65.1)])
     elif manner == "in a projection":
         to_zone = Transformer.from_crs(4326, 32601, always_xy=True)
         whole, crs = Polygon([to_zone.transform(*xy) for xy in whole.exterior.coords]), 32601
@@ -170,3 +174,73 @@ def test_beyond_the_last_scene_there_are_still_blocks() -> None:
     region = read_region(RegionSpec(bbox=(23.0, 86.0, 25.0, 86.1)))
     assert zones_of(region) == [32634, 32635]
     assert all(ZoneRegion(epsg, region).blocks(512) for epsg in zones_of(region))
+
+
+def test_polygons_within_collections_are_of_the_region(tmp_path: Path) -> None:
+    import geopandas
+
+    path = tmp_path / "basin.geojson"
+    border = LineString([(12.0, 46.0), (12.0, 48.0)])
+    collected = GeometryCollection([box(11.0, 46.0, 12.0, 47.0), border])
+    nested = GeometryCollection([GeometryCollection([MultiPolygon([box(12.0, 46.0, 13.0, 47.0)])])])
+    geopandas.GeoDataFrame(geometry=[box(10.0, 46.0, 11.0, 47.0), collected, nested], crs=4326).to_file(path)
+    region = read_region(RegionSpec(file=str(path)))
+    assert region.equals(box(10.0, 46.0, 13.0, 47.0))
+
+
+@pytest.mark.parametrize("other", [Point(11.0, 46.0), GeometryCollection([Point(11.0, 46.0)])])
+def test_a_feature_that_is_no_area_is_told_and_not_left_out(tmp_path: Path, other: object) -> None:
+    import geopandas
+
+    path = tmp_path / "basin.geojson"
+    shapes = [box(10.0, 46.0, 11.0, 47.0), None, other]
+    geopandas.GeoDataFrame(geometry=shapes, crs=4326).to_file(path)
+    with pytest.raises(RegionError, match=r"in which feature 3 is a \w+; expected polygons; ") as caught:
+        read_region(RegionSpec(file=str(path)))
+    assert "\n" not in str(caught.value)
+    geopandas.GeoDataFrame(geometry=shapes[:2], crs=4326).to_file(path)
+    assert read_region(RegionSpec(file=str(path))).equals(shapes[0])
+
+
+CAP = Point(0.0, 0.0).buffer(1_000_000.0)
+"""Metres around a pole, down to 81 degrees."""
+
+
+@pytest.mark.parametrize(
+    ("epsg", "shape"),
+    [
+        (3413, box(-1e6, -1e6, 1e6, 1e6)),  # in degrees all its corners are of one latitude
+        (3031, box(-1e6, -1.2e6, 1.1e6, 1e6)),
+        (3413, CAP.difference(Point(0.0, 0.0).buffer(500_000.0))),
+    ],
+)
+def test_a_ring_around_a_pole_is_told_in_one_line(tmp_path: Path, epsg: int, shape: Polygon) -> None:
+    import geopandas
+
+    path = tmp_path / "cap.gpkg"
+    geopandas.GeoDataFrame(geometry=[shape], crs=epsg).to_file(path)
+    with pytest.raises(RegionError, match="goes round a pole; .* within 89 degrees") as caught:
+        read_region(RegionSpec(file=str(path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_ring_around_a_pole_may_be_given_in_halves(tmp_path: Path) -> None:
+    import geopandas
+
+    path = tmp_path / "band.gpkg"
+    band = CAP.difference(Point(0.0, 0.0).buffer(500_000.0))
+    halves = [band.intersection(box(-2e6, side - 2e6, 2e6, side)) for side in (0.0, 2e6)]
+    geopandas.GeoDataFrame(geometry=halves, crs=3413).to_file(path)
+    _, south, _, north = read_region(RegionSpec(file=str(path))).bounds
+    assert 80.0 < south < 81.0
+    assert 85.0 < north < 86.0
+
+
+def test_metres_that_are_called_degrees_are_told(tmp_path: Path) -> None:
+    import geopandas
+
+    path = tmp_path / "basin.gpkg"
+    basin = Polygon([(500_000, 5e6), (500_300, 5e6), (502_000, 5e6), (501_000, 5_001_000)])
+    geopandas.GeoDataFrame(geometry=[basin], crs=4326).to_file(path)
+    with pytest.raises(RegionError, match="given .* with coordinates .*; correct its CRS"):
+        read_region(RegionSpec(file=str(path)))

@@ -10,6 +10,7 @@ from shapely.geometry import Polygon, box
 
 from cryoscale.errors import SourceError
 from cryoscale.write.carried import KnownGlaciers, read_glaciers
+from cryoscale.write.links import Inventoried, link
 
 M = 1 / 111_320  # degrees of latitude
 
@@ -105,6 +106,45 @@ def test_a_file_that_does_not_serve_is_told_in_a_line(tmp_path: Path) -> None:
     path.with_suffix(".prj").unlink()
     with pytest.raises(SourceError, match="without a CRS"):
         read_glaciers(str(path), REGION)
+
+
+@pytest.mark.parametrize(
+    ("ids", "fault"),
+    [
+        (["RGI2000-v7.0-G-11-00001"] * 2, "two of them with the rgi_id RGI2000-v7.0-G-11-00001"),
+        (
+            ["RGI2000-v7.0-G-11-00001", None],
+            r"one without rgi_id, with a corner at 10\.0[34]00 and 46\.0[01]00 degrees",
+        ),
+        (
+            ["", "RGI2000-v7.0-G-11-00002"],
+            r"one without rgi_id, with a corner at 10\.0[03]00 and 46\.0[01]00 degrees",
+        ),
+    ],
+)
+@pytest.mark.parametrize("epsg", [4326, 32632])
+def test_glaciers_that_no_link_could_tell_apart_are_refused_in_a_line(
+    tmp_path: Path, ids: list[str | None], fault: str, epsg: int
+) -> None:
+    path = tmp_path / "rgi.gpkg"
+    known(rgi_id=ids).to_crs(epsg).to_file(path)
+    with pytest.raises(SourceError, match=f"{fault}; expected an rgi_id of its own for each") as caught:
+        read_glaciers(str(path), REGION.buffer(0.02))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_identifiers_are_asked_of_what_is_read_and_linked_alone(tmp_path: Path) -> None:
+    name = "RGI2000-v7.0-G-11-00001"
+    far, flat = box(11.0, 46.0, 11.03, 46.01), Polygon([(10.0, 46.0), (10.01, 46.0), (10.02, 46.0)])
+    shapes = [known().geometry.iloc[0], far, far, flat]
+    outlines = gpd.GeoDataFrame({"rgi_id": [name, name, None, None]}, geometry=shapes, crs="EPSG:4326")
+    outlines.to_file(tmp_path / "rgi.gpkg")
+    read = read_glaciers(str(tmp_path / "rgi.gpkg"), REGION)
+    assert len(read) == 2
+    inventory = outlines.iloc[:1].rename(columns={"rgi_id": "glac_id"})
+    linked = link(Inventoried("glac", [inventory]), Inventoried("rgi", [read], "rgi_id"))
+    assert linked.table["rgi_id"].tolist() == [name]
 
 
 def test_hintereisferner_is_found_by_its_outline(shared_data) -> None:  # type: ignore[no-untyped-def]

@@ -11,7 +11,7 @@ from shapely.affinity import translate
 from shapely.geometry import LineString, MultiPolygon, Point, box
 
 from cryoscale.errors import InputError
-from cryoscale.write.divides import Divided, carry, divide
+from cryoscale.write.divides import Divided, Least, carry, divide
 from cryoscale.write.flowsheds import Rules, Terrain, absorb
 from cryoscale.write.partition import borders_of
 from tests.terrains import CELL_M, NORTH, WEST, terrain, valleys
@@ -238,6 +238,38 @@ def test_parts_of_a_glacier_that_fell_apart_go_on_from_it() -> None:
 def test_a_scrap_of_a_neighbour_s_outline_makes_no_glacier() -> None:
     older = np.array([local(box(1000, 1000, 4996, 3000)), local(box(4996, 1000, 9000, 3000))], object)
     assert carry(ON_ROOF, older, ROOF).older.tolist() == [0]  # 4 m of the second reach on the ice
+
+
+@pytest.mark.parametrize(("south_m", "stays"), [(1100, False), (1160, True)])  # 0.0068 and 0.0109 km2 of it
+def test_what_is_left_of_a_small_glacier_stays_one_where_it_is_large_enough(
+    south_m: int, stays: bool
+) -> None:
+    ice, small = local(box(1000, 1000, 1400, 1400)), local(box(1332, 980, 1432, south_m))
+    older = np.array([ice.difference(small), small], object)
+    assert carry(ice, older, None).older.tolist() == [0, 1]  # more than half of it, and no least area
+    found = carry(ice, older, None, least=Least(0.01))
+    assert found.older.tolist() == ([0, 1] if stays else [0])
+    assert is_partition(found, ice)
+
+
+def test_glaciers_below_the_least_area_go_to_the_neighbour_with_the_longest_border() -> None:
+    # the second has 800 m in common with the first, 400 m with the third, 600 m with the last
+    shapes = [box(1000, 1000, 2500, 3000), box(2500, 1000, 2700, 1800), box(2700, 1000, 5000, 1600)]
+    shapes.insert(2, box(2500, 1000, 5000, 3000).difference(shapely.union_all(shapes)))
+    older = np.array([local(shape) for shape in shapes], object)
+    found = carry(ON_ROOF, older, ROOF, least=Least(0.2))
+    assert is_partition(found, ON_ROOF)
+    assert found.older.tolist() == [0, 2, 3]
+    assert found.polygons[0].equals(older[0] | older[1])
+    assert carry(ON_ROOF, older, ROOF, least=Least(0.1)).older.tolist() == [0, 1, 2, 3]
+
+
+def test_new_glaciers_are_held_to_the_least_area_too() -> None:
+    nothing = np.empty(0, object)
+    assert carry(ON_ROOF, nothing, ROOF, least=Least(3.9)).polygons.size == 2  # of 4 km2 each
+    assert carry(ON_ROOF, nothing, ROOF, least=Least(4.1)).polygons.size == 1
+    half = Least(2.1, lambda parts: shapely.area(parts) / 2)
+    assert carry(ON_ROOF, nothing, ROOF, least=half).polygons.size == 1
 
 
 def test_heights_of_vertices_are_left_out() -> None:

@@ -14,7 +14,7 @@ import xarray as xr
 from shapely.geometry import box
 
 from cryoscale.grid import ZONE_COLLAR_M, Window, transformer, window_over_bounds
-from cryoscale.write import outlines
+from cryoscale.write import outlines, zones
 from cryoscale.write.carried import KnownGlaciers
 from cryoscale.write.glaciers import Divider, divide_inventory
 from cryoscale.write.ground import Ground
@@ -130,6 +130,17 @@ def test_divides_of_older_glaciers_are_carried_forward_instead() -> None:
     assert len(glaciers) == 2
     lon = shapely.get_coordinates(divides.geometry.to_numpy())[:, 0]
     assert np.abs(lon - LON - 0.01).max() < 1e-5  # their long sides are straight in the zone, not in degrees
+
+
+def test_the_least_area_of_divided_glaciers_is_one_on_the_ellipsoid() -> None:
+    outline = box(LON + 0.01, LAT, LON + 0.03, LAT + 0.02)  # where a zone's map is 0.13 % too large
+    sides = [box(LON, LAT - 0.1, LON + 0.012, LAT + 0.1), box(LON + 0.012, LAT - 0.1, LON + 0.1, LAT + 0.1)]
+    older = KnownGlaciers(gpd.GeoDataFrame({"rgi_id": ["a", "b"]}, geometry=sides, crs="EPSG:4326"))
+    least_km2 = zones.area_km2(Divider(None, older, 0.0).glaciers_of(outline).polygons).min()
+    for least, expected in ((least_km2 * (1 - 1e-6), 2), (least_km2 * (1 + 1e-6), 1)):
+        found = Divider(None, older, least).glaciers_of(outline).polygons
+        assert found.size == expected
+        assert zones.area_km2(found).sum() == pytest.approx(zones.area_km2(np.array([outline])).sum(), 1e-8)
 
 
 def test_without_elevation_and_older_glaciers_a_complex_is_one_glacier_and_says_so(tmp_path: Path) -> None:

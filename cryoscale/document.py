@@ -1,0 +1,52 @@
+"""YAML files that people write: read with every key once, and refused in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cryoscale.errors import ConfigError
+
+
+class _OnceLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Safe YAML that refuses a key given twice, of which YAML's own loader takes the last without a word."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name = key.tag, key.value
+            if name in lines:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} again, which line {lines[name]} has",
+                    problem_mark=key.start_mark,
+                )
+            lines[name] = key.start_mark.line + 1
+        return node
+
+
+def read_document(path: Path, what: str) -> Any:
+    """What a YAML file holds; ``what`` it is called where it is refused.
+
+    Raises:
+        ConfigError: it is absent, no text or no YAML, or a mapping in it has a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise ConfigError(f"{what} {path} ({reason})", "a readable YAML file", "check the path") from error
+    try:
+        return yaml.load(text, _OnceLoader)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        raise ConfigError(
+            f"{path}{line}: {getattr(error, 'problem', None) or 'no YAML'}",
+            "a YAML mapping with each key once",
+            "correct the file",
+        ) from error
