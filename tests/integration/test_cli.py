@@ -16,6 +16,7 @@ import yaml
 from benchmarks import outlining
 from cryoscale.api import run
 from cryoscale.cli import main
+from cryoscale.demo import demo_weights
 from cryoscale.features.stack import CHANNELS
 from tests.integration.conftest import TinyRange, save_random_network
 from tests.integration.faults import few_blocks
@@ -118,6 +119,25 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(
     config = write(tmp_path / "run.yaml", tiny_range.config())
     refused(cryoscale("run", config, "--out", out), "thesis.docx")
     assert [p.name for p in out.iterdir()] == ["thesis.docx"]
+
+
+UNKNOWN: list[tuple[str, ...]] = [
+    ("status", "URL"),
+    ("verify", "URL"),
+    ("outline", "URL"),
+    ("view", "URL"),
+    ("archive", "list", "--archive", "URL"),
+    ("archive", "verify", "--archive", "URL"),
+    ("samples", "URL", "--truth", "truth", "--out", "URL.zarr"),
+    ("importance", str(demo_weights()), "--patches", "URL"),
+    ("calibrate", str(demo_weights()), "--patches", "URL"),
+]
+
+
+@pytest.mark.parametrize("command", UNKNOWN, ids=" ".join)
+def test_a_store_of_an_unknown_kind_is_told_in_one_line(command: tuple[str, ...], cryoscale: Any) -> None:
+    arguments = [one.replace("URL", "foo://bucket/run") for one in command]
+    refused(cryoscale(*arguments), "expected a path, or a URL such as s3://bucket/path")
 
 
 @pytest.fixture(scope="module")
