@@ -121,6 +121,21 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(
     assert [p.name for p in out.iterdir()] == ["thesis.docx"]
 
 
+@pytest.mark.parametrize("options", [(), ("--new-run",)], ids=["run", "run --new-run"])
+def test_a_run_json_of_another_program_is_refused_and_all_beside_it_left_alone(
+    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any, options: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    (out / "inventory").mkdir(parents=True)
+    (out / "inventory" / "glaciers.csv").write_text("years of work")
+    (out / "run.json").write_text('{"name": "ours", "cmd": "sleep"}')
+    config = write(tmp_path / "run.yaml", tiny_range.config(model={"name": "band-ratio"}))
+    refused(cryoscale("run", config, "--out", out, *options), "run.json")
+    refused(cryoscale("status", out), "run.json (format")
+    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert files == ["inventory/glaciers.csv", "run.json"]
+
+
 UNKNOWN: list[tuple[str, ...]] = [
     ("status", "URL"),
     ("verify", "URL"),
