@@ -127,7 +127,8 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     if not path.exists():
         raise RegionError(f"{given} (absent)", "a vector file of polygons", "check the path")
     try:
-        frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+        with np.errstate(invalid="ignore"):  # coordinates that are no numbers are told below
+            frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RegionError(
@@ -138,6 +139,12 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     if frame.crs is None:
         raise RegionError(f"{given} without a CRS", "polygons that name theirs", "set it in the file")
     frame = frame[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])].to_crs(4326)
+    if not np.isfinite(shapely.get_coordinates(frame.geometry.to_numpy())).all():
+        raise RegionError(
+            f"{given} with coordinates that are not finite in longitude and latitude",
+            "finite coordinates of the CRS that it declares",
+            "mend them, or correct its CRS",
+        )
     parts, owners = shapely.get_parts(frame.geometry.to_numpy(), return_index=True)
     whole = [_unwrapped(part) for part in parts]
     names = names_of(frame)
