@@ -224,6 +224,13 @@ class Config(_Strict):
     outlines: OutlinesConfig = OutlinesConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not value.strip(" ."):
+            raise ValueError("more than dots and spaces, as a folder may be called so")
+        return value
+
     def settings(self, base: Path | None = None) -> Settings:
         """Unpack into the settings that the pipeline takes; paths are resolved against ``base``.
 

@@ -82,6 +82,8 @@ def test_files_are_chosen_by_name_and_a_region_may_be_written_as_a_number() -> N
         ("cluster.name", "Big_Ice", "pattern"),
         ("catalogs", [], "catalogs"),
         ("sources", {"terrain": {"collection": "x"}}, "sources.optical"),
+        ("name", "..", "more than dots and spaces"),
+        ("name", " . ", "more than dots and spaces"),
         ("region.buffer_m", float("inf"), "region.buffer_m: inf.*finite"),
         ("region.buffer_m", 1e308, "less than or equal to 100000"),
         ("region.buffer_m", 30_000_000, "less than or equal to 100000"),
