@@ -13,6 +13,7 @@ from cryoscale.preparation import look_again, refuse_to_mix
 from cryoscale.read.snapshot import Changes
 from cryoscale.results import Run
 from cryoscale.settings import Settings
+from cryoscale.write.disk import output
 
 
 def run(
@@ -62,15 +63,10 @@ def open(out: str | Path) -> Run:
     Raises:
         SourceError: no run lies there.
     """
-    found = Run(_absolute(str(out)))
+    found = Run(output(str(out)))
     _ = found.manifest
     return found
 
 
 def _where(settings: Settings, out: str | Path | None) -> str:
-    return _absolute(str(out) if out is not None else settings.name.replace(" ", "-"))
-
-
-def _absolute(out: str) -> str:
-    out = out.removeprefix("file://")
-    return out if "://" in out else str(Path(out).resolve())
+    return output(str(out) if out is not None else settings.name.replace(" ", "-"))

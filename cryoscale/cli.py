@@ -206,6 +206,7 @@ def status(
     """Say who drives a run, how far and how quick it is, and what was set aside and why."""
     from cryoscale.console import Console
     from cryoscale.errors import SourceError
+    from cryoscale.ledger import Ledger
     from cryoscale.results import Run
     from cryoscale.watch import Watcher
 
@@ -217,7 +218,7 @@ def status(
     try:
         seen.run.manifest  # noqa: B018 - which raises where there is none
     except SourceError:
-        if submitted is None or submitted.job is None:
+        if submitted is None or submitted.job is None or Ledger(seen.run.out).is_begun():
             raise
         if json_:
             print_json({"job": submitted.to_dict()})

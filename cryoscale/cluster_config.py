@@ -22,7 +22,7 @@ class ClusterConfig(BaseModel):
     most 53 characters.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: str = "local"
     cpu_workers: Annotated[int, Field(ge=1, le=1024)] = 2

@@ -32,7 +32,7 @@ from cryoscale.settings import (
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RegionConfig(_Strict):
@@ -41,7 +41,7 @@ class RegionConfig(_Strict):
     bbox: tuple[float, float, float, float] | None = None
     file: str | None = None
     rgi: str | None = None
-    buffer_m: Annotated[float, Field(ge=0)] = 0.0
+    buffer_m: Annotated[float, Field(ge=0, le=100_000)] = 0.0
 
     @model_validator(mode="after")
     def _one_of(self) -> RegionConfig:
@@ -155,7 +155,7 @@ class CandidatesConfig(_Strict):
     """
 
     rgi: str | None = None
-    buffer_m: Annotated[float, Field(ge=0)] = 3000.0
+    buffer_m: Annotated[float, Field(ge=0, le=100_000)] = 3000.0
     min_elevation_m: Annotated[float, Field(ge=-500, le=9000)] | None = None
     max_slope_deg: Annotated[float, Field(gt=0, le=90)] | None = None
     min_ndsi: Annotated[float, Field(ge=-1, le=1)] | None = None
@@ -223,6 +223,13 @@ class Config(_Strict):
     candidates: CandidatesConfig | None = None
     outlines: OutlinesConfig = OutlinesConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not value.strip(" ."):
+            raise ValueError("more than dots and spaces, as a folder may be called so")
+        return value
 
     def settings(self, base: Path | None = None) -> Settings:
         """Unpack into the settings that the pipeline takes; paths are resolved against ``base``.

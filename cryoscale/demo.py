@@ -7,6 +7,7 @@ would anywhere; the truth that the simulator knows is used for nothing but the s
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -31,11 +32,15 @@ from cryoscale.read.inputs import read_inputs
 from cryoscale.region import ZoneRegion
 from cryoscale.reporting import write_report
 from cryoscale.task import NO_DATA, run_context
+from cryoscale.write import disk
 from cryoscale.write.mosaic import zones
 
 FIRST_YEAR = 2018
 ELA_RISE_M_YR = 12.0
 """How fast the equilibrium line of the simulated range rises from year to year."""
+
+UNFINISHED = "cryoscale-unfinished.txt"
+"""Lies in a simulated range from its first file to its last: what carries it is ours and may go."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,10 @@ def run_demo(
     stage = on_stage or (lambda text: None)
     if size not in SIZES:
         raise InputError(f"size {size!r}", f"one of {', '.join(SIZES)}", "correct --size")
-    folder = Path(out).resolve()
+    where = disk.output(str(out))
+    if "://" in where:
+        raise InputError(f"output {out}", "a folder of this machine, for the simulated range", "give a path")
+    folder = Path(where)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     mapped = tuple(range(FIRST_YEAR, FIRST_YEAR + years))
@@ -155,26 +163,41 @@ def simulated_range(
     home = folder / "simulated"
     note = home / "config.yaml"
     document = demo_config(home, size, years, seed)
-    if note.exists():
+    if (present := _published(note)) is not None:
         # The region is known only once the range is published, so it is no part of the comparison.
-        present: dict[str, Any] = yaml.safe_load(note.read_text(encoding="utf-8"))
         if {**present, "region": None} != {**document, "region": None}:
             raise InputError(
                 f"output {folder}, which holds another demo", "a new or an empty folder", "give another --out"
             )
         return present
-    if folder.exists() and any(path.name != "simulated" for path in folder.iterdir()):
+    begun = home / UNFINISHED
+    beside = folder.exists() and any(path != home for path in folder.iterdir())
+    ours = begun.is_file() or not os.path.lexists(home) or (home.is_dir() and not any(home.iterdir()))
+    if beside or not ours:
         raise InputError(
             f"output {folder}, which holds other files", "a new or an empty folder", "give another --out"
         )
-    shutil.rmtree(home, ignore_errors=True)  # what an interrupted demo left half made
     stage(f"simulating a mountain range (seed {seed}, {size}): all imagery of this run is made up")
     ranges = {year: make_range(seed, size, ela_shift_m=n * ELA_RISE_M_YR) for n, year in enumerate(years)}
+    if begun.exists():
+        shutil.rmtree(home)  # what an interrupted demo left half made
+    home.mkdir(parents=True, exist_ok=True)
+    begun.write_text("A simulated range that is only being made; the next demo begins it anew.\n")
     stage("rendering its scenes: Sentinel-2, DEM, Landsat, velocity, Sentinel-1")
     published = publish(ranges, home)
     document["region"] = {"bbox": [round(v, 6) for v in published.bbox_deg]}
-    note.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    disk.write(str(note), yaml.safe_dump(document, sort_keys=False).encode(), replace=True)
+    begun.unlink()
     return document
+
+
+def _published(note: Path) -> dict[str, Any] | None:
+    """The configuration of a range that lies there whole, which is written last; None where none does."""
+    try:
+        found = yaml.safe_load(note.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def demo_config(home: Path, size: str, years: tuple[int, ...], seed: int) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from cryoscale.errors import IntegrityError, OutputError
+from cryoscale.errors import IntegrityError, OutputError, SourceError
 from cryoscale.grid import Block
-from cryoscale.records import Marker, Record, SceneShare, SetAside
+from cryoscale.records import Manifest, Marker, Record, SceneShare, SetAside
 from cryoscale.write.objects import Entry, Objects
 
 __all__ = ["Ledger", "Marker", "SceneShare", "SetAside", "Work"]
@@ -112,8 +112,22 @@ class Ledger:
     # --- the manifest ---------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any] | None:
-        """``run.json``, or None where there is no run."""
-        return self.get(MANIFEST)
+        """``run.json``, or None where there is no run.
+
+        Raises:
+            SourceError: what is called so is no run's, or of another format.
+        """
+        content = self.objects.get(MANIFEST)
+        if content is None:
+            return None
+        lack = Manifest.lack_of(content)
+        if lack is not None:
+            raise SourceError(
+                f"{self.out}/{MANIFEST} ({lack})",
+                f"the manifest of a run, of format {_FORMAT}",
+                "check the path, or use the cryoscale that made it",
+            )
+        return dict(json.loads(content))
 
     def begin(self, manifest: Mapping[str, Any]) -> None:
         """Put the manifest: from here on there is a run."""
@@ -144,6 +158,24 @@ class Ledger:
     def is_begun(self) -> bool:
         """Whether there is a manifest, be it readable or not."""
         return self.objects.stat(MANIFEST) is not None
+
+    def refuse_to_clear(self) -> None:
+        """Refuse to begin anew where what is called ``run.json`` is no run's, and no ledger lies beside it.
+
+        With a ledger it is taken for that of a run whose manifest is torn or of another format.
+
+        Raises:
+            OutputError: what lies there is not ours.
+        """
+        try:
+            self.manifest()
+        except SourceError as error:
+            if self.objects.stat(BLOCKS) is None and next(iter(self.objects.list(DONE)), None) is None:
+                raise OutputError(
+                    f"output {self.out}, with a {MANIFEST} that is no run's",
+                    "a run to begin anew, or an empty folder; nothing was deleted",
+                    "give another --out",
+                ) from error
 
     def is_clearing(self) -> bool:
         """Whether a run that was to be cleared away has not been to the end."""

@@ -9,15 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from cryoscale.write.disk import output
+
+__all__ = ["ConfigArgument", "JsonOption", "OutArgument", "output", "print_json"]
+
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
 OutArgument = Annotated[str, typer.Argument(metavar="DIR", help="The run's output folder or URL.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-
-
-def output(out: str) -> str:
-    """An output as a URL or an absolute path."""
-    out = out.removeprefix("file://")
-    return out if "://" in out else str(Path(out).expanduser().resolve())
 
 
 def print_json(document: Any) -> None:

@@ -67,8 +67,10 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
     ledger, tell = Ledger(out), stage or log.warning
     model = model_record(settings)
     clearing = ledger.is_clearing()
-    present = None if clearing or (anew and ledger.is_begun()) else ledger.manifest()
     anew = clearing or (anew and ledger.is_begun())
+    if anew and not clearing:
+        ledger.refuse_to_clear()
+    present = None if anew else ledger.manifest()
     if present is None and not anew:
         ledger.refuse_foreign()
     if present is not None:

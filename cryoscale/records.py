@@ -1,20 +1,69 @@
-"""What the ledger holds of a block: that it is done and how, or why it was set aside.
+"""What the ledger holds of a block: that it is done and how, or why it was set aside; and of the run.
 
-Every record carries a seal, a digest of its own content, since a flipped digit would otherwise still be
-valid JSON: a record whose seal is broken is no record.
+Every record of a block carries a seal, a digest of its own content, since a flipped digit would otherwise
+still be valid JSON: a record whose seal is broken is no record.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cryoscale.grid import Block
 
 SEAL = "seal"
+
+
+class _Identity(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    years: list[int]
+    catalogue: str
+
+
+class _Context(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    blocks: int
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: str
+
+
+class Manifest(BaseModel):
+    """What all who read ``run.json`` count on; other programs call their files so too."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: Literal[2]
+    name: str
+    config: dict[str, Any]
+    versions: dict[str, Any]
+    model: _Model
+    identity: _Identity
+    identity_sha256: str
+    context: _Context
+
+    @classmethod
+    def lack_of(cls, content: bytes) -> str | None:
+        """Why ``content`` is no run's manifest, in words; None where it is one."""
+        try:
+            document = json.loads(content)
+            if not isinstance(document, dict):
+                return "no JSON object"
+            cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+        except ValueError as error:
+            return f"no JSON: {error}"
+        return None
 
 
 class Record(BaseModel):

@@ -130,7 +130,8 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     if not path.exists():
         raise RegionError(f"{given} (absent)", "a vector file of polygons", "check the path")
     try:
-        frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+        with np.errstate(invalid="ignore"):  # coordinates that are no numbers are told below
+            frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RegionError(
@@ -141,6 +142,12 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     if frame.crs is None:
         raise RegionError(f"{given} without a CRS", "polygons that name theirs", "set it in the file")
     names, shapes = names_of(frame), frame.geometry.to_crs(4326).to_numpy()
+    if not np.isfinite(shapely.get_coordinates(shapes)).all():
+        raise RegionError(
+            f"{given} with coordinates that are not finite in longitude and latitude",
+            "finite coordinates of the CRS that it declares",
+            "mend them, or correct its CRS",
+        )
     parts, owners = _polygons_in(shapes)
     # a feature without geometry names no place that could be left out
     left_out = np.setdiff1d(np.flatnonzero(~(shapely.is_missing(shapes) | shapely.is_empty(shapes))), owners)

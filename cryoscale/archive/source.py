@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from cryoscale.archive.files import Filing
-from cryoscale.errors import CryoscaleError, SourceError
+from cryoscale.errors import SourceError
 from cryoscale.ledger import ITEMS, MANIFEST, SEAL, Ledger
 from cryoscale.read import snapshot
 from cryoscale.verify import verify
@@ -87,10 +87,7 @@ class FinishedRun:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """``run.json``."""
-        try:
-            found = self.ledger.manifest()
-        except CryoscaleError as error:
-            raise SourceError(f"{self.out} ({error})", "a run with its run.json", "check the path") from error
+        found = self.ledger.manifest()
         if found is None:
             raise SourceError(f"{self.out}, which holds no run", "a folder with run.json", "check the path")
         return found

@@ -62,7 +62,7 @@ class AugmentConfig(BaseModel):
         phase_sign: change the sign of a patch's phase every other time.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     flips: bool = True
     drop: dict[str, float] = {"thermal": 0.12, "velocity": 0.12, "insar": 0.12, "terrain": 0.03}

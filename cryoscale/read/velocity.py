@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from zarr.storage import FsspecStore, LocalStore
 
-from cryoscale.errors import AssetReadError, CryoscaleError, SourceError
+from cryoscale.errors import AssetReadError, CryoscaleError, ExtraError, SourceError
 from cryoscale.read.http import HttpError
 from cryoscale.read.metered import Cost, chunks_under
 from cryoscale.read.raster import UnreadableError, of_http
@@ -97,6 +97,7 @@ def open_velocity(href: str, sign: str | None = None, *, given: dict[str, int] |
 
     Raises:
         SourceError: it cannot be opened as a Zarr.
+        ExtraError: the library for that kind of store is not installed.
         AssetReadError: it is out of reach for now.
     """
     try:
@@ -108,6 +109,10 @@ def open_velocity(href: str, sign: str | None = None, *, given: dict[str, int] |
         store: xr.Dataset = xr.open_zarr(place, chunks=None, decode_coords=False, mask_and_scale=True)
     except HttpError as error:
         raise of_http(href, error) from error
+    except ImportError as error:
+        raise ExtraError(
+            f"velocity store {public(href)}", "the library that opens such addresses", str(error)
+        ) from error
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise SourceError(
             f"velocity store {public(href)}",

@@ -15,6 +15,12 @@ _PARTIAL = re.compile(r"(^|\.)[0-9a-f]{32}\.partial$")
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
 
 
+def output(out: str) -> str:
+    """An output as a URL or an absolute path, ``~`` being the user's home."""
+    out = out.removeprefix("file://")
+    return out if "://" in out else os.path.realpath(os.path.expanduser(out))
+
+
 def write(path: str, content: bytes, *, replace: bool) -> bool:
     """Puts a file in place in one step, durably; False if one is there that must not be replaced."""
     folder = os.path.dirname(path)

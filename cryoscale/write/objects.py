@@ -292,7 +292,12 @@ def filesystem(url: str, *, asynchronous: bool = False) -> tuple[Any, str]:
     """The fsspec filesystem of a remote URL, set up for whole objects, and the path in it.
 
     One of each kind serves all threads of a process; a forked child gets its own.
+
+    Raises:
+        ExtraError: if the library for this kind of store is not installed.
+        OutputError: if the store is unknown.
     """
+    _require_library(url)
     protocol = _protocol(url)
     told = json.dumps(fsspec.config.conf.get(protocol, {}), sort_keys=True, default=str)
     fs = _opened(protocol, told, asynchronous, os.getpid())
@@ -363,11 +368,9 @@ def _require_library(url: str) -> None:
     except ImportError as error:
         what = "the extra s3" if protocol in _S3 else f"the library that opens {protocol}://"
         do = "pip install 'cryoscale[s3]'" if protocol in _S3 else str(error)
-        raise ExtraError(f"output {url}", what, do) from error
+        raise ExtraError(url, what, do) from error
     except ValueError as error:
-        raise OutputError(
-            f"output {url}", "a path, or a URL such as s3://bucket/path", "correct it"
-        ) from error
+        raise OutputError(url, "a path, or a URL such as s3://bucket/path", "correct it") from error
 
 
 def _try_store(url: str) -> None:

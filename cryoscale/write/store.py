@@ -152,7 +152,7 @@ def put(url: str | os.PathLike[str], content: bytes) -> None:
         root += "/"
     try:
         Objects(root or slash or ".").put(key, content)
-    except StoreUnavailableError:
+    except (OutputError, StoreUnavailableError):
         raise
     except OSError as error:
         raise OutputError(

@@ -16,6 +16,7 @@ import yaml
 from benchmarks import outlining
 from cryoscale.api import run
 from cryoscale.cli import main
+from cryoscale.demo import demo_weights
 from cryoscale.features.stack import CHANNELS
 from tests.integration.conftest import TinyRange, save_random_network
 from tests.integration.faults import few_blocks
@@ -118,6 +119,40 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(
     config = write(tmp_path / "run.yaml", tiny_range.config())
     refused(cryoscale("run", config, "--out", out), "thesis.docx")
     assert [p.name for p in out.iterdir()] == ["thesis.docx"]
+
+
+@pytest.mark.parametrize("options", [(), ("--new-run",)], ids=["run", "run --new-run"])
+def test_a_run_json_of_another_program_is_refused_and_all_beside_it_left_alone(
+    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any, options: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    (out / "inventory").mkdir(parents=True)
+    (out / "inventory" / "glaciers.csv").write_text("years of work")
+    (out / "run.json").write_text('{"name": "ours", "cmd": "sleep"}')
+    config = write(tmp_path / "run.yaml", tiny_range.config(model={"name": "band-ratio"}))
+    refused(cryoscale("run", config, "--out", out, *options), "run.json")
+    refused(cryoscale("status", out), "run.json (format")
+    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert files == ["inventory/glaciers.csv", "run.json"]
+
+
+UNKNOWN: list[tuple[str, ...]] = [
+    ("status", "URL"),
+    ("verify", "URL"),
+    ("outline", "URL"),
+    ("view", "URL"),
+    ("archive", "list", "--archive", "URL"),
+    ("archive", "verify", "--archive", "URL"),
+    ("samples", "URL", "--truth", "truth", "--out", "URL.zarr"),
+    ("importance", str(demo_weights()), "--patches", "URL"),
+    ("calibrate", str(demo_weights()), "--patches", "URL"),
+]
+
+
+@pytest.mark.parametrize("command", UNKNOWN, ids=" ".join)
+def test_a_store_of_an_unknown_kind_is_told_in_one_line(command: tuple[str, ...], cryoscale: Any) -> None:
+    arguments = [one.replace("URL", "foo://bucket/run") for one in command]
+    refused(cryoscale(*arguments), "expected a path, or a URL such as s3://bucket/path")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from pystac import Asset, Item
 from shapely.geometry import box, mapping
 
-from cryoscale.errors import AssetReadError, SourceError
+from cryoscale.errors import AssetReadError, ExtraError, SourceError
 from cryoscale.grid import Window, transformer, window_of, window_over_bounds
 from cryoscale.read import catalog, http
 from cryoscale.read.assets import S2_BANDS
@@ -411,6 +412,15 @@ def test_a_velocity_store_that_is_none_is_told_in_one_line(tmp_path: Path) -> No
         with pytest.raises(SourceError) as caught:
             read_inputs({}, WINDOW, velocity_href=href)
         assert Path(href).name in str(caught.value)
+
+
+def test_a_velocity_store_whose_library_is_absent_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(ExtraError, match="velocity store gs://bucket/v.zarr.*gcsfs") as caught:
+        read_inputs({}, WINDOW, velocity_href="gs://bucket/v.zarr")
+    assert "\n" not in str(caught.value)
 
 
 def test_velocity_may_come_as_items(tmp_path: Path) -> None:

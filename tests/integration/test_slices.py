@@ -29,6 +29,7 @@ from cryoscale.slices import DIVISION, PREPARING, Division, Slice, dissolve
 from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import Command, bytes_that_differ, few_blocks, until, write_config
 from tests.integration.s3 import S3
+from tests.made_runs import bare_manifest
 from tests.tables import Table
 
 T = TypeVar("T")
@@ -118,7 +119,7 @@ def test_of_slices_that_come_at_once_one_prepares_and_one_finishes(place: str, c
     def prepare() -> str:
         did["prepared"] += 1
         time.sleep(0.5)
-        ledger.put("run.json", {"identity_sha256": "of the run"})
+        ledger.begin(bare_manifest())
         return "made"
 
     def finish() -> None:
@@ -158,7 +159,7 @@ def test_who_dies_while_preparing_is_followed_by_another_that_waited(tmp_path: P
         threading.Timer(1.0, dying._over.set).start()  # it falls silent without a word
 
         def prepare() -> str:
-            ledger.put("run.json", {"identity_sha256": "of the run"})
+            ledger.begin(bare_manifest())
             return "made"
 
         made = Division(out, Slice(1, 2)).prepared(prepare, lambda: "found", lines.append, threading.Event())

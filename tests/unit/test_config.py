@@ -83,6 +83,15 @@ def test_files_are_chosen_by_name_and_a_region_may_be_written_as_a_number() -> N
         ("cluster.name", "Big_Ice", "pattern"),
         ("catalogs", [], "catalogs"),
         ("sources", {"terrain": {"collection": "x"}}, "sources.optical"),
+        ("name", "..", "more than dots and spaces"),
+        ("name", " . ", "more than dots and spaces"),
+        ("region.buffer_m", float("inf"), "region.buffer_m: inf.*finite"),
+        ("region.buffer_m", 1e308, "less than or equal to 100000"),
+        ("region.buffer_m", 30_000_000, "less than or equal to 100000"),
+        ("region.bbox", [86.70, float("nan"), 87.05, 28.10], "region.bbox.1: nan.*finite"),
+        ("candidates", {"rgi": "x.gpkg", "buffer_m": float("inf")}, "candidates.buffer_m.*finite"),
+        ("candidates", {"rgi": "x.gpkg", "buffer_m": 1e6}, "less than or equal to 100000"),
+        ("outlines.min_area_km2", float("inf"), "outlines.min_area_km2: inf.*finite"),
     ],
 )
 def test_a_key_or_value_that_does_not_fit_is_told_in_one_line(path: str, value: Any, words: str) -> None:

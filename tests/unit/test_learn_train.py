@@ -221,6 +221,11 @@ def test_the_cosine_schedule_rises_peaks_at_the_end_of_the_warm_up_and_falls_to_
         ("- 1\n", "mapping"),
         ("a: [\n", "YAML"),
         ("name: x\npatches: p\nepochs: 3\nepochs: 30\n", "line 4: the key 'epochs' again, which line 3 has"),
+        ("name: a\npatches: p\nlearning_rate: .inf\n", "learning_rate; expected Input should be a finite"),
+        (
+            "name: a\npatches: p\naugment: {elevation_jitter_m: .inf}\n",
+            "jitter_m; expected Input should be a finite",
+        ),
     ],
 )
 def test_a_recipe_that_is_not_understood_is_refused_in_one_line(tmp_path, text, match):

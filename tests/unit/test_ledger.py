@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from cryoscale.errors import IntegrityError, OutputError
+from cryoscale.errors import OutputError, SourceError
 from cryoscale.grid import Block
 from cryoscale.ledger import Ledger, Marker, SetAside
+from tests.made_runs import bare_manifest
 
 BLOCK = Block(32645, -300, 46, 512)
 
@@ -81,19 +83,63 @@ def test_a_manifest_that_is_torn_is_told_and_not_taken_for_an_empty_folder(ledge
     ledger.put("run.json", {"name": "one"})
     fs, root = fsspec.core.url_to_fs(ledger.out)
     fs.pipe_file(f"{root}/run.json", b'{"name"')
-    with pytest.raises(IntegrityError, match="run.json"):
+    with pytest.raises(SourceError, match="run.json"):
         ledger.manifest()
+
+
+def without(*path: str) -> bytes:
+    """A manifest that lacks a key."""
+    document = bare_manifest()
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+    return json.dumps(document).encode()
+
+
+STRANGE: list[tuple[bytes, str]] = [
+    (b"", "no JSON"),
+    (b"\xff\xfe", "no JSON"),
+    (b'["a", "list"]', "no JSON object"),
+    (b'{"image": "ubuntu", "cmd": "sleep"}', "format: field required"),
+    (json.dumps({**bare_manifest(), "format": 3}).encode(), "format: input should be 2"),
+    (json.dumps({**bare_manifest(), "identity": "me"}).encode(), "identity: input should be"),
+    (without("name"), "name: field required"),
+    (without("identity", "years"), "identity.years: field required"),
+    (without("context", "blocks"), "context.blocks: field required"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), STRANGE, ids=[words for _, words in STRANGE])
+def test_a_manifest_that_is_no_runs_is_told_in_one_line_and_never_cleared(
+    ledger: Ledger, content: bytes, words: str
+) -> None:
+    ledger.put_bytes("run.json", content)
+    ledger.put_bytes("inventory/years-of-work.txt", b"1")
+    with pytest.raises(SourceError, match=words) as told:
+        ledger.manifest()
+    assert "\n" not in str(told.value)
+    with pytest.raises(OutputError, match="nothing was deleted"):
+        ledger.refuse_to_clear()
+
+
+def test_a_run_may_be_cleared_and_so_may_one_of_which_only_the_ledger_can_be_read(ledger: Ledger) -> None:
+    ledger.begin(bare_manifest())
+    ledger.refuse_to_clear()
+    ledger.put_bytes("run.json", b'{"name"')
+    ledger.plan_blocks([BLOCK])
+    ledger.refuse_to_clear()
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(str(tmp_path))
-    ledger.put("run.json", {"name": "one"})
+    ledger.begin(bare_manifest("one"))
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        ledger.put("run.json", {"name": "two"})
-    assert ledger.manifest() == {"name": "one"}
+        ledger.begin(bare_manifest("two"))
+    assert ledger.manifest() == bare_manifest("one")
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]

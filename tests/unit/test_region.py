@@ -9,7 +9,7 @@ from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point
 
 from cryoscale.errors import RegionError
 from cryoscale.grid import ZONE_COLLAR_M, Window
-from cryoscale.region import RegionSpec, ZoneRegion, grown_bbox, read_region, zones_of
+from cryoscale.region import RegionSpec, ZoneRegion, grown_bbox, parse_region, read_region, zones_of
 
 ACROSS = box(83.97, 28.28, 84.03, 28.32)
 
@@ -58,6 +58,19 @@ def test_a_region_file_that_is_none_is_told_in_one_line(tmp_path: Path, content:
     with pytest.raises(RegionError) as caught:
         read_region(RegionSpec(file=str(path)))
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")  # each would be a second line on stderr
+@pytest.mark.parametrize("odd", ["NaN", "Infinity"])
+def test_a_region_file_with_a_vertex_that_is_no_place_is_told_in_one_line(tmp_path: Path, odd: str) -> None:
+    path = tmp_path / "basin.geojson"
+    ring = f"[[84.0, 28.0], [84.1, {odd}], [84.1, 28.1], [84.0, 28.0]]"
+    shape = f'{{"type": "Polygon", "coordinates": [{ring}]}}'
+    feature = f'{{"type": "Feature", "properties": {{}}, "geometry": {shape}}}'
+    path.write_text(f'{{"type": "FeatureCollection", "features": [{feature}]}}')
+    with pytest.raises(RegionError, match="not finite") as caught:
+        parse_region(str(path))
     assert "\n" not in str(caught.value)
 
 
