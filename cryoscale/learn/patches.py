@@ -6,12 +6,14 @@ range is thousands of files rather than millions, and one patch is still one ran
 each patch, where it lies and what it was made from (``row``, ``col``, ``epsg``, ``region``,
 ``composite``, ``split``, ``year``, ``day``), and its quality (``labelled``, ``clear``,
 ``modalities``, ``doubtful`` and ``class_pixels`` (n, class), see :func:`quality_of`). The attributes hold
-the channel names, the PCA basis, the names behind the composite numbers, and what the patches were made
-from. A set without ``complete: true`` was interrupted and is made anew.
+the channel names, the PCA basis, the names behind the composite numbers, what the patches were made from,
+and a sha256 of all stacks and labels (``content_sha256``). A set without ``complete: true`` was interrupted
+and is made anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -87,6 +89,7 @@ class PatchWriter:
         self._channels = tuple(channels)
         self._composites: list[str] = []
         self._rows: list[dict[str, Any]] = []
+        self._content = hashlib.sha256()
         c, p = len(channels), patch_px
         self._shard = max(1, SHARD_BYTES // (c * p * p * np.dtype(dtype).itemsize))
         self._arrays: dict[str, Any] = {}
@@ -120,7 +123,10 @@ class PatchWriter:
                 **quality_of(x, y, self._channels),
             }
         )
-        self._pending.append((x.astype(self._arrays["x"].dtype), y))
+        stored = x.astype(self._arrays["x"].dtype)
+        for array in (stored, y):
+            self._content.update(array.tobytes())
+        self._pending.append((stored, y))
         if len(self._pending) == self._shard:
             self._flush()
 
@@ -154,7 +160,8 @@ class PatchWriter:
             column = self._group.create_array(name, shape=shape, chunks=chunks, dtype=kind)
             if len(self):
                 column[:] = self.column(name)
-        self._group.attrs.update({**attributes, "composites": self._composites, "complete": True})
+        told = {"composites": self._composites, "content_sha256": self._content.hexdigest()}
+        self._group.attrs.update({**attributes, **told, "complete": True})
         return Patches(self._group)
 
 
@@ -271,6 +278,18 @@ class Patches:
     def patch_px(self) -> int:
         """Edge of a patch in pixels."""
         return int(self._x.shape[-1])
+
+    @property
+    def identity(self) -> str:
+        """What tells this set from another, wherever it lies: a sha256 of its attributes and columns.
+
+        The attributes hold that of stacks and labels. Sets of older versions do not: of those the columns
+        speak, which were computed from both.
+        """
+        found = hashlib.sha256(json.dumps(self.attrs, sort_keys=True).encode())
+        for name in sorted(self.columns):
+            found.update(self.columns[name].tobytes())
+        return found.hexdigest()
 
     def indices(self, split: str) -> NDArray[np.int64]:
         """Numbers of the patches of a split ("train", "validation", "test", "unused")."""

@@ -74,6 +74,32 @@ def test_statistics_equal_those_of_all_finite_pixels_at_once(patches):
     assert std[3] == 1, "a channel that never varies is not divided by 0"
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_set_is_known_by_what_it_holds_and_not_by_where_it_lies_or_how_it_is_cut(
+    tmp_path, monkeypatch, dtype
+):
+    rng = np.random.default_rng(0)
+    x = rng.random((5, len(CHANNELS), 32, 32)).astype(np.float32)
+    y = rng.integers(0, 5, (5, 32, 32)).astype(np.uint8)
+    nudged, mirrored = x.copy(), y.copy()
+    nudged[3, 0, 5, 5] += 0.1
+    mirrored[2] = y[2, :, ::-1]
+
+    def identity(name, x, y, **attributes):
+        writer = PatchWriter(tmp_path / name, channels=CHANNELS, patch_px=32, dtype=dtype)
+        for number in range(5):
+            writer.add(x[number], y[number], Place(32645, 0, 32 * number, 0, "median", "train"))
+        made = writer.finish(**attributes)
+        assert Patches.open(tmp_path / name).identity == made.identity
+        return made.identity
+
+    first = identity("a.zarr", x, y)
+    monkeypatch.setattr(module, "SHARD_BYTES", 2 * x[0].nbytes)
+    assert identity("b.zarr", np.asfortranarray(x), np.asfortranarray(y)) == first
+    others = [identity("c.zarr", nudged, y), identity("d.zarr", x, mirrored), identity("e.zarr", x, y, pca=1)]
+    assert len({first, *others}) == 4
+
+
 def test_class_counts_leave_no_data_out(patches):
     labels = np.stack([patches.read(i)[1] for i in range(6)])
     assert patches.class_counts(range(6), 5).tolist() == [(labels == k).sum() for k in range(5)]
