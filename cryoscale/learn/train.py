@@ -120,6 +120,9 @@ class _Run:
             weights.refuse_other_classes(self.initial.classes)
             self.architecture, self.arguments = self.initial.architecture, self.initial.arguments
             self._refuse_another_model(self.initial)
+            if self.architecture == FOREST:
+                given = f"initial {self.config.initial}, a {FOREST}, which cannot be trained on"
+                raise ConfigError(given, "a network", "leave initial out, which fits a new forest")
         else:
             wanted = self.config.model or ModelConfig()
             self.architecture = wanted.name
