@@ -20,7 +20,7 @@ import yaml
 from rasterio.features import shapes
 
 from cryoscale.cli import main
-from cryoscale.errors import InputError
+from cryoscale.errors import InputError, OutputError
 from cryoscale.features.stack import HALO_PX, PcaBasis, build_stack
 from cryoscale.grid import Window
 from cryoscale.learn.patches import Patches
@@ -229,6 +229,7 @@ def test_the_summary_counts_what_the_set_holds_and_says_where_it_comes_from(
     assert source["rgi_version"] == "7.0"
     assert source["src_date"] == ["2003-07-30", "2003-07-30"]
     assert len(source["sha256"]) == 64
+    assert patches.attrs["source"]["rules"]["ndwi_water"] == 0.17
     assert any("15 years off" in note for note in summary["notes"])
 
 
@@ -287,6 +288,8 @@ def test_label_rasters_serve_in_place_of_outlines(corner: Mapped, tmp_path: Path
     config = checked(truth=corner.truth, **SMALL, split="random")
     summary = make_samples([corner.run], str(tmp_path / "p.zarr"), config)
     assert summary["shared_ground"] > 0.9, "a random split leaks, and says so"
+    assert set(summary["source"]["rules"]) == {"patch_px", "stride_px", "min_labelled"}, "no others were used"
+    assert "gap_px" not in summary["split_rule"]
     patches = Patches.open(tmp_path / "p.zarr")
     window, truth = whole_truth(corner.truth / "32645.tif")
     for index in np.flatnonzero(patches.columns["epsg"] == 32645)[:20]:
@@ -395,6 +398,12 @@ def test_label_rasters_that_cannot_serve_are_told_in_one_line(
             write_labels(tmp_path / name / f"{epsg}.tif", window, change(truth), shift_m=shift_m)
         refused(samples(corner.run, "--truth", tmp_path / name, *out), words, tmp_path)
     refused(samples(corner.run, "--truth", tmp_path, *out), "32645.tif (absent)", tmp_path)
+    for rule in (("--rim-px", "2"), ("--max-water-slope-deg", "15")):
+        refused(samples(corner.run, "--truth", corner.truth, *rule, *out), "rules for outlines", tmp_path)
+    debris = ("--debris", corner.debris)
+    refused(samples(corner.run, "--truth", corner.truth, *debris, *out), "debris, or truth", tmp_path)
+    given = ("--outlines", corner.outlines, *debris)
+    refused(samples(corner.run, *given, "--resample", *out), "resample without truth", tmp_path)
     code, err = samples(corner.run, "--truth", tmp_path / "off", "--resample", "--split", "random", *out)
     assert code == 0, err
 
@@ -432,6 +441,8 @@ def test_splits_that_cannot_be_learnt_from_are_told_in_one_line(
     )
     refused(samples(*given, "--split", "leave-one-out", "--held-out", "tiny"), "a run to train on", tmp_path)
     refused(samples(*given, "--split", "leave-one-out"), "go together", tmp_path)
+    one_out = ("--split", "leave-one-out", "--held-out", "tiny", "--test-fraction", "0.3")
+    refused(samples(*given, *one_out), "test_fraction would change nothing", tmp_path)
     refused(samples(*given, "--split", "honest"), "--split honest", tmp_path)
 
 
@@ -493,6 +504,25 @@ def test_what_lies_at_the_output_is_not_overwritten_unless_it_was_interrupted(
     code, err = samples(corner.run, *given, "--out", tmp_path / "p.zarr")
     assert code == 0, err
     assert len(Patches.open(tmp_path / "p.zarr"))
+
+
+def test_a_set_whose_sheet_or_summary_cannot_be_written_is_not_left_behind(
+    corner: Mapped, tmp_path: Path, samples: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = (corner.run, "--truth", corner.truth, "--split", "random", "--out", tmp_path / "p.zarr")
+    for suffix in (".png", ".json"):
+        (tmp_path / f"p{suffix}").mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr("cryoscale.sampling._cut_all", lambda *_: pytest.fail("cut in vain"))
+            code, err = samples(*given)
+        assert (code, f"p{suffix}, which is a folder" in err) == (2, True), err
+        (tmp_path / f"p{suffix}").rmdir()
+
+    def full(url: str, _content: bytes) -> None:
+        raise OutputError(url, "a path that can be written", "make room")
+
+    monkeypatch.setattr("cryoscale.sampling.store.put", full)
+    refused(samples(*given), "make room", tmp_path)
 
 
 def test_blocks_that_a_run_set_aside_are_named_and_give_no_patch(
