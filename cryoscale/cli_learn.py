@@ -174,7 +174,9 @@ PatchesOption = Annotated[str, typer.Option(help="The patch set, a folder or fss
 def importance(
     weights: WeightsArgument,
     patches: PatchesOption,
-    split: Annotated[str, typer.Option(help="train, validation, test or unused.")] = "test",
+    split: Annotated[
+        str | None, typer.Option(help="train, validation, test or unused; default: test if there is one.")
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Permutations of each channel.")] = 3,
     seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
     by: Annotated[str, typer.Option(help="planes, from patch to patch; or single pixels.")] = "planes",
