@@ -267,11 +267,12 @@ def _in_order(
 
 @dataclass(frozen=True, eq=False)
 class _Cut:
-    """The stack (c,y,x), labels (y,x) and optical dates (y,x) under the patches of a block."""
+    """The stack (c,y,x), labels, flags and optical dates (y,x) under the patches of a block."""
 
     window: Window
     stack: NDArray[np.float32]
     labels: NDArray[np.uint8]
+    flags: NDArray[np.uint8]
     day: NDArray[np.int32]
 
 
@@ -299,7 +300,7 @@ def _read_block(
     else:
         return reason
     day = inputs["source_date"].values if "source_date" in inputs else np.zeros(window.shape, np.int32)
-    return _Cut(window, stack.values, labels.labels(context.region, year, window, stack.values), day)
+    return _Cut(window, stack.values, *labels.labels(context.region, year, window, stack.values), day)
 
 
 def patches_window(block: Block, patch_px: int, stride_px: int) -> Window | None:
@@ -329,7 +330,8 @@ def _write(cut: _Cut, region: MappedRegion, year: int, config: SampleConfig, wri
         min_labelled=config.min_labelled,
     )
     for row, col, x, y in found:
-        days = cut.day[row : row + config.patch_px, col : col + config.patch_px]
+        here = (slice(row, row + config.patch_px), slice(col, col + config.patch_px))
+        days = cut.day[here]
         seen = days[days > 0]
         place = Place(
             epsg=window.epsg,
@@ -341,4 +343,4 @@ def _write(cut: _Cut, region: MappedRegion, year: int, config: SampleConfig, wri
             year=year,
             day=int(np.median(seen)) if seen.size else 0,
         )
-        writer.add(x, y, place)
+        writer.add(x, y, place, cut.flags[here])

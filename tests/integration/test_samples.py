@@ -24,6 +24,7 @@ from cryoscale.errors import InputError, OutputError
 from cryoscale.features.stack import HALO_PX, PcaBasis, build_stack
 from cryoscale.grid import Window
 from cryoscale.learn.patches import Patches
+from cryoscale.learn.quality import FLAGS
 from cryoscale.learn.sampleset import checked
 from cryoscale.learn.truth import in_zone, whole_truth
 from cryoscale.ledger import Ledger, Marker, SetAside
@@ -188,6 +189,21 @@ def test_patches_lie_on_the_lattice_and_ground_at_the_zones_border_is_learnt_onc
     assert min(map(np.min, lon)) < 84 < max(map(np.max, lon))
 
 
+def test_a_clear_pixel_without_a_label_is_flagged_as_outside_the_region_or_the_zone(made: Made) -> None:
+    patches, _, _ = made
+    seen = 0
+    for index in range(len(patches)):
+        (x, y), flags = patches.read(index), patches.flags(index)
+        clear = np.isfinite(x[:12]).all(axis=0)
+        outside = flags & FLAGS["outside"] > 0
+        np.testing.assert_array_equal(flags & FLAGS["clear"] > 0, clear)
+        np.testing.assert_array_equal(flags & FLAGS["labelled"] > 0, y != 255)
+        np.testing.assert_array_equal(outside & clear, (y == 255) & clear)
+        assert not (flags & FLAGS["rim"]).any()
+        seen += outside.sum()
+    assert seen > 1000
+
+
 def test_no_pixel_of_training_is_within_the_gap_of_a_pixel_for_validation(made: Made) -> None:
     patches, summary, _ = made
     train, held = patches.indices("train"), patches.indices("validation")
@@ -251,6 +267,9 @@ def test_blocks_of_another_size_give_the_same_patches(
         np.testing.assert_array_equal(x, x2)
         rim = (y2 == 255) & (y != 255)
         rims += rim.sum()
+        flags = again.flags(places[place.epsg, place.row, place.col])
+        assert (flags[rim] & FLAGS["rim"] > 0).all()
+        assert not (flags[y2 != 255] & FLAGS["rim"]).any()
         np.testing.assert_array_equal(y[~rim], y2[~rim])
     assert rims > 100
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from cryoscale.errors import InputError, SourceError
 from cryoscale.features.channels import CHANNELS as ALL_CHANNELS
 from cryoscale.features.channels import MODALITIES
 from cryoscale.learn import patches as module
-from cryoscale.learn.patches import Patches, PatchWriter, Place, quality_of
+from cryoscale.learn.patches import Patches, PatchWriter, Place
+from cryoscale.learn.quality import FLAGS, quality_of
 
 CHANNELS = ("B02", "elevation", "absent", "constant")
 
@@ -189,6 +191,37 @@ def test_the_columns_tell_the_quality_of_a_patch():
     assert found["doubtful"] == pytest.approx(9 / 90)
     expected = {"optical", "thermal", "terrain", "velocity"}
     assert found["modalities"] == sum(MODALITIES[name] for name in expected)
+
+
+def test_every_pixel_says_why_it_is_learnt_from_or_not(tmp_path):
+    """By hand on a small patch; a set without the array says what its pixels tell by themselves."""
+    names = ("B02", "B03", "NDSI", "slope")
+    x, y = np.ones((4, 32, 32), np.float32), np.zeros((32, 32), np.uint8)
+    x[2:] = 0
+    x[1, 0], y[0] = np.nan, 255
+    x[2, 1, :3] = 0.9  # snow that is called background
+    y[2], y[3] = 255, 255
+    why = np.zeros((32, 32), np.uint8)
+    why[2], why[3], why[0, :5] = FLAGS["rim"], FLAGS["outside"], FLAGS["outside"]
+    expected = np.full((32, 32), FLAGS["clear"] | FLAGS["labelled"], np.uint8)
+    expected[0] = 0
+    expected[1, :3] |= FLAGS["doubtful"]
+    expected[2:4] = FLAGS["clear"]
+    by_itself = expected.copy()
+    expected |= why
+    writer = PatchWriter(tmp_path / "q.zarr", channels=names, patch_px=32)
+    writer.add(x, y, place(1), why)
+    writer.finish()
+    patches = Patches.open(tmp_path / "q.zarr")
+    assert patches.attrs["quality_bits"] == FLAGS
+    np.testing.assert_array_equal(patches.flags(0), expected)
+    shutil.rmtree(tmp_path / "q.zarr" / "quality")
+    older = Patches.open(tmp_path / "q.zarr")
+    np.testing.assert_array_equal(older.flags(0), by_itself)
+    np.testing.assert_array_equal(older.read(0)[1], y)
+    zarr.open_group(tmp_path / "q.zarr", mode="r+").create_array("quality", shape=(2, 32, 32), dtype="u1")
+    with pytest.raises(SourceError, match="quality of shape"):
+        Patches.open(tmp_path / "q.zarr")
 
 
 def test_water_on_a_slope_is_in_doubt():
