@@ -174,7 +174,9 @@ PatchesOption = Annotated[str, typer.Option(help="The patch set, a folder or fss
 def importance(
     weights: WeightsArgument,
     patches: PatchesOption,
-    split: Annotated[str, typer.Option(help="train, validation, test or unused.")] = "test",
+    split: Annotated[
+        str | None, typer.Option(help="train, validation, test or unused; default: test if there is one.")
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Permutations of each channel.")] = 3,
     seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
     by: Annotated[str, typer.Option(help="planes, from patch to patch; or single pixels.")] = "planes",
@@ -208,6 +210,12 @@ def calibrate(
     patches: PatchesOption,
     split: Annotated[str, typer.Option(help="What to fit on.")] = "validation",
     held_out: Annotated[str, typer.Option(help="What to judge on beside it.")] = "test",
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Fit the curve for runs with flips; the temperature stays.")
+    ] = False,
+    mc_dropout: Annotated[
+        int | None, typer.Option(min=2, max=1000, help="The same for runs with so many samples of dropout.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Weights with the new card; without it nothing is written.")
     ] = None,
@@ -215,11 +223,13 @@ def calibrate(
 ) -> None:
     """Fit temperature and confidence of finished weights; the tensors stay as they are."""
     from cryoscale.console import Console
+    from cryoscale.learn.calibrate import Asked
     from cryoscale.learn.calibrate import calibrate as fit
 
+    asked = Asked(flips, mc_dropout or 0)
     with Console(quiet=json_) as console:
         progress = console.counting("patches")
-        found = fit(weights, patches, split=split, held_out=held_out, out=out, progress=progress)
+        found = fit(weights, patches, split=split, held_out=held_out, asked=asked, out=out, progress=progress)
     if json_:
         print_json(found.to_dict())
     else:

@@ -267,6 +267,8 @@ class Console:
             self._table([name, "IoU", "of clean", "of debris", "accuracy"], table)
         stated = ", ".join(f"{part} {_pct(iou)}" for part, (iou, _) in found.baseline.items())
         self.say(f"drops in percentage points, +- their deviation over repeats; IoU before: {stated} %")
+        if note := found.settings.get("note"):
+            self.say(note)
 
     def calibrated(self, found: Calibrated) -> None:
         """What ``cryoscale calibrate`` found."""
@@ -283,6 +285,8 @@ class Console:
             for one in found.figures
         ]
         self._table(header, rows)
+        if found.note:
+            self.say(found.note)
         self.say(f"wrote {found.out} and its card" if found.out else "nothing written: give --out to keep it")
 
     def error_prediction(self, found: ErrorPrediction) -> None:

@@ -159,6 +159,8 @@ def model_record(settings: Settings) -> dict[str, Any]:
             # The tensors' sha256 does not cover the card: temperature, statistics, basis, curve.
             **{key: described.get(key) for key in ("name", "sha256", "card")},
             **spec.choices,
+            # runs in which it was read off all the same have another layer, and cannot be gone on with
+            **({"curve": "not read"} if spec.confidence == "entropy" and _unused_curve(predictor) else {}),
         },
         "confidence": confidence_layer(settings.model.confidence, predictor),
         "channels": list(predictor.channels),
@@ -173,8 +175,18 @@ def confidence_layer(kind: str, predictor: PredictsTiles) -> str:
     """What the map's layer ``confidence`` holds, in words."""
     if kind == "max":
         return "probability of the most probable class"
-    calibrated = getattr(predictor, "calibration", None) is not None
-    return "one minus normalised entropy" + (", read as observed accuracy" if calibrated else "")
+    if getattr(predictor, "calibration", None) is not None:
+        return "one minus normalised entropy, read as observed accuracy"
+    unused = _unused_curve(predictor)
+    return "one minus normalised entropy" + (f", uncalibrated: the curve is for {unused}" if unused else "")
+
+
+def _unused_curve(predictor: PredictsTiles) -> str | None:
+    """What the curve on the weights' card was fitted on, where that is not how the run asks them."""
+    card = getattr(predictor, "card", None)
+    if card is None or card.calibration is None or getattr(predictor, "calibration", None) is not None:
+        return None
+    return str(card.calibration.answers)
 
 
 def require_modalities(settings: Settings, items: Items) -> None:

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import fsspec
@@ -43,32 +43,38 @@ def make_samples(
 ) -> dict[str, Any]:
     """Writes the patches of finished runs to ``out`` (X.zarr), with a picture sheet X.png and X.json.
 
-    Returns the summary, as X.json has it. Whatever is wrong leaves no patch set behind.
+    Returns the summary, as X.json has it. Whatever is wrong leaves none of the three behind.
 
     Raises:
         InputError: anything the caller has to correct.
     """
     stage = on_stage or (lambda text: None)
+    stem = out.removesuffix(".zarr")
     _refuse_to_overwrite(out)
+    for path in (f"{stem}.png", f"{stem}.json"):
+        _refuse_a_folder(path)
     regions = open_regions(runs)
     _require_names(config.held_out, regions)
     labels = label_source(config, regions)
     learnt_from = [region for region in regions if region.name not in config.held_out]
     stage("looking for the basis of the principal components")
     basis, basis_source = _basis(config, learnt_from)
+    ours = [out]
     try:
         writer = PatchWriter(out, channels=CHANNELS, patch_px=config.patch_px, dtype=config.dtype)
         left_out = _cut_all(regions, labels, basis, config, writer, stage)
         _require_patches(writer, regions, left_out, config)
         patches = _finish(writer, regions, labels, config, (basis, basis_source))
+        summary = summarise(patches, out, left_out=left_out, notes=notes_on(regions, labels))
+        stage("drawing the picture sheet")
+        draw_sheet(f"{stem}.png", patches)
+        ours.append(f"{stem}.png")
+        store.put(f"{stem}.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
     except BaseException:
-        _remove(out)
+        # a set without its summary would stand in the way of the same command
+        for path in ours:
+            _remove(path)
         raise
-    summary = summarise(patches, out, left_out=left_out, notes=notes_on(regions, labels))
-    stem = out.removesuffix(".zarr")
-    stage("drawing the picture sheet")
-    draw_sheet(f"{stem}.png", patches)
-    store.put(f"{stem}.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
     return summary
 
 
@@ -99,9 +105,8 @@ def _finish(
     )
     writer.reassign(np.arange(len(writer)), splits)
     require_learnable(splits, writer.column("class_pixels"), rule)
-    told = config.model_dump(mode="json", include={"patch_px", "stride_px", "min_labelled", "rim_px"})
-    names = ("ndwi_water", "ndvi_vegetation", "max_water_slope_deg")
-    rules = {name: getattr(labels.rules, name) for name in names}
+    told = config.model_dump(mode="json", include={"patch_px", "stride_px", "min_labelled"})
+    rules = asdict(labels.rules) if labels.truth is None else {}
     return writer.finish(
         pca=basis[0].to_dict(),
         split=rule.describe(config.held_out),
@@ -196,6 +201,17 @@ def _refuse_to_overwrite(out: str) -> None:
         raise OutputError(f"output {out}, which exists", "a new store", "give another --out, or remove it")
 
 
+def _refuse_a_folder(file: str) -> None:
+    """What lies beside the set is written last, and would fail after hours of cutting.
+
+    Raises:
+        OutputError: a folder of that name is in the way.
+    """
+    filesystem, path = fsspec.core.url_to_fs(file)
+    if filesystem.isdir(path):
+        raise OutputError(f"output {file}, which is a folder", "a file", "give another --out, or move it")
+
+
 def _remove(out: str) -> None:
     filesystem, path = fsspec.core.url_to_fs(out)
     if filesystem.exists(path):
@@ -251,11 +267,12 @@ def _in_order(
 
 @dataclass(frozen=True, eq=False)
 class _Cut:
-    """The stack (c,y,x), labels (y,x) and optical dates (y,x) under the patches of a block."""
+    """The stack (c,y,x), labels, flags and optical dates (y,x) under the patches of a block."""
 
     window: Window
     stack: NDArray[np.float32]
     labels: NDArray[np.uint8]
+    flags: NDArray[np.uint8]
     day: NDArray[np.int32]
 
 
@@ -283,7 +300,7 @@ def _read_block(
     else:
         return reason
     day = inputs["source_date"].values if "source_date" in inputs else np.zeros(window.shape, np.int32)
-    return _Cut(window, stack.values, labels.labels(context.region, year, window, stack.values), day)
+    return _Cut(window, stack.values, *labels.labels(context.region, year, window, stack.values), day)
 
 
 def patches_window(block: Block, patch_px: int, stride_px: int) -> Window | None:
@@ -313,7 +330,8 @@ def _write(cut: _Cut, region: MappedRegion, year: int, config: SampleConfig, wri
         min_labelled=config.min_labelled,
     )
     for row, col, x, y in found:
-        days = cut.day[row : row + config.patch_px, col : col + config.patch_px]
+        here = (slice(row, row + config.patch_px), slice(col, col + config.patch_px))
+        days = cut.day[here]
         seen = days[days > 0]
         place = Place(
             epsg=window.epsg,
@@ -325,4 +343,4 @@ def _write(cut: _Cut, region: MappedRegion, year: int, config: SampleConfig, wri
             year=year,
             day=int(np.median(seen)) if seen.size else 0,
         )
-        writer.add(x, y, place)
+        writer.add(x, y, place, cut.flags[here])

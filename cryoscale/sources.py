@@ -15,6 +15,7 @@ from cryoscale.features.stack import CHANNELS
 from cryoscale.grid import Block, Window
 from cryoscale.learn.labels import LabelRules, corrected, label_window
 from cryoscale.learn.outlines import Outlines, read_outlines
+from cryoscale.learn.quality import FLAGS
 from cryoscale.learn.sampleset import SampleConfig
 from cryoscale.learn.scores import NO_DATA
 from cryoscale.learn.truth import in_zone, open_truth, truth_of
@@ -50,9 +51,15 @@ class LabelSource:
     truth: Path | None
     resample: bool
 
-    def labels(self, region: Any, year: int, window: Window, stack: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Labels (y, x) of a window; 255 outside the region, and where the zone next door has the pixel."""
+    def labels(
+        self, region: Any, year: int, window: Window, stack: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Labels (y, x) of a window; 255 outside the region, and where the zone next door has the pixel.
+
+        And the flags (y, x) "rim" and "outside", of :data:`cryoscale.learn.quality.FLAGS`.
+        """
         epsg = window.epsg
+        rim = np.zeros(window.shape, bool)
         found: NDArray[np.uint8]
         if self.truth is not None:
             with open_truth(truth_of(self.truth, epsg, year), window, on_lattice=not self.resample) as read:
@@ -62,7 +69,7 @@ class LabelSource:
         else:
             assert self.glaciers is not None
             assert self.debris is not None  # one of outlines and truth is given
-            found = label_window(
+            found, rim = label_window(
                 window,
                 glaciers=self.glaciers.in_zone(epsg),
                 debris=self.debris.in_zone(epsg),
@@ -72,7 +79,9 @@ class LabelSource:
                 corrections=self.corrections.in_zone(epsg) if self.corrections else None,
                 rules=self.rules,
             )
-        return np.where(ZoneRegion(epsg, region).pixels(window) & in_zone(window), found, np.uint8(NO_DATA))
+        inside = ZoneRegion(epsg, region).pixels(window) & in_zone(window)
+        flags = np.uint8(FLAGS["rim"]) * rim | np.uint8(FLAGS["outside"]) * ~inside
+        return np.where(inside, found, np.uint8(NO_DATA)), flags
 
     def record(self) -> dict[str, Any]:
         """For the set's attributes and summary."""

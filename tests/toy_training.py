@@ -98,10 +98,17 @@ def toy_networks() -> Iterator[None]:
 
 
 def make_patches(
-    path: Path, *, classes: int = 5, patch_px: int = 32, offset: float = 0.0, count: int = 12, **attrs: Any
+    path: Path,
+    *,
+    classes: int = 5,
+    patch_px: int = 32,
+    offset: float = 0.0,
+    count: int = 12,
+    seed: int = 0,
+    **attrs: Any,
 ) -> Path:
     """Patches of which the last third is for validation; ``offset`` shifts the channel that tells classes."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     writer = PatchWriter(path, channels=CHANNELS, patch_px=patch_px)
     cell = patch_px // 4
     for i in range(count):

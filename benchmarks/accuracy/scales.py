@@ -108,7 +108,7 @@ _RECIPE: dict[str, Any] = {
     "weight_decay": 1e-4,
     "schedule": "cosine",
     "class_weight_power": 0.5,
-    "augment": {"elevation_jitter_m": 300.0},
+    "augment": {"elevation_jitter_m": 300.0, "drop_together": 0.15},
     "seed": 1,
 }
 

@@ -55,7 +55,8 @@ class AugmentConfig(BaseModel):
     Attributes:
         flips: the eight flips and quarter turns of the square, equally likely.
         drop: probability that a modality is absent, each drawn by itself.
-        drop_together: probability that thermal, velocity and radar are all absent at once.
+        drop_together: probability that thermal, velocity and radar are all absent at once; never, unless
+            asked for.
         elevation_jitter_m: standard deviation (m) of an offset added to a patch's elevation, so that
             classes are learnt by relief and surface rather than by the height of the training ranges.
         phase_offset: add one angle to the wrapped phase of a patch, any being equally likely.
@@ -66,7 +67,7 @@ class AugmentConfig(BaseModel):
 
     flips: bool = True
     drop: dict[str, float] = {"thermal": 0.12, "velocity": 0.12, "insar": 0.12, "terrain": 0.03}
-    drop_together: float = Field(default=0.15, ge=0.0, le=1.0)
+    drop_together: float = Field(default=0.0, ge=0.0, le=1.0)
     elevation_jitter_m: float = Field(default=0.0, ge=0.0)
     phase_offset: bool = False
     phase_sign: bool = False

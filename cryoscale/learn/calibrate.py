@@ -3,6 +3,9 @@
 Only the card changes; the tensors stay as they are, byte for byte. The model is asked through the predictor
 that serves it, so any architecture will do: the logarithm of its probabilities stands for the logits,
 from which it differs by a constant a pixel that no softmax sees.
+
+A mean over flips or over dropout is less sure than a single answer, so that it has a curve of its own. Its
+temperature is that of the single answers, within the mean: it is left as it is.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ from cryoscale.learn.reliability import RELIABILITY_BINS, Reliability
 from cryoscale.learn.scores import NO_DATA
 from cryoscale.learn.suited import SuitedPatches
 from cryoscale.models import weights
+from cryoscale.models.curve import Calibration
+from cryoscale.models.loading import load_predictor
 from cryoscale.models.predictor import Predictor
+from cryoscale.models.protocol import PredictsTiles
 
 PIXELS_A_PATCH = 4096
 """Labelled pixels that are drawn from each patch, with a fixed seed: neighbours say the same again."""
@@ -37,10 +43,24 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """How the model is asked, as a run's ``flips`` and ``mc_dropout`` say; 0 samples switch dropout off."""
+
+    flips: bool = False
+    mc_dropout: int = 0
+
+    @property
+    def once(self) -> bool:
+        """Whether a single answer counts."""
+        return self == Asked()
+
+
+@dataclass(frozen=True)
 class Sample:
     """Drawn pixels: the logarithm of their probabilities at temperature 1 (m, k), and labels (m,).
 
-    The logarithm may be off by a constant a pixel, so logits will do.
+    Of a mean over several answers it is at the temperature of the card. The logarithm may be off by a
+    constant a pixel, so logits will do.
     """
 
     log_probability: NDArray[np.float64]
@@ -91,6 +111,14 @@ class Calibrated:
     figures: tuple[Figures, ...]
     out: str | None
 
+    @property
+    def note(self) -> str | None:
+        """What to know of figures that nothing was held back for."""
+        if len(self.figures) > 1:
+            return None
+        split = self.figures[0].split
+        return f"no patches were held out: the figures are those of split {split}, which was fitted on"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         curve = self.card.calibration
@@ -98,6 +126,7 @@ class Calibrated:
             "temperature": {"before": self.temperature_before, "after": self.card.temperature},
             "calibration": curve.model_dump(mode="json") if curve else None,
             "splits": {figures.split: figures.to_dict() for figures in self.figures},
+            "note": self.note,
             "out": self.out,
         }
 
@@ -112,7 +141,7 @@ def fit_temperature(sample: Sample) -> float:
     return float(np.exp(best.x))
 
 
-def fit_curve(stated: NDArray[np.float32], right: NDArray[np.bool_]) -> weights.Calibration:
+def fit_curve(stated: NDArray[np.float32], right: NDArray[np.bool_]) -> Calibration:
     """The rising curve from stated confidence (m,) to the share that was right (m,), by isotonic regression.
 
     Pixels are put into equal bins of confidence; from below, a bin with too few joins the next.
@@ -135,7 +164,7 @@ def fit_curve(stated: NDArray[np.float32], right: NDArray[np.bool_]) -> weights.
     bins[-1] = bins[-1] + rest
     count, total, hits = np.array(bins).T
     accuracy = np.clip(isotonic_regression(hits / count, weights=count).x, 0.0, 1.0)
-    return weights.Calibration(
+    return Calibration(
         confidence=tuple(map(float, total / count)),
         accuracy=tuple(map(float, accuracy)),
         count=tuple(map(int, count)),
@@ -143,7 +172,7 @@ def fit_curve(stated: NDArray[np.float32], right: NDArray[np.bool_]) -> weights.
 
 
 def draw(
-    predictor: Predictor, patches: SuitedPatches, indices: NDArray[np.int64], progress: Progress
+    predictor: PredictsTiles, patches: SuitedPatches, indices: NDArray[np.int64], progress: Progress
 ) -> Sample:
     """Up to ``PIXELS_A_PATCH`` labelled pixels of each patch with what the model says of them."""
     rng = np.random.default_rng(0)
@@ -166,45 +195,59 @@ def calibrate(
     *,
     split: str = "validation",
     held_out: str = "test",
+    asked: Asked = Asked(),
     out: Path | None = None,
     progress: Progress | None = None,
 ) -> Calibrated:
     """Fits temperature and curve of the weights ``path`` on a split, and judges them on another one.
+
+    Of a mean over several answers the curve alone.
 
     Args:
         path: the weights, ``X.safetensors``.
         patch_set: patches with the channels of the weights.
         split: what to fit on.
         held_out: what to judge on beside it; left out where the set has no such patches.
+        asked: what the curve is for: single answers, or a mean as runs may choose it.
         out: where weights with the new card go; may be ``path``, whose card is then replaced. None
             writes nothing.
         progress: called with patches done and their number.
 
     Raises:
         WeightsError: if the weights cannot be used, or ``out`` does not end in .safetensors.
+        InputError: if the model cannot be asked so.
         SourceError: if the patches do not fit the weights, or cannot teach a calibration.
     """
     if out is not None and out.suffix != ".safetensors":
         raise WeightsError(f"--out {out}", "a path that ends in .safetensors", "rename it")
     patches = SuitedPatches(patch_set, weights.read_card(path))
     indices = patches.indices(split)
-    model, card = weights.load(path)
-    plain = Predictor(model, card.model_copy(update={"temperature": 1.0}))
+    predictor, card = _predictor(path, asked)
     tell = progress or (lambda done, total: None)
-    sample = draw(plain, patches, indices, tell)
+    sample = draw(predictor, patches, indices, tell)
     _require_errors(sample, split)
-    temperature = fit_temperature(sample)
-    stated, right = _stated(sample, temperature), sample.right
-    new = card.model_copy(update={"temperature": temperature, "calibration": fit_curve(stated, right)})
-    figures = [_figures(split, sample, card, new)]
+    temperature = fit_temperature(sample) if asked.once else 1.0
+    curve = fit_curve(_stated(sample, temperature), sample.right).model_copy(update=vars(asked))
+    new = card.model_copy(update={"calibration": curve})
+    if asked.once:
+        new = new.model_copy(update={"temperature": temperature})
+    figures = [_figures(split, sample, (card, new), asked)]
     if held_out != split and patches.has(held_out):
-        rest = draw(plain, patches, patches.indices(held_out), tell)
-        figures.append(_figures(held_out, rest, card, new))
+        rest = draw(predictor, patches, patches.indices(held_out), tell)
+        figures.append(_figures(held_out, rest, (card, new), asked))
     record = {"split": split, "splits": {one.split: one.to_dict() for one in figures}}
     new = new.model_copy(update={"metrics": {**card.metrics, "calibration": record}})
     if out is not None:
         weights.copy_with_card(path, new, out)
     return Calibrated(new, card.temperature, tuple(figures), None if out is None else str(out))
+
+
+def _predictor(path: Path, asked: Asked) -> tuple[PredictsTiles, weights.Card]:
+    """What answers: at temperature 1 where it is asked once, else as it is served; and the card."""
+    if not asked.once:
+        return load_predictor(weights=path, **vars(asked)), weights.read_card(path)
+    model, card = weights.load(path)
+    return Predictor(model, card.model_copy(update={"temperature": 1.0})), card
 
 
 def _require_errors(sample: Sample, split: str) -> None:
@@ -225,23 +268,24 @@ def _as_map(probability: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(probability.T)[:, np.newaxis]
 
 
-def _figures(split: str, sample: Sample, old: weights.Card, new: weights.Card) -> Figures:
+def _figures(split: str, sample: Sample, cards: tuple[weights.Card, weights.Card], asked: Asked) -> Figures:
+    """Figures by the old card and the new one."""
+    before, after = (card.temperature if asked.once else 1.0 for card in cards)
     winner = sample.log_probability.argmax(axis=1).astype(np.uint8)
 
     def ece(stated: NDArray[np.float32]) -> float:
         return Reliability.of(sample.label, winner, stated, RELIABILITY_BINS).ece
 
-    def entropy(card: weights.Card) -> NDArray[np.float32]:
-        curve = card.calibration
-        how = Confidence("entropy", None if curve is None else (curve.confidence, curve.accuracy))
-        return np.asarray(how(_as_map(sample.at(card.temperature)))[0])
+    def entropy(card: weights.Card, temperature: float) -> NDArray[np.float32]:
+        how = Confidence("entropy", card.curve(**vars(asked)))
+        return np.asarray(how(_as_map(sample.at(temperature)))[0])
 
     return Figures(
         split=split,
         pixels=len(sample.label),
         accuracy=float(sample.right.mean()),
-        ece_before=ece(sample.at(old.temperature).max(axis=1)),
-        ece_after=ece(sample.at(new.temperature).max(axis=1)),
-        entropy_before=ece(entropy(old)),
-        entropy_after=ece(entropy(new)),
+        ece_before=ece(sample.at(before).max(axis=1)),
+        ece_after=ece(sample.at(after).max(axis=1)),
+        entropy_before=ece(entropy(cards[0], before)),
+        entropy_after=ece(entropy(cards[1], after)),
     )

@@ -135,7 +135,7 @@ def load_state(path: Path, fingerprint: str) -> TrainState | None:
     """The state at ``path``, or None where there is none.
 
     Raises:
-        OutputError: if the file is no state, or was left by a training with other settings.
+        OutputError: if the file is no state, or was left by a training with other settings or patches.
     """
     if not path.exists():
         return None
@@ -148,7 +148,8 @@ def load_state(path: Path, fingerprint: str) -> TrainState | None:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         raise OutputError(f"training state {path}", "a state that cryoscale has saved", do) from None
     if plain.pop("fingerprint") != fingerprint:
-        raise OutputError(f"training state {path} of other settings", "the state of this recipe", do)
+        given = f"training state {path} of other settings or other patches"
+        raise OutputError(given, "the state of this recipe on these patches", do)
     return TrainState(
         **plain,
         model=_part(tensors, "model/"),

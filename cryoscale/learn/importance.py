@@ -64,6 +64,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 PARTS: Mapping[str, int | None] = {"overall": None, "clean ice": 1, "debris-covered ice": 2}
 """Of what a drop is told: all classes, or one."""
 
+NO_TEST = "no patches for test: measured on those for validation, which the best epoch was chosen by"
+
 HOLD_BYTES = 1 << 30
 """A group of patches takes at most this; what is permuted is one batch more."""
 
@@ -320,7 +322,7 @@ def importance(
     path: Path,
     patch_set: str | Path,
     *,
-    split: str = "test",
+    split: str | None = None,
     limit: int | None = None,
     how: Permuting = Permuting(),
     progress: Progress | None = None,
@@ -331,7 +333,8 @@ def importance(
     Args:
         path: the weights, ``X.safetensors``.
         patch_set: patches with the channels of the weights.
-        split: which of its patches.
+        split: which of its patches; None takes those for test, or, where the set has none, those for
+            validation, and the result says so.
         limit: at most so many of them, drawn by the seed.
         how: repeats, seed, what is exchanged, and how much is held in memory.
         progress: called with permutations done and their number.
@@ -346,6 +349,8 @@ def importance(
     from cryoscale.models.predictor import Predictor
 
     patches = SuitedPatches(patch_set, weights.read_card(path))
+    told = None if split or patches.has("test") else NO_TEST
+    split = split or ("validation" if told else "test")
     indices = patches.indices(split)
     if limit is not None:
         indices = np.sort(np.random.default_rng(how.seed).permutation(indices)[:limit])
@@ -367,5 +372,5 @@ def importance(
         progress=progress,
         hold=hold if predictor.device.type == "cuda" else None,
     )
-    told = {"weights": card.sha256, "architecture": card.architecture, "split": split}
-    return replace(found, settings={**told, **found.settings})
+    of = {"weights": card.sha256, "architecture": card.architecture, "split": split, "note": told}
+    return replace(found, settings={**of, **found.settings})

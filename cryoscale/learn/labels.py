@@ -56,8 +56,10 @@ def label_window(
     slope_deg: NDArray[np.float32] | None = None,
     corrections: GeoDataFrame | None = None,
     rules: LabelRules | None = None,
-) -> NDArray[np.uint8]:
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Labels (y, x) u1 of a window: 0 background, 1 clean ice, 2 debris, 3 water, 4 vegetation, 255 no data.
+
+    And the rim (y, x), where the rules take no label for the edge of the ice or the debris.
 
     Args:
         window: where, on the 10 m lattice.
@@ -97,13 +99,15 @@ def label_window(
     labels[wet] = WATER
     labels[is_debris & ~(rules.ponds_on_debris & wet)] = DEBRIS
     labels[is_ice & ~is_debris] = CLEAN_ICE
+    rim = np.zeros(window.shape, bool)
     if margin:
-        rim = _rim(ice_around, rules.rim_px) | _rim(debris_around, rules.rim_px)
-        labels[rim[window.slices_in(outer)]] = NO_DATA
+        around = _rim(ice_around, rules.rim_px) | _rim(debris_around, rules.rim_px)
+        rim = around[window.slices_in(outer)]
+    labels[rim] = NO_DATA
     if corrections is not None:
         labels = corrected(labels, window, corrections)
     labels[np.isnan(ndwi) | np.isnan(ndvi)] = NO_DATA
-    return labels
+    return labels, rim
 
 
 def corrected(labels: NDArray[np.uint8], window: Window, corrections: GeoDataFrame) -> NDArray[np.uint8]:

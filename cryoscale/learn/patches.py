@@ -5,13 +5,16 @@ Layout (Zarr v3): ``x`` (n, channel, p, p) float16 or float32, physical units, N
 range is thousands of files rather than millions, and one patch is still one range request. Beside them, for
 each patch, where it lies and what it was made from (``row``, ``col``, ``epsg``, ``region``,
 ``composite``, ``split``, ``year``, ``day``), and its quality (``labelled``, ``clear``,
-``modalities``, ``doubtful`` and ``class_pixels`` (n, class), see :func:`quality_of`). The attributes hold
-the channel names, the PCA basis, the names behind the composite numbers, and what the patches were made
-from. A set without ``complete: true`` was interrupted and is made anew.
+``modalities``, ``doubtful`` and ``class_pixels`` (n, class), see :func:`quality_of`); and ``quality``
+(n, p, p) u1, the bits ``FLAGS`` of each pixel, which older sets do not have. The attributes hold
+the channel names, the PCA basis, the names behind the composite numbers, what the patches were made from,
+and a sha256 of all stacks and labels (``content_sha256``). A set without ``complete: true`` was interrupted
+and is made anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -23,10 +26,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from cryoscale.errors import InputError, SourceError
-from cryoscale.features.channels import BANDS, MODALITIES
-from cryoscale.features.inputs import INPUTS_OF_MODALITY
-from cryoscale.learn.labels import BACKGROUND, CLEAN_ICE, DEBRIS, VEGETATION, WATER
+from cryoscale.errors import SourceError
+from cryoscale.learn.quality import FLAGS, flags_of, quality_of
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
 from cryoscale.write import store
 
@@ -34,11 +35,6 @@ SPLITS: tuple[str, ...] = ("train", "validation", "test", "unused")
 
 SHARD_BYTES = 64_000_000
 """Stacks in a shard, uncompressed: what the writer holds, and at most what one file has."""
-
-SNOW_NDSI, SNOW_FREE_NDSI = 0.4, 0.2
-
-STEEP_FOR_WATER_DEG = 15.0
-"""Steeper ground holds no water; what an index takes for water there is mostly shade and snow."""
 
 _PLACE = {
     "row": "i4",
@@ -84,13 +80,15 @@ class PatchWriter:
     ) -> None:
         self._group = zarr.open_group(store.open_store(path), mode="w")
         self._group.attrs.update({"channels": list(channels), "composites": [], "complete": False})
+        self._group.attrs["quality_bits"] = dict(FLAGS)
         self._channels = tuple(channels)
         self._composites: list[str] = []
         self._rows: list[dict[str, Any]] = []
+        self._content = hashlib.sha256()
         c, p = len(channels), patch_px
         self._shard = max(1, SHARD_BYTES // (c * p * p * np.dtype(dtype).itemsize))
         self._arrays: dict[str, Any] = {}
-        for name, shape, kind in (("x", (c, p, p), dtype), ("y", (p, p), "u1")):
+        for name, shape, kind in (("x", (c, p, p), dtype), ("y", (p, p), "u1"), ("quality", (p, p), "u1")):
             self._arrays[name] = self._group.create_array(
                 name,
                 shape=(0, *shape),
@@ -99,13 +97,19 @@ class PatchWriter:
                 dtype=kind,
                 compressors=store.COMPRESSOR,
             )
-        self._pending: list[tuple[NDArray[Any], NDArray[np.uint8]]] = []
+        self._pending: list[tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.uint8]]] = []
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, x: NDArray[np.float32], y: NDArray[np.uint8], place: Place) -> None:
-        """Appends one stack (c,p,p) with its labels (p,p).
+    def add(
+        self,
+        x: NDArray[np.float32],
+        y: NDArray[np.uint8],
+        place: Place,
+        why: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Appends one stack (c,p,p) with its labels (p,p), and flags (p,p) that neither of them tells.
 
         Raises:
             InputError: a label that is neither a class nor 255.
@@ -120,13 +124,17 @@ class PatchWriter:
                 **quality_of(x, y, self._channels),
             }
         )
-        self._pending.append((x.astype(self._arrays["x"].dtype), y))
+        stored = x.astype(self._arrays["x"].dtype)
+        for array in (stored, y):
+            self._content.update(array.tobytes())
+        flags = flags_of(x, y, self._channels)
+        self._pending.append((stored, y, flags if why is None else flags | why))
         if len(self._pending) == self._shard:
             self._flush()
 
     def _flush(self) -> None:
         """Writes what waits as one shard."""
-        for name, values in zip("xy", zip(*self._pending, strict=True), strict=False):
+        for name, values in zip(self._arrays, zip(*self._pending, strict=True), strict=True):
             self._arrays[name].append(np.stack(values))
         self._pending = []
 
@@ -154,54 +162,9 @@ class PatchWriter:
             column = self._group.create_array(name, shape=shape, chunks=chunks, dtype=kind)
             if len(self):
                 column[:] = self.column(name)
-        self._group.attrs.update({**attributes, "composites": self._composites, "complete": True})
+        told = {"composites": self._composites, "content_sha256": self._content.hexdigest()}
+        self._group.attrs.update({**attributes, **told, "complete": True})
         return Patches(self._group)
-
-
-def quality_of(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[str]) -> dict[str, Any]:
-    """How good a patch of stack (c,p,p) and labels (p,p) is, as its columns say it.
-
-    ``labelled`` and ``clear`` are shares of its pixels, the latter of those with all optical bands that the
-    set has; ``modalities`` has the bit of each modality whose inputs at least half of its pixels have;
-    ``class_pixels`` counts labels. ``doubtful`` is the share of the labelled pixels whose label and NDSI
-    disagree: clean ice below 0.2, or anything but ice and water above 0.4, where snow begins (Hall et al.
-    1995, https://doi.org/10.1016/0034-4257(95)00137-P), and water on slopes. That may be seasonal snow or
-    shade outside the outlines, or outlines that are off: worth a look, and no reason by itself to leave a
-    patch out.
-
-    Raises:
-        InputError: a label that is neither a class nor 255.
-    """
-    counts = np.bincount(y.ravel(), minlength=NO_DATA + 1)
-    strange = np.flatnonzero(counts[len(CLASS_NAMES) : NO_DATA]) + len(CLASS_NAMES)
-    if strange.size:
-        raise InputError(
-            f"label {strange[0]} in a patch", f"0..{len(CLASS_NAMES) - 1}, or 255", "mend the labels"
-        )
-
-    def share(names: Sequence[str]) -> float:
-        at = [channels.index(name) for name in names if name in channels]
-        return float(np.isfinite(x[at]).all(axis=0).mean()) if at else 0.0
-
-    bits = [bit for name, bit in MODALITIES.items() if share(INPUTS_OF_MODALITY[name]) >= 0.5]
-    return {
-        "labelled": 1.0 - counts[NO_DATA] / y.size,
-        "clear": share(BANDS),
-        "modalities": sum(bits),
-        "doubtful": _doubtful(x, y, channels),
-        "class_pixels": counts[: len(CLASS_NAMES)],
-    }
-
-
-def _doubtful(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[str]) -> float:
-    wrong = np.zeros(y.shape, bool)
-    if "NDSI" in channels:
-        ndsi = x[channels.index("NDSI")]
-        ice, free = y == CLEAN_ICE, np.isin(y, (BACKGROUND, DEBRIS, VEGETATION))
-        wrong |= (ice & (ndsi < SNOW_FREE_NDSI)) | (free & (ndsi > SNOW_NDSI))
-    if "slope" in channels:
-        wrong |= (y == WATER) & (x[channels.index("slope")] > STEEP_FOR_WATER_DEG)
-    return float(wrong.sum() / max((y != NO_DATA).sum(), 1))
 
 
 class Patches:
@@ -210,6 +173,7 @@ class Patches:
     def __init__(self, group: zarr.Group) -> None:
         self._x: Any = group["x"]
         self._y: Any = group["y"]
+        self._quality: Any = group["quality"] if "quality" in group.array_keys() else None
         self._name = str(group.store_path)
         self._held: dict[int, tuple[NDArray[Any], NDArray[np.uint8]]] = {}
         self._hold_bytes = 0
@@ -252,6 +216,8 @@ class Patches:
         """What does not fit together among the arrays, in words; None where all does."""
         n, c, p = len(self), len(self.channels), self.patch_px
         shapes = {"x": (self._x.shape, (n, c, p, p)), "y": (self._y.shape, (n, p, p))}
+        if self._quality is not None:
+            shapes["quality"] = self._quality.shape, (n, p, p)
         for name, column in self.columns.items():
             shapes[name] = column.shape, (n, len(CLASS_NAMES)) if name == "class_pixels" else (n,)
         for name, (found, wanted) in shapes.items():
@@ -271,6 +237,18 @@ class Patches:
     def patch_px(self) -> int:
         """Edge of a patch in pixels."""
         return int(self._x.shape[-1])
+
+    @property
+    def identity(self) -> str:
+        """What tells this set from another, wherever it lies: a sha256 of its attributes and columns.
+
+        The attributes hold that of stacks and labels. Sets of older versions do not: of those the columns
+        speak, which were computed from both.
+        """
+        found = hashlib.sha256(json.dumps(self.attrs, sort_keys=True).encode())
+        for name in sorted(self.columns):
+            found.update(self.columns[name].tobytes())
+        return found.hexdigest()
 
     def indices(self, split: str) -> NDArray[np.int64]:
         """Numbers of the patches of a split ("train", "validation", "test", "unused")."""
@@ -301,6 +279,12 @@ class Patches:
     def nbytes_each(self) -> int:
         """What one patch takes, stack and labels, in the types they are stored in."""
         return int(math.prod(self._x.shape[1:]) * self._x.dtype.itemsize + math.prod(self._y.shape[1:]))
+
+    def flags(self, index: int) -> NDArray[np.uint8]:
+        """``FLAGS`` (p,p) of one patch; of a set that was made before there were any, what x and y tell."""
+        if self._quality is None:
+            return flags_of(*self.read(index), self.channels)
+        return np.asarray(self._quality[int(index)], np.uint8)
 
     def _load(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """One patch off the disk.

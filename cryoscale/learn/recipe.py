@@ -204,8 +204,12 @@ class TrainConfig(_Strict):
 
     @property
     def fingerprint(self) -> str:
-        """What tells one training from another: all but where it runs and what its card says in words."""
-        told = self.model_dump_json(exclude={"device", "work", "name", "description", "licence"})
+        """What tells one training from another: all but where it runs and what its card says in words.
+
+        Where patches and initial weights lie is no part of it; what they hold is for the training to add.
+        """
+        words = {"device", "work", "name", "description", "licence"}
+        told = self.model_dump_json(exclude={*words, "patches", "initial"})
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def rate_at(self, progress: float) -> float:

@@ -54,10 +54,18 @@ class SampleConfig(BaseModel):
             raise ValueError("fraction and test_fraction leave nothing to train on")
         if (self.split == "leave-one-out") != bool(self.held_out):
             raise ValueError("leave-one-out and held_out (the name of a run) go together")
-        if (self.truth is None) != bool(self.outlines):
+        if self.held_out and self.test_fraction:
+            raise ValueError("leave-one-out tests on whole runs: test_fraction would change nothing")
+        if (self.truth is None) != bool(self.outlines or self.debris):
             raise ValueError("give outlines and debris, or truth")
         if bool(self.outlines) != bool(self.debris):
             raise ValueError("glacier outlines without debris outlines would label debris as clean ice")
+        if self.truth is not None and (self.rim_px or self.max_water_slope_deg is not None):
+            raise ValueError(
+                "rim_px and max_water_slope_deg are rules for outlines: a truth is taken as it is"
+            )
+        if self.resample and self.truth is None:
+            raise ValueError("resample without truth would change nothing")
         return self
 
 

@@ -278,8 +278,9 @@ class SplitRule:
         return f"blocked: {blocks}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For the set's attributes."""
-        return asdict(self)
+        """For the set's attributes: what the split was made by."""
+        unused = {"random": ("block_px", "gap_px"), "leave-one-out": ("test_fraction",)}.get(self.kind, ())
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
 def assign(

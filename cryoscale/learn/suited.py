@@ -12,7 +12,8 @@ from cryoscale.features.channels import BANDS
 from cryoscale.learn.patches import SPLITS, Patches
 from cryoscale.learn.places import code_of
 from cryoscale.learn.scores import NO_DATA
-from cryoscale.models.predictor import Predictor
+from cryoscale.models.protocol import PredictsTiles
+from cryoscale.models.variants import MonteCarloDropout
 from cryoscale.models.weights import Card, refuse_other_classes
 
 _COMPONENTS = ("PCA1", "PCA2", "PCA3")
@@ -84,13 +85,17 @@ class SuitedPatches:
         return self.patches.indices(split)
 
     def ask(
-        self, predictor: Predictor, x: NDArray[np.float32], indices: NDArray[np.int64]
+        self, predictor: PredictsTiles, x: NDArray[np.float32], indices: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """Probabilities (n,k,p,p) of stacks (n,c,p,p), told where the patches lie if the network wants it."""
         codes = self.codes(predictor, indices)
-        return predictor(x) if codes is None else predictor(x, codes)
+        given = (x,) if codes is None else (x, codes)
+        if isinstance(predictor, MonteCarloDropout):
+            columns = [self.patches.columns[name][indices] for name in ("epsg", "row", "col")]
+            return predictor(*given, places=np.stack(columns, axis=1))
+        return predictor(*given)
 
-    def codes(self, predictor: Predictor, indices: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    def codes(self, predictor: PredictsTiles, indices: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Location codes (n,4) of patches, for a network that wants them."""
         if not predictor.needs_location:
             return None

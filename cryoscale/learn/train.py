@@ -65,7 +65,7 @@ def train(
         WeightsError: if ``out`` does not end in .safetensors, or the initial weights do not fit.
         SourceError: if the patch set is absent, or nothing can be learnt from it.
         ConfigError: if the recipe's parts do not go together.
-        OutputError: if the work folder holds a training by another recipe.
+        OutputError: if the work folder holds a training by another recipe, or on other patches.
         TrainingError: if the loss is no longer finite or the disk is full; the last whole epoch is kept.
     """
     if out.suffix != ".safetensors":
@@ -120,6 +120,9 @@ class _Run:
             weights.refuse_other_classes(self.initial.classes)
             self.architecture, self.arguments = self.initial.architecture, self.initial.arguments
             self._refuse_another_model(self.initial)
+            if self.architecture == FOREST:
+                given = f"initial {self.config.initial}, a {FOREST}, which cannot be trained on"
+                raise ConfigError(given, "a network", "leave initial out, which fits a new forest")
         else:
             wanted = self.config.model or ModelConfig()
             self.architecture = wanted.name
@@ -201,8 +204,8 @@ class _Run:
 
     def _identity(self) -> str:
         """What a state belongs to beside the recipe: the weights it began with, and the patches."""
-        told = [self.initial.sha256 if self.initial else "", self.patches.attrs.get("fingerprint", "")]
-        told += [str(len(self.patches)), str(self.patches.columns["split"].tolist())]
+        first = self.initial
+        told = [self.patches.identity, *((first.sha256, first.mean, first.std) if first else ())]
         return hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:16]
 
     def _after_epoch(self, state: TrainState, standard: Standard) -> None:

@@ -139,8 +139,7 @@ class Predictor:
         self.card = card
         self.channels, self.classes = card.channels, card.classes
         self.pca: dict[str, Any] | None = card.pca.model_dump() if card.pca else None
-        curve = card.calibration
-        self.calibration = None if curve is None else (curve.confidence, curve.accuracy)
+        self.calibration = card.curve()
         self.tile_multiple = int(getattr(model, "tile_multiple", TILE_MULTIPLE))
         self.needs_halo = bool(getattr(model, "needs_halo", True))
         self.needs_location = bool(getattr(model, "needs_location", False))

@@ -23,15 +23,17 @@ _WORD = 1 << 32
 
 
 class _Variants:
-    """What a model says of itself, passed on."""
+    """What a model says of itself, passed on, but for a curve that was fitted on other answers than these."""
 
-    def __init__(self, inner: PredictsTiles) -> None:
+    def __init__(self, inner: PredictsTiles, **asked: Any) -> None:
         self.inner = inner
         self.channels, self.classes, self.pca = inner.channels, inner.classes, inner.pca
         self.tile_multiple, self.needs_halo = inner.tile_multiple, inner.needs_halo
         self.needs_location = inner.needs_location
         self.device: Any = getattr(inner, "device", "cpu")
-        self.calibration: Any = getattr(inner, "calibration", None)
+        self.card: Any = getattr(inner, "card", None)
+        self.asked = {**getattr(inner, "asked", {}), **asked}
+        self.calibration: Any = self.card.curve(**self.asked) if self.card else None
 
 
 class Turned(_Variants):
@@ -45,7 +47,7 @@ class Turned(_Variants):
     """
 
     def __init__(self, inner: PredictsTiles) -> None:
-        super().__init__(inner)
+        super().__init__(inner, flips=True)
         if not inner.needs_halo:
             given = f"flips with {inner.describe()['name']}, which sees each pixel by itself"
             raise InputError(given, "a network that sees a pixel's surroundings", "leave flips out")
@@ -87,7 +89,7 @@ class MonteCarloDropout(_Variants):
     needs_place = True
 
     def __init__(self, inner: PredictsTiles, network: torch.nn.Module, samples: int) -> None:
-        super().__init__(inner)
+        super().__init__(inner, mc_dropout=samples)
         self.samples = samples
         if not _leave_dropout_on(network):
             given = f"mc_dropout {samples} with {inner.describe()['name']}, which has no dropout"

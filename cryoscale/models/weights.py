@@ -18,7 +18,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cryoscale.errors import CryoscaleError, ExtraError, WeightsError
 from cryoscale.models.bandratio import CLASSES
+from cryoscale.models.curve import Calibration, Curve
 from cryoscale.models.fetching import on_this_machine
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ _PICKLED_NAMES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
 _PICKLED_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 BandRow = Annotated[tuple[float, ...], Field(min_length=12, max_length=12)]
 
 
@@ -58,22 +57,6 @@ class PcaCard(_Strict):
 
     mean: BandRow
     components: tuple[BandRow, BandRow, BandRow]
-
-
-class Calibration(_Strict):
-    """Reliability curve: in bins of rising confidence, the mean confidence and the accuracy observed."""
-
-    confidence: Annotated[tuple[Share, ...], Field(min_length=1)]
-    accuracy: tuple[Share, ...]
-    count: tuple[int, ...]
-
-    @model_validator(mode="after")
-    def _is_a_curve(self) -> Calibration:
-        if not len(self.confidence) == len(self.accuracy) == len(self.count):
-            raise ValueError("confidence, accuracy and count must be of one length")
-        if any(left > right for left, right in pairwise(self.confidence)):
-            raise ValueError("confidence does not rise from bin to bin")
-        return self
 
 
 class Card(_Strict):
@@ -108,6 +91,10 @@ class Card(_Strict):
             if len(set(names)) != len(names):
                 raise ValueError(f"a {kind} is named twice")
         return self
+
+    def curve(self, *, flips: bool = False, mc_dropout: int = 0) -> Curve | None:
+        """Confidence and accuracy of the calibration, if it was fitted on answers of this kind."""
+        return None if self.calibration is None else self.calibration.curve(flips, mc_dropout)
 
 
 _WORDS = {"training", "split", "metrics", "licence", "sha256"}

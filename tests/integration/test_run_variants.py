@@ -18,6 +18,7 @@ from cryoscale.errors import ConfigError, InputError, OutputError
 from cryoscale.forecast.plan import Asked, make_plan
 from cryoscale.learn.patches import Patches
 from cryoscale.models import weights
+from cryoscale.models.curve import Calibration
 from cryoscale.preparation import prepare
 from cryoscale.repredict import Variant, settings_of
 from cryoscale.results import Run
@@ -101,7 +102,7 @@ def test_a_curve_in_the_card_is_read_and_is_part_of_what_the_run_is(
 ) -> None:
     card = weights.read_card(tiny_range.weights)
     curve = {"confidence": (0.0, 0.5, 1.0), "accuracy": (0.4, 0.6, 0.9), "count": (5, 5, 5)}
-    new = card.model_copy(update={"calibration": weights.Calibration(**curve)})
+    new = card.model_copy(update={"calibration": Calibration(**curve)})
     weights.copy_with_card(tiny_range.weights, new, tmp_path / "new.safetensors")
     settings = tiny_range.settings(**small(tiny_range, weights=str(tmp_path / "new.safetensors")))
     with pytest.raises(OutputError):
@@ -114,6 +115,25 @@ def test_a_curve_in_the_card_is_read_and_is_part_of_what_the_run_is(
         inside = a != 255
         assert np.abs(b["confidence"].values.astype(float) - expected)[inside].max() <= 1
         assert b.attrs["cryoscale:confidence"].endswith("read as observed accuracy")
+
+
+def test_a_curve_for_single_answers_is_not_read_by_a_run_with_flips(
+    tiny_range: TinyRange, tmp_path: Path
+) -> None:
+    card = weights.read_card(tiny_range.weights)
+    curve = {"confidence": (0.0, 1.0), "accuracy": (0.4, 0.9), "count": (5, 5)}
+    identities = []
+    for name, more in (("single", {}), ("flips", {"flips": True})):
+        new = card.model_copy(update={"calibration": Calibration(**curve, **more)})
+        path = tmp_path / f"{name}.safetensors"
+        weights.copy_with_card(tiny_range.weights, new, path)
+        prepare(tiny_range.settings(**small(tiny_range, weights=str(path), flips=True)), str(tmp_path / name))
+        model = json.loads((tmp_path / name / "run.json").read_text())["model"]
+        identities.append((model["confidence"], model["identity"].get("curve")))
+    assert identities == [
+        ("one minus normalised entropy, uncalibrated: the curve is for single answers", "not read"),
+        ("one minus normalised entropy, read as observed accuracy", None),
+    ]
 
 
 def test_defaults_add_nothing_to_the_identity_of_a_run(plain: Path) -> None:
@@ -181,10 +201,40 @@ def test_importance_and_calibrate_from_outside(
     assert set(found["channels"]) == set(Patches.open(patch_set).channels)
     assert len(found["channels"]["B02"]["overall"]["iou"]["repeats"]) == 2
     assert (tmp_path / "imp" / "importance.png").read_bytes()[:4] == b"\x89PNG"
+    assert (found["split"], found["note"]) == ("test", None)
     done = cryoscale("calibrate", net, "--patches", patch_set, "--out", tmp_path / "new.safetensors")
     assert done.returncode == 0, done.stderr
     assert "temperature 1.000 before" in done.stdout
     assert weights.read_card(tmp_path / "new.safetensors").calibration is not None
+
+
+def test_a_set_without_test_patches_is_measured_on_those_for_validation_which_is_said(
+    tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patches = write_patches(tmp_path / "p.zarr", tiny_range.weights, splits=["validation", "validation"])
+
+    def said(*arguments: object) -> str:
+        given = [*arguments, "--patches", patches]
+        monkeypatch.setattr(sys, "argv", ["cryoscale", *map(str, given)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        assert not ended.value.code, told
+        return told.out
+
+    net = tiny_range.weights
+    found = json.loads(said("importance", net, "--repeats", 1, "--json"))
+    assert found["split"] == "validation"
+    assert "no patches for test" in found["note"]
+    assert found["note"] in " ".join(said("importance", net, "--repeats", 1).split())
+    assert json.loads(said("importance", net, "--split", "validation", "--json"))["note"] is None
+    told = json.loads(said("calibrate", net, "--json"))
+    assert set(told["splits"]) == {"validation"}
+    assert (
+        told["note"]
+        == "no patches were held out: the figures are those of split validation, which was fitted on"
+    )
+    assert told["note"] in " ".join(said("calibrate", net).split())
 
 
 @pytest.mark.parametrize(

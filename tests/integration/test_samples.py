@@ -20,10 +20,11 @@ import yaml
 from rasterio.features import shapes
 
 from cryoscale.cli import main
-from cryoscale.errors import InputError
+from cryoscale.errors import InputError, OutputError
 from cryoscale.features.stack import HALO_PX, PcaBasis, build_stack
 from cryoscale.grid import Window
 from cryoscale.learn.patches import Patches
+from cryoscale.learn.quality import FLAGS
 from cryoscale.learn.sampleset import checked
 from cryoscale.learn.truth import in_zone, whole_truth
 from cryoscale.ledger import Ledger, Marker, SetAside
@@ -188,6 +189,21 @@ def test_patches_lie_on_the_lattice_and_ground_at_the_zones_border_is_learnt_onc
     assert min(map(np.min, lon)) < 84 < max(map(np.max, lon))
 
 
+def test_a_clear_pixel_without_a_label_is_flagged_as_outside_the_region_or_the_zone(made: Made) -> None:
+    patches, _, _ = made
+    seen = 0
+    for index in range(len(patches)):
+        (x, y), flags = patches.read(index), patches.flags(index)
+        clear = np.isfinite(x[:12]).all(axis=0)
+        outside = flags & FLAGS["outside"] > 0
+        np.testing.assert_array_equal(flags & FLAGS["clear"] > 0, clear)
+        np.testing.assert_array_equal(flags & FLAGS["labelled"] > 0, y != 255)
+        np.testing.assert_array_equal(outside & clear, (y == 255) & clear)
+        assert not (flags & FLAGS["rim"]).any()
+        seen += outside.sum()
+    assert seen > 1000
+
+
 def test_no_pixel_of_training_is_within_the_gap_of_a_pixel_for_validation(made: Made) -> None:
     patches, summary, _ = made
     train, held = patches.indices("train"), patches.indices("validation")
@@ -229,6 +245,7 @@ def test_the_summary_counts_what_the_set_holds_and_says_where_it_comes_from(
     assert source["rgi_version"] == "7.0"
     assert source["src_date"] == ["2003-07-30", "2003-07-30"]
     assert len(source["sha256"]) == 64
+    assert patches.attrs["source"]["rules"]["ndwi_water"] == 0.17
     assert any("15 years off" in note for note in summary["notes"])
 
 
@@ -250,6 +267,9 @@ def test_blocks_of_another_size_give_the_same_patches(
         np.testing.assert_array_equal(x, x2)
         rim = (y2 == 255) & (y != 255)
         rims += rim.sum()
+        flags = again.flags(places[place.epsg, place.row, place.col])
+        assert (flags[rim] & FLAGS["rim"] > 0).all()
+        assert not (flags[y2 != 255] & FLAGS["rim"]).any()
         np.testing.assert_array_equal(y[~rim], y2[~rim])
     assert rims > 100
 
@@ -287,6 +307,8 @@ def test_label_rasters_serve_in_place_of_outlines(corner: Mapped, tmp_path: Path
     config = checked(truth=corner.truth, **SMALL, split="random")
     summary = make_samples([corner.run], str(tmp_path / "p.zarr"), config)
     assert summary["shared_ground"] > 0.9, "a random split leaks, and says so"
+    assert set(summary["source"]["rules"]) == {"patch_px", "stride_px", "min_labelled"}, "no others were used"
+    assert "gap_px" not in summary["split_rule"]
     patches = Patches.open(tmp_path / "p.zarr")
     window, truth = whole_truth(corner.truth / "32645.tif")
     for index in np.flatnonzero(patches.columns["epsg"] == 32645)[:20]:
@@ -395,6 +417,12 @@ def test_label_rasters_that_cannot_serve_are_told_in_one_line(
             write_labels(tmp_path / name / f"{epsg}.tif", window, change(truth), shift_m=shift_m)
         refused(samples(corner.run, "--truth", tmp_path / name, *out), words, tmp_path)
     refused(samples(corner.run, "--truth", tmp_path, *out), "32645.tif (absent)", tmp_path)
+    for rule in (("--rim-px", "2"), ("--max-water-slope-deg", "15")):
+        refused(samples(corner.run, "--truth", corner.truth, *rule, *out), "rules for outlines", tmp_path)
+    debris = ("--debris", corner.debris)
+    refused(samples(corner.run, "--truth", corner.truth, *debris, *out), "debris, or truth", tmp_path)
+    given = ("--outlines", corner.outlines, *debris)
+    refused(samples(corner.run, *given, "--resample", *out), "resample without truth", tmp_path)
     code, err = samples(corner.run, "--truth", tmp_path / "off", "--resample", "--split", "random", *out)
     assert code == 0, err
 
@@ -432,6 +460,8 @@ def test_splits_that_cannot_be_learnt_from_are_told_in_one_line(
     )
     refused(samples(*given, "--split", "leave-one-out", "--held-out", "tiny"), "a run to train on", tmp_path)
     refused(samples(*given, "--split", "leave-one-out"), "go together", tmp_path)
+    one_out = ("--split", "leave-one-out", "--held-out", "tiny", "--test-fraction", "0.3")
+    refused(samples(*given, *one_out), "test_fraction would change nothing", tmp_path)
     refused(samples(*given, "--split", "honest"), "--split honest", tmp_path)
 
 
@@ -493,6 +523,25 @@ def test_what_lies_at_the_output_is_not_overwritten_unless_it_was_interrupted(
     code, err = samples(corner.run, *given, "--out", tmp_path / "p.zarr")
     assert code == 0, err
     assert len(Patches.open(tmp_path / "p.zarr"))
+
+
+def test_a_set_whose_sheet_or_summary_cannot_be_written_is_not_left_behind(
+    corner: Mapped, tmp_path: Path, samples: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = (corner.run, "--truth", corner.truth, "--split", "random", "--out", tmp_path / "p.zarr")
+    for suffix in (".png", ".json"):
+        (tmp_path / f"p{suffix}").mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr("cryoscale.sampling._cut_all", lambda *_: pytest.fail("cut in vain"))
+            code, err = samples(*given)
+        assert (code, f"p{suffix}, which is a folder" in err) == (2, True), err
+        (tmp_path / f"p{suffix}").rmdir()
+
+    def full(url: str, _content: bytes) -> None:
+        raise OutputError(url, "a path that can be written", "make room")
+
+    monkeypatch.setattr("cryoscale.sampling.store.put", full)
+    refused(samples(*given), "make room", tmp_path)
 
 
 def test_blocks_that_a_run_set_aside_are_named_and_give_no_patch(

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from cryoscale.features.insar import coherence_phase
 from cryoscale.features.terrain import slope_aspect
 from cryoscale.features.texture import glcm_dissimilarity
-from cryoscale.learn.augment import DROPPABLE, AugmentConfig, augment, drop_modalities, turn
+from cryoscale.learn.augment import DROPPABLE, AugmentConfig, Variant, augment, drop_modalities, turn
 
 CHANNELS = ("B02", "LST", "elevation", "slope", "aspect", "velocity", "coherence", "phase")
 SIZE = 32
@@ -87,6 +87,12 @@ def test_dropout_comes_as_often_as_it_is_told():
     for name in ("velocity", "coherence", "phase"):
         assert share[name] == pytest.approx(0.2, abs=0.03)
     assert share["B02"] == share["elevation"] == 0
+
+
+def test_nothing_is_dropped_by_a_recipe_that_drops_nothing():
+    config = AugmentConfig(flips=False, drop={})
+    rng = np.random.default_rng(1)
+    assert {Variant.draw(config, rng).dropped for _ in range(200)} == {()}
 
 
 def test_raising_the_ground_changes_no_slope():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from sklearn.isotonic import IsotonicRegression
 from cryoscale.errors import SourceError, WeightsError
 from cryoscale.features.channels import CHANNELS
 from cryoscale.infer.encode import Confidence, confidence, encode
-from cryoscale.learn.calibrate import Sample, calibrate, fit_curve, fit_temperature
-from cryoscale.learn.patches import PatchWriter, Place
+from cryoscale.learn.calibrate import Asked, Sample, calibrate, fit_curve, fit_temperature
+from cryoscale.learn.patches import Patches, PatchWriter, Place
 from cryoscale.learn.reliability import Reliability
 from cryoscale.learn.suited import SuitedPatches
 from cryoscale.models import weights
@@ -206,6 +207,66 @@ def test_the_predictor_carries_the_curve_and_the_manifest_its_digest(
     # words about the weights are no part of what they answer
     reworded = weights.read_card(net).model_copy(update={"licence": "another", "metrics": {"a": 1}})
     assert weights.serving_digest(reworded) == plain.describe()["card"]
+
+
+def save_glavitu(path: Path) -> None:
+    """A small untrained network with dropout, with the statistics of the random CryoNet."""
+    other = path.with_name("other.safetensors")
+    save_random_network(other)
+    sizes = {"width": 8, "blocks": 1, "heads": 2, "mlp": 16, "steps": 1, "tile_px": EDGE}
+    arguments = {"in_channels": len(CHANNELS), "classes": 5, **sizes}
+    card = weights.read_card(other).model_copy(update={"architecture": "glavitu", "arguments": arguments})
+    torch.manual_seed(2)
+    weights.save(weights.build(card), card, path)
+
+
+@pytest.mark.parametrize("asked", [Asked(flips=True), Asked(mc_dropout=3), Asked(True, 2)])
+def test_a_mean_over_several_answers_has_a_curve_of_its_own_which_serves_nothing_else(
+    asked: Asked, tmp_path: Path
+) -> None:
+    from cryoscale.manifest import confidence_layer
+    from cryoscale.models.loading import load_predictor
+
+    net, out = tmp_path / "net.safetensors", tmp_path / "new.safetensors"
+    save_glavitu(net)
+    patches = write_patches(tmp_path / "patches.zarr", net)
+    plain = calibrate(net, patches, out=net).card
+    assert plain.calibration is not None
+    assert not {"flips", "mc_dropout"} & set(json.loads(weights.card_path(net).read_text())["calibration"])
+    found = calibrate(net, patches, asked=asked, out=out)
+    curve = weights.read_card(out).calibration
+    assert curve is not None
+    assert (curve.flips, curve.mc_dropout) == (asked.flips, asked.mc_dropout)
+    assert found.card.temperature == plain.temperature
+    fitted = found.figures[0]
+    assert fitted.entropy_after < fitted.entropy_before
+
+    # what the curve was fitted on, by the model that a run asks
+    told = vars(asked)
+    model = load_predictor(weights=net, device="cpu", **told)
+    held = Patches.open(patches)
+    stated = []
+    for index in held.indices("validation"):
+        x, y = held.read(index)
+        place = held.place(index)
+        where = {"places": np.array([[place.epsg, place.row, place.col]])} if asked.mc_dropout else {}
+        stated.append(confidence(model(x[np.newaxis], **where)[0])[y != 255])
+    mean = np.average(curve.confidence, weights=curve.count)
+    assert mean == pytest.approx(np.concatenate(stated).mean(), abs=1e-6)
+
+    words = "one minus normalised entropy"
+    kinds = [{}, {"flips": True}, {"mc_dropout": 3}, {"flips": True, "mc_dropout": 2}]
+    for path, answers in ((net, Asked()), (out, asked)):
+        for kind in kinds:
+            served = load_predictor(weights=path, device="cpu", **kind)
+            layer = confidence_layer("entropy", served)
+            if Asked(**kind) == answers:
+                assert layer == f"{words}, read as observed accuracy"
+                assert served.calibration is not None
+            else:
+                assert layer.startswith(f"{words}, uncalibrated: the curve is for ")
+                assert served.calibration is None
+    assert confidence_layer("entropy", load_predictor(weights=net, flips=True)).endswith("for single answers")
 
 
 def test_the_card_can_be_replaced_where_it_lies_and_a_failure_leaves_the_old_one(

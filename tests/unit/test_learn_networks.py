@@ -61,6 +61,21 @@ def test_a_network_is_trained_by_its_name_and_its_weights_serve(patches, tmp_pat
         assert not (tmp_path / "w.training" / "state.safetensors").exists()
 
 
+def test_a_forest_has_nothing_to_start_from(patches, tmp_path):
+    """It would be grown anew, whatever the recipe says of steps, and its card would name the first one."""
+    forest = {"name": "random-forest", "arguments": NETWORKS["random-forest"]}
+    first = tmp_path / "first.safetensors"
+    train(recipe(patches, model=forest), out=first)
+    for changes in ({}, {"freeze_encoder": True}):
+        again = recipe(patches, model=None, initial=first, **changes)
+        with pytest.raises(
+            ConfigError, match=r"first\.safetensors, a random-forest.*leave initial out"
+        ) as told:
+            train(again, out=tmp_path / "w.safetensors")
+        assert "\n" not in str(told.value)
+    assert not (tmp_path / "w.safetensors").exists()
+
+
 def test_the_second_head_counts_as_much_as_the_network_says(patches, tmp_path, monkeypatch):
     """With a weight of 0 for it, its own weights get no gradient and only shrink by weight decay."""
     import tests.toy_training as toy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from cryoscale.errors import InputError, SourceError
 from cryoscale.features.channels import CHANNELS as ALL_CHANNELS
 from cryoscale.features.channels import MODALITIES
 from cryoscale.learn import patches as module
-from cryoscale.learn.patches import Patches, PatchWriter, Place, quality_of
+from cryoscale.learn.patches import Patches, PatchWriter, Place
+from cryoscale.learn.quality import FLAGS, quality_of
 
 CHANNELS = ("B02", "elevation", "absent", "constant")
 
@@ -72,6 +74,32 @@ def test_statistics_equal_those_of_all_finite_pixels_at_once(patches):
         assert std[c] == pytest.approx(np.nanstd(together[:, c]), rel=1e-10)
     assert (mean[2], std[2]) == (0, 1), "a channel without data standardises to 0"
     assert std[3] == 1, "a channel that never varies is not divided by 0"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_set_is_known_by_what_it_holds_and_not_by_where_it_lies_or_how_it_is_cut(
+    tmp_path, monkeypatch, dtype
+):
+    rng = np.random.default_rng(0)
+    x = rng.random((5, len(CHANNELS), 32, 32)).astype(np.float32)
+    y = rng.integers(0, 5, (5, 32, 32)).astype(np.uint8)
+    nudged, mirrored = x.copy(), y.copy()
+    nudged[3, 0, 5, 5] += 0.1
+    mirrored[2] = y[2, :, ::-1]
+
+    def identity(name, x, y, **attributes):
+        writer = PatchWriter(tmp_path / name, channels=CHANNELS, patch_px=32, dtype=dtype)
+        for number in range(5):
+            writer.add(x[number], y[number], Place(32645, 0, 32 * number, 0, "median", "train"))
+        made = writer.finish(**attributes)
+        assert Patches.open(tmp_path / name).identity == made.identity
+        return made.identity
+
+    first = identity("a.zarr", x, y)
+    monkeypatch.setattr(module, "SHARD_BYTES", 2 * x[0].nbytes)
+    assert identity("b.zarr", np.asfortranarray(x), np.asfortranarray(y)) == first
+    others = [identity("c.zarr", nudged, y), identity("d.zarr", x, mirrored), identity("e.zarr", x, y, pca=1)]
+    assert len({first, *others}) == 4
 
 
 def test_class_counts_leave_no_data_out(patches):
@@ -163,6 +191,37 @@ def test_the_columns_tell_the_quality_of_a_patch():
     assert found["doubtful"] == pytest.approx(9 / 90)
     expected = {"optical", "thermal", "terrain", "velocity"}
     assert found["modalities"] == sum(MODALITIES[name] for name in expected)
+
+
+def test_every_pixel_says_why_it_is_learnt_from_or_not(tmp_path):
+    """By hand on a small patch; a set without the array says what its pixels tell by themselves."""
+    names = ("B02", "B03", "NDSI", "slope")
+    x, y = np.ones((4, 32, 32), np.float32), np.zeros((32, 32), np.uint8)
+    x[2:] = 0
+    x[1, 0], y[0] = np.nan, 255
+    x[2, 1, :3] = 0.9  # snow that is called background
+    y[2], y[3] = 255, 255
+    why = np.zeros((32, 32), np.uint8)
+    why[2], why[3], why[0, :5] = FLAGS["rim"], FLAGS["outside"], FLAGS["outside"]
+    expected = np.full((32, 32), FLAGS["clear"] | FLAGS["labelled"], np.uint8)
+    expected[0] = 0
+    expected[1, :3] |= FLAGS["doubtful"]
+    expected[2:4] = FLAGS["clear"]
+    by_itself = expected.copy()
+    expected |= why
+    writer = PatchWriter(tmp_path / "q.zarr", channels=names, patch_px=32)
+    writer.add(x, y, place(1), why)
+    writer.finish()
+    patches = Patches.open(tmp_path / "q.zarr")
+    assert patches.attrs["quality_bits"] == FLAGS
+    np.testing.assert_array_equal(patches.flags(0), expected)
+    shutil.rmtree(tmp_path / "q.zarr" / "quality")
+    older = Patches.open(tmp_path / "q.zarr")
+    np.testing.assert_array_equal(older.flags(0), by_itself)
+    np.testing.assert_array_equal(older.read(0)[1], y)
+    zarr.open_group(tmp_path / "q.zarr", mode="r+").create_array("quality", shape=(2, 32, 32), dtype="u1")
+    with pytest.raises(SourceError, match="quality of shape"):
+        Patches.open(tmp_path / "q.zarr")
 
 
 def test_water_on_a_slope_is_in_doubt():

@@ -45,6 +45,7 @@ def test_the_protocol_of_the_study_is_the_published_one():
     assert config.schedule == "constant"
     assert config.crop_px is None
     assert config.initial is None
+    assert (config.augment.drop, config.augment.drop_together) == ({}, 0)
     # The name and the arguments are those of the network with 70.20 M parameters.
     assert config.model.name == "cryonet"
     with torch.device("meta"):
@@ -84,6 +85,13 @@ def test_the_transfer_starts_from_what_the_study_trained_and_takes_few_steps():
     assert config.iterations < 1000
     assert config.model is None
     assert not config.freeze_encoder
+
+
+@pytest.mark.parametrize(
+    "path", [HERE / "demo.yaml", Path(benchmarks.__file__).with_name("cryonet_brief.yaml")]
+)
+def test_recipes_that_learn_to_do_without_radar_heat_and_speed_at_once_say_so(path):
+    assert load_config(path).augment.drop_together == 0.15
 
 
 def test_the_commands_in_the_recipes_are_commands():

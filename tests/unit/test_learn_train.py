@@ -154,6 +154,27 @@ def test_a_work_folder_of_another_recipe_is_refused(patch_set, tmp_path):
         train(tiny(patch_set, epochs=1), out=tmp_path / "w.safetensors")
 
 
+def test_patches_that_were_made_anew_are_another_training_and_moved_ones_the_same(tmp_path):
+    home = make_patches(tmp_path / "home" / "p.zarr")
+    first = train(recipe(home), out=tmp_path / "home" / "w.safetensors")
+    start = {"model": None, "initial": tmp_path / "home" / "w.safetensors"}
+    tuned = train(recipe(home, **start), out=tmp_path / "home" / "tuned.safetensors")
+    moved = (tmp_path / "home").rename(tmp_path / "moved")
+    start["initial"] = moved / "w.safetensors"
+    again = train(recipe(moved / "p.zarr"), out=moved / "w.safetensors")
+    assert (again.sha256, again.training["seconds"]) == (first.sha256, first.training["seconds"])
+    events = []
+    told = train(recipe(moved / "p.zarr", **start), out=moved / "tuned.safetensors", progress=events.append)
+    assert told.sha256 == tuned.sha256
+    assert [event["kind"] for event in events] == ["model"], "it was finished"
+    before = (moved / "w.json").read_bytes()
+    for change in ({"seed": 1}, {"offset": 0.1}, {"source": "another"}, {"pca": {**PCA, "mean": [0.2] * 12}}):
+        make_patches(moved / "p.zarr", **change)
+        with pytest.raises(OutputError, match="other patches"):
+            train(recipe(moved / "p.zarr"), out=moved / "w.safetensors")
+        assert (moved / "w.json").read_bytes() == before
+
+
 def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(patch_set, tmp_path):
     with pytest.raises(WeightsError, match="safetensors"):
         train(tiny(patch_set), out=tmp_path / "w.pt")
@@ -261,6 +282,8 @@ def test_a_change_of_words_or_machine_does_not_make_it_another_training():
         update={"name": "y", "device": "cuda", "work": Path("elsewhere"), "licence": "MIT"}
     )
     assert same.fingerprint == config.fingerprint
+    elsewhere = {"patches": "elsewhere/p", "initial": Path("elsewhere/w.safetensors")}
+    assert config.model_copy(update=elsewhere).fingerprint == config.fingerprint
     assert config.model_copy(update={"seed": 1}).fingerprint != config.fingerprint
 
 
