@@ -152,7 +152,7 @@ def measure(
 
         on_stage("a run from end to end")
         done = whole.measure(SCALES[scale].range)
-        keep([done.figure])
+        keep(done.figures)
         picture = done.timeline_png
     made = Bench(scale, limits, tuple(found), picture)
     if out is not None:

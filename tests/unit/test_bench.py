@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from cryoscale.bench import (
     ground,
     idle,
     network,
+    processes,
     suite,
     table,
     timeline,
@@ -52,7 +56,7 @@ def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Pat
     assert line["results"]["limits"]["copy_gb_s"] > 0
     stages = line["results"]["figures"]
     network_stages = {"network tiny", "actor tiny", "fed actor tiny"}
-    others = {"features", "blending", "reading", "writing", "orchestration", "end to end"}
+    others = {"features", "blending", "reading", "writing", "orchestration", "mapping", "end to end"}
     assert set(stages) == network_stages | {"network tiny, by trial"} | others
     assert stages["network tiny, by trial"]["precision"] in quicker_on_cpus()
     for name, figure in stages.items():
@@ -60,11 +64,19 @@ def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Pat
         assert figure["rate"] > 0
         assert figure["limit"] > 0
         assert figure["of_limit"] == pytest.approx(figure["rate"] / figure["limit"], rel=1e-3)
-        assert figure["times_rival"] == pytest.approx(figure["rate"] / figure["rival_rate"], rel=1e-3)
+        if name == "end to end":
+            assert figure["times_rival"] is None  # the loop beside it only maps
+        else:
+            assert figure["times_rival"] == pytest.approx(figure["rate"] / figure["rival_rate"], rel=1e-3)
     assert stages["features"]["memory_over_output"] < 2.5
     assert stages["features"]["plain_copy_mpx_s"] > 0
-    assert stages["end to end"]["blocks"] >= 1
-    assert stages["end to end"]["seconds"]["mapping"] > 0
+    assert stages["mapping"]["blocks"] >= 1
+    mapping, whole_run = stages["mapping"], stages["end to end"]
+    assert mapping["seconds"] == whole_run["seconds"]
+    assert mapping["seconds"]["mapping"] > 0
+    assert whole_run["rate"] < mapping["rate"]
+    assert set(whole_run["cpu_seconds"]) == {*mapping["cpu_seconds"], "prepare", "finish"}
+    assert min(whole_run["cpu_seconds"].values()) > 0
     assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
@@ -204,6 +216,34 @@ def test_the_seconds_of_a_run_are_told_by_what_it_was_doing() -> None:
     assert whole.phases(moments, 15.0) == {"prepare": 1, "start workers": 2, "mapping": 7, "finish": 5}
 
 
+def test_a_whole_run_is_held_to_the_processor_seconds_of_all_its_stages() -> None:
+    cpu = {"read": 6.0, "predict": 10.0}
+    works = idle.works(2)
+    markers = [
+        idle.marker_of(work).model_copy(update={"cpu_seconds": cpu, "pixels": 10**6}) for work in works
+    ]
+    seconds = {"prepare": 2.0, "start workers": 1.0, "mapping": 20.0, "finish": 9.0}
+    used = {"prepare": 3.0, "start workers": 50.0, "mapping": 99.0, "finish": 5.0}
+    cores = os.cpu_count() or 1
+    mapping, run = whole.figures("tiny", markers, seconds, used, one_by_one_s=40.0)
+    assert mapping.workload == "mapping"
+    assert mapping.rate == pytest.approx(2 / 20)
+    assert mapping.more["over_floor"] == pytest.approx(20 * cores / 32, rel=1e-3)
+    assert mapping.times_rival == pytest.approx(2.0)
+    assert run.workload == "end to end"
+    assert run.rate == pytest.approx(2 / 32)
+    assert run.limit == pytest.approx(2 * cores / (32 + 3 + 5))
+    assert run.more["over_floor"] == pytest.approx(32 * cores / 40, rel=1e-3)
+    assert run.times_rival is None
+
+
+def test_processes_that_have_ended_are_counted_to_their_family() -> None:
+    before = processes.family_cpu_s(os.getpid())
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+    subprocess.run([sys.executable, "-c", burn], check=True)
+    assert processes.family_cpu_s(os.getpid()) - before >= 0.45
+
+
 def test_xarrays_writer_stores_the_same_layers(tmp_path: Path) -> None:
     layers, block = ground.layers(256), ground.block_of(256)
     names = [str(number) for number in range(ground.CLASSES)]
@@ -247,6 +287,21 @@ def test_a_table_says_what_was_not_measured() -> None:
     assert "| writing | not measured |" in made
     assert "cuda: not measured" in made
     assert "| network cryonet | not measured |" in made
+
+
+def test_a_line_in_which_only_the_mapping_was_rated_has_no_figure_of_the_whole_run() -> None:
+    figure = Figure("end to end", 12.0, "Mpixel/s", 15.0, "its stages", Rival("a loop", 10.0))
+    line = {
+        "when": "2026-01-01T00:00:00+00:00",
+        "machine": {"cpu": "some", "cores": 2},
+        "results": {
+            "limits": {"device": "cpu", "copy_gb_s": 10.0, "matmul_tflops": {"fp32": 0.1}},
+            "figures": {"end to end": figure.to_dict()},
+        },
+    }
+    made = table.markdown([line], {"cpu": ["mapping", "end to end"]})
+    assert "| mapping | 12 Mpixel/s | 15 | 80 % | a loop | 1.2 |" in made
+    assert "| end to end | not measured |" in made
 
 
 def test_what_was_measured_before_somebody_stopped_it_is_kept(
