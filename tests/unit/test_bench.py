@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from cryoscale.bench import (
     fed,
     ground,
     idle,
+    limits,
     network,
     processes,
     suite,
@@ -38,8 +41,9 @@ from cryoscale.features.stack import build_stack
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.blend import Blender
 from cryoscale.infer.tiles import read_window
-from cryoscale.models import weights
-from cryoscale.models.predictor import quicker_on_cpus
+from cryoscale.models import serving, weights
+from cryoscale.models.cryonet import CryoNet
+from cryoscale.models.predictor import Predictor, quicker_on_cpus
 from cryoscale.write import mosaic
 
 
@@ -174,6 +178,53 @@ def test_the_loop_of_a_notebook_labels_as_the_actor_does() -> None:
     theirs = actor.notebook(predictor, stack, outer, window, 64, 0.5, batch=1)
     assert (ours["label"] == theirs).mean() > 0.999
     assert len(np.unique(theirs)) > 1
+
+
+def test_a_served_network_is_timed_on_the_tiles_that_the_other_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = network.predictor_of("tiny", device="cpu", precision="fp32")
+    made: list[serving.Served] = []
+
+    def serve(self: Predictor, batch: int, tile_px: int) -> serving.Served:
+        made.append(serving.Served(self.network, batch, tile_px))
+        return made[-1]
+
+    monkeypatch.setattr(Predictor, "serve", serve)
+    tiles = torch.randn(2, len(CHANNELS), 64, 64)
+    assert network._served_s(predictor, tiles) > 0
+    (served,) = made
+    torch.testing.assert_close(served.tiles.permute(0, 3, 1, 2), tiles)
+    torch.testing.assert_close(
+        served.run().permute(0, 3, 1, 2), torch.softmax(predictor.model(tiles), 1), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_fp32_of_limit_and_rivals_is_not_shortened_by_a_gpus_libraries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda, real = torch.device("cuda"), serving.arithmetic
+    shortened: list[bool] = []
+
+    def noted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def one(*given: Any, **named: Any) -> Any:
+            shortened.append(torch.backends.cudnn.allow_tf32)
+            return call(*given, **named)
+
+        return one
+
+    for module in (serving, network, actor):
+        monkeypatch.setattr(module, "arithmetic", lambda device, **more: real(cuda, **more))
+    monkeypatch.setattr(CryoNet, "forward", noted(CryoNet.forward))
+    monkeypatch.setattr(torch.nn.functional, "conv2d", noted(torch.nn.functional.conv2d))
+    monkeypatch.setitem(limits._EDGE, "cpu", 8)
+    predictor = network.predictor_of("tiny", device="cpu", precision="fp32")
+    monkeypatch.setattr(Predictor, "__call__", lambda self, tiles: None)  # the others alone
+    monkeypatch.setattr(network, "gflop_a_tile", lambda *given: 1.0)
+    assert torch.backends.cudnn.allow_tf32  # torch's own choice
+    found = limits._matmul_tflops("cpu", torch.float32)
+    network.measure("tiny", predictor, 64, 1, limits.Limits("cpu", 1, 1.0, {"fp32": found}))
+    actor._eager(predictor, np.zeros((1, len(CHANNELS), 64, 64), np.float32))
+    assert len(shortened) > 10
+    assert not any(shortened)
 
 
 def test_dask_array_labels_its_blocks_as_an_actor_does(tmp_path: Path) -> None:
