@@ -59,6 +59,25 @@ def test_the_comparison_of_readers_runs_and_keeps_a_whole_line(
     assert results[reading.BASE]["header_requests"] == len(SPECTRAL)
     assert document["results"]["halo"]["bytes_over_window"]["min"] > 0.8
     assert document["results"]["halo"]["blocks"] == 4
+    reckoned = document["results"]["halo"]["whole_tiles_over_window"]
+    assert set(reckoned) == {"256", "512", "1024"}
+    assert reckoned["1024"]["512"]["mean"] < reckoned["256"]["512"]["mean"] < reckoned["256"]["1024"]["mean"]
+
+
+def test_the_whole_tiles_under_a_window_are_those_that_it_meets_somewhere() -> None:
+    rng = np.random.default_rng(3)
+    edge, tile = 2310, 512
+    met = []
+    for top, left in rng.integers(0, 2 * tile, (20_000, 2)).tolist():
+        fine, coarse = (
+            np.prod([(at + size - 1) // tile - at // tile + 1 for at in (row, col)]) * tile**2 / size**2
+            for row, col, size in ((top, left, edge), (top // 2, left // 2, edge // 2))
+        )
+        met.append((4 * fine + coarse / 4) / 4.25)
+    found = reading.whole_tiles(edge, tile)
+    assert found["mean"] == pytest.approx(np.mean(met), rel=0.01)
+    assert found["min"] == pytest.approx(min(met), abs=1e-3)
+    assert found["max"] == pytest.approx(max(met), abs=1e-3)
 
 
 def test_the_memory_of_a_region_and_of_one_four_times_larger_is_told_step_by_step(
