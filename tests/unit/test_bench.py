@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from cryoscale.bench import (
 )
 from cryoscale.bench.figure import Figure, Rival
 from cryoscale.cli import app
+from cryoscale.cluster import workers
 from cryoscale.errors import InputError
 from cryoscale.features.channels import CHANNELS
 from cryoscale.features.stack import build_stack
@@ -44,6 +46,7 @@ from cryoscale.infer.tiles import read_window
 from cryoscale.models import serving, weights
 from cryoscale.models.cryonet import CryoNet
 from cryoscale.models.predictor import Predictor, quicker_on_cpus
+from cryoscale.settings import ClusterSpec
 from cryoscale.write import mosaic
 
 
@@ -242,6 +245,36 @@ def test_dask_array_labels_its_blocks_as_an_actor_does(tmp_path: Path) -> None:
     assert stack.shape == (30, outer.height, outer.width)
     ours = ModelActor({}, tile_px=64, load=lambda **_: predictor).predict(stack, outer.row, outer.col, block)
     assert (ours["label"] == found[:, 128:256]).mean() > 0.999
+
+
+def test_every_worker_of_both_sides_is_warm_before_the_clock_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = network.predictor_of("tiny", device="cpu", precision="fp32")
+    path = str(tmp_path / "drawn.safetensors")
+    weights.save(predictor.model, predictor.card, path)
+    block, feed = ground.block_of(64), fed.Feed(64, 64, 0.5, 4)
+    with workers(ClusterSpec("local", cpu_workers=2)) as found:
+        at = fed.places(found)
+        assert (len(at), len(set(at))) == (found.tasks, 2) == (4, 2)
+        submit, given = found.client.submit, []
+
+        def noted(task: Callable[..., Any], *more: Any, **options: Any) -> Any:
+            given.append((task, options.get("workers")))
+            return submit(task, *more, **options)
+
+        monkeypatch.setattr(found.client, "submit", noted)
+        assert fed._by_dask_array(found, path, predictor, block, feed) > 0
+        assert given == [(fed.one_chunk, [one]) for one in dict.fromkeys(at)]
+        loaded = found.client.run(lambda: fed._loaded.cache_info().misses)
+        assert set(loaded.values()) == {1}
+
+
+def test_a_gpus_rival_has_a_block_for_every_worker() -> None:
+    feed = fed.Feed(2048, 256, 0.5, 64)
+    assert feed.rival(True, 8).blocks == 8
+    assert replace(feed, blocks=4).rival(True, 8).blocks == 4
+    assert feed.rival(False, 2) is feed
 
 
 def test_spans_of_a_run_lie_in_the_first_row_that_is_free() -> None:
