@@ -6,7 +6,8 @@ repeat with addresses that nobody has seen. Seconds, of the clock and of the rea
 others at work on the machine disturb less), are ratios to cryoscale's own block reader in the same turn, and
 pixels are compared with that reader's. Each way also reads an elevation model in degrees once as
 one region and once as sixteen small ones, to see whether a part is the part of the whole. Last, blocks are
-read as a run reads them, with their halo, for the bytes that are fetched beyond those under it.
+read as a run reads them, with their halo, for the bytes that are fetched beyond those under it: files can be
+had in whole tiles only, and what these alone come to is reckoned for larger blocks and tiles too.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ from benchmarks import RESULTS
 from cryoscale.bench import record
 from cryoscale.bench.ranges import RangeServer, serve
 from cryoscale.bench.readers import BASE, blocks_of, direct, ways
-from cryoscale.bench.scenes import FINE, SPECTRAL, items_at, write_scenes
+from cryoscale.bench.scenes import EPSG, FINE, SPECTRAL, items_at, write_scenes
 from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import Window
 from cryoscale.infer.tiles import read_window
 from cryoscale.read.inputs import READ_THREADS
 
 LATENCY_S = 0.02
+TILES_PX = (512, 1024)
+"""Edges of the tiles of a Sentinel-2 scene's files: of those that are written here, and of larger ones."""
+
 PACKAGES = (
     "cryoscale",
     "odc-stac",
@@ -148,7 +152,43 @@ def halo(scale: Scale) -> dict[str, Any]:
                 for window in _run_windows(scale, files)
             ]
     edge = next(_run_windows(scale, files)).width
-    return {"edge_px": edge, "bytes_over_window": _spread(ratios), "blocks": len(ratios)}
+    reckoned = {
+        str(block_px): {
+            str(tile_px): whole_tiles(_with_halo(scale, block_px).width, tile_px) for tile_px in TILES_PX
+        }
+        for block_px in (scale.run_block_px, 2 * scale.run_block_px, 4 * scale.run_block_px)
+    }
+    return {
+        "edge_px": edge,
+        "bytes_over_window": _spread(ratios),
+        "blocks": len(ratios),
+        "whole_tiles_over_window": reckoned,
+    }
+
+
+def whole_tiles(edge_px: int, tile_px: int) -> dict[str, float]:
+    """Bytes of the tiles that a window of ``edge_px`` at 10 m meets, to those under it: all positions.
+
+    Of the bands that are read here, in files whose tiles have as many pixels at 10 m and at 20 m.
+    """
+    first = np.arange(2 * tile_px)  # a tile at 20 m is as wide as two at 10 m
+
+    def of(starts: NDArray[np.int64], edge: int) -> NDArray[np.float64]:
+        tiles = (starts % tile_px + edge - 1) // tile_px + 1
+        return np.multiply.outer(tiles, tiles) * (tile_px / edge) ** 2
+
+    coarse = (len(SPECTRAL) - len(FINE)) / 4
+    met = len(FINE) * of(first, edge_px) + coarse * of(first // 2, edge_px // 2)
+    met /= len(FINE) + coarse
+    found = {"min": met.min(), "mean": met.mean(), "max": met.max()}
+    return {name: round(float(value), 3) for name, value in found.items()}
+
+
+def _with_halo(scale: Scale, block_px: int, row: int = 0, col: int = 0) -> Window:
+    """What a run reads for a block on the lattice of its tiles."""
+    step = scale.run_tile_px // 2
+    block = Window(EPSG, row // step * step, col // step * step, block_px, block_px)
+    return read_window(block, scale.run_tile_px, 0.5).pad(HALO_PX)
 
 
 def _run_windows(scale: Scale, files: Window) -> Iterator[Window]:
@@ -157,8 +197,7 @@ def _run_windows(scale: Scale, files: Window) -> Iterator[Window]:
     for row in range(2):
         for col in range(2):
             first = files.row + (2 + row) * size // 8, files.col + (2 + col) * size // 8
-            block = Window(files.epsg, *first, size, size)
-            yield read_window(block, scale.run_tile_px, 0.5).pad(HALO_PX)
+            yield _with_halo(scale, size, *first)
 
 
 def _asked_for(server: RangeServer, window: Window, names: Sequence[str], token: int) -> int:
@@ -224,6 +263,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{BASE}, a run's block with its halo ({with_halo['edge_px']} px): bytes fetched to bytes under it "
         f"{over['median']:.2f} ({over['min']:.2f} to {over['max']:.2f})"
     )
+    for block_px, by_tile in with_halo["whole_tiles_over_window"].items():
+        told = (
+            f"{over['mean']:.2f} ({over['min']:.2f} to {over['max']:.2f}) of {tile_px} px"
+            for tile_px, over in by_tile.items()
+        )
+        print(f"whole tiles alone, a block of {block_px} px with its halo: {', '.join(told)}")
     method = (
         f"COGs (512 px tiles, deflate) over loopback HTTP/1.1 from a process of its own, every answer "
         f"{LATENCY_S * 1000:.0f} ms late; bands {', '.join(SPECTRAL)}; {READ_THREADS} threads each; fresh "

@@ -20,7 +20,7 @@ _NETWORKS = tuple(
     f"{stage} {size}" for size in ("small", "cryonet") for stage in ("network", "actor", "fed actor")
 )
 _BY_TRIAL = tuple(f"network {size}, by trial" for size in ("small", "cryonet"))
-_REST = ("reading", "blending", "writing", "orchestration", "end to end")
+_REST = ("reading", "blending", "writing", "orchestration", "mapping", "end to end")
 EXPECTED = {
     "cpu": ("features", *_NETWORKS, *_BY_TRIAL, *_REST),
     "cuda": _NETWORKS,

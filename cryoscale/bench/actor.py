@@ -20,6 +20,7 @@ from cryoscale.infer.blend import hann
 from cryoscale.infer.tiles import read_window
 from cryoscale.infer.wire import narrow
 from cryoscale.models.predictor import Predictor
+from cryoscale.models.serving import arithmetic
 
 
 def measure(
@@ -107,6 +108,6 @@ def blended(
 def _eager(predictor: Predictor, cut: NDArray[np.float32]) -> Any:
     device, on = predictor.device, predictor.precision.startswith("bf16")
     mean, std = predictor.standard
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=on):
+    with torch.inference_mode(), arithmetic(device), torch.autocast(device.type, torch.bfloat16, enabled=on):
         x = torch.nan_to_num((torch.from_numpy(cut).to(device) - mean) / std)
         return torch.softmax(predictor.model(x).float(), 1).cpu().numpy()

@@ -33,13 +33,11 @@ from cryoscale.infer.wire import narrow
 from cryoscale.models import weights
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.predictor import Predictor
+from cryoscale.roster import workers_at
 from cryoscale.settings import ClusterSpec, ModelSpec, Season, Settings
 
 CPU_WORKERS = 2
 """Beside a CPU actor or two; a GPU, which takes ten blocks a second, has half of the cores to feed it."""
-
-RIVAL_BLOCKS = 2
-"""On a GPU, where an unprepared network and blending in numpy take many times as long."""
 
 _NOTEBOOK_BATCH = 32
 
@@ -53,9 +51,9 @@ class Feed:
     overlap: float
     blocks: int
 
-    def rival(self, on_gpu: bool) -> Feed:
-        """What the rival is given."""
-        return replace(self, blocks=min(self.blocks, RIVAL_BLOCKS)) if on_gpu else self
+    def rival(self, on_gpu: bool, cpu_workers: int) -> Feed:
+        """What the rival is given: on a GPU, where it takes many times as long, a block for each worker."""
+        return replace(self, blocks=min(self.blocks, cpu_workers)) if on_gpu else self
 
 
 def measure(size: str, predictor: Predictor, feed: Feed) -> Figure:
@@ -63,7 +61,7 @@ def measure(size: str, predictor: Predictor, feed: Feed) -> Figure:
     on_gpu = predictor.device.type == "cuda"
     cpu_workers = max(CPU_WORKERS, (os.cpu_count() or 1) // 2) if on_gpu else CPU_WORKERS
     spec = ClusterSpec("local", cpu_workers=cpu_workers, gpu_workers=1 if on_gpu else 0)
-    rival = feed.rival(on_gpu)
+    rival = feed.rival(on_gpu, cpu_workers)
     block = ground.block_of(feed.block_px)
     tiles = len(ground.origins(block.window, feed.tile_px, feed.overlap))
     with tempfile.TemporaryDirectory() as folder:
@@ -119,18 +117,27 @@ def _fed_s(found: Workers, settings: Settings, block: Block, feed: Feed) -> floa
         fleet.look()
         time.sleep(0.05)
 
-    def hand_out(number: int) -> Any:
-        seat = min(fleet.seats.values(), key=lambda seat: seat.load)
+    def hand_out(number: int, at: str = "") -> Any:
+        seat = fleet.seats.get(at) or min(fleet.seats.values(), key=lambda seat: seat.load)
         seat.load += 1
         needs = {CPU: 1, own(seat.name): 1} if fleet.near else {CPU: 1}
         future = found.client.submit(
-            one_block, number, block, feed.tile_px, feed.overlap, seat.ref, pure=False, resources=needs
+            one_block,
+            number,
+            block,
+            feed.tile_px,
+            feed.overlap,
+            seat.ref,
+            pure=False,
+            resources=needs,
+            workers=[at] if at else None,
         )
         seats[future] = seat
         return future
 
     seats: dict[Any, Any] = {}
-    for warm in [hand_out(-1 - number) for number in range(found.actors)]:
+    # every worker draws its features, has its pages of shared memory made, and loads its kernels
+    for warm in [hand_out(-1 - number, at) for number, at in enumerate(places(found))]:
         warm.result()
         seats.pop(warm).load -= 1
     begun = time.perf_counter()
@@ -146,6 +153,12 @@ def _fed_s(found: Workers, settings: Settings, block: Block, feed: Feed) -> floa
     took = time.perf_counter() - begun
     fleet.close()
     return took
+
+
+def places(found: Workers) -> list[str]:
+    """Addresses of the workers for blocks, each as often as it does one at once."""
+    workers = workers_at(found.client).items()
+    return [at for at, facts in workers for _ in range(int(facts["resources"].get(CPU, 0)))]
 
 
 def one_block(number: int, block: Block, tile_px: int, overlap: float, actor: ActorRef) -> int:
@@ -179,11 +192,36 @@ def _alone_s(path: str, predictor: Predictor, block: Block, feed: Feed) -> float
 
 def _by_dask_array(found: Workers, path: str, predictor: Predictor, block: Block, feed: Feed) -> float:
     """The same blocks beside one another as one array, by the library's own overlap."""
-    labels = labels_by_dask_array(path, predictor.device.type, predictor.precision, block, feed)
-    found.client.compute(labels.blocks[0, 0].sum(), resources={CPU: 1}).result()  # models load
+    given = path, predictor.device.type, predictor.precision, block, feed
+    labels = labels_by_dask_array(*given)
+    # one a worker, which has one model: two at once would want twice the memory of the one device
+    warm = [
+        found.client.submit(one_chunk, *given, pure=False, resources={CPU: 1}, workers=[at])
+        for at in dict.fromkeys(places(found))
+    ]
+    for future in warm:
+        future.result()
     begun = time.perf_counter()
     found.client.compute(labels.sum(), resources={CPU: 1}).result()
     return time.perf_counter() - begun
+
+
+def one_chunk(path: str, device: str, precision: str, block: Block, feed: Feed) -> int:
+    """A task: the model loaded and features drawn for the chunks to come, and one of them labelled."""
+    edge, outer = feed.block_px, read_window(block, feed.tile_px, feed.overlap)
+    depth = (outer.height - edge) // 2
+    chunk = np.pad(features(edge, edge), ((0, 0), (depth, depth), (depth, depth)), mode="symmetric")
+    return int(labelled(chunk, path, device, precision, block, feed).sum())
+
+
+def labelled(
+    chunk: NDArray[np.float32], path: str, device: str, precision: str, block: Block, feed: Feed
+) -> NDArray[np.uint8]:
+    """Labels (y, x) of a block by the notebook's loop, of a chunk (c, h, w) with what it overlaps."""
+    outer = read_window(block, feed.tile_px, feed.overlap)
+    batch = 1 if device == "cpu" else _NOTEBOOK_BATCH
+    predictor = _loaded(path, device, precision)
+    return notebook(predictor, chunk, outer, block.window, feed.tile_px, feed.overlap, batch)
 
 
 def labels_by_dask_array(path: str, device: str, precision: str, block: Block, feed: Feed) -> Any:
@@ -198,19 +236,8 @@ def labels_by_dask_array(path: str, device: str, precision: str, block: Block, f
         meta=np.empty((0, 0, 0), np.float32),
     )
 
-    def predicted(chunk: NDArray[np.float32]) -> NDArray[np.uint8]:
-        return notebook(
-            _loaded(path, device, precision),
-            chunk,
-            outer,
-            block.window,
-            feed.tile_px,
-            feed.overlap,
-            1 if device == "cpu" else _NOTEBOOK_BATCH,
-        )
-
     return dask.array.map_overlap(  # type: ignore[no-untyped-call]
-        predicted,
+        lambda chunk: labelled(chunk, path, device, precision, block, feed),
         drawn,
         depth={0: 0, 1: depth, 2: depth},
         boundary="reflect",

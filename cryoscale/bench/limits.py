@@ -59,6 +59,8 @@ def _matmul_tflops(device: str, dtype: Any) -> float:
     import torch
     from torch.nn.functional import conv2d
 
+    from cryoscale.models.serving import arithmetic
+
     edge = _EDGE[device]
     left, right = (torch.randn(edge, edge, device=device).to(dtype) for _ in range(2))
     out = torch.empty(edge, edge, device=device, dtype=dtype)
@@ -76,6 +78,6 @@ def _matmul_tflops(device: str, dtype: Any) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    with torch.inference_mode():
+    with torch.inference_mode(), arithmetic(torch.device(device)):
         best = min(seconds(as_matrices), seconds(as_convolution))
     return 2 * edge**3 / best / 1e12

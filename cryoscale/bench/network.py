@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from cryoscale.features.channels import CHANNELS
 from cryoscale.learn.scores import CLASS_NAMES
 from cryoscale.models.cryonet import CryoNet
 from cryoscale.models.predictor import BY_OPENVINO, Predictor, count_parameters, quicker_on_cpus
-from cryoscale.models.serving import ARITHMETIC
+from cryoscale.models.serving import ARITHMETIC, arithmetic
 from cryoscale.models.weights import Card
 
 SIZES = {
@@ -61,27 +63,31 @@ def measure(
 ) -> Figure:
     """Tiles a second; limit: its products at the speed of one large one.
 
-    On a CPU from host memory to host memory; on a GPU as it is served, tiles and answers on the device.
+    On a CPU from host memory to host memory; on a GPU as it is served, tiles and answers on the device. So
+    are the tiles and the answers of the other.
     """
     features = _drawn(batch, tile_px)
-    gflop, on_gpu = gflop_a_tile(size, tile_px), predictor.device.type == "cuda"
+    gflop, device = gflop_a_tile(size, tile_px), predictor.device
     precise = predictor.precision
-    arithmetic = BY_OPENVINO.get(precise, ARITHMETIC.get(precise, precise))
+    product = BY_OPENVINO.get(precise, ARITHMETIC.get(precise, precise))
     plain = CryoNet(len(CHANNELS), len(CLASS_NAMES), **SIZES[size])  # type: ignore[arg-type]
-    plain = plain.to(predictor.device).eval()
+    plain = plain.to(device).eval()
+    tiles = torch.from_numpy(features).to(device)  # on a CPU the same memory
 
     def eager() -> object:
-        with torch.inference_mode():
-            return torch.softmax(plain(torch.from_numpy(features).to(predictor.device)), 1).cpu().numpy()
+        with torch.inference_mode(), arithmetic(device):
+            return torch.softmax(plain(tiles), 1)
 
+    on_gpu = device.type == "cuda"
+    took = _served_s(predictor, tiles) if on_gpu else seconds(lambda: predictor(features))
     return Figure(
         named or f"network {size}",
-        batch / (_served_s(predictor, batch, tile_px) if on_gpu else seconds(lambda: predictor(features))),
+        batch / took,
         "tiles/s",
-        limits.matmul_tflops[arithmetic] * 1e3 / gflop,
-        f"its {rounded(gflop)} GFLOP a tile at the speed of a large {arithmetic} product, though "
+        limits.matmul_tflops[product] * 1e3 / gflop,
+        f"its {rounded(gflop)} GFLOP a tile at the speed of a large {product} product, though "
         "3 x 3 convolutions by Winograd's way take fewer",
-        Rival("torch, eager, fp32", batch / seconds(eager)),
+        Rival("torch, eager, fp32", batch / _in_a_row_s(eager, device)),
         {
             "tile_px": tile_px,
             "batch": batch,
@@ -114,13 +120,22 @@ def _drawn(batch: int, tile_px: int) -> NDArray[np.float32]:
     return np.random.default_rng(4).standard_normal(shape, np.float32)
 
 
-def _served_s(predictor: Predictor, batch: int, tile_px: int) -> float:
-    """Seconds of a batch of the network alone, of several that follow one another without a wait."""
-    served = predictor.serve(batch, tile_px)
+def _served_s(predictor: Predictor, tiles: torch.Tensor) -> float:
+    """Seconds of a batch of the network alone, its tiles (n, c, h, w) where it finds them."""
+    served = predictor.serve(len(tiles), tiles.shape[-1])
+    served.tiles[..., : tiles.shape[1]] = tiles.permute(0, 2, 3, 1)  # of zeros a GPU makes more products
+    return _in_a_row_s(served.run, predictor.device)
+
+
+def _in_a_row_s(batch: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a batch; on a GPU of several that follow one another without a wait."""
+    on_gpu = device.type == "cuda"
+    count = _IN_A_ROW if on_gpu else 1
 
     def run() -> None:
-        for _ in range(_IN_A_ROW):
-            served.run()
-        torch.cuda.synchronize()
+        for _ in range(count):
+            batch()
+        if on_gpu:
+            torch.cuda.synchronize(device)
 
-    return seconds(run) / _IN_A_ROW
+    return seconds(run) / count

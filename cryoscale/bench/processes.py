@@ -31,11 +31,12 @@ def cpu_s(pid: int) -> float:
 
 
 def family_cpu_s(pid: int) -> float:
-    """The same, of a process and all below it."""
-    total = cpu_s(pid)
-    for child in psutil.Process(pid).children(recursive=True):
+    """The same, of a process and all below it, those that have ended and were waited for among them."""
+    total = 0.0
+    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
-            total += cpu_s(child.pid)
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
     return total
 
 

@@ -23,12 +23,20 @@ def markdown(lines: Sequence[Mapping[str, Any]], expected: Mapping[str, Sequence
     parts = []
     for device, names in expected.items():
         of_device = [line for line in lines if line["results"]["limits"]["device"] == device]
-        figures = of_device[-1]["results"]["figures"] if of_device else {}
+        figures = _figures(of_device[-1]) if of_device else {}
         parts.append(_headline(device, of_device[-1] if of_device else None))
         table = [HEADER, tuple("---" for _ in HEADER)]
         table += [_row(name, figures.get(name)) for name in names]
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
     return "\n\n".join(parts)
+
+
+def _figures(line: Mapping[str, Any]) -> Mapping[str, Any]:
+    """By name; before a run was rated from end to end, its mapping stood alone under that name."""
+    figures = dict(line["results"]["figures"])
+    if "end to end" in figures and "mapping" not in figures:
+        figures["mapping"] = figures.pop("end to end")
+    return figures
 
 
 def _headline(device: str, line: Mapping[str, Any] | None) -> str:

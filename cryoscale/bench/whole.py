@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryoscale.bench import processes
 from cryoscale.bench.figure import Figure, Rival, rounded
 from cryoscale.bench.timeline import draw
 from cryoscale.config import load_config
@@ -26,65 +27,91 @@ YEAR, SEED = 2018, 7
 
 @dataclass(frozen=True)
 class Whole:
-    """A run's figure and its timeline as PNG."""
+    """Figures of a run, of its mapping and of all of it, and its timeline as PNG."""
 
-    figure: Figure
+    figures: tuple[Figure, Figure]
     timeline_png: bytes
 
 
 def measure(size: str, *, rival: bool = True) -> Whole:
-    """Pixels a second of a simulated range's run while it maps; limit: its stages' CPU seconds on all cores.
+    """Pixels a second of a simulated range's run, while it maps and from its search to its report.
 
-    The range is made before the clock starts. ``rival`` tells whether the blocks are done once more, one
-    after the other, for comparison.
+    Limit: the processor seconds of the stages of each, on all cores. Of mapping these are what the blocks
+    tell; of preparing and finishing, all that this process and those below it take in the meantime, a little
+    of which goes into the answers of the catalogue, which is served from here. The range is made before the
+    clock starts. ``rival`` tells whether the blocks are done once more, one after the other, for comparison.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         document = simulated_range(out, size, (YEAR,), SEED, lambda text: None)
         with serve(out / "simulated") as url:
             settings = load_config({**document, "catalogs": [{"url": url}]})
-            moments: list[tuple[str, float]] = []
-            run(settings, str(out), on_stage=lambda text: moments.append((text, time.perf_counter())))
-            ended = time.perf_counter()
+            moments: list[tuple[str, float, float]] = []
+
+            def note(text: str) -> None:
+                moments.append((text, time.perf_counter(), processes.family_cpu_s(os.getpid())))
+
+            run(settings, str(out), on_stage=note)
+            note("the end")
             markers = list(Ledger(str(out)).markers())
             one_by_one_s = _one_by_one_s(settings, str(out), markers) if rival else None
-    return Whole(_figure(size, markers, phases(moments, ended), one_by_one_s), _picture(size, markers))
+    (*stages, end), wall, cpu = moments, 1, 2
+    seconds, used = (phases([(stage[0], stage[of]) for stage in stages], end[of]) for of in (wall, cpu))
+    return Whole(figures(size, markers, seconds, used, one_by_one_s), _picture(size, markers))
 
 
-def _figure(
-    size: str, markers: list[Marker], phases: Mapping[str, float], one_by_one_s: float | None
-) -> Figure:
+def figures(
+    size: str,
+    markers: list[Marker],
+    seconds: Mapping[str, float],
+    used: Mapping[str, float],
+    one_by_one_s: float | None,
+) -> tuple[Figure, Figure]:
+    """Of the mapping and of the whole run.
+
+    Args:
+        size: the range's.
+        markers: of all blocks.
+        seconds: of the clock, phase by phase.
+        used: of the processors, likewise.
+        one_by_one_s: how long the blocks took one after the other.
+    """
     cores = os.cpu_count() or 1
     amount = sum(marker.pixels for marker in markers) / 1e6
-    cpu: dict[str, float] = {}
+    mapping: dict[str, float] = {}
     for marker in markers:
         for stage, spent_s in marker.cpu_seconds.items():
-            cpu[stage] = cpu.get(stage, 0.0) + spent_s
-    floor_s = sum(cpu.values()) / cores
-    return Figure(
-        "end to end",
-        amount / phases["mapping"],
-        "Mpixel/s",
-        amount / floor_s,
-        f"the processor seconds of its own stages on {cores} cores, without a moment's wait",
-        Rival(
-            "block after block in one process",
-            None if one_by_one_s is None else amount / one_by_one_s,
-            "the same functions in a loop, the network with as many threads as torch takes",
-        ),
-        {
+            mapping[stage] = mapping.get(stage, 0.0) + spent_s
+    # starting workers is no work of the run's own
+    whole = {"prepare": used["prepare"], **mapping, "finish": used["finish"]}
+    loop = "block after block in one process"
+
+    def figure(name: str, took_s: float, cpu: Mapping[str, float], of: str, rival: Rival) -> Figure:
+        floor_s = sum(cpu.values()) / cores
+        more = {
             "range": size,
             "blocks": len(markers),
-            "cpu_seconds": {name: rounded(value) for name, value in cpu.items()},
-            "seconds": {name: rounded(value) for name, value in phases.items()},
-            "mapping_over_floor": rounded(phases["mapping"] / floor_s),
-            "all_over_floor": rounded(sum(phases.values()) / floor_s),
-        },
+            "cpu_seconds": {stage: rounded(value) for stage, value in cpu.items()},
+            "seconds": {phase: rounded(value) for phase, value in seconds.items()},
+            "over_floor": rounded(took_s / floor_s),
+        }
+        limit_is = f"the processor seconds of {of} on {cores} cores, without a moment's wait"
+        return Figure(name, amount / took_s, "Mpixel/s", amount / floor_s, limit_is, rival, more)
+
+    by_loop = Rival(
+        loop,
+        None if one_by_one_s is None else amount / one_by_one_s,
+        "the same functions in a loop, the network with as many threads as torch takes",
+    )
+    none = Rival(loop, None, "it only maps, and stands beside the mapping")
+    return (
+        figure("mapping", seconds["mapping"], mapping, "its own stages", by_loop),
+        figure("end to end", sum(seconds.values()), whole, "preparing, the blocks' stages and the end", none),
     )
 
 
 def phases(moments: list[tuple[str, float]], ended: float) -> dict[str, float]:
-    """Seconds before blocks, while workers start, while blocks are mapped, and after."""
+    """Seconds before blocks, while workers start, while blocks are mapped, and after; of any clock."""
     found = dict.fromkeys(("prepare", "start workers", "mapping", "finish"), 0.0)
     phase = "prepare"
     following = [at for _, at in moments[1:]] + [ended]

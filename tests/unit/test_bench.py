@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +25,9 @@ from cryoscale.bench import (
     fed,
     ground,
     idle,
+    limits,
     network,
+    processes,
     suite,
     table,
     timeline,
@@ -28,14 +36,17 @@ from cryoscale.bench import (
 )
 from cryoscale.bench.figure import Figure, Rival
 from cryoscale.cli import app
+from cryoscale.cluster import workers
 from cryoscale.errors import InputError
 from cryoscale.features.channels import CHANNELS
 from cryoscale.features.stack import build_stack
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.blend import Blender
 from cryoscale.infer.tiles import read_window
-from cryoscale.models import weights
-from cryoscale.models.predictor import quicker_on_cpus
+from cryoscale.models import serving, weights
+from cryoscale.models.cryonet import CryoNet
+from cryoscale.models.predictor import Predictor, quicker_on_cpus
+from cryoscale.settings import ClusterSpec
 from cryoscale.write import mosaic
 
 
@@ -52,7 +63,7 @@ def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Pat
     assert line["results"]["limits"]["copy_gb_s"] > 0
     stages = line["results"]["figures"]
     network_stages = {"network tiny", "actor tiny", "fed actor tiny"}
-    others = {"features", "blending", "reading", "writing", "orchestration", "end to end"}
+    others = {"features", "blending", "reading", "writing", "orchestration", "mapping", "end to end"}
     assert set(stages) == network_stages | {"network tiny, by trial"} | others
     assert stages["network tiny, by trial"]["precision"] in quicker_on_cpus()
     for name, figure in stages.items():
@@ -60,11 +71,19 @@ def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Pat
         assert figure["rate"] > 0
         assert figure["limit"] > 0
         assert figure["of_limit"] == pytest.approx(figure["rate"] / figure["limit"], rel=1e-3)
-        assert figure["times_rival"] == pytest.approx(figure["rate"] / figure["rival_rate"], rel=1e-3)
+        if name == "end to end":
+            assert figure["times_rival"] is None  # the loop beside it only maps
+        else:
+            assert figure["times_rival"] == pytest.approx(figure["rate"] / figure["rival_rate"], rel=1e-3)
     assert stages["features"]["memory_over_output"] < 2.5
     assert stages["features"]["plain_copy_mpx_s"] > 0
-    assert stages["end to end"]["blocks"] >= 1
-    assert stages["end to end"]["seconds"]["mapping"] > 0
+    assert stages["mapping"]["blocks"] >= 1
+    mapping, whole_run = stages["mapping"], stages["end to end"]
+    assert mapping["seconds"] == whole_run["seconds"]
+    assert mapping["seconds"]["mapping"] > 0
+    assert whole_run["rate"] < mapping["rate"]
+    assert set(whole_run["cpu_seconds"]) == {*mapping["cpu_seconds"], "prepare", "finish"}
+    assert min(whole_run["cpu_seconds"].values()) > 0
     assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
@@ -164,6 +183,53 @@ def test_the_loop_of_a_notebook_labels_as_the_actor_does() -> None:
     assert len(np.unique(theirs)) > 1
 
 
+def test_a_served_network_is_timed_on_the_tiles_that_the_other_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = network.predictor_of("tiny", device="cpu", precision="fp32")
+    made: list[serving.Served] = []
+
+    def serve(self: Predictor, batch: int, tile_px: int) -> serving.Served:
+        made.append(serving.Served(self.network, batch, tile_px))
+        return made[-1]
+
+    monkeypatch.setattr(Predictor, "serve", serve)
+    tiles = torch.randn(2, len(CHANNELS), 64, 64)
+    assert network._served_s(predictor, tiles) > 0
+    (served,) = made
+    torch.testing.assert_close(served.tiles.permute(0, 3, 1, 2), tiles)
+    torch.testing.assert_close(
+        served.run().permute(0, 3, 1, 2), torch.softmax(predictor.model(tiles), 1), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_fp32_of_limit_and_rivals_is_not_shortened_by_a_gpus_libraries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda, real = torch.device("cuda"), serving.arithmetic
+    shortened: list[bool] = []
+
+    def noted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def one(*given: Any, **named: Any) -> Any:
+            shortened.append(torch.backends.cudnn.allow_tf32)
+            return call(*given, **named)
+
+        return one
+
+    for module in (serving, network, actor):
+        monkeypatch.setattr(module, "arithmetic", lambda device, **more: real(cuda, **more))
+    monkeypatch.setattr(CryoNet, "forward", noted(CryoNet.forward))
+    monkeypatch.setattr(torch.nn.functional, "conv2d", noted(torch.nn.functional.conv2d))
+    monkeypatch.setitem(limits._EDGE, "cpu", 8)
+    predictor = network.predictor_of("tiny", device="cpu", precision="fp32")
+    monkeypatch.setattr(Predictor, "__call__", lambda self, tiles: None)  # the others alone
+    monkeypatch.setattr(network, "gflop_a_tile", lambda *given: 1.0)
+    assert torch.backends.cudnn.allow_tf32  # torch's own choice
+    found = limits._matmul_tflops("cpu", torch.float32)
+    network.measure("tiny", predictor, 64, 1, limits.Limits("cpu", 1, 1.0, {"fp32": found}))
+    actor._eager(predictor, np.zeros((1, len(CHANNELS), 64, 64), np.float32))
+    assert len(shortened) > 10
+    assert not any(shortened)
+
+
 def test_dask_array_labels_its_blocks_as_an_actor_does(tmp_path: Path) -> None:
     predictor = network.predictor_of("tiny", device="cpu", precision="fp32")
     path = str(tmp_path / "drawn.safetensors")
@@ -179,6 +245,36 @@ def test_dask_array_labels_its_blocks_as_an_actor_does(tmp_path: Path) -> None:
     assert stack.shape == (30, outer.height, outer.width)
     ours = ModelActor({}, tile_px=64, load=lambda **_: predictor).predict(stack, outer.row, outer.col, block)
     assert (ours["label"] == found[:, 128:256]).mean() > 0.999
+
+
+def test_every_worker_of_both_sides_is_warm_before_the_clock_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = network.predictor_of("tiny", device="cpu", precision="fp32")
+    path = str(tmp_path / "drawn.safetensors")
+    weights.save(predictor.model, predictor.card, path)
+    block, feed = ground.block_of(64), fed.Feed(64, 64, 0.5, 4)
+    with workers(ClusterSpec("local", cpu_workers=2)) as found:
+        at = fed.places(found)
+        assert (len(at), len(set(at))) == (found.tasks, 2) == (4, 2)
+        submit, given = found.client.submit, []
+
+        def noted(task: Callable[..., Any], *more: Any, **options: Any) -> Any:
+            given.append((task, options.get("workers")))
+            return submit(task, *more, **options)
+
+        monkeypatch.setattr(found.client, "submit", noted)
+        assert fed._by_dask_array(found, path, predictor, block, feed) > 0
+        assert given == [(fed.one_chunk, [one]) for one in dict.fromkeys(at)]
+        loaded = found.client.run(lambda: fed._loaded.cache_info().misses)
+        assert set(loaded.values()) == {1}
+
+
+def test_a_gpus_rival_has_a_block_for_every_worker() -> None:
+    feed = fed.Feed(2048, 256, 0.5, 64)
+    assert feed.rival(True, 8).blocks == 8
+    assert replace(feed, blocks=4).rival(True, 8).blocks == 4
+    assert feed.rival(False, 2) is feed
 
 
 def test_spans_of_a_run_lie_in_the_first_row_that_is_free() -> None:
@@ -202,6 +298,34 @@ def test_the_seconds_of_a_run_are_told_by_what_it_was_doing() -> None:
     moments = [("searching", 0.0), ("starting workers for 2 blocks", 1.0), ("mapping on 4 tasks", 3.0)]
     moments += [("making coarser levels", 10.0), ("drawing", 12.0)]
     assert whole.phases(moments, 15.0) == {"prepare": 1, "start workers": 2, "mapping": 7, "finish": 5}
+
+
+def test_a_whole_run_is_held_to_the_processor_seconds_of_all_its_stages() -> None:
+    cpu = {"read": 6.0, "predict": 10.0}
+    works = idle.works(2)
+    markers = [
+        idle.marker_of(work).model_copy(update={"cpu_seconds": cpu, "pixels": 10**6}) for work in works
+    ]
+    seconds = {"prepare": 2.0, "start workers": 1.0, "mapping": 20.0, "finish": 9.0}
+    used = {"prepare": 3.0, "start workers": 50.0, "mapping": 99.0, "finish": 5.0}
+    cores = os.cpu_count() or 1
+    mapping, run = whole.figures("tiny", markers, seconds, used, one_by_one_s=40.0)
+    assert mapping.workload == "mapping"
+    assert mapping.rate == pytest.approx(2 / 20)
+    assert mapping.more["over_floor"] == pytest.approx(20 * cores / 32, rel=1e-3)
+    assert mapping.times_rival == pytest.approx(2.0)
+    assert run.workload == "end to end"
+    assert run.rate == pytest.approx(2 / 32)
+    assert run.limit == pytest.approx(2 * cores / (32 + 3 + 5))
+    assert run.more["over_floor"] == pytest.approx(32 * cores / 40, rel=1e-3)
+    assert run.times_rival is None
+
+
+def test_processes_that_have_ended_are_counted_to_their_family() -> None:
+    before = processes.family_cpu_s(os.getpid())
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+    subprocess.run([sys.executable, "-c", burn], check=True)
+    assert processes.family_cpu_s(os.getpid()) - before >= 0.45
 
 
 def test_xarrays_writer_stores_the_same_layers(tmp_path: Path) -> None:
@@ -247,6 +371,21 @@ def test_a_table_says_what_was_not_measured() -> None:
     assert "| writing | not measured |" in made
     assert "cuda: not measured" in made
     assert "| network cryonet | not measured |" in made
+
+
+def test_a_line_in_which_only_the_mapping_was_rated_has_no_figure_of_the_whole_run() -> None:
+    figure = Figure("end to end", 12.0, "Mpixel/s", 15.0, "its stages", Rival("a loop", 10.0))
+    line = {
+        "when": "2026-01-01T00:00:00+00:00",
+        "machine": {"cpu": "some", "cores": 2},
+        "results": {
+            "limits": {"device": "cpu", "copy_gb_s": 10.0, "matmul_tflops": {"fp32": 0.1}},
+            "figures": {"end to end": figure.to_dict()},
+        },
+    }
+    made = table.markdown([line], {"cpu": ["mapping", "end to end"]})
+    assert "| mapping | 12 Mpixel/s | 15 | 80 % | a loop | 1.2 |" in made
+    assert "| end to end | not measured |" in made
 
 
 def test_what_was_measured_before_somebody_stopped_it_is_kept(

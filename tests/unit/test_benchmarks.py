@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +62,25 @@ def test_the_comparison_of_readers_runs_and_keeps_a_whole_line(
     assert results[reading.BASE]["header_requests"] == len(SPECTRAL)
     assert document["results"]["halo"]["bytes_over_window"]["min"] > 0.8
     assert document["results"]["halo"]["blocks"] == 4
+    reckoned = document["results"]["halo"]["whole_tiles_over_window"]
+    assert set(reckoned) == {"256", "512", "1024"}
+    assert reckoned["1024"]["512"]["mean"] < reckoned["256"]["512"]["mean"] < reckoned["256"]["1024"]["mean"]
+
+
+def test_the_whole_tiles_under_a_window_are_those_that_it_meets_somewhere() -> None:
+    rng = np.random.default_rng(3)
+    edge, tile = 2310, 512
+    met = []
+    for top, left in rng.integers(0, 2 * tile, (20_000, 2)).tolist():
+        fine, coarse = (
+            np.prod([(at + size - 1) // tile - at // tile + 1 for at in (row, col)]) * tile**2 / size**2
+            for row, col, size in ((top, left, edge), (top // 2, left // 2, edge // 2))
+        )
+        met.append((4 * fine + coarse / 4) / 4.25)
+    found = reading.whole_tiles(edge, tile)
+    assert found["mean"] == pytest.approx(np.mean(met), rel=0.01)
+    assert found["min"] == pytest.approx(min(met), abs=1e-3)
+    assert found["max"] == pytest.approx(max(met), abs=1e-3)
 
 
 def test_the_memory_of_a_region_and_of_one_four_times_larger_is_told_step_by_step(
@@ -243,17 +265,19 @@ def test_the_readmes_table_of_speed_is_made_from_the_records() -> None:
     assert readme.main(["--check"]) == 0, "run python -m benchmarks.readme"
 
 
+def snow_is_ice(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities (n, k, y, x) of features (n, c, y, x): what is bright in the right bands is clean ice."""
+    ndsi = np.nan_to_num(tiles[:, CHANNELS.index("NDSI")])
+    ice = 1 / (1 + np.exp(-8 * (ndsi - 0.4)))
+    return np.stack([1 - ice, ice, 0 * ice, 0 * ice, 0 * ice], axis=1).astype(np.float32)
+
+
 def test_the_coverage_of_intervals_is_told_rule_by_rule(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tiny_grounds: list[overlap.Ground],
 ) -> None:
-    def snow_is_ice(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        ndsi = np.nan_to_num(tiles[:, CHANNELS.index("NDSI")])
-        ice = 1 / (1 + np.exp(-8 * (ndsi - 0.4)))
-        return np.stack([1 - ice, ice, 0 * ice, 0 * ice, 0 * ice], axis=1).astype(np.float32)
-
     assert uncertainty.SCALES["tiny"].fit == overlap.SCALES["tiny"].ranges
     # what the weights map is of no matter here, and costs more than all the rest
     monkeypatch.setattr(uncertainty, "load_predictor", lambda **options: snow_is_ice)
@@ -388,6 +412,35 @@ def test_true_ice_that_is_mapped_as_another_glacier_is_no_part_of_a_terminus() -
     assert len(rows) == 2
     upper = rows[np.argmin(np.abs(rows[:, 0] - 500))]
     assert upper[6] - upper[0] == pytest.approx(20, abs=10)
+
+
+def test_the_benchmark_of_retreat_runs_and_keeps_a_whole_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_grounds: list[overlap.Ground],
+) -> None:
+    asked: list[tuple[int, float]] = []
+
+    def grounds(scale: Any, folder: Path, *, year: int, ela_shift_m: float) -> Iterator[overlap.Ground]:
+        asked.append((year, ela_shift_m))
+        for ground in tiny_grounds:
+            features = ground.features.copy()
+            # the later year's snow is a little less bright, and its ice therefore smaller
+            features[CHANNELS.index("NDSI")] -= 0.2 * (year > 2018)
+            yield replace(ground, features=features)
+
+    monkeypatch.setattr(retreat, "load_predictor", lambda **options: snow_is_ice)
+    monkeypatch.setattr(overlap, "grounds", grounds)
+    kept = tmp_path / "retreat.jsonl"
+    retreat.main(["--scale", "tiny", "--out", str(kept)])
+    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
+    assert sorted(asked) == [(2018, 0.0), (2024, retreat.RISE_M)]
+    assert set(document["results"]) == {"himalaya", "all"}
+    told = document["results"]["all"]
+    assert told["termini"] > 0
+    assert told["median_width_m"] > 0
+    assert "covered_pct" in capsys.readouterr().out
 
 
 def test_the_share_of_termini_inside_leaves_out_those_that_have_no_truth() -> None:
