@@ -55,8 +55,9 @@ def measure(size: str, *, rival: bool = True) -> Whole:
             note("the end")
             markers = list(Ledger(str(out)).markers())
             one_by_one_s = _one_by_one_s(settings, str(out), markers) if rival else None
-    (*stages, end), wall, cpu = moments, 1, 2
-    seconds, used = (phases([(stage[0], stage[of]) for stage in stages], end[of]) for of in (wall, cpu))
+    *stages, (_, ended, used_s) = moments
+    seconds = phases([(text, at) for text, at, _ in stages], ended)
+    used = phases([(text, cpu) for text, _, cpu in stages], used_s)
     return Whole(figures(size, markers, seconds, used, one_by_one_s), _picture(size, markers))
 
 
