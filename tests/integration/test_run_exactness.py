@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,15 +225,31 @@ def test_the_inventory_of_a_run_says_what_elevation_and_the_rgi_know(
     pd.testing.assert_frame_equal(old.drop(columns=seen), glaciers.drop(columns=seen))
 
 
-def test_several_processes_make_the_inventory_of_one(
-    tiny_range: TinyRange, whole: Run, tmp_path: Path
-) -> None:
+def halves_of(tiny_range: TinyRange) -> KnownGlaciers:
+    """Two glaciers, which are the west and the east of the region."""
     from shapely.geometry import box
 
     west, south, east, north = tiny_range.bbox
     middle = (west + east) / 2
     halves = [box(west, south, middle, north), box(middle, south, east, north)]
-    known = KnownGlaciers(geopandas.GeoDataFrame({"rgi_id": ["a", "b"]}, geometry=halves, crs=4326))
+    return KnownGlaciers(geopandas.GeoDataFrame({"rgi_id": ["a", "b"]}, geometry=halves, crs=4326))
+
+
+def test_glaciers_that_a_complex_is_divided_into_are_held_to_the_least_area(
+    tiny_range: TinyRange, whole: Run, tmp_path: Path
+) -> None:
+    manifest = Ledger(whole.out).manifest()
+    assert manifest is not None
+    settings = replace(tiny_range.settings(), min_area_km2=3.5)
+    path = write_inventory(settings, whole.out, tmp_path, 2018, manifest, halves_of(tiny_range))
+    (area_km2,) = geopandas.read_parquet(path)["area_km2"]
+    assert area_km2 > 6.0  # of which either half has 3.0 to 3.4
+
+
+def test_several_processes_make_the_inventory_of_one(
+    tiny_range: TinyRange, whole: Run, tmp_path: Path
+) -> None:
+    known = halves_of(tiny_range)
     manifest = Ledger(whole.out).manifest()
     assert manifest is not None
     crew = Crew(2, alone_s=0.0)
