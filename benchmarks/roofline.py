@@ -34,6 +34,7 @@ from cryoscale.bench.network import SIZES, predictor_of
 from cryoscale.features.channels import CHANNELS
 from cryoscale.learn.scores import CLASS_NAMES
 from cryoscale.models.cryonet import CryoNet, ScSE
+from cryoscale.models.serving import arithmetic
 
 BYTES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GATE_PASSES = {"attention1": 5, "attention2": 3}
@@ -172,9 +173,11 @@ def count(size: str, tile_px: int, precision: str, speed: Speed, batch: int) -> 
 def measure(
     size: str, tile_px: int, precision: str, batch: int, device: str
 ) -> tuple[dict[str, float], float]:
-    """Milliseconds a tile of each part, and of the whole network, as it is served, on the device at hand.
+    """Milliseconds a tile of each part, and of the whole network, on the device at hand, call by call.
 
-    A part's end is awaited before the next one begins, which the whole is not made to do.
+    Folded and channels last, by torch's own steps. What serves a CryoNet on a GPU is not timed here, neither
+    its kernels nor its graph: ``python -m benchmarks.precisions`` times that, as a whole. A part's end is
+    awaited before the next one begins, which the whole is not made to do.
     """
     network = predictor_of(size, device=device, precision=precision).network
     tiles = torch.randn(batch, tile_px, tile_px, len(CHANNELS), device=device).to(network.dtype)
@@ -197,7 +200,7 @@ def measure(
         network(tiles.permute(0, 3, 1, 2))
         return now() - start
 
-    with torch.inference_mode():
+    with torch.inference_mode(), arithmetic(torch.device(device)):
         once()
         whole = min(once() for _ in range(_TURNS))
         with _hooks(parts_of(network.model), enter, leave):

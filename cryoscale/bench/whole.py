@@ -46,18 +46,18 @@ def measure(size: str, *, rival: bool = True) -> Whole:
         document = simulated_range(out, size, (YEAR,), SEED, lambda text: None)
         with serve(out / "simulated") as url:
             settings = load_config({**document, "catalogs": [{"url": url}]})
-            moments: list[tuple[str, float, float]] = []
+            wall: list[tuple[str, float]] = []
+            cpu: list[tuple[str, float]] = []
 
             def note(text: str) -> None:
-                moments.append((text, time.perf_counter(), processes.family_cpu_s(os.getpid())))
+                wall.append((text, time.perf_counter()))
+                cpu.append((text, processes.family_cpu_s(os.getpid())))
 
             run(settings, str(out), on_stage=note)
             note("the end")
             markers = list(Ledger(str(out)).markers())
             one_by_one_s = _one_by_one_s(settings, str(out), markers) if rival else None
-    *stages, (_, ended, used_s) = moments
-    seconds = phases([(text, at) for text, at, _ in stages], ended)
-    used = phases([(text, cpu) for text, _, cpu in stages], used_s)
+    seconds, used = (phases(moments[:-1], moments[-1][1]) for moments in (wall, cpu))
     return Whole(figures(size, markers, seconds, used, one_by_one_s), _picture(size, markers))
 
 
