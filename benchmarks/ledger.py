@@ -98,7 +98,7 @@ def lay_out(out: str, count: int) -> None:
     rows, cols = (count - 1) // idle.SIDE + 1, min(count, idle.SIDE)
     window = Window(idle.EPSG, 1 - rows, 0, rows, cols)
     mosaic.create(f"{out}/mosaic.zarr", year=YEAR, window=window, block_px=1, classes=CLASSES, attrs={})
-    Ledger(out).begin({"name": "none", "context": {"blocks": count}})
+    Ledger(out).begin(_manifest(count, {"years": [YEAR], "catalogue": "none"}))
     group = f"{out}/mosaic.zarr/{YEAR}/{idle.EPSG}"
     for row in range(rows):
         for name, spec in ARRAYS.items():
@@ -206,8 +206,15 @@ def finished(out: str, count: int, block_px: int) -> None:
     snapshot.freeze({}, f"{out}/{ITEMS}")
     identity = {"years": [YEAR], "catalogue": snapshot.digest({})}
     planned = ledger.plan_blocks([block for _, block in works])
-    ledger.begin({"identity": identity, "identity_sha256": digest(identity), "blocks_sha256": planned})
+    ledger.begin({**_manifest(len(works), identity), "blocks_sha256": planned})
     seal(out)
+
+
+def _manifest(blocks: int, identity: dict[str, Any]) -> dict[str, Any]:
+    """What a run's record has at least."""
+    of_the_run = {"name": "none", "config": {}, "versions": {}, "model": {"name": "none"}}
+    named = {"identity": identity, "identity_sha256": digest(identity)}
+    return {**of_the_run, **named, "context": {"blocks": blocks}}
 
 
 def _layers(seed: int, block_px: int) -> dict[str, NDArray[Any]]:

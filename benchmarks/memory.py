@@ -184,7 +184,7 @@ def _freeze_scenes(region: Region, out: Path) -> list[str]:
 def _write_ledger(region: Region, out: Path, names: list[str], stored: mosaic.BlockRecord) -> None:
     ledger = Ledger(str(out))
     blocks, pixels = region.blocks, region.block_px**2
-    ledger.put("run.json", _manifest(region))
+    ledger.begin(_manifest(region))
     for number, block in enumerate(blocks):
         near = [names[(number * len(names) // len(blocks) + k) % len(names)] for k in range(_SCENES_A_SEASON)]
         shares = [
@@ -214,6 +214,7 @@ def _manifest(region: Region) -> dict[str, Any]:
     return {
         "name": region.settings.name,
         "created": "2018-11-01T00:00:00+00:00",
+        "config": {},
         "versions": {"cryoscale": record.versions(["cryoscale"])["cryoscale"] or "0"},
         "identity_sha256": "0" * 64,
         "identity": {"catalogue": "0" * 64, "years": [YEAR]},
