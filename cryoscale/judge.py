@@ -37,6 +37,7 @@ from cryoscale.results import Run
 from cryoscale.scenes import is_simulated
 from cryoscale.write import quicklook
 from cryoscale.write.map import hillshade
+from cryoscale.write.objects import require_usable
 from cryoscale.write.store import put
 
 FOLDER = "evaluation"
@@ -105,6 +106,7 @@ def judge(
     Raises:
         SourceError: no finished run lies there, or truth, outlines, strata or weights cannot be used.
         InputError: ``without`` names what the run does not have.
+        OutputError: nothing can be written where the judgement is to go.
     """
     wanted = wanted or Wanted()
     run = Run(out)
@@ -114,6 +116,7 @@ def judge(
     variants = [Variant(run, name, f"{target}/without/{name}", wanted.weights) for name in names]
     for variant in variants:
         settings_of(variant)  # what cannot be predicted again is told before the work begins
+    require_usable(target)  # and so is a place where nothing can be written
     layers, unread = _layers(run, wanted.strata)
     found = examine(out, truth, outlines=wanted.outlines, layers=layers, on_stage=on_stage)
     about["elevation_unread"] = unread

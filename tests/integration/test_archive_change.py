@@ -188,6 +188,11 @@ def test_years_that_cannot_be_compared_end_in_one_line(
     assert ended.value.code == 2
     assert said in capsys.readouterr().err.strip().splitlines()[-1]
     assert not out.exists()
+    monkeypatch.setattr(sys, "argv", [*command[:-1], "foo://bar"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "foo://bar" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_an_export_has_every_year_in_one_table_of_ids(archive: Archive, tmp_path: Path) -> None:

@@ -211,6 +211,7 @@ def test_the_command_writes_into_the_run_and_refuses_in_one_line(
         ((run, "--truth", truth, "--outlines", far), "far.tif"),
         ((run, "--truth", tmp_path / "empty"), "a raster of labels"),
         ((run, "--truth", truth, "--out", far), "far.tif"),
+        ((run, "--truth", far, "--out", "foo://bar"), "foo://bar"),  # told before the truth is looked at
     ):
         code, _, err = call(*arguments)
         assert (code, err.count("\n")) == (2, 1), err
