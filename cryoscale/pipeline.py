@@ -20,6 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from cryoscale import forking, lease, slices
 from cryoscale.cluster import Site, Workers, require_dashboard, require_reachable
+from cryoscale.ending import end
 from cryoscale.errors import (
     ClusterLostError,
     DrivenError,
@@ -173,8 +174,6 @@ def _map(
         outcome.seconds["blocks"] = time.perf_counter() - start
         outcome.set_aside = [record for key, record in ledger.set_asides().items() if key in mine]
         start = time.perf_counter()
-        from cryoscale.ending import end
-
         if part is not None:
             outcome.left = Division(out, part).finished(whole, lambda: end(settings, out, stage))
         else:

@@ -26,7 +26,6 @@ _HELD_BYTES = 1 << 26
 _PAGES = ("map*.png", "report.html")
 """Made by a run's end too, but written anew by others: they are asked for no more than to be there."""
 
-
 ASKED = ("min_area_km2", "known_glaciers", "divides", "files", "o1region")
 """Settings of a run's end that may be others the next time."""
 

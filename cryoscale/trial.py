@@ -105,7 +105,10 @@ def try_precisions_there(
         sample = _sample(settings, model, items, blocks, tell)
         if sample is None:
             return Choice(REFERENCE, ())
-        return _told(_ask(found, _chosen, settings, candidates, sample), tell)
+        sent = found.client.scatter(
+            sample, hash=False
+        )  # some 90 MB, which is too much for a task's own message
+        return _told(_ask(found, _chosen, settings, candidates, sent), tell)
     except StoppedError:
         raise
     except Exception as error:  # whatever may go wrong between here and there: the run itself will tell
@@ -183,9 +186,8 @@ def _chosen(settings: Settings, candidates: Sequence[str], sample: _Sample) -> C
 
 
 def _ask(found: Workers, work: Callable[..., T], *given: Any) -> T:
-    """What ``work`` answers beside a GPU of the cluster; what is large goes there by itself."""
-    sent = [found.client.scatter(one, hash=False) if isinstance(one, tuple) else one for one in given]
-    future = found.client.submit(work, *sent, resources={GPU: 1}, pure=False)
+    """What ``work`` answers beside a GPU of the cluster."""
+    future = found.client.submit(work, *given, resources={GPU: 1}, pure=False)
     try:
         answer: T = future.result(timeout=TRIAL_S)
     finally:
