@@ -51,10 +51,14 @@ class Draft:
     anew: bool
 
     @property
+    def blocks(self) -> list[Block]:
+        """Those of each year."""
+        return [block for _, of_zone in self.zones for block in of_zone]
+
+    @property
     def work(self) -> list[Work]:
         """All blocks of all years."""
-        blocks = [block for _, of_zone in self.zones for block in of_zone]
-        return [(year, block) for year in self.settings.years for block in blocks]
+        return [(year, block) for year in self.settings.years for block in self.blocks]
 
 
 def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, anew: bool = False) -> Draft:
@@ -107,9 +111,8 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
 def tried_there(draft: Draft, site: Site, tell: OnStage) -> Draft:
     """The draft of a run on a joined cluster, with the precision that a GPU there showed to be best."""
     model: dict[str, Any] = dict(draft.manifest["model"])
-    blocks = [block for _, of_zone in draft.zones for block in of_zone]
     with site.workers() as found:
-        choice = try_precisions_there(found, draft.settings, model, draft.items, blocks, tell)
+        choice = try_precisions_there(found, draft.settings, model, draft.items, draft.blocks, tell)
     if choice is None:
         return draft
     settings, model["precisions"] = with_precision(draft.settings, choice.precision), choice.to_dict()
@@ -148,7 +151,6 @@ def begin(draft: Draft, out: str) -> tuple[str, list[Work]]:
     Returns the digest of the run's identity, and all its blocks.
     """
     ledger, settings = Ledger(out), draft.settings
-    blocks = [block for _, of_zone in draft.zones for block in of_zone]
     work, manifest = draft.work, draft.manifest
     if draft.anew:
         ledger.clear()  # and what others have put beside the run stays
@@ -165,7 +167,7 @@ def begin(draft: Draft, out: str) -> tuple[str, list[Work]]:
             snapshot.freeze(draft.items, Path(folder) / ITEMS)
             ledger.put_bytes(ITEMS, (Path(folder) / ITEMS).read_bytes())
         context = {**manifest["context"], "blocks": len(work)}
-        manifest = {**manifest, "context": context, "blocks_sha256": ledger.plan_blocks(blocks)}
+        manifest = {**manifest, "context": context, "blocks_sha256": ledger.plan_blocks(draft.blocks)}
         ledger.begin(manifest)
     for zone, of_zone in draft.zones:
         for year in settings.years if of_zone else ():
