@@ -116,18 +116,18 @@ class PatchWriter:
         """
         if place.composite not in self._composites:
             self._composites.append(place.composite)
+        flags = flags_of(x, y, self._channels)
         self._rows.append(
             {
                 **{name: getattr(place, name) for name in _PLACE},
                 "composite": self._composites.index(place.composite),
                 "split": SPLITS.index(place.split),
-                **quality_of(x, y, self._channels),
+                **quality_of(x, y, flags, self._channels),
             }
         )
         stored = x.astype(self._arrays["x"].dtype)
         for array in (stored, y):
             self._content.update(array.tobytes())
-        flags = flags_of(x, y, self._channels)
         self._pending.append((stored, y, flags if why is None else flags | why))
         if len(self._pending) == self._shard:
             self._flush()

@@ -25,8 +25,10 @@ STEEP_FOR_WATER_DEG = 15.0
 """Steeper ground holds no water; what an index takes for water there is mostly shade and snow."""
 
 
-def quality_of(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[str]) -> dict[str, Any]:
-    """How good a patch of stack (c,p,p) and labels (p,p) is, as its columns say it.
+def quality_of(
+    x: NDArray[np.float32], y: NDArray[np.uint8], flags: NDArray[np.uint8], channels: Sequence[str]
+) -> dict[str, Any]:
+    """How good a patch of stack (c,p,p), labels and flags (p,p) is, as its columns say it.
 
     ``labelled`` and ``clear`` are shares of its pixels, the latter of those with all optical bands that the
     set has; ``modalities`` has the bit of each modality whose inputs at least half of its pixels have;
@@ -45,32 +47,35 @@ def quality_of(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[
         raise InputError(
             f"label {strange[0]} in a patch", f"0..{len(CLASS_NAMES) - 1}, or 255", "mend the labels"
         )
-
-    def share(names: Sequence[str]) -> float:
-        at = [channels.index(name) for name in names if name in channels]
-        return float(np.isfinite(x[at]).all(axis=0).mean()) if at else 0.0
-
-    bits = [bit for name, bit in MODALITIES.items() if share(INPUTS_OF_MODALITY[name]) >= 0.5]
+    clear, labelled, doubtful = (
+        int(np.count_nonzero(flags & FLAGS[name])) for name in ("clear", "labelled", "doubtful")
+    )
+    there = {name: _there(x, INPUTS_OF_MODALITY[name], channels).mean() for name in MODALITIES}
     return {
-        "labelled": 1.0 - counts[NO_DATA] / y.size,
-        "clear": share(BANDS),
-        "modalities": sum(bits),
-        "doubtful": float(_doubtful(x, y, channels).sum() / max((y != NO_DATA).sum(), 1)),
+        "labelled": labelled / y.size,
+        "clear": clear / y.size,
+        "modalities": sum(bit for name, bit in MODALITIES.items() if there[name] >= 0.5),
+        "doubtful": doubtful / max(labelled, 1),
         "class_pixels": counts[: len(CLASS_NAMES)],
     }
 
 
 def flags_of(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[str]) -> NDArray[np.uint8]:
     """``FLAGS`` (p,p) of a stack (c,p,p) with labels (p,p): those that both tell by themselves."""
-    at = [channels.index(name) for name in BANDS if name in channels]
     found = np.zeros(y.shape, np.uint8)
     for name, mask in (
-        ("clear", np.isfinite(x[at]).all(axis=0) if at else np.zeros(y.shape, bool)),
+        ("clear", _there(x, BANDS, channels)),
         ("labelled", y != NO_DATA),
         ("doubtful", _doubtful(x, y, channels)),
     ):
         found[mask] |= FLAGS[name]
     return found
+
+
+def _there(x: NDArray[np.float32], names: Sequence[str], channels: Sequence[str]) -> NDArray[np.bool_]:
+    """Where those of the named channels that a set has are all there (p,p); nowhere, if it has none."""
+    at = [channels.index(name) for name in names if name in channels]
+    return np.asarray(np.isfinite(x[at]).all(axis=0)) if at else np.zeros(x.shape[1:], bool)
 
 
 def _doubtful(x: NDArray[np.float32], y: NDArray[np.uint8], channels: Sequence[str]) -> NDArray[np.bool_]:

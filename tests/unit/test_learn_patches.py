@@ -18,7 +18,7 @@ from cryoscale.features.channels import CHANNELS as ALL_CHANNELS
 from cryoscale.features.channels import MODALITIES
 from cryoscale.learn import patches as module
 from cryoscale.learn.patches import Patches, PatchWriter, Place
-from cryoscale.learn.quality import FLAGS, quality_of
+from cryoscale.learn.quality import FLAGS, flags_of, quality_of
 
 CHANNELS = ("B02", "elevation", "absent", "constant")
 
@@ -184,7 +184,7 @@ def test_the_columns_tell_the_quality_of_a_patch():
     x[ALL_CHANNELS.index("B11"), :3] = np.nan
     x[ALL_CHANNELS.index("phase"), :6] = np.nan
     x[ALL_CHANNELS.index("LST"), :5] = np.nan
-    found = quality_of(x, y, ALL_CHANNELS)
+    found = quality_of(x, y, flags_of(x, y, ALL_CHANNELS), ALL_CHANNELS)
     assert found["labelled"] == 0.9
     assert found["clear"] == 0.7
     assert found["class_pixels"].tolist() == [70, 10, 10, 0, 0]
@@ -229,7 +229,7 @@ def test_water_on_a_slope_is_in_doubt():
     x[ALL_CHANNELS.index("slope"), :2] = 16
     y = np.full((4, 4), 3, np.uint8)
     y[0] = 0
-    assert quality_of(x, y, ALL_CHANNELS)["doubtful"] == 4 / 16
+    assert quality_of(x, y, flags_of(x, y, ALL_CHANNELS), ALL_CHANNELS)["doubtful"] == 4 / 16
 
 
 def test_a_label_that_is_no_class_is_refused(tmp_path):
