@@ -56,7 +56,8 @@ MADE = (
 )
 """What a run makes beside its ledger."""
 
-_MAP = re.compile(r"map(-\d+)?\.png")
+MAP_NAME = re.compile(r"map(-\d+)?\.png")
+"""Pictures of a run's years, which it makes too."""
 
 _BATCH = 500
 """Records read at a time: enough to hide a store's latency, few enough for any memory."""
@@ -189,7 +190,7 @@ class Ledger:
         """
         self.put(CLEARING, {})
         for name in self.objects.names():
-            if name in MADE or _MAP.fullmatch(name):
+            if name in MADE or MAP_NAME.fullmatch(name):
                 self.objects.delete_all(name)
                 self.objects.delete(name)
         for folder in (DONE, ASIDE, DAMAGED, ROLLED):

@@ -9,22 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import fsspec
 
 from cryoscale.errors import IntegrityError, SourceError
-from cryoscale.ledger import MADE, SEAL, Ledger, Work
+from cryoscale.ledger import MADE, MAP_NAME, SEAL, Ledger, Work
 from cryoscale.settings import Settings
 from cryoscale.write.arrays import ARRAYS
 from cryoscale.write.objects import Entry
 
 _HELD_BYTES = 1 << 26
 """A file up to this length is digested in memory, where a failed read is repeated."""
-
-_PAGES = ("map*.png", "report.html")
-"""Made by a run's end too, but written anew by others: they are asked for no more than to be there."""
 
 ASKED = ("min_area_km2", "known_glaciers", "divides", "files", "o1region")
 """Settings of a run's end that may be others the next time."""
@@ -102,7 +98,8 @@ def _kept(ledger: Ledger) -> dict[str, int]:
 
 
 def _is_page(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in _PAGES)
+    """Whether a run's end makes it, and others write it anew: it is asked for no more than to be there."""
+    return name == "report.html" or MAP_NAME.fullmatch(name) is not None
 
 
 def blocks_digest(ledger: Ledger) -> str:
