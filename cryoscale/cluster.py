@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -99,7 +99,8 @@ def require_reachable(spec: ClusterSpec, out: str) -> None:
     """Refuse, before anything is written, a cluster that is not there or cannot write to ``out``.
 
     Raises:
-        InputError: the scheduler does not answer, or the output is in this process's memory.
+        InputError: the scheduler does not answer, its workers do not join, or the output is in this
+            process's memory.
     """
     if out.startswith("memory://"):
         raise InputError(
@@ -181,7 +182,9 @@ class Site:
         is for whoever started them.
 
         Raises:
-            InputError: the scheduler does not answer, or none of its workers offers a needed resource.
+            InputError: the scheduler does not answer, or none of its workers offers a needed resource within
+                :data:`CONNECT_TIMEOUT_S`.
+            StoppedError: the run was told to stop meanwhile.
         """
         self.open()
         if self.spec.kind == "local":
@@ -189,7 +192,7 @@ class Site:
                 yield found
         else:
             patience_s = JOIN_S if self._made else 0.0
-            with _joined(self._address or self.spec.kind, self.with_actors, patience_s) as found:
+            with _joined(self._address or self.spec.kind, self.with_actors, patience_s, self.stop) as found:
                 yield found
 
     @contextmanager
@@ -222,7 +225,7 @@ class Site:
             try:
                 if self._made is not None:
                     self._address = self._made.up()
-                with _joined(self._address or self.spec.kind, self.with_actors, join_s):
+                with _joined(self._address or self.spec.kind, self.with_actors, join_s, self.stop):
                     return
             except (InputError, TransientError) as error:
                 if isinstance(error, StoppedError):
@@ -335,7 +338,9 @@ def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) 
 
 
 @contextmanager
-def _joined(address: str, with_actors: bool, patience_s: float = 0.0) -> Iterator[Workers]:
+def _joined(
+    address: str, with_actors: bool, patience_s: float = 0.0, stop: threading.Event | None = None
+) -> Iterator[Workers]:
     from distributed import Client
 
     # a scheduler that is lost is told by the driver, once and in a line
@@ -343,34 +348,52 @@ def _joined(address: str, with_actors: bool, patience_s: float = 0.0) -> Iterato
     try:
         client = Client(address, timeout=CONNECT_TIMEOUT_S)
     except (OSError, TimeoutError) as error:
-        raise InputError(
-            f"cluster {address}, which does not answer",
-            "a running Dask scheduler",
-            "start it, or correct the address",
-        ) from error
+        raise _silent(address) from error
+    stop = stop or threading.Event()
     with client:
-        until = time.monotonic() + patience_s
+        until = time.monotonic() + max(CONNECT_TIMEOUT_S, patience_s)
         try:
-            client.wait_for_workers(1, timeout=max(CONNECT_TIMEOUT_S, patience_s))
-        except TimeoutError as error:
-            raise InputError(
-                f"cluster {address} without workers",
-                "workers with the resources CPU and GPU",
-                'start some: dask worker ADDRESS --resources "CPU=2"',
-            ) from error
-        while True:
-            tasks, actors = _offers(client)
-            if (tasks and (actors or not with_actors)) or time.monotonic() >= until:
-                break
-            time.sleep(0.5)
-        for name, count in ((CPU, tasks), (GPU, actors)):
-            if not count and (name == CPU or with_actors):
-                raise InputError(
-                    f"cluster {address}, where no worker offers the resource {name}",
-                    "workers of both kinds",
-                    f'start one: dask worker ADDRESS --resources "{name}=1"',
-                )
-        yield Workers(client, tasks, actors, _dashboard(client))
+            # whoever starts workers of both kinds starts one before the other
+            while missing := _missing(client, with_actors):
+                if time.monotonic() >= until:
+                    raise _lacking(address, missing, bool(workers_at(client)))
+                if stop.wait(0.2):
+                    raise StoppedError("stopped before there were workers; the same command goes on")
+            found = Workers(client, *_offers(client), _dashboard(client))
+        except StoppedError:
+            raise
+        except OSError as error:
+            raise _silent(address) from error
+        yield found
+
+
+def _silent(address: str) -> InputError:
+    return InputError(
+        f"cluster {address}, which does not answer",
+        "a running Dask scheduler",
+        "start it, or correct the address",
+    )
+
+
+def _missing(client: Client, with_actors: bool) -> list[str]:
+    """Resources that are needed and that no worker offers by now."""
+    tasks, actors = _offers(client)
+    return [name for name, count in ((CPU, tasks), (GPU, actors or not with_actors)) if not count]
+
+
+def _lacking(address: str, missing: Sequence[str], any_worker: bool) -> InputError:
+    """What is said of a scheduler whose workers cannot serve."""
+    if not any_worker:
+        return InputError(
+            f"cluster {address} without workers",
+            "workers with the resources CPU and GPU",
+            'start some: dask worker ADDRESS --resources "CPU=2"',
+        )
+    return InputError(
+        f"cluster {address}, where no worker offers the resource {missing[0]}",
+        "workers of both kinds",
+        f'start one: dask worker ADDRESS --resources "{missing[0]}=1"',
+    )
 
 
 def _offers(client: Client) -> tuple[int, int]:

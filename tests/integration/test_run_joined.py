@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
-from cryoscale.errors import InputError
+from cryoscale.cluster import Site
+from cryoscale.errors import InputError, StoppedError
 from cryoscale.ledger import Ledger
 from cryoscale.pipeline import run as run_pipeline
+from cryoscale.settings import ClusterSpec
 from tests.integration.conftest import TinyRange, map_here
 
 DASK = [sys.executable, "-m", "dask"]
@@ -43,21 +49,23 @@ def scheduler() -> Iterator[str]:
         process.wait()
 
 
+@contextmanager
+def worker(scheduler: str, kind: str) -> Iterator[None]:
+    """A worker with that resource, not yet joined."""
+    quiet = ("--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--nthreads", "2")
+    process = start("worker", scheduler, "--resources", kind, *quiet)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture
 def workers(scheduler: str) -> Iterator[str]:
     """A worker of either kind; the scheduler's address."""
-    quiet = ("--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--nthreads", "2")
-    processes = [start("worker", scheduler, "--resources", kind, *quiet) for kind in ("CPU=2", "GPU=1")]
-    try:
-        from distributed import Client
-
-        with Client(scheduler, timeout=60) as client:
-            client.wait_for_workers(2, timeout=60)
+    with worker(scheduler, "CPU=2"), worker(scheduler, "GPU=1"):
         yield scheduler
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def test_a_joined_cluster_gives_the_map_of_one_process(
@@ -79,3 +87,40 @@ def test_a_scheduler_without_workers_or_none_at_all_is_told_in_one_line(
         with pytest.raises(InputError, match=words) as caught:
             run_pipeline(tiny_range.settings(cluster={"kind": address}), str(tmp_path / "run"))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("first", "then"), [("CPU=2", "GPU=1"), ("GPU=1", "CPU=2")])
+def test_workers_of_the_other_kind_may_join_later(scheduler: str, first: str, then: str) -> None:
+    with worker(scheduler, first), ThreadPoolExecutor(1) as beside:
+        with Client(scheduler, timeout=60) as client:
+            client.wait_for_workers(1, timeout=60)
+
+        def joined() -> tuple[int, int]:
+            with Site(ClusterSpec(kind=scheduler)).workers() as found:
+                return found.tasks, found.actors
+
+        waiting = beside.submit(joined)
+        with pytest.raises(TimeoutError):
+            waiting.result(1.0)
+        with worker(scheduler, then):
+            assert waiting.result(60) == (2, 1)
+
+
+def test_workers_of_one_kind_alone_are_refused_in_one_line(
+    scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryoscale.cluster.CONNECT_TIMEOUT_S", 5.0)
+    with worker(scheduler, "CPU=2"):
+        with Client(scheduler, timeout=60) as client:
+            client.wait_for_workers(1, timeout=60)
+        site = Site(ClusterSpec(kind=scheduler))
+        with pytest.raises(InputError, match="no worker offers the resource GPU") as caught, site.workers():
+            pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_is_told_to_stop_waits_for_workers_no_longer(scheduler: str) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(StoppedError), Site(ClusterSpec(kind=scheduler), stop=stop).workers():
+        pass
