@@ -43,8 +43,9 @@ def measure(out: str, copies: int, processes: int) -> dict[str, Any]:
     settings, manifest, year = settings_of(run), Ledger(out).manifest(), run.years[-1]
     assert manifest is not None  # or Run would have refused
     took = {}
-    for name, each in (("one", map), ("several", Crew(processes).each)):
-        with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
+    for name, many in (("one", 1), ("several", processes)):
+        with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder, Crew(many) as crew:
+            each = map if many == 1 else crew.each
             begun = time.perf_counter()
             path = write_inventory(settings, out, Path(folder), year, manifest, None, _again(each, copies))
             took[name] = time.perf_counter() - begun

@@ -348,6 +348,7 @@ def bench(
 
 def main() -> None:
     """Entry point: errors made for people are one line on stderr and their own exit code."""
+    import cryoscale.collecting  # noqa: F401 - before all that is heavy
     from cryoscale.errors import CryoscaleError
 
     try:

@@ -1,7 +1,8 @@
 """The same work on one thing after another, by several processes of this machine, answers in order.
 
 It is used like :func:`map`, and its answers are those of ``map``: a process that dies is made up for by doing
-alone what is left. What is short is done alone from the beginning, since processes have to import first.
+alone what is left. What is short is done alone, since processes have to import first; while they do, this one
+goes on alone, and once they are there they stay for whatever else is to be done.
 
 Processes are forked by a server that holds nothing of a run (or started anew where systems cannot fork), so
 that neither the threads nor the open files of this process are theirs:
@@ -10,10 +11,13 @@ https://docs.python.org/3/library/multiprocessing.html#contexts-and-start-method
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -21,8 +25,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process, set_forkserver_preload
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 log = logging.getLogger("cryoscale")
@@ -34,7 +39,8 @@ SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_TH
 """Numerical libraries would otherwise start a thread a core in every process."""
 
 ALONE_S = 5.0
-"""How long the work is done alone: processes import and load kernels for two or three seconds each time."""
+"""Processor seconds of work that is done before others are called, who import and load kernels for one or two
+seconds each. It is the sum of all works of a crew."""
 
 AHEAD = 3
 """Things a process that are on their way: more would not be quicker, and all of them are in memory."""
@@ -60,17 +66,28 @@ def in_pairs(each: Each, work: Callable[[T], R], things: Iterable[T]) -> Iterato
         yield taken.popleft(), answer
 
 
-@dataclass(frozen=True)
 class Crew:
-    """Up to so many processes, which are started when there is enough to do and gone when it is done.
+    """Up to so many processes, called when there turns out to be enough to do and gone when the context ends.
 
-    Attributes:
+    Args:
         processes: how many at most; with 1 there are none beside this one.
+        imports: the module that they import while this process goes on alone.
         alone_s: see :data:`ALONE_S`.
     """
 
-    processes: int
-    alone_s: float = ALONE_S
+    def __init__(self, processes: int, imports: str = __name__, *, alone_s: float = ALONE_S) -> None:
+        self._processes, self._imports, self._alone_s = processes, imports, alone_s
+        self._pool: ProcessPoolExecutor | None = None
+        self._arrivals: list[Future[None]] = []
+        self._spent_s, self._works = 0.0, 0
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._dismiss()
+        self._processes = 1
 
     def each(self, work: Callable[[T], R], things: Iterable[T], /) -> Iterator[R]:
         """The answers of ``work`` to all things, in their order; where others help, all three can be pickled.
@@ -78,40 +95,97 @@ class Crew:
         Things are taken from their iterator in this process, a few ahead of the answer that is asked for.
         What ``work`` raises comes through as it is.
         """
-        things, begun = iter(things), time.monotonic()
+        things = iter(things)
         for thing in things:
-            yield work(thing)
-            if self.processes > 1 and time.monotonic() - begun >= self.alone_s:
-                break
-        yield from self._by_all(work, things)
+            if self.is_ready():
+                yield from self._by_all(work, itertools.chain([thing], things))
+                return
+            begun = time.process_time()
+            answer = work(thing)
+            self._spent_s += time.process_time() - begun
+            if self._spent_s >= self._alone_s:
+                self.call()
+            yield answer
+
+    def call(self) -> None:
+        """Have the others come and import, if they were not called before; returns at once."""
+        if self._processes > 1 and not self._arrivals:
+            with self._or_alone():
+                self._start()
+
+    def is_ready(self) -> bool:
+        """Whether the others are there and have imported."""
+        if not self._arrivals or not all(arrival.done() for arrival in self._arrivals):
+            return False
+        with self._or_alone():
+            for arrival in self._arrivals:
+                with _as_no_help(BrokenProcessPool):
+                    arrival.result()
+        return bool(self._arrivals)
+
+    def _start(self) -> None:
+        with _as_no_help(OSError, NotImplementedError):
+            if sys.platform == "linux":
+                # of use where no server is running yet, as one is after a run with workers of this machine
+                set_forkserver_preload(["cryoscale.collecting", self._imports])
+            context = get_context("forkserver" if sys.platform == "linux" else "spawn")
+            self._folder = tempfile.TemporaryDirectory(prefix="cryoscale-")
+            self._pool = ProcessPoolExecutor(self._processes, context, _begin)
+            self._arrivals = [self._pool.submit(_arrive, self._imports) for _ in range(self._processes)]
 
     def _by_all(self, work: Callable[[T], R], things: Iterator[T]) -> Iterator[R]:
         underway: deque[tuple[T, Future[R] | None]] = deque()
-        pool: ProcessPoolExecutor | None = None
         try:
+            path = self._written(work)
             for thing in things:
                 underway.append((thing, None))  # it is not lost if it cannot be sent
-                with _as_no_help(BrokenProcessPool, OSError, NotImplementedError):
-                    pool = pool or self._started(work)
-                    underway[-1] = thing, pool.submit(_do, thing)
-                if len(underway) >= AHEAD * self.processes:
+                underway[-1] = thing, self._sent(path, thing)
+                if len(underway) >= AHEAD * self._processes:
                     yield _first(underway)
             while underway:
                 yield _first(underway)
+            Path(path).unlink(missing_ok=True)
         except _NoHelpError as error:
-            log.warning("what is left is done by one process alone: %s", error)
+            self._give_up(error)
             yield from map(work, [thing for thing, _ in underway])
             yield from map(work, things)
         finally:
-            if pool is not None:
-                pool.shutdown(cancel_futures=True)
+            for _, future in underway:  # of what nobody wants any more
+                if future is not None:
+                    future.cancel()
 
-    def _started(self, work: Callable[[T], R]) -> ProcessPoolExecutor:
-        if sys.platform != "linux":
-            return ProcessPoolExecutor(self.processes, get_context("spawn"), _begin, (work,))
-        # of use where the server is not running yet, as it is after a run with workers of this machine
-        set_forkserver_preload([type(work).__module__])
-        return ProcessPoolExecutor(self.processes, get_context("forkserver"), _begin, (work,))
+    def _written(self, work: Callable[[T], R]) -> str:
+        """Where the others find what they are to do: once for each, however many the things."""
+        assert self._folder is not None  # there is one as long as there are others
+        self._works += 1
+        path = f"{self._folder.name}/{self._works}"
+        with _as_no_help(OSError):
+            Path(path).write_bytes(ForkingPickler.dumps(work))
+        return path
+
+    def _sent(self, path: str, thing: T) -> Future[Any]:
+        assert self._pool is not None
+        with _as_no_help(BrokenProcessPool, OSError, NotImplementedError):
+            return self._pool.submit(_do, path, thing)
+
+    @contextmanager
+    def _or_alone(self) -> Iterator[None]:
+        try:
+            yield
+        except _NoHelpError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: _NoHelpError) -> None:
+        log.warning("what is left is done by one process alone: %s", error)
+        self._dismiss()
+        self._processes = 1
+
+    def _dismiss(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._pool, self._folder, self._arrivals = None, None, []
 
 
 class _NoHelpError(Exception):
@@ -138,18 +212,20 @@ def _first(underway: deque[tuple[T, Future[R] | None]]) -> R:
 
 # --- in a process of the crew -----------------------------------------------------------------------
 
-_work: Callable[[Any], Any]
-"""What this process does with each thing."""
+_work: tuple[str, Callable[[Any], Any]] = "", lambda thing: thing
+"""What this process does with each thing, and where it was read from."""
 
 
-def _begin(work: Callable[[Any], Any]) -> None:
+def _begin() -> None:
     """Leave the signals of a terminal and of a pod's end to whom this process works for, and end with it."""
-    global _work
-    _work = work
     os.environ.update(SINGLE)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _arrive(module: str) -> None:
+    importlib.import_module(module)
 
 
 def _end_with_parent() -> None:
@@ -159,5 +235,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _do(thing: Any) -> Any:
-    return _work(thing)
+def _do(path: str, thing: Any) -> Any:
+    global _work
+    if _work[0] != path:
+        # written by this process's own parent into a folder of its own, as queues between processes are
+        _work = path, ForkingPickler.loads(Path(path).read_bytes())
+    return _work[1](thing)

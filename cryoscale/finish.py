@@ -12,42 +12,56 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import fsspec
 from dask.system import CPU_COUNT
 
+from cryoscale import drawings
 from cryoscale.cataloguing import write_catalog
 from cryoscale.crew import Crew
+from cryoscale.drawings import Drawing
 from cryoscale.inventories import coverage_of, evidence_of, write_inventory
 from cryoscale.ledger import Ledger
 from cryoscale.reporting import write_report
-from cryoscale.scenes import is_simulated
 from cryoscale.settings import ClusterSpec, Settings
-from cryoscale.write import files, mosaic, quicklook
-from cryoscale.write import map as picture
+from cryoscale.write import files, mosaic
 from cryoscale.write.carried import KnownGlaciers, read_glaciers
 from cryoscale.write.displacement import write_displacements
 from cryoscale.write.perennial import write_perennial
-from cryoscale.write.product import About
+from cryoscale.write.sheet import Plate
 from cryoscale.write.succession import write_links
-from cryoscale.write.vectors import read_parts
+
+MANY_PX = 4_000_000
+"""Pixels of a map whose end takes long enough for others to be called before it is begun."""
 
 
 def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
     """Make everything that a finished run holds beside its blocks."""
-    stage("making coarser levels of the map")
-    for year in settings.years:
-        for epsg in mosaic.zones(out, year):
-            mosaic.build_levels(f"{out}/mosaic.zarr", year, epsg)
-    redraw(settings, out, stage, settings.years, _processes(settings.cluster))
+    with _crew(out, settings.years, _processes(settings.cluster, out)) as crew:
+        stage("making coarser levels of the map")
+        for year in settings.years:
+            for epsg in mosaic.zones(out, year):
+                mosaic.build_levels(f"{out}/mosaic.zarr", year, epsg)
+        _what_follows(settings, out, stage, settings.years, crew)
 
 
-def _processes(spec: ClusterSpec) -> int:
+@contextmanager
+def _crew(out: str, years: Sequence[int], processes: int) -> Iterator[Crew]:
+    """Those who work on a run's end, under way already where there is much to do."""
+    shapes = [mosaic.open_labels(out, year, epsg).shape for year in years for epsg in mosaic.zones(out, year)]
+    with Crew(processes, drawings.__name__) as crew:
+        if sum(rows * cols for rows, cols in shapes) >= MANY_PX:
+            crew.call()
+        yield crew
+
+
+def _processes(spec: ClusterSpec, out: str) -> int:
     """How many may work on a run's end: its workers are gone by then, and the driver's machine is free.
 
     Dask's count of cores is that of a container where it is allowed fewer than there are.
     """
+    if out.startswith("memory://"):  # which no other process sees
+        return 1
     if spec.kind == "local":
         return min(CPU_COUNT, spec.cpu_workers + spec.gpu_workers)
     return CPU_COUNT if _is_command() else 1
@@ -66,21 +80,24 @@ def redraw(
     """Everything that follows from the map of some of a run's years; returns by year which files were made.
 
     Files that lie there are made anew, whether they are asked for or not: those of a year shall agree.
-    Outlines are found, divided and described by up to ``processes``.
+    Outlines are found, divided and described, maps drawn and files written by up to ``processes``.
     """
+    with _crew(out, years, processes) as crew:
+        return _what_follows(settings, out, stage, years, crew)
+
+
+def _what_follows(
+    settings: Settings, out: str, stage: Callable[[str], None], years: Sequence[int], crew: Crew
+) -> dict[int, list[str]]:
     manifest = Ledger(out).manifest() or {}
-    made: dict[int, list[str]] = {}
     rgi = read_glaciers(settings.known_glaciers, settings.region) if settings.known_glaciers else None
     known = None if rgi is None else KnownGlaciers(rgi)
-    each = Crew(processes).each
+    plates: list[Plate] = []
     with _local(out) as folder:
         _fetch_inventories(out, folder, set(settings.years) - set(years))
         for year in years:
             stage(f"drawing the outlines of {year}")
-            inventory = write_inventory(settings, out, folder, year, manifest, known, each)
-            stage(f"drawing the map of {year}")
-            name = "map.png" if year == settings.years[-1] else f"map-{year}.png"
-            draw(settings, out, folder / name, year, inventory, manifest)
+            write_inventory(settings, out, folder, year, manifest, known, crew.each)
         stage("linking the years")
         if rgi is None:  # links to an RGI that was asked for another time would be taken for this one's
             for year in settings.years:
@@ -92,52 +109,20 @@ def redraw(
         if len(seen) > 1:
             stage("telling perennial from seasonal")
             write_perennial(folder / "inventory", seen)
-        for year in years:
-            made[year] = sorted({*settings.files, *files.kinds_of(out, year)})
-            stage(f"writing files of {year}: {', '.join(made[year]) or 'none'}")
-            files.write_files(made[year], out, folder, about(settings, out, year, manifest))
+        made = {year: sorted({*settings.files, *files.kinds_of(out, year)}) for year in years}
+
+        def wanted() -> Iterator[Drawing]:
+            for year in years:
+                stage(f"drawing the map of {year}, writing files: {', '.join(made[year]) or 'none'}")
+                yield from drawings.of_year(year, made[year], plates=year == settings.years[-1])
+
+        for drawn in crew.each(drawings.Drawer(settings, out, folder, manifest), wanted()):
+            plates += drawn
     stage("writing the report")  # it reads what now lies at its place
-    write_report(settings, out)
+    write_report(settings, out, plates if settings.years[-1] in years else None)
     stage("writing the catalogue")
     write_catalog(settings, out, manifest)
     return made
-
-
-def about(settings: Settings, out: str, year: int, manifest: dict[str, Any]) -> About:
-    """What the files of a year say of the run."""
-    return About(
-        name=settings.name,
-        year=year,
-        model=str(manifest["model"]["name"]),
-        run_id=str(manifest["identity_sha256"])[:16],
-        version=str(manifest["versions"]["cryoscale"]),
-        made=str(manifest["created"]),
-        o1region=settings.o1region,
-        simulated=is_simulated(out),
-    )
-
-
-def draw(
-    settings: Settings, out: str, path: Path, year: int, inventory: Path, manifest: dict[str, Any]
-) -> None:
-    """The picture of one year."""
-    zones = mosaic.zones(out, year)
-    maps = {epsg: mosaic.open_overview(out, year, epsg) for epsg in zones}
-    seen = {epsg: quicklook.open_quicklook(out, year, epsg) for epsg in zones}
-    glaciers = read_parts(str(inventory), ("area_km2", "debris_area_km2", "geometry"))
-    fronts = read_parts(str(inventory.with_name(f"{year}-fronts.parquet")), ("geometry",))
-    caption = f"Model {manifest['model']['name']}; season {settings.season.start} to {settings.season.end}."
-    if is_simulated(out):
-        caption = f"Simulated imagery: no real place. {caption}"
-    picture.draw_map(
-        path,
-        maps,
-        glaciers,
-        fronts=fronts,
-        background=seen,
-        title=f"{settings.name}, {year}",
-        caption=caption,
-    )
 
 
 @contextmanager
@@ -156,10 +141,10 @@ def _local(out: str) -> Iterator[Path]:
 
 
 def _fetch_inventories(out: str, folder: Path, years: Collection[int]) -> None:
-    """Bring what years are linked by into a local folder that is not the run's own."""
+    """Bring what years are linked and drawn together by into a local folder that is not the run's own."""
     fs, root = fsspec.core.url_to_fs(out)
     for year in years:
-        for name in (f"{year}.parquet", f"{year}-fronts.parquet"):
+        for name in (f"{year}.parquet", f"{year}-fronts.parquet", f"{year}-hypsometry.csv"):
             local, stored = folder / "inventory" / name, f"{root}/inventory/{name}"
             if not local.exists() and fs.exists(stored):
                 local.parent.mkdir(parents=True, exist_ok=True)

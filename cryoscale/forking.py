@@ -21,7 +21,10 @@ from multiprocessing import forkserver
 from cryoscale.crew import SINGLE
 from cryoscale.settings import ClusterSpec
 
-_IMPORTED = ["cryoscale.cli", "distributed", "distributed.nanny", "cryoscale.leaving", "cryoscale.featurise"]
+_IMPORTED = [
+    "cryoscale.collecting",  # first, since it makes the others quicker
+    *("cryoscale.cli", "distributed", "distributed.nanny", "cryoscale.leaving", "cryoscale.featurise"),
+]
 _WITH_ACTORS = ["cryoscale.drive", "cryoscale.infer.actor", "cryoscale.models.loading"]
 _WITH_NETWORKS = ["torch", "cryoscale.models.predictor"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -37,9 +38,17 @@ _NOT_SHOWN = ("pca", "pca_sample", "identity", "channels")
 
 
 def write_report(
-    settings: Settings, out: str, *, scores: Scores | None = None, baseline: Scores | None = None
+    settings: Settings,
+    out: str,
+    drawn: Sequence[Plate] | None = None,
+    *,
+    scores: Scores | None = None,
+    baseline: Scores | None = None,
 ) -> None:
-    """``OUT/report.html``; with ``scores`` where there is a truth to hold the map against."""
+    """``OUT/report.html``, with what :func:`plates_of` has drawn, which is drawn here where it is not given.
+
+    With ``scores`` where there is a truth to hold the map against.
+    """
     manifest = Ledger(out).manifest() or {}
     account = account_of(_markers(out), keep=report.ROWS_SHOWN)
     choices, aside = account.scene_uses(), Ledger(out).set_asides()
@@ -53,7 +62,7 @@ def write_report(
         simulated=is_simulated(out),
         map_png=fs.cat_file(f"{root}/map.png"),
         map_caption=f"Classes and outlines, {latest}.",
-        plates=_plates(settings, out, maps),
+        plates=plates_of(settings, out, out) if drawn is None else drawn,
         summary={**_summary(settings, manifest, account), **_doubts(settings, out)},
         timings_s=account.seconds,
         seams=_seams(settings, maps),
@@ -84,14 +93,23 @@ def write_report(
     report.write_report(out, written)
 
 
-def _plates(settings: Settings, out: str, maps: Mapping[int, Any]) -> list[Plate]:
-    """What lies behind the map of the latest year, and the elevations of all years."""
-    latest = settings.years[-1]
-    seen = {epsg: quicklook.open_quicklook(out, latest, epsg) for epsg in maps}
-    glaciers = read_parts(f"{out}/inventory/{latest}.parquet", ("area_km2", "debris_area_km2", "geometry"))
-    drawn = plates.draw_plates(maps, seen, glaciers, MODALITIES)
-    hypsometries = {year: f"{out}/inventory/{year}-hypsometry.csv" for year in settings.years}
-    chart = charts.area_by_elevation(hypsometries)
+def plates_of(settings: Settings, out: str, beside: str | Path) -> list[Plate]:
+    """What lies behind the map of the latest year, and the elevations of all years.
+
+    Args:
+        settings: of the run.
+        out: the run, whose maps are read.
+        beside: a folder or URL with its inventories.
+    """
+    latest, inventory = settings.years[-1], f"{beside}/inventory"
+    zones = mosaic.zones(out, latest)
+    drawn = plates.draw_plates(
+        {epsg: mosaic.open_mosaic(out, latest, epsg, dask=False) for epsg in zones},
+        {epsg: quicklook.open_quicklook(out, latest, epsg) for epsg in zones},
+        read_parts(f"{inventory}/{latest}.parquet", ("area_km2", "debris_area_km2", "geometry")),
+        MODALITIES,
+    )
+    chart = charts.area_by_elevation({year: f"{inventory}/{year}-hypsometry.csv" for year in settings.years})
     return drawn if chart is None else [*drawn, chart]
 
 

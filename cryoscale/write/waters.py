@@ -33,7 +33,9 @@ from cryoscale.write.zones import cuts
 ENCLOSED = 0.9
 """Share of ice in the shore above which water lies inside the ice."""
 _SEA_KM2 = 10.0
-_HELD_BLOCKS = 4
+_HELD_PX = 4 * 2048**2
+"""Pixels of parts whose numbers are kept, 4 bytes each. To find them again takes long, and glaciers follow
+each other only by and large as neighbours do."""
 
 _TABLES = """
 PRAGMA journal_mode = OFF;
@@ -158,6 +160,6 @@ class Waters(Scratch):
         ):
             whole[number] = body
         self._held[key] = whole[local]
-        if len(self._held) > _HELD_BLOCKS:
+        if len(self._held) > max(1, _HELD_PX // self._step_px**2):
             self._held.popitem(last=False)
         return self._held[key]

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import fsspec
@@ -22,7 +23,9 @@ from cryoscale.inventories import write_inventory
 from cryoscale.ledger import Ledger
 from cryoscale.results import Run
 from cryoscale.sealing import seal
+from cryoscale.settings import FILES
 from cryoscale.write.carried import KnownGlaciers
+from tests.crews import called
 from tests.integration.conftest import TinyRange, map_here
 
 LAYERS = ("probability", "label", "confidence", "disagreement", "modalities", "n_clear", "source_date")
@@ -225,14 +228,14 @@ def test_the_inventory_of_a_run_says_what_elevation_and_the_rgi_know(
     pd.testing.assert_frame_equal(old.drop(columns=seen), glaciers.drop(columns=seen))
 
 
-def halves_of(tiny_range: TinyRange) -> KnownGlaciers:
+def halves_of(tiny_range: TinyRange) -> geopandas.GeoDataFrame:
     """Two glaciers, which are the west and the east of the region."""
     from shapely.geometry import box
 
     west, south, east, north = tiny_range.bbox
     middle = (west + east) / 2
     halves = [box(west, south, middle, north), box(middle, south, east, north)]
-    return KnownGlaciers(geopandas.GeoDataFrame({"rgi_id": ["a", "b"]}, geometry=halves, crs=4326))
+    return geopandas.GeoDataFrame({"rgi_id": ["a", "b"]}, geometry=halves, crs=4326)
 
 
 def test_glaciers_that_a_complex_is_divided_into_are_held_to_the_least_area(
@@ -241,32 +244,46 @@ def test_glaciers_that_a_complex_is_divided_into_are_held_to_the_least_area(
     manifest = Ledger(whole.out).manifest()
     assert manifest is not None
     settings = replace(tiny_range.settings(), min_area_km2=3.5)
-    path = write_inventory(settings, whole.out, tmp_path, 2018, manifest, halves_of(tiny_range))
+    known = KnownGlaciers(halves_of(tiny_range))
+    path = write_inventory(settings, whole.out, tmp_path, 2018, manifest, known)
     (area_km2,) = geopandas.read_parquet(path)["area_km2"]
     assert area_km2 > 6.0  # of which either half has 3.0 to 3.4
 
 
-def test_several_processes_make_the_inventory_of_one(
-    tiny_range: TinyRange, whole: Run, tmp_path: Path
+def test_several_processes_make_the_end_that_one_makes(
+    tiny_range: TinyRange, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = halves_of(tiny_range)
-    manifest = Ledger(whole.out).manifest()
-    assert manifest is not None
-    crew = Crew(2, alone_s=0.0)
-    for name, each in (("alone", map), ("crew", crew.each)):
-        write_inventory(tiny_range.settings(), whole.out, tmp_path / name, 2018, manifest, known, each)
-    made = sorted(path.name for path in (tmp_path / "alone/inventory").iterdir())
-    assert made == sorted(path.name for path in (tmp_path / "crew/inventory").iterdir())
-    for name in made:
-        one, other = (tmp_path / by / "inventory" / name for by in ("alone", "crew"))
-        if name.endswith(".gpkg"):  # which knows when it was written
+    halves_of(tiny_range).to_file(tmp_path / "known.gpkg")
+    settings = replace(tiny_range.settings(), known_glaciers=str(tmp_path / "known.gpkg"), files=FILES)
+    crews = []
+
+    def ready(processes: int, imports: str) -> Crew:
+        crews.append(called(Crew(processes, imports)))
+        return crews[0]
+
+    for name, processes in (("alone", 1), ("crew", 2)):
+        copytree(whole.out, tmp_path / name)
+        monkeypatch.setattr("cryoscale.finish._processes", lambda spec, out, count=processes: count)
+        if processes > 1:
+            monkeypatch.setattr("cryoscale.finish.Crew", ready)
+        finish(settings, str(tmp_path / name), lambda _: None)
+    assert len(crews) == 1
+    made, others = (
+        {path.relative_to(tmp_path / by) for path in (tmp_path / by).rglob("*") if path.is_file()}
+        for by in ("alone", "crew")
+    )
+    assert made == others
+    assert len(made) > 40
+    for path in sorted(made):
+        one, other = (tmp_path / by / path for by in ("alone", "crew"))
+        if path.suffix == ".gpkg":  # which knows when it was written
             for layer in ("glaciers", "debris", "divides", "fronts"):
-                left, right = (geopandas.read_file(path, layer=layer) for path in (one, other))
+                left, right = (geopandas.read_file(file, layer=layer) for file in (one, other))
                 assert_geodataframe_equal(left, right)
         else:
-            assert one.read_bytes() == other.read_bytes(), name
+            assert one.read_bytes() == other.read_bytes(), path
     glaciers = geopandas.read_parquet(tmp_path / "crew/inventory/2018.parquet")
-    assert glaciers["complex_id"].nunique() > 1  # the first is always done alone
+    assert glaciers["complex_id"].nunique() > 1
     assert glaciers["complex_id"].duplicated().any()  # there was something to divide
     assert glaciers["zmed_m"].notna().all()
 

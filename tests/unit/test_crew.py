@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import signal
@@ -19,6 +20,8 @@ from cryoscale import finish
 from cryoscale.crew import AHEAD, SINGLE, Crew, in_pairs
 from cryoscale.errors import InputError
 from cryoscale.settings import ClusterSpec
+from tests import crews
+from tests.crews import crew_of
 
 
 def squared(number: int) -> int:
@@ -54,24 +57,62 @@ def refusing(number: int) -> int:
     return squared(number)
 
 
-TWO = Crew(2, alone_s=0.0)
+@pytest.fixture
+def two() -> Iterator[Crew]:
+    """A crew of two that are there."""
+    with crew_of(2) as crew:
+        yield crew
 
 
-def test_answers_come_in_order_and_from_several_processes(tmp_path: Path) -> None:
-    found = list(TWO.each(functools.partial(by_two, meeting=tmp_path), range(20)))
+def test_answers_come_in_order_and_from_several_processes(two: Crew, tmp_path: Path) -> None:
+    found = list(two.each(functools.partial(by_two, meeting=tmp_path), range(20)))
     assert [number for number, _ in found] == list(range(20))
-    helpers = {process for _, process in found} - {os.getpid()}
-    assert found[0][1] == os.getpid()  # the first thing is always done alone
+    helpers = {process for _, process in found}
     assert len(helpers) == 2
+    assert os.getpid() not in helpers
 
 
-def test_things_come_with_their_answers() -> None:
-    assert list(in_pairs(TWO.each, squared, range(9))) == [(n, n * n) for n in range(9)]
-    assert list(in_pairs(TWO.each, str, iter([3, 4, 5]))) == [(3, "3"), (4, "4"), (5, "5")]
-    assert list(TWO.each(squared, [])) == []
+def test_the_same_processes_do_one_work_after_the_other(two: Crew) -> None:
+    first, then = ({process for _, process in two.each(by_whom, range(40))} for _ in range(2))
+    assert os.getpid() not in first | then
+    assert len(first | then) <= 2
+    between = two.each(squared, range(12))
+    assert [next(between), next(between)] == [0, 1]
+    assert list(two.each(str, [7, 8])) == ["7", "8"]  # whatever else is under way
+    assert list(between) == [n * n for n in range(2, 12)]
 
 
-def test_few_things_are_taken_ahead_of_the_answers() -> None:
+def test_work_goes_on_alone_until_the_others_have_come() -> None:
+    with Crew(2, alone_s=0.0) as crew:
+        found = dict(crew.each(by_whom, iter(functools.partial(next, itertools.count()), 500)))
+        assert found[0] == found[1] == os.getpid()
+        crews.called(crew)
+        assert os.getpid() not in dict(crew.each(by_whom, range(3))).values()
+
+
+def test_what_several_works_take_together_is_what_counts() -> None:
+    """Each of them is short, as a tiny range's are; all of them together are not."""
+    with Crew(2, alone_s=0.3) as crew:
+        until = time.monotonic() + 120
+        while not crew.is_ready() and time.monotonic() < until:
+            assert list(crew.each(busy, [0.05])) == [0.05]
+        assert crew.is_ready()
+
+
+def busy(seconds: float) -> float:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+    return seconds
+
+
+def test_things_come_with_their_answers(two: Crew) -> None:
+    assert list(in_pairs(two.each, squared, range(9))) == [(n, n * n) for n in range(9)]
+    assert list(in_pairs(two.each, str, iter([3, 4, 5]))) == [(3, "3"), (4, "4"), (5, "5")]
+    assert list(two.each(squared, [])) == []
+
+
+def test_few_things_are_taken_ahead_of_the_answers(two: Crew) -> None:
     taken = []
 
     def things() -> Iterator[int]:
@@ -79,7 +120,7 @@ def test_few_things_are_taken_ahead_of_the_answers() -> None:
             taken.append(number)
             yield number
 
-    answers = TWO.each(squared, things())
+    answers = two.each(squared, things())
     for _ in range(3):
         next(answers)
     assert len(taken) <= 3 + 2 * AHEAD
@@ -89,23 +130,40 @@ def test_few_things_are_taken_ahead_of_the_answers() -> None:
 def test_what_is_short_starts_no_process() -> None:
     for crew in (Crew(2, alone_s=60.0), Crew(1, alone_s=0.0)):
         assert {process for _, process in crew.each(by_whom, range(5))} == {os.getpid()}
+        assert not crew.is_ready()
 
 
-def test_an_error_comes_through_as_it_is() -> None:
+def test_an_error_comes_through_as_it_is(two: Crew) -> None:
     found = []
-    answers = TWO.each(refusing, range(20))
+    answers = two.each(refusing, range(20))
     with pytest.raises(InputError, match="the seventh"):
         found.extend(next(answers) for _ in range(20))
     assert found == [squared(n) for n in range(7)]
 
 
-@pytest.mark.parametrize("at", [1, 4, 11])
+def test_a_helper_that_dies_while_it_imports_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    with Crew(2, "tests.unit.suicidal", alone_s=0.0) as crew:
+        assert list(crew.each(slowly, range(40))) == list(range(40))
+        until = time.monotonic() + 120
+        while not caplog.records and time.monotonic() < until:
+            assert not crew.is_ready()
+            time.sleep(0.01)
+    assert ["by one process alone" in record.message for record in caplog.records] == [True]
+
+
+def slowly(number: int) -> int:
+    time.sleep(0.01)
+    return number
+
+
+@pytest.mark.parametrize("at", [0, 4, 11])
 def test_a_helper_that_is_killed_costs_no_answer(
-    at: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    at: int, two: Crew, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     work = functools.partial(told_to_die, at=at, once=tmp_path / "died")
     with caplog.at_level(logging.WARNING, "cryoscale"):
-        assert list(TWO.each(work, range(12))) == [squared(n) for n in range(12)]
+        assert list(two.each(work, range(12))) == [squared(n) for n in range(12)]
+        assert dict(two.each(by_whom, range(12))) == dict.fromkeys(range(12), os.getpid())
     assert (tmp_path / "died").exists()
     assert ["by one process alone" in record.message for record in caplog.records] == [True]
 
@@ -115,27 +173,29 @@ def test_a_machine_that_gives_no_processes_costs_no_answer(
 ) -> None:
     """As without ``/dev/shm``, where locks between processes would lie, or at a limit of processes."""
     monkeypatch.setattr(ProcessPoolExecutor, "submit", no_processes)
-    assert list(TWO.each(squared, range(12))) == [squared(n) for n in range(12)]
+    with Crew(2, alone_s=0.0) as crew:
+        assert list(crew.each(squared, range(12))) == [squared(n) for n in range(12)]
     (record,) = caplog.records
     assert "by one process alone: [Errno 11] no more processes" in record.message
 
 
 @pytest.mark.parametrize(
-    ("kind", "script", "expected"),
+    ("kind", "out", "script", "expected"),
     [
-        ("local", "/home/me/mine.py", 3),  # whose workers import it too: it is guarded
-        ("tcp://10.0.0.1:8786", "/home/me/mine.py", 1),
-        ("tcp://10.0.0.1:8786", "/venv/bin/cryoscale", 8),
-        ("kubernetes", str(Path(finish.__file__).with_name("__main__.py")), 8),
-        ("kubernetes", None, 1),
+        ("local", "/data/run", "/home/me/mine.py", 3),  # whose workers import it too: it is guarded
+        ("local", "memory://run", "/home/me/mine.py", 1),  # which others do not see
+        ("tcp://10.0.0.1:8786", "s3://data/run", "/home/me/mine.py", 1),
+        ("tcp://10.0.0.1:8786", "s3://data/run", "/venv/bin/cryoscale", 8),
+        ("kubernetes", "s3://data/run", str(Path(finish.__file__).with_name("__main__.py")), 8),
+        ("kubernetes", "s3://data/run", None, 1),
     ],
 )
 def test_a_script_that_needs_no_guard_is_not_imported_by_others(
-    kind: str, script: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+    kind: str, out: str, script: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finish, "CPU_COUNT", 8)
     monkeypatch.setattr(sys.modules["__main__"], "__file__", script, raising=False)
-    assert finish._processes(ClusterSpec(kind, cpu_workers=2, gpu_workers=1)) == expected
+    assert finish._processes(ClusterSpec(kind, cpu_workers=2, gpu_workers=1), out) == expected
 
 
 def no_processes(*given: object) -> None:
@@ -145,15 +205,18 @@ def no_processes(*given: object) -> None:
 LONG = """
 import os, time
 from cryoscale.crew import Crew
+from tests.crews import crew_of
 
 def told(number):
-    threads = os.environ["OMP_NUM_THREADS"] if number else ""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
     os.write(1, f"{os.getpid()} {threads}\\n".encode())  # in one piece, as others write too
     time.sleep(number)
     return number
 
 if __name__ == "__main__":
-    list(Crew(2, alone_s=0.0).each(told, [0, 300, 300]))
+    told(0)
+    with crew_of(2) as crew:
+        list(crew.each(told, [300, 300]))
 """
 
 
@@ -162,6 +225,7 @@ def test_helpers_end_with_whom_they_work_for(death: signal.Signals, tmp_path: Pa
     """At a kill at once. The terminal's Ctrl-C goes to all of them, and is for the one that they work for."""
     (tmp_path / "long.py").write_text(LONG)
     env = {name: value for name, value in os.environ.items() if name not in SINGLE}
+    env["PYTHONPATH"] = str(Path(crews.__file__).parents[1])
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "long.py")],
         stdout=subprocess.PIPE,

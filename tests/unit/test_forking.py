@@ -17,7 +17,7 @@ from cryoscale.settings import ClusterSpec
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 
 LOOK = """
-import json, multiprocessing, os, sys
+import gc, json, multiprocessing, os, sys
 from cryoscale import crew, forking
 from cryoscale.settings import ClusterSpec
 
@@ -25,7 +25,8 @@ def look(pipe):
     tasks = f"/proc/{os.getppid()}/task"
     threads = [open(f"{tasks}/{task}/comm").read().strip() for task in os.listdir(tasks)]
     single = os.environ.get("OMP_NUM_THREADS")
-    pipe.send({"threads": threads, "modules": sorted(sys.modules), "single": single})
+    told = {"modules": sorted(sys.modules), "single": single, "collecting": gc.get_threshold()[0]}
+    pipe.send({"threads": threads, **told})
 
 if __name__ == "__main__":
     forking.import_ahead(ClusterSpec("local"))
@@ -34,6 +35,7 @@ if __name__ == "__main__":
     context.Process(target=look, args=(there,)).start()
     found = here.recv()
     found["imported_here"] = sorted({"torch", "distributed"} & set(sys.modules))
+    found["collecting_here"] = gc.get_threshold()[0]
     found["left_here"] = [name for name in crew.SINGLE if name in os.environ]
     print(json.dumps(found))
 """
@@ -65,6 +67,7 @@ def test_the_server_has_what_workers_need_one_thread_and_nothing_of_the_current_
     needed = {"distributed.worker", "cryoscale.task", "cryoscale.infer.actor", "rasterio", "torch", "zarr"}
     assert needed <= set(found["modules"])
     assert (found["imported_here"], found["left_here"]) == ([], [])
+    assert found["collecting"] >= 10_000 > found["collecting_here"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "cryoscale"
 
 STAGES = {"read", "features", "models", "infer", "write", "learn", "simulate", "view"}
-GROUND = {"errors", "grid", "kernel", "patience", "crew", "document"}
+GROUND = {"errors", "grid", "kernel", "patience", "collecting", "crew", "document"}
 # What a stage may import beyond the ground and itself, with the reason.
 BEYOND = {
     # training and evaluation run the production path from end to end
@@ -61,6 +61,7 @@ STOREYS = [
     "drive",
     "inventories",
     "reporting",
+    "drawings",
     "cataloguing",
     "finish",
     "ending",
