@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -21,18 +21,14 @@ from typing import TYPE_CHECKING, Any
 from cryoscale import forking
 from cryoscale.crew import SINGLE
 from cryoscale.errors import ClusterLostError, ExtraError, InputError, StoppedError, TransientError
-from cryoscale.roster import workers_at
+from cryoscale.roster import CONNECT_TIMEOUT_S, CPU, GPU, Workers, dashboard_of, joined
 from cryoscale.settings import ClusterSpec, ModelSpec
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from cryoscale.kube.provision import Provision
     from cryoscale.kube.scaling import Load
 
 log = logging.getLogger("cryoscale")
-
-CPU, GPU = "CPU", "GPU"
 
 FROZEN_S = 180
 """A worker that has not told that it lives for this long is replaced, after twice as long at the latest.
@@ -54,32 +50,16 @@ SELDOM = {"distributed.admin.tick.interval": "500ms"}
 """How often Dask looks whether its event loops still turn: its 20 ms, in the driver and in two workers, took
 9 % of a core."""
 
-CONNECT_TIMEOUT_S = 60.0
-
 RECONNECT_S = 300.0
 """How long a run waits for a scheduler that is gone to come back at its address, before it gives up."""
 
 JOIN_S = 120.0
 """How long workers whose pods are ready may take to join their scheduler, or to find the next one."""
 
-DASHBOARD_S = 2.0
-"""How long a scheduler's dashboard may take to show that it is there."""
-
 ACTOR_THREADS = 1
 """CPU threads of one actor. Fixed, since convolutions on two threads differ from those on one in the
 last bits: with one thread everywhere, a map does not tell on how many cores it was made. A machine
 with more cores runs more actors."""
-
-
-@dataclass(frozen=True)
-class Workers:
-    """A connected client and how many block tasks and actors it can run at once."""
-
-    client: Client
-    tasks: int
-    actors: int
-    dashboard: str | None = None
-    """Where Dask's own dashboard is."""
 
 
 def require_dashboard() -> None:
@@ -113,7 +93,7 @@ def require_reachable(spec: ClusterSpec, out: str) -> None:
 
         require_provision(spec, out, run_label(out))
     elif spec.kind != "local":
-        with _joined(spec.kind, True):
+        with joined(spec.kind, True):
             pass
 
 
@@ -192,7 +172,7 @@ class Site:
                 yield found
         else:
             patience_s = JOIN_S if self._made else 0.0
-            with _joined(self._address or self.spec.kind, self.with_actors, patience_s, self.stop) as found:
+            with joined(self._address or self.spec.kind, self.with_actors, patience_s, self.stop) as found:
                 yield found
 
     @contextmanager
@@ -225,7 +205,7 @@ class Site:
             try:
                 if self._made is not None:
                     self._address = self._made.up()
-                with _joined(self._address or self.spec.kind, self.with_actors, join_s, self.stop):
+                with joined(self._address or self.spec.kind, self.with_actors, join_s, self.stop):
                     return
             except (InputError, TransientError) as error:
                 if isinstance(error, StoppedError):
@@ -302,7 +282,7 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
         client.register_plugin(LeavesAtOnce())
         try:
             client.wait_for_workers(len(layout), timeout=CONNECT_TIMEOUT_S)
-            found = _dashboard(client) if dashboard else None
+            found = dashboard_of(client) if dashboard else None
             yield Workers(client, 2 * spec.cpu_workers, on_cpu + on_gpu, found)
         finally:
             send_away(cluster.workers.values())
@@ -335,90 +315,3 @@ def _worker(nthreads: int, resources: dict[str, float], device: dict[str, str]) 
         "silence_logs": logging.CRITICAL,
         "dashboard": False,
     }
-
-
-@contextmanager
-def _joined(
-    address: str, with_actors: bool, patience_s: float = 0.0, stop: threading.Event | None = None
-) -> Iterator[Workers]:
-    from distributed import Client
-
-    # a scheduler that is lost is told by the driver, once and in a line
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    try:
-        client = Client(address, timeout=CONNECT_TIMEOUT_S)
-    except (OSError, TimeoutError) as error:
-        raise _silent(address) from error
-    stop = stop or threading.Event()
-    with client:
-        until = time.monotonic() + max(CONNECT_TIMEOUT_S, patience_s)
-        try:
-            # whoever starts workers of both kinds starts one before the other
-            while missing := _missing(client, with_actors):
-                if time.monotonic() >= until:
-                    raise _lacking(address, missing, bool(workers_at(client)))
-                if stop.wait(0.2):
-                    raise StoppedError("stopped before there were workers; the same command goes on")
-            found = Workers(client, *_offers(client), _dashboard(client))
-        except StoppedError:
-            raise
-        except OSError as error:
-            raise _silent(address) from error
-        yield found
-
-
-def _silent(address: str) -> InputError:
-    return InputError(
-        f"cluster {address}, which does not answer",
-        "a running Dask scheduler",
-        "start it, or correct the address",
-    )
-
-
-def _missing(client: Client, with_actors: bool) -> list[str]:
-    """Resources that are needed and that no worker offers by now."""
-    tasks, actors = _offers(client)
-    return [name for name, count in ((CPU, tasks), (GPU, actors or not with_actors)) if not count]
-
-
-def _lacking(address: str, missing: Sequence[str], any_worker: bool) -> InputError:
-    """What is said of a scheduler whose workers cannot serve."""
-    if not any_worker:
-        return InputError(
-            f"cluster {address} without workers",
-            "workers with the resources CPU and GPU",
-            'start some: dask worker ADDRESS --resources "CPU=2"',
-        )
-    return InputError(
-        f"cluster {address}, where no worker offers the resource {missing[0]}",
-        "workers of both kinds",
-        f'start one: dask worker ADDRESS --resources "{missing[0]}=1"',
-    )
-
-
-def _offers(client: Client) -> tuple[int, int]:
-    """How many block tasks and how many actors the workers that are there can run at once."""
-    workers = workers_at(client).values()
-    offers = [info.get("resources", {}) for info in workers]
-    return int(sum(offer.get(CPU, 0) for offer in offers)), sum(offer.get(GPU, 0) >= 1 for offer in offers)
-
-
-def _dashboard(client: Client) -> str | None:
-    """The dashboard's address; None where something else answers there, as without bokeh or switched off.
-
-    An address that this process does not reach, behind a gateway perhaps, is told nonetheless.
-    """
-    import urllib3
-
-    try:
-        link = client.dashboard_link
-    except KeyError:  # a scheduler without any HTTP server
-        return None
-    if not link:
-        return None
-    try:
-        pool = urllib3.PoolManager(retries=False, timeout=DASHBOARD_S)
-        answer = pool.request("GET", link)
-    except urllib3.exceptions.HTTPError:
-        return str(link)
-    return str(link) if answer.status == 200 and b"Dask needs" not in answer.data else None

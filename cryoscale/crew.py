@@ -119,7 +119,7 @@ class Crew:
             return False
         with self._or_alone():
             for arrival in self._arrivals:
-                with _as_no_help(BrokenProcessPool):
+                with _as_no_help(Exception):  # whatever keeps them from importing what this process has
                     arrival.result()
         return bool(self._arrivals)
 

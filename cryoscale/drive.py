@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from cryoscale.blame import Blame, is_loss
-from cryoscale.cluster import CPU, Workers, own
+from cryoscale.cluster import own
 from cryoscale.errors import (
     ActorLostError,
     BlockFailedError,
@@ -34,6 +34,7 @@ from cryoscale.kube.scaling import Load
 from cryoscale.ledger import DONE, ROLL_AT, Ledger, Marker, SetAside, Work, name_of
 from cryoscale.outcome import Outcome, Progress, Watch
 from cryoscale.pace import Pace, Sample
+from cryoscale.roster import CPU, Workers
 from cryoscale.settings import Settings
 from cryoscale.task import PREDICT_S, process_block, run_context
 from cryoscale.waiting import Waiting, put_off_s

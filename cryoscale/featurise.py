@@ -18,7 +18,7 @@ import xarray as xr
 import zarr
 
 from cryoscale.candidates import candidate_blocks
-from cryoscale.cluster import CPU, workers
+from cryoscale.cluster import workers
 from cryoscale.errors import AssetReadError, InputError, OutputError
 from cryoscale.features import stack as features
 from cryoscale.features.stack import PcaBasis, fit_pca
@@ -28,6 +28,7 @@ from cryoscale.plan import Items, block_aligned, blocks_of, find_items, zone_reg
 from cryoscale.read.inputs import ReadReport, read_inputs
 from cryoscale.read.raster import UnreadableError
 from cryoscale.region import ZoneRegion
+from cryoscale.roster import CPU
 from cryoscale.settings import Settings
 from cryoscale.task import ATTEMPTS, RunContext, Stopwatch, features_of
 from cryoscale.waiting import Waiting, put_off_s

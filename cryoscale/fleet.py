@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cryoscale.cluster import ACTOR_THREADS, CPU, GPU, own
+from cryoscale.cluster import ACTOR_THREADS, own
 from cryoscale.errors import ActorLostError, ActorSilentError, ClusterLostError, CryoscaleError, OperatorError
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.calling import ActorRef, call_actor
-from cryoscale.roster import workers_at
+from cryoscale.roster import CPU, GPU, workers_at
 from cryoscale.settings import Settings
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale import forking, lease, slices
-from cryoscale.cluster import Site, Workers, require_dashboard, require_reachable
+from cryoscale.cluster import Site, require_dashboard, require_reachable
 from cryoscale.ending import end
 from cryoscale.errors import (
     ClusterLostError,
@@ -33,6 +33,7 @@ from cryoscale.ledger import Ledger, Work
 from cryoscale.outcome import OnProgress, Outcome, Watch
 from cryoscale.region import ZoneRegion
 from cryoscale.room import room
+from cryoscale.roster import Workers
 from cryoscale.session import OnEvent, Session, View, telling
 from cryoscale.settings import Settings
 from cryoscale.slices import Division, Slice

@@ -26,8 +26,8 @@ from distributed.http.utils import RequestHandler
 from distributed.worker import WORKER_ANY_RUNNING
 from distributed.worker_state_machine import FreeKeysEvent
 
-from cryoscale.cluster import GPU
 from cryoscale.models.loading import keep
+from cryoscale.roster import GPU
 
 if TYPE_CHECKING:
     from distributed import Worker

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoscale.cluster import ACTOR_THREADS, GPU, Workers
+from cryoscale.cluster import ACTOR_THREADS
 from cryoscale.errors import AssetReadError, InputError, StoppedError
 from cryoscale.features.stack import PcaBasis
 from cryoscale.featurise import context_of
@@ -28,6 +28,7 @@ from cryoscale.models.loading import load_predictor
 from cryoscale.models.parity import REFERENCE, Choice, choose
 from cryoscale.plan import Items
 from cryoscale.read.raster import UnreadableError
+from cryoscale.roster import GPU, Workers
 from cryoscale.settings import Settings
 from cryoscale.task import Stopwatch, features_of
 

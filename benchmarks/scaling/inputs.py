@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cryoscale.bench import idle, orchestration, processes, record
 from cryoscale.bench.whole import SEED, YEAR
-from cryoscale.cluster import CPU, GPU, Workers, workers
+from cryoscale.cluster import workers
 from cryoscale.config import load_config
 from cryoscale.demo import simulated_range
 from cryoscale.drive import ACTOR_DEADLINE_S
@@ -24,7 +24,7 @@ from cryoscale.infer.calling import ActorRef, call_actor
 from cryoscale.infer.gate import PLACES
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.pipeline import run
-from cryoscale.roster import workers_at
+from cryoscale.roster import CPU, GPU, Workers, workers_at
 from cryoscale.settings import ClusterSpec
 from cryoscale.simulate.server import serve
 

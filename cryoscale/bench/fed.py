@@ -21,7 +21,7 @@ from cryoscale.bench import ground
 from cryoscale.bench.actor import notebook
 from cryoscale.bench.clock import seconds
 from cryoscale.bench.figure import Figure, Rival
-from cryoscale.cluster import ACTOR_THREADS, CPU, Workers, own, workers
+from cryoscale.cluster import ACTOR_THREADS, own, workers
 from cryoscale.drive import ACTOR_DEADLINE_S, AHEAD
 from cryoscale.features.channels import CHANNELS
 from cryoscale.fleet import Fleet
@@ -33,7 +33,7 @@ from cryoscale.infer.wire import narrow
 from cryoscale.models import weights
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.predictor import Predictor
-from cryoscale.roster import workers_at
+from cryoscale.roster import CPU, Workers, workers_at
 from cryoscale.settings import ClusterSpec, ModelSpec, Season, Settings
 
 CPU_WORKERS = 2

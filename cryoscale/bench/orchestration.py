@@ -16,12 +16,13 @@ from shapely.geometry import MultiPolygon
 from cryoscale import lease
 from cryoscale.bench import idle, processes
 from cryoscale.bench.figure import Figure, Rival, rounded
-from cryoscale.cluster import CPU, Workers, workers
+from cryoscale.cluster import workers
 from cryoscale.drive import ACTOR_DEADLINE_S, AHEAD, Driver
 from cryoscale.fleet import Fleet
 from cryoscale.infer.actor import ModelActor
 from cryoscale.ledger import Ledger, Marker, Work
 from cryoscale.outcome import Outcome, Progress, Watch
+from cryoscale.roster import CPU, Workers
 from cryoscale.settings import ClusterSpec, ModelSpec, Season, Settings
 
 IDENTITY = "none"

@@ -28,8 +28,12 @@ a fault; the 900 s of a whole test are longer still."""
 
 def few_blocks(tiny: TinyRange, **changes: Any) -> dict[str, Any]:
     """A run of some blocks in two zones, by the band ratio: most of its time is Dask's and the disk's."""
-    sources = {"optical": {"collection": "sentinel-2-l2a"}, "terrain": {"collection": "cop-dem-glo-30"}}
-    return tiny.config(sources=sources, model={"name": "band-ratio"}, **changes)
+    few = {
+        "sources": {"optical": {"collection": "sentinel-2-l2a"}, "terrain": {"collection": "cop-dem-glo-30"}},
+        "season": {"start": "10-01", "end": "10-19"},  # two of its dates
+        "model": {"name": "band-ratio"},
+    }
+    return tiny.config(**{**few, **changes})
 
 
 @dataclass

@@ -32,7 +32,7 @@ class Told:
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cryoscale.cluster.CONNECT_TIMEOUT_S", 20.0)
+    monkeypatch.setattr("cryoscale.roster.CONNECT_TIMEOUT_S", 20.0)
 
 
 @pytest.fixture

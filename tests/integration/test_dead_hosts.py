@@ -16,7 +16,6 @@ import pytest
 import xarray as xr
 
 from cryoscale import featurise
-from cryoscale.cluster import Workers
 from cryoscale.drive import Driver
 from cryoscale.errors import AssetReadError, HostDownError, InputError
 from cryoscale.ledger import Ledger
@@ -25,6 +24,7 @@ from cryoscale.plan import find_items
 from cryoscale.preparation import prepare
 from cryoscale.read import hosts, http, signing
 from cryoscale.read.inputs import read_inputs
+from cryoscale.roster import Workers
 from tests.integration.conftest import TinyRange, map_here, save_random_network
 from tests.integration.misbehave import Fault, Server, misbehaving
 from tests.integration.test_read_faults import (

@@ -82,7 +82,7 @@ def test_a_joined_cluster_gives_the_map_of_one_process(
 def test_a_scheduler_without_workers_or_none_at_all_is_told_in_one_line(
     tiny_range: TinyRange, tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cryoscale.cluster.CONNECT_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("cryoscale.roster.CONNECT_TIMEOUT_S", 2.0)
     for address, words in ((scheduler, "without workers"), ("tcp://127.0.0.1:9", "does not answer")):
         with pytest.raises(InputError, match=words) as caught:
             run_pipeline(tiny_range.settings(cluster={"kind": address}), str(tmp_path / "run"))
@@ -109,7 +109,7 @@ def test_workers_of_the_other_kind_may_join_later(scheduler: str, first: str, th
 def test_workers_of_one_kind_alone_are_refused_in_one_line(
     scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cryoscale.cluster.CONNECT_TIMEOUT_S", 5.0)
+    monkeypatch.setattr("cryoscale.roster.CONNECT_TIMEOUT_S", 5.0)
     with worker(scheduler, "CPU=2"):
         with Client(scheduler, timeout=60) as client:
             client.wait_for_workers(1, timeout=60)

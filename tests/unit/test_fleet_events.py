@@ -11,10 +11,11 @@ from distributed import Client as DaskClient
 from distributed import Scheduler, SpecCluster
 
 from cryoscale import fleet as fleet_module
-from cryoscale.cluster import CPU, GPU, own
+from cryoscale.cluster import own
 from cryoscale.errors import ActorSilentError, ClusterLostError, OperatorError
 from cryoscale.fleet import REFUSALS, Fleet, Seat
 from cryoscale.infer.calling import ActorRef
+from cryoscale.roster import CPU, GPU
 from cryoscale.settings import ClusterSpec
 
 
