@@ -22,7 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process, set_forkserver_preload
@@ -156,7 +156,8 @@ class Crew:
 
     def _written(self, work: Callable[[T], R]) -> str:
         """Where the others find what they are to do: once for each, however many the things."""
-        assert self._folder is not None  # there is one as long as there are others
+        if self._folder is None:
+            raise _NoHelpError("the others are gone")
         self._works += 1
         path = f"{self._folder.name}/{self._works}"
         with _as_no_help(OSError):
@@ -164,7 +165,8 @@ class Crew:
         return path
 
     def _sent(self, path: str, thing: T) -> Future[Any]:
-        assert self._pool is not None
+        if self._pool is None:  # given up by another work that is under way
+            raise _NoHelpError("the others are gone")
         with _as_no_help(BrokenProcessPool, OSError, NotImplementedError):
             return self._pool.submit(_do, path, thing)
 
@@ -203,8 +205,8 @@ def _as_no_help(*kinds: type[Exception]) -> Iterator[None]:
 def _first(underway: deque[tuple[T, Future[R] | None]]) -> R:
     """The answer to the thing that was sent first, which is then no longer on its way."""
     future = underway[0][1]
-    assert future is not None  # only the last may not have been sent
-    with _as_no_help(BrokenProcessPool):
+    assert future is not None  # only the last may not have been sent, and who could not send it has given up
+    with _as_no_help(BrokenProcessPool, CancelledError):
         answer = future.result()
     underway.popleft()
     return answer

@@ -32,7 +32,7 @@ class Drawing:
 
 
 def of_year(year: int, kinds: Collection[str], *, plates: bool) -> Iterator[Drawing]:
-    """What is to be made of a year: its map, files of some kinds, and the report.s plates if it shows it."""
+    """What is to be made of a year: its map, files of some kinds, and the report's plates if it is shown."""
     wanted = {"map", *kinds, *(["plates"] if plates else [])}
     for kind in get_args(Kind):
         if kind in wanted:

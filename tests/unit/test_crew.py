@@ -156,6 +156,15 @@ def slowly(number: int) -> int:
     return number
 
 
+def test_what_is_under_way_beside_a_work_whose_helper_dies_is_done_too(two: Crew, tmp_path: Path) -> None:
+    beside = two.each(squared, range(30))
+    assert next(beside) == 0
+    work = functools.partial(told_to_die, at=3, once=tmp_path / "died")
+    assert list(two.each(work, range(12))) == [squared(n) for n in range(12)]
+    assert (tmp_path / "died").exists()
+    assert list(beside) == [squared(n) for n in range(1, 30)]
+
+
 @pytest.mark.parametrize("at", [0, 4, 11])
 def test_a_helper_that_is_killed_costs_no_answer(
     at: int, two: Crew, tmp_path: Path, caplog: pytest.LogCaptureFixture
