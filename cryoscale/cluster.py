@@ -75,12 +75,15 @@ def require_dashboard() -> None:
         raise ExtraError("--dashboard", "the extra dashboard", do) from error
 
 
-def require_reachable(spec: ClusterSpec, out: str) -> None:
+def require_reachable(
+    spec: ClusterSpec, out: str, stop: threading.Event, tell: Callable[[str], None]
+) -> None:
     """Refuse, before anything is written, a cluster that is not there or cannot write to ``out``.
 
     Raises:
         InputError: the scheduler does not answer, its workers do not join, or the output is in this
             process's memory.
+        StoppedError: the run was told to stop meanwhile.
     """
     if out.startswith("memory://"):
         raise InputError(
@@ -93,7 +96,7 @@ def require_reachable(spec: ClusterSpec, out: str) -> None:
 
         require_provision(spec, out, run_label(out))
     elif spec.kind != "local":
-        with joined(spec.kind, True):
+        with joined(spec.kind, True, stop, tell):
             pass
 
 
@@ -172,7 +175,8 @@ class Site:
                 yield found
         else:
             patience_s = JOIN_S if self._made else 0.0
-            with joined(self._address or self.spec.kind, self.with_actors, patience_s, self.stop) as found:
+            address = self._address or self.spec.kind
+            with joined(address, self.with_actors, self.stop, self.tell, patience_s=patience_s) as found:
                 yield found
 
     @contextmanager
@@ -205,7 +209,8 @@ class Site:
             try:
                 if self._made is not None:
                     self._address = self._made.up()
-                with joined(self._address or self.spec.kind, self.with_actors, join_s, self.stop):
+                address = self._address or self.spec.kind
+                with joined(address, self.with_actors, self.stop, self.tell, patience_s=join_s):
                     return
             except (InputError, TransientError) as error:
                 if isinstance(error, StoppedError):

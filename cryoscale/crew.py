@@ -205,7 +205,7 @@ def _as_no_help(*kinds: type[Exception]) -> Iterator[None]:
 def _first(underway: deque[tuple[T, Future[R] | None]]) -> R:
     """The answer to the thing that was sent first, which is then no longer on its way."""
     future = underway[0][1]
-    assert future is not None  # only the last may not have been sent, and who could not send it has given up
+    assert future is not None  # only the last may not have been sent
     with _as_no_help(BrokenProcessPool, CancelledError):
         answer = future.result()
     underway.popleft()

@@ -100,7 +100,7 @@ def run(
             Division(out, part).refuse()
         else:
             lease.refuse_driven(out)
-        require_reachable(settings.cluster, out)
+        require_reachable(settings.cluster, out, stop, stage)
         draft = _drafted(settings, out, again, part, stage, stop)
         met = _met(draft, out, again)
         watch = Watch(on_progress, session.event, stop)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,15 +56,21 @@ def workers_at(client: Client) -> Mapping[str, Any]:
 
 @contextmanager
 def joined(
-    address: str, with_actors: bool, patience_s: float = 0.0, stop: threading.Event | None = None
+    address: str,
+    with_actors: bool,
+    stop: threading.Event,
+    tell: Callable[[str], None],
+    *,
+    patience_s: float = 0.0,
 ) -> Iterator[Workers]:
     """The workers at a scheduler, once there is one of each kind that is needed.
 
     Args:
         address: of the scheduler.
         with_actors: whether a worker for actors is needed beside one for tasks.
-        patience_s: how long workers may take, where that is longer than :data:`CONNECT_TIMEOUT_S`.
         stop: ends the wait when it is set.
+        tell: told once what is waited for.
+        patience_s: how long workers may take, where that is longer than :data:`CONNECT_TIMEOUT_S`.
 
     Raises:
         InputError: the scheduler does not answer, or workers are missing still.
@@ -78,10 +84,11 @@ def joined(
         client = Client(address, timeout=CONNECT_TIMEOUT_S)
     except (OSError, TimeoutError) as error:
         raise _silent(address) from error
-    stop = stop or threading.Event()
     with client:
         until = time.monotonic() + max(CONNECT_TIMEOUT_S, patience_s)
         try:
+            if missing := _missing(client, with_actors):
+                tell(f"waiting for workers that offer {' and '.join(missing)} at {address}")
             # whoever starts workers of both kinds starts one before the other
             while missing := _missing(client, with_actors):
                 if time.monotonic() >= until:

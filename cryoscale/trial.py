@@ -106,9 +106,8 @@ def try_precisions_there(
         sample = _sample(settings, model, items, blocks, tell)
         if sample is None:
             return Choice(REFERENCE, ())
-        sent = found.client.scatter(
-            sample, hash=False
-        )  # some 90 MB, which is too much for a task's own message
+        # some 90 MB, which is too much for a task's own message
+        sent = found.client.scatter(sample, hash=False)
         return _told(_ask(found, _chosen, settings, candidates, sent), tell)
     except StoppedError:
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -15,12 +16,13 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
-from cryoscale.cluster import Site
+from cryoscale.cluster import Site, require_reachable
 from cryoscale.errors import InputError, StoppedError
 from cryoscale.ledger import Ledger
 from cryoscale.pipeline import run as run_pipeline
 from cryoscale.settings import ClusterSpec
 from tests.integration.conftest import TinyRange, map_here
+from tests.integration.faults import Command, few_blocks, write_config
 
 DASK = [sys.executable, "-m", "dask"]
 
@@ -122,5 +124,27 @@ def test_workers_of_one_kind_alone_are_refused_in_one_line(
 def test_a_run_that_is_told_to_stop_waits_for_workers_no_longer(scheduler: str) -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(StoppedError), Site(ClusterSpec(kind=scheduler), stop=stop).workers():
+    told: list[str] = []
+    spec = ClusterSpec(kind=scheduler)
+    with pytest.raises(StoppedError), Site(spec, stop=stop, tell=told.append).workers():
         pass
+    with pytest.raises(StoppedError):
+        require_reachable(spec, "run", stop, told.append)
+    assert told == [f"waiting for workers that offer CPU and GPU at {scheduler}"] * 2
+
+
+def test_the_command_says_what_it_waits_for_and_leaves_at_sigterm(
+    tiny_range: TinyRange, tmp_path: Path, scheduler: str
+) -> None:
+    config = write_config(tmp_path / "run.yaml", few_blocks(tiny_range, cluster={"kind": scheduler}))
+    command = Command.start("run", config, "--out", tmp_path / "run")
+    assert command.process.stdout is not None
+    line = ""
+    while "waiting for workers" not in line:
+        line = command.process.stdout.readline()
+        assert line, "it ended before"
+    command.kill(signal.SIGTERM)
+    code, _, complained = command.end(timeout_s=20.0)
+    assert code == 75, complained
+    assert "the same command goes on" in complained
+    assert not (tmp_path / "run").exists()
