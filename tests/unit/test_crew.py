@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
+import importlib
 import logging
 import os
 import signal
@@ -82,12 +82,25 @@ def test_the_same_processes_do_one_work_after_the_other(two: Crew) -> None:
     assert list(between) == [n * n for n in range(2, 12)]
 
 
-def test_work_goes_on_alone_until_the_others_have_come() -> None:
+def test_work_goes_on_alone_until_the_others_have_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However soon they come on a machine: they are let in once there are answers without them."""
+    door = tmp_path / "open"
+    monkeypatch.setattr("cryoscale.crew._arrive", functools.partial(arriving_at, door))
     with Crew(2, alone_s=0.0) as crew:
-        found = dict(crew.each(by_whom, iter(functools.partial(next, itertools.count()), 500)))
-        assert found[0] == found[1] == os.getpid()
+        assert dict(crew.each(by_whom, range(50))) == dict.fromkeys(range(50), os.getpid())
+        door.touch()
         crews.called(crew)
         assert os.getpid() not in dict(crew.each(by_whom, range(3))).values()
+
+
+def arriving_at(door: Path, module: str) -> None:
+    """What a helper does first, once it is let in."""
+    until = time.monotonic() + 120
+    while not door.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    importlib.import_module(module)
 
 
 def test_what_several_works_take_together_is_what_counts() -> None:
@@ -134,7 +147,7 @@ def test_what_is_short_starts_no_process() -> None:
 
 
 def test_an_error_comes_through_as_it_is(two: Crew) -> None:
-    found = []
+    found: list[int] = []
     answers = two.each(refusing, range(20))
     with pytest.raises(InputError, match="the seventh"):
         found.extend(next(answers) for _ in range(20))
