@@ -5,9 +5,10 @@ scene (10 m and 20 m bands, 512-pixel tiles, deflate) and reads the same blocks 
 repeat with addresses that nobody has seen. Seconds, of the clock and of the reading process's CPU (which
 others at work on the machine disturb less), are ratios to cryoscale's own block reader in the same turn, and
 pixels are compared with that reader's. Each way also reads an elevation model in degrees once as
-one region and once as sixteen small ones, to see whether a part is the part of the whole. Last, blocks are
-read as a run reads them, with their halo, for the bytes that are fetched beyond those under it: files can be
-had in whole tiles only, and what these alone come to is reckoned for larger blocks and tiles too.
+one region and once as sixteen small ones, to see whether a part is the part of the whole. Last, neighbouring
+blocks are read as a run reads them, with their halo and in its order, for the bytes that are fetched to those
+under block and halo: files can be had in whole tiles only, and what these alone come to for a block without
+neighbours is reckoned for larger blocks and tiles too.
 """
 
 from __future__ import annotations
@@ -32,14 +33,20 @@ from cryoscale.bench import record
 from cryoscale.bench.ranges import RangeServer, serve
 from cryoscale.bench.readers import BASE, blocks_of, direct, ways
 from cryoscale.bench.scenes import EPSG, FINE, SPECTRAL, items_at, write_scenes
+from cryoscale.curve import along_curve
 from cryoscale.features.stack import HALO_PX
-from cryoscale.grid import Window
+from cryoscale.grid import Block, Window
 from cryoscale.infer.tiles import read_window
+from cryoscale.read import kept
 from cryoscale.read.inputs import READ_THREADS
+from cryoscale.read.kept import Kept
 
 LATENCY_S = 0.02
 TILES_PX = (512, 1024)
 """Edges of the tiles of a Sentinel-2 scene's files: of those that are written here, and of larger ones."""
+
+COMPARED = ("rasterio + our resampling", "odc-stac", "stackstac")
+"""Read a run's blocks too; the last two draw a graph for each."""
 
 PACKAGES = (
     "cryoscale",
@@ -61,7 +68,7 @@ PACKAGES = (
 class Scale:
     """How much is read: edges of a file, of the region and of a block (pixels), scenes, turns.
 
-    ``run_block_px`` and ``run_tile_px`` are those of the blocks that are read with their halo.
+    ``run_blocks`` squared blocks of ``run_block_px`` are read with their halo, for tiles of ``run_tile_px``.
     """
 
     file_px: int
@@ -71,11 +78,12 @@ class Scale:
     turns: int
     run_block_px: int
     run_tile_px: int
+    run_blocks: int
 
 
 SCALES = {
-    "tiny": Scale(1024, 512, 256, scenes=1, turns=1, run_block_px=256, run_tile_px=64),
-    "moderate": Scale(2560, 2048, 1024, scenes=8, turns=3, run_block_px=2048, run_tile_px=256),
+    "tiny": Scale(1024, 512, 256, scenes=1, turns=1, run_block_px=256, run_tile_px=64, run_blocks=2),
+    "moderate": Scale(2560, 2048, 1024, scenes=8, turns=3, run_block_px=2048, run_tile_px=256, run_blocks=3),
 }
 
 
@@ -137,31 +145,47 @@ def _bytes_under(folder: Path, names: Sequence[str], files: Window, window: Wind
     return sum(sizes) * 0.75 * (window.width * window.height) / (files.width * files.height)
 
 
-def halo(scale: Scale) -> dict[str, Any]:
-    """Bytes that our reader fetches for a run's block with its halo, to those under block and halo.
+RUN = "cryoscale, ranges kept"
+"""As a run's workers read: what one block was sent is there for the next."""
 
-    Over blocks that lie in four ways to the files' tiles, of which nothing was read before.
-    """
+
+def of_run(scale: Scale, latency_s: float = LATENCY_S) -> dict[str, Any]:
+    """What a run's blocks with their halos cost, one after the other, to the bytes under block and halo."""
     tokens = count()
-    with tempfile.TemporaryDirectory() as folder:
-        files, names = write_scenes(Path(folder), 2 * scale.run_block_px, 1)
-        with serve(Path(folder), 0.0) as server:
-            ratios = [
-                _asked_for(server, window, names, next(tokens))
-                / _bytes_under(Path(folder), names, files, window)
-                for window in _run_windows(scale, files)
-            ]
-    edge = next(_run_windows(scale, files)).width
+    readers = {BASE: direct} | {name: read for name, read in ways().items() if name in COMPARED}
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as scratch:
+        size = scale.run_block_px
+        files, names = write_scenes(Path(folder), (scale.run_blocks + 1) * size, 1)
+        windows = list(_run_windows(scale, files))
+        under = sum(_bytes_under(Path(folder), names, files, window) for window in windows)
+        found: dict[str, dict[str, float]] = {}
+        sums: dict[str, list[float]] = {}
+        with serve(Path(folder), latency_s) as server:
+            for name, read in ({RUN: direct} | readers).items():
+                kept.keep_at(Kept(Path(scratch), 2**32) if name == RUN else None)
+                token, begun = next(tokens), time.perf_counter()
+                server.take()
+                for window in windows:
+                    items = items_at(f"{server.url}/{token}", names, SPECTRAL, window)
+                    values = read(items, SPECTRAL, window, max(window.shape))
+                    sums.setdefault(name, []).append(float(np.nansum(values[:, : len(FINE)], dtype=float)))
+                took_s = time.perf_counter() - begun
+                asked = _asked(server)
+                ratio = round(asked["bytes"] / under, 3)
+                found[name] = {**asked, "seconds": round(took_s, 3), "bytes_over_windows": ratio}
+            kept.keep_at(None)
+    equal = all(one == sums[RUN] for one in sums.values())
     reckoned = {
         str(block_px): {
             str(tile_px): whole_tiles(_with_halo(scale, block_px).width, tile_px) for tile_px in TILES_PX
         }
-        for block_px in (scale.run_block_px, 2 * scale.run_block_px, 4 * scale.run_block_px)
+        for block_px in (size, 2 * size, 4 * size)
     }
     return {
-        "edge_px": edge,
-        "bytes_over_window": _spread(ratios),
-        "blocks": len(ratios),
+        "blocks": len(windows),
+        "edge_px": windows[0].width,
+        "equal_at_10_m": equal,
+        "ways": found,
         "whole_tiles_over_window": reckoned,
     }
 
@@ -192,19 +216,13 @@ def _with_halo(scale: Scale, block_px: int, row: int = 0, col: int = 0) -> Windo
 
 
 def _run_windows(scale: Scale, files: Window) -> Iterator[Window]:
-    """What a run reads for a block, in four positions to the files' tiles."""
+    """What a run reads for neighbouring blocks, in the order of a run, off the files' tiles."""
     size = scale.run_block_px
-    for row in range(2):
-        for col in range(2):
-            first = files.row + (2 + row) * size // 8, files.col + (2 + col) * size // 8
-            yield _with_halo(scale, size, *first)
-
-
-def _asked_for(server: RangeServer, window: Window, names: Sequence[str], token: int) -> int:
-    items = items_at(f"{server.url}/{token}", names, SPECTRAL, window)
-    server.take()
-    direct(items, SPECTRAL, window, max(window.shape))
-    return _asked(server)["bytes"]
+    places = [(row, col) for row in range(scale.run_blocks) for col in range(scale.run_blocks)]
+    blocks = [(2018, Block(EPSG, row, col, size)) for row, col in places]
+    for _, block in along_curve(blocks):
+        row, col = files.row + size // 3 + block.row * size, files.col + size // 4 + block.col * size
+        yield _with_halo(scale, size, row, col)
 
 
 def _exact(read: Any, server: RangeServer, token: int, region: Window) -> bool:
@@ -256,28 +274,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     scale = SCALES[given.scale]
     warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # of a library's own warper
-    results, with_halo = measure(scale), halo(scale)
+    results, run = measure(scale), of_run(scale)
     print(table(results))
-    over = with_halo["bytes_over_window"]
-    print(
-        f"{BASE}, a run's block with its halo ({with_halo['edge_px']} px): bytes fetched to bytes under it "
-        f"{over['median']:.2f} ({over['min']:.2f} to {over['max']:.2f})"
-    )
-    for block_px, by_tile in with_halo["whole_tiles_over_window"].items():
-        told = (
+    print(f"{run['blocks']} blocks of a run with their halo ({run['edge_px']} px), one after the other:")
+    print(f"{'':32}{'requests':>9}{'headers':>8}{'MB':>7}{'s':>7}  bytes to those under block and halo")
+    for name, row in run["ways"].items():
+        told = f"{row['requests']:9}{row['header_requests']:8}{row['bytes'] / 1e6:7.1f}{row['seconds']:7.2f}"
+        print(f"{name:32}{told}  {row['bytes_over_windows']:.2f}")
+    for block_px, by_tile in run["whole_tiles_over_window"].items():
+        words = (
             f"{over['mean']:.2f} ({over['min']:.2f} to {over['max']:.2f}) of {tile_px} px"
             for tile_px, over in by_tile.items()
         )
-        print(f"whole tiles alone, a block of {block_px} px with its halo: {', '.join(told)}")
+        print(f"whole tiles alone, a block of {block_px} px with its halo: {', '.join(words)}")
     method = (
         f"COGs (512 px tiles, deflate) over loopback HTTP/1.1 from a process of its own, every answer "
         f"{LATENCY_S * 1000:.0f} ms late; bands {', '.join(SPECTRAL)}; {READ_THREADS} threads each; fresh "
         f"addresses every turn, ways in turns; seconds as min, median and max of {scale.turns}, their ratios "
-        f"to '{BASE}' in the same turn; block and halo without latency, in 4 positions to the tiles"
+        f"to '{BASE}' in the same turn; a run's blocks with their halo in the order of a run, each way once"
     )
     sizes = {"scale": given.scale, **vars(scale), "latency_s": LATENCY_S}
     document = record.line(
-        "reading", method=method, sizes=sizes, results={"ways": results, "halo": with_halo}, packages=PACKAGES
+        "reading", method=method, sizes=sizes, results={"ways": results, "run": run}, packages=PACKAGES
     )
     record.append(given.out, document)
 

@@ -245,6 +245,7 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
+    from cryoscale.keeping import KeepsRanges, folder_of_this_process
     from cryoscale.leaving import LeavesAtOnce, send_away
 
     cores = os.cpu_count() or 1
@@ -270,6 +271,7 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
     # among it; left there, all that this process starts later would have that too
     put = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED", "__DASK_PARENT_PID"]
     with (
+        folder_of_this_process() as ranges,
         forking.restored(put),
         dask.config.set(
             {
@@ -285,6 +287,8 @@ def _local(spec: ClusterSpec, with_actors: bool, dashboard: bool) -> Iterator[Wo
         Client(cluster, timeout=CONNECT_TIMEOUT_S) as client,
     ):
         client.register_plugin(LeavesAtOnce())
+        if ranges is not None:
+            client.register_plugin(KeepsRanges(ranges))
         try:
             client.wait_for_workers(len(layout), timeout=CONNECT_TIMEOUT_S)
             found = dashboard_of(client) if dashboard else None

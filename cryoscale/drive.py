@@ -20,6 +20,7 @@ from typing import Any
 
 from cryoscale.blame import Blame, is_loss
 from cryoscale.cluster import own
+from cryoscale.curve import along_curve
 from cryoscale.errors import (
     ActorLostError,
     BlockFailedError,
@@ -129,7 +130,7 @@ class Driver:
         """
         from distributed.comm.core import CommClosedError
 
-        self.queue = Waiting(work)
+        self.queue = Waiting(along_curve(work))
         before = self.outcome.skipped + self.outcome.computed + len(self.outcome.set_aside)
         self.total = before + len(work)
         heard = asked = time.monotonic()

@@ -145,6 +145,8 @@ class Marker(Record):
     """Source chunks that were read, halo included."""
     fetched_bytes: int = 0
     """Their size as stored."""
+    received_bytes: int = 0
+    """What hosts sent for them over http(s), without what the worker's machine had kept for other blocks."""
     scenes_read: list[str] = []
     scenes_failed: list[tuple[str, str]] = []
     modality_pixels: dict[str, int] = {}

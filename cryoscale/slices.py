@@ -24,6 +24,7 @@ from threading import Event
 from typing import Any, TypeVar
 
 from cryoscale import lease
+from cryoscale.curve import along_curve
 from cryoscale.errors import (
     DrivenError,
     InputError,
@@ -95,39 +96,9 @@ class Slice:
 
     def share(self, work: Sequence[Work]) -> list[Work]:
         """Its part of the plan: at most one block more or less than any other's."""
-        ordered = _ordered(work)
+        ordered = along_curve(work)
         start, end = (len(ordered) * bound // self.count for bound in (self.index, self.index + 1))
         return ordered[start:end]
-
-
-def _ordered(work: Sequence[Work]) -> list[Work]:
-    corners: dict[int, tuple[int, int]] = {}
-    for _, block in work:
-        row, col = corners.get(block.epsg, (block.row, block.col))
-        corners[block.epsg] = min(row, block.row), min(col, block.col)
-    far = max((max(b.row - corners[b.epsg][0], b.col - corners[b.epsg][1]) for _, b in work), default=0)
-    side = 1 << far.bit_length()
-
-    def place(item: Work) -> tuple[int, int, int]:
-        year, block = item
-        row, col = corners[block.epsg]
-        return year, block.epsg, _along_hilbert(block.row - row, block.col - col, side)
-
-    return sorted(work, key=place)
-
-
-def _along_hilbert(row: int, col: int, side: int) -> int:
-    """How far along the Hilbert curve through a square of ``side`` cells, a power of two, a cell lies."""
-    distance, step = 0, side // 2
-    while step:
-        right, down = int(col & step > 0), int(row & step > 0)
-        distance += step * step * ((3 * right) ^ down)
-        if not down:
-            if right:
-                row, col = side - 1 - row, side - 1 - col
-            row, col = col, row
-        step //= 2
-    return distance
 
 
 # --- what is done once ------------------------------------------------------------------------------

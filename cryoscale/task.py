@@ -271,6 +271,7 @@ def process_block(
         cpu_seconds={name: round(value, 4) for name, value in watch.cpu_seconds.items()},
         fetches=report.fetches,
         fetched_bytes=report.fetched_bytes,
+        received_bytes=report.received_bytes,
         scenes_read=list(report.scenes_read),
         scenes_failed=list(report.scenes_failed),
         modality_pixels={

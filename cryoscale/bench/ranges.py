@@ -17,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,16 @@ class _Handler(BaseHTTPRequestHandler):
         if not path.is_file():
             self._send(404, b"", {}, with_body)
             return
-        size = path.stat().st_size
+        status = path.stat()
+        size = status.st_size
         start = int(asked[1]) if asked else 0
         stop = min(int(asked[2]) + 1, size) if asked and asked[2] else size
         with path.open("rb") as file:
             file.seek(start)
             body = file.read(max(stop - start, 0))
-        headers = {"Content-Range": f"bytes {start}-{stop - 1}/{size}"} if asked else {}
+        headers = {"Last-Modified": formatdate(status.st_mtime, usegmt=True)}
+        if asked:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
         with self.lock:
             self.seen.append((self.command, name, start, len(body) if with_body else 0))
         self._send(206 if asked else 200, body, headers, with_body)

@@ -44,8 +44,8 @@ class ReadReport:
         scenes_read: ids of the items that gave pixels, in order.
         scenes_failed: (item id, cause) of each that could not be read and was left out.
         bytes_read: size of the decoded pixels that were read.
-        fetches, fetched_bytes: source chunks that they touch, and their size as stored; see
-            :class:`cryoscale.read.metered.Cost`.
+        fetches, fetched_bytes, received_bytes: source chunks that they touch, their size as stored, and what
+            hosts sent of it; see :class:`cryoscale.read.metered.Cost`.
         cpu_s: processor seconds of this call, those of its threads included.
         choice: how the optical scenes were ranked; None where they were not.
     """
@@ -55,6 +55,7 @@ class ReadReport:
     bytes_read: int = 0
     fetches: int = 0
     fetched_bytes: int = 0
+    received_bytes: int = 0
     cpu_s: float = 0.0
     choice: Choice | None = None
 

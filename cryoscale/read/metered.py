@@ -22,17 +22,21 @@ class Cost:
         fetches: source chunks that they touch: tiles or strips of a file, chunks of a Zarr array.
         fetched_bytes: of these chunks as they are stored. What a host sends is a little more: headers, and
             gaps between near chunks that are asked for as one range.
+        received_bytes: what hosts sent for them over http(s): without chunks that this machine had kept for a
+            block beside (:mod:`cryoscale.read.kept`).
     """
 
     bytes_read: int = 0
     fetches: int = 0
     fetched_bytes: int = 0
+    received_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.bytes_read + other.bytes_read,
             self.fetches + other.fetches,
             self.fetched_bytes + other.fetched_bytes,
+            self.received_bytes + other.received_bytes,
         )
 
 

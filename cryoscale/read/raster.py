@@ -15,7 +15,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as FileWindow
 
 from cryoscale.errors import AssetReadError, HostDownError, OperatorError
-from cryoscale.read import headers, http
+from cryoscale.read import http
 from cryoscale.read import remote as remotes
 from cryoscale.read.metered import NOTHING, Cost
 from cryoscale.read.sample import Lattice
@@ -35,6 +35,7 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_MAX_RETRY": 4,
     "GDAL_HTTP_RETRY_DELAY": 0.5,
     "GDAL_NUM_THREADS": 1,
+    "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": 2**28,
 }
 """How GDAL reads: no directory listings, and no wait without a deadline (seconds).
 
@@ -69,6 +70,8 @@ class FileSource:
     href: str
     cost: Cost = NOTHING
     remote: remotes.RemoteFile | None = None
+    counted: int = 0
+    """Of what was received, in ``cost`` already."""
 
     def cut(self, rows: slice, columns: slice) -> NDArray[Any]:
         """Values of rows x columns, (y, x), float32 where that holds them exactly.
@@ -80,7 +83,9 @@ class FileSource:
         window = FileWindow.from_slices(rows, columns)
         with _told_apart(self.href, self.remote):
             raw = self.dataset.read(1, window=window)
-        self.cost += self._cost(rows, columns, raw.nbytes)
+        received = 0 if self.remote is None else self.remote.received_bytes
+        self.cost += self._cost(rows, columns, raw.nbytes) + Cost(received_bytes=received - self.counted)
+        self.counted = received
         return _with_nan(raw, self.nodata)
 
     def _cost(self, rows: slice, columns: slice, size: int) -> Cost:
@@ -203,14 +208,14 @@ def _told_apart(href: str, remote: remotes.RemoteFile | None = None) -> Iterator
         # Exception in the place of ours, and would try again what is hopeless
         error.__cause__ = error.__context__ = None
         if remote is not None:
-            headers.KEPT.drop(href)
+            remote.forget()
             if remote.error is not None:
                 raise of_http(href, remote.error) from error
         if remote is None and _REMOTE.match(href) and not _GONE.search(cause):
             raise AssetReadError(f"{public(href)}: {cause}") from error
         raise UnreadableError(f"{public(href)}: {cause}") from error
     if remote is not None and remote.error is not None:
-        headers.KEPT.drop(href)  # GDAL saw zeros and was content with them
+        remote.forget()  # GDAL saw zeros and was content with them
         raise of_http(href, remote.error) from remote.error
 
 

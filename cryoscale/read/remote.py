@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,12 +11,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cryoscale.errors import HostDownError
-from cryoscale.read import headers
+from cryoscale.read import headers, kept
 from cryoscale.read.headers import Header, Version
 from cryoscale.read.http import Answer, HttpError, Patience, Request, fetch, reason_of
+from cryoscale.read.kept import Piece, Shelf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 REFUSED = frozenset({401, 403})
 """Answers that a new signature may mend."""
@@ -52,6 +54,8 @@ class RemoteFile:
         self.href, self.sign, self.patience = href, sign, patience
         self.ends_s = time.monotonic() + patience.deadline_s
         self.error: HttpError | None = None
+        self.received_bytes = 0
+        self._receiving = threading.Lock()
         self._url: str | None = None
         self._place = 0
         self._near: dict[int, bytes] = {}
@@ -63,6 +67,17 @@ class RemoteFile:
     def size(self) -> int:
         """Bytes of the whole file, -1 before the first answer."""
         return -1 if self._version is None else self._version.size
+
+    def forget(self) -> None:
+        """Let go of all that is kept of the file: it is another one now, or broken, or was not sent well."""
+        headers.KEPT.drop(self.href)
+        shelf = self._shelf()
+        if shelf is not None:
+            shelf.clear()
+
+    def _shelf(self) -> Shelf | None:
+        keeper = kept.here()
+        return None if keeper is None or self._version is None else keeper.shelf(self.href, self._version)
 
     def _read_header(self) -> Header:
         data = self._range(0, HEADER_BYTES)
@@ -95,7 +110,11 @@ class RemoteFile:
         place = self._place
         if stop <= place:
             return b""
-        (data,) = self._guarded([(place, stop)], lambda: [self._directories(place, stop)])
+        is_tile = stop - place > GAP_BYTES  # directories are read in small steps
+        span = (place, stop)
+        (data,) = self._guarded(
+            [span], lambda: self._spans([span]) if is_tile else [self._directories(*span)]
+        )
         self._place += len(data)
         return data
 
@@ -116,21 +135,32 @@ class RemoteFile:
         return [bytes(stop - start) for start, stop in spans]
 
     def _spans(self, spans: list[tuple[int, int]]) -> list[bytes]:
-        joined: list[list[int]] = []
-        for start, stop in sorted(spans):
-            if stop <= len(self._header):
-                continue
-            if joined and start <= joined[-1][1] + GAP_BYTES:
-                joined[-1][1] = max(joined[-1][1], stop)
-            else:
-                joined.append([start, stop])
-        if len(joined) == 1:
-            parts = [self._range(*joined[0])]
+        wanted = [span for span in spans if span[1] > len(self._header)]
+        shelf = self._shelf()
+        if shelf is None:
+            held = self._asked(wanted)
         else:
-            parts = list(_threads().map(lambda span: self._range(*span), joined))
-        held = [(start, part) for (start, _), part in zip(joined, parts, strict=True)]
-        held.append((0, self._header))
+            with shelf.turn():
+                held = [piece for span in wanted for piece in shelf.find(*span)]
+                fresh = self._asked([gap for span in wanted for gap in _gaps(held, *span)])
+                for piece in fresh:
+                    shelf.put(piece)
+            held += fresh
+        held = sorted([Piece(0, self._header), *held])
         return [_cut(held, start, stop) for start, stop in spans]
+
+    def _asked(self, spans: Sequence[tuple[int, int]]) -> list[Piece]:
+        """What the host sends for ``spans``, near ones in one answer."""
+        joined: list[tuple[int, int]] = []
+        for start, stop in sorted(spans):
+            if joined and start <= joined[-1][1] + GAP_BYTES:
+                joined[-1] = joined[-1][0], max(joined[-1][1], stop)
+            else:
+                joined.append((start, stop))
+        if len(joined) == 1:
+            return [Piece(joined[0][0], self._range(*joined[0]))]
+        parts = _threads().map(lambda span: self._range(*span), joined)
+        return [Piece(start, part) for (start, _), part in zip(joined, parts, strict=True)]
 
     def _directories(self, start: int, stop: int) -> bytes:
         """What GDAL reads beside the tiles, in small steps: by pages that are kept with the header."""
@@ -184,6 +214,8 @@ class RemoteFile:
             size, data = int(found[3]), answer.data[: stop - start]
         else:
             raise HttpError("the answer is not the range that was asked for", answer.status)
+        with self._receiving:
+            self.received_bytes += len(answer.data)
         version = Version(size, (answer.header("etag"), answer.header("last-modified")))
         if self._version is not None and self._version.is_another(version):
             told = "is another one" if size == self.size else f"had {self.size} bytes and has {size}"
@@ -229,11 +261,28 @@ def fetch_signed(
         raise HttpError(f"{error}, although signed anew", error.status) from error
 
 
-def _cut(held: Sequence[tuple[int, bytes]], start: int, stop: int) -> bytes:
-    for first, data in held:
-        if first <= start and stop <= first + len(data):
-            return data[start - first : stop - first]
-    raise HttpError(f"bytes {start} to {stop} did not come")
+def _gaps(held: Sequence[Piece], start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """What no piece holds of [start, stop)."""
+    for piece in sorted(held):
+        if piece.stop <= start or piece.start >= stop:
+            continue
+        if piece.start > start:
+            yield start, piece.start
+        start = piece.stop
+    if start < stop:
+        yield start, stop
+
+
+def _cut(held: Sequence[Piece], start: int, stop: int) -> bytes:
+    """The bytes of [start, stop) out of pieces in order, which may overlap."""
+    found: list[bytes] = []
+    for piece in held:
+        if piece.start <= start < min(piece.stop, stop):
+            found.append(piece.data[start - piece.start : stop - piece.start])
+            start += len(found[-1])
+    if start < stop:
+        raise HttpError(f"bytes {start} to {stop} did not come")
+    return found[0] if len(found) == 1 else b"".join(found)
 
 
 class Container:

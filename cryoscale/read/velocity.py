@@ -69,10 +69,12 @@ def read_velocity(
         rows, columns = slice(own.row, own.row + own.height), slice(own.column, own.column + own.width)
         fetches = sum(chunks_under(rows, columns, chunk_px(store[name])) for name in _PARTS)
     speed = np.hypot(parts[0].values, parts[1].values)
+    stored = sum(given.get(name, 0) for name in _PARTS)
     cost = Cost(
         sum(store[name].dtype.itemsize * speed.size for name in _PARTS),
         fetches,
-        sum(given.get(name, 0) for name in _PARTS),
+        stored,
+        stored if href.lower().startswith(("http:", "https:")) else 0,
     )
     return resample(ArraySource(own, speed), geobox, "bilinear"), cost
 

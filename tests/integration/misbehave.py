@@ -28,7 +28,8 @@ class Fault:
 
     Kinds: ``status`` (with code and headers), ``reset`` (mid-body), ``hang-up`` (before any answer),
     ``truncate`` (the body ends early), ``stall`` (half the body, then silence), ``short`` (a range of half
-    the length, honestly declared), ``whole`` (the range is ignored), ``trickle`` (a byte now and then).
+    the length, honestly declared), ``whole`` (the range is ignored), ``trickle`` (a byte now and then),
+    ``garble`` (as many bytes, and others).
     """
 
     kind: str
@@ -180,6 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         kind = fault.kind if fault is not None else ""
+        if kind == "garble":
+            body = bytes(255 - byte for byte in body)
         if kind == "trickle":
             with contextlib.suppress(OSError):
                 for byte in body:

@@ -23,6 +23,9 @@ from cryoscale.pipeline import run as run_pipeline
 from cryoscale.settings import ClusterSpec
 from tests.integration.conftest import TinyRange, map_here
 from tests.integration.faults import Command, few_blocks, write_config
+from tests.integration.misbehave import misbehaving
+from tests.integration.test_read_faults import remote_catalogue
+from tests.integration.test_read_kept import by_content, sent_twice
 
 DASK = [sys.executable, "-m", "dask"]
 
@@ -52,10 +55,10 @@ def scheduler() -> Iterator[str]:
 
 
 @contextmanager
-def worker(scheduler: str, kind: str) -> Iterator[None]:
+def worker(scheduler: str, kind: str, *more: str) -> Iterator[None]:
     """A worker with that resource, not yet joined."""
     quiet = ("--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--nthreads", "2")
-    process = start("worker", scheduler, "--resources", kind, *quiet)
+    process = start("worker", scheduler, "--resources", kind, *quiet, *more)
     try:
         yield
     finally:
@@ -64,18 +67,27 @@ def worker(scheduler: str, kind: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def workers(scheduler: str) -> Iterator[str]:
+def workers(scheduler: str, tmp_path: Path) -> Iterator[str]:
     """A worker of either kind; the scheduler's address."""
-    with worker(scheduler, "CPU=2"), worker(scheduler, "GPU=1"):
+    scratch = ("--local-directory", str(tmp_path / "scratch"))
+    with worker(scheduler, "CPU=2", *scratch), worker(scheduler, "GPU=1", *scratch):
         yield scheduler
 
 
-def test_a_joined_cluster_gives_the_map_of_one_process(
+def test_a_joined_cluster_gives_the_map_of_one_process_and_is_sent_nothing_twice(
     tiny_range: TinyRange, tmp_path: Path, workers: str
 ) -> None:
     map_here(tiny_range.settings(), tmp_path / "here")
-    outcome = run_pipeline(tiny_range.settings(cluster={"kind": workers}), str(tmp_path / "there"))
+    with misbehaving(tiny_range.folder, marks=by_content) as host:
+        remote_catalogue(tiny_range.folder, tmp_path / "remote", host.url)
+        catalogs = [{"url": str(tmp_path / "remote")}]
+        settings = tiny_range.settings(cluster={"kind": workers}, catalogs=catalogs)
+        outcome = run_pipeline(settings, str(tmp_path / "there"))
     assert outcome.exit_code == 0
+    assert host.asked
+    assert sent_twice(host) == {}
+    assert list((tmp_path / "scratch").iterdir())
+    assert not list((tmp_path / "scratch").rglob("cryoscale-ranges*"))
     found, expected = (Ledger(str(tmp_path / name)).done() for name in ("there", "here"))
     assert {k: m.checksum for k, m in found.items()} == {k: m.checksum for k, m in expected.items()}
     assert {m.worker for m in found.values()}

@@ -60,9 +60,12 @@ def test_the_comparison_of_readers_runs_and_keeps_a_whole_line(
             assert row["equal_at_20_m"], name
             assert row["part_equals_whole"], name
     assert results[reading.BASE]["header_requests"] == len(SPECTRAL)
-    assert document["results"]["halo"]["bytes_over_window"]["min"] > 0.8
-    assert document["results"]["halo"]["blocks"] == 4
-    reckoned = document["results"]["halo"]["whole_tiles_over_window"]
+    run = document["results"]["run"]
+    assert run["blocks"] == 4
+    assert run["equal_at_10_m"]
+    assert run["ways"][reading.RUN]["bytes"] < run["ways"][reading.BASE]["bytes"]
+    assert run["ways"][reading.RUN]["header_requests"] == len(SPECTRAL)
+    reckoned = run["whole_tiles_over_window"]
     assert set(reckoned) == {"256", "512", "1024"}
     assert reckoned["1024"]["512"]["mean"] < reckoned["256"]["512"]["mean"] < reckoned["256"]["1024"]["mean"]
 

@@ -29,11 +29,13 @@ BEYOND = {
 STOREYS = [
     "region",
     "settings",
+    "keeping",
     "roster",
     "room",
     "records",
     "processor",
     "ledger",
+    "curve",
     "lease",
     "live",
     "journal",

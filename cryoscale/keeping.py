@@ -1,0 +1,145 @@
+"""Where the workers of a run keep what they were sent of remote files, and how much of it.
+
+Beside Dask's own scratch files on workers that are joined, in a folder for temporary files on a machine
+whose workers are started for the run. What is kept goes at the end; what a killed run left, when the next one
+starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from cryoscale.read import kept
+from cryoscale.read.kept import Kept
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+log = logging.getLogger("cryoscale")
+
+KEEP_GIB = "CRYOSCALE_KEEP_GIB"
+"""How much a machine keeps, in the environment of its workers; 0 for nothing."""
+
+GIB_A_CORE, MOST_GIB = 2.0, 64.0
+"""Where it is not told. Ten dates of a block of 2048 pixels are some 0.6 GiB, a core has two blocks at work,
+and their neighbours come next."""
+
+_NAME = "cryoscale-ranges"
+
+_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+
+
+class KeepsRanges(WorkerPlugin):
+    """Has a worker keep ranges at ``folder``, or beside its own scratch files; for ``register_plugin``."""
+
+    name = _NAME
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
+
+    def setup(self, worker: Worker) -> None:
+        """Called on every worker, those that come later included."""
+        beside = Path(worker.local_directory).parent / f"{_NAME}-of-{os.getuid()}"
+        folder = Path(self.folder) if self.folder else beside
+        most_bytes = int(gib() * 2**30)
+        if most_bytes > 0 and _is_ours(folder) and not lies_in_memory(folder):
+            kept.keep_at(Kept(folder, most_bytes))
+
+    def teardown(self, worker: Worker) -> None:
+        """Called when the worker closes or the run is over; others beside it then ask their hosts again."""
+        mine = kept.here()
+        kept.keep_at(None)
+        if mine is not None and self.folder is None:
+            mine.clear()
+
+
+def gib() -> float:
+    """How much this machine keeps, by its environment.
+
+    A pod that exceeds its share of the node's disk is evicted, and cannot find out what that share is: on
+    Kubernetes nothing is kept unless it is told how much.
+    """
+    given = os.environ.get(KEEP_GIB, "")
+    most = min(GIB_A_CORE * (os.cpu_count() or 1), MOST_GIB)
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        most = 0.0
+    try:
+        found = float(given) if given else most
+    except ValueError:
+        found = -1.0
+    if not 0.0 <= found < float("inf"):
+        log.warning("given %s=%s; expected GiB, 0 for none; taking %.0f", KEEP_GIB, given, most)
+        return most
+    return found
+
+
+@contextmanager
+def folder_of_this_process() -> Iterator[str | None]:
+    """A folder on disk for the workers that this process starts, in the body; None where there is none."""
+    place = _place()
+    for left in Path(place).glob(f"{_NAME}-[0-9]*-*"):
+        if not _is_at_work(int(left.name.removeprefix(f"{_NAME}-").partition("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        Path(place).mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=f"{_NAME}-{os.getpid()}-", dir=place)
+    except OSError as error:
+        log.debug("no ranges are kept in %s: %s", place, error)
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else writes to ``folder``, which is made if need be: what lies there is believed."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        log.debug("no ranges are kept in %s: %s", folder, error)
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def _place() -> str:
+    import dask
+
+    given = dask.config.get("temporary-directory", None) or os.environ.get("TMPDIR")
+    if given:
+        return str(given)
+    # where systems keep what is large and temporary, as /tmp is in memory on many
+    return "/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
+
+
+def _is_at_work(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def lies_in_memory(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Whether what is written to ``folder`` would take memory; False where that cannot be told."""
+    try:
+        lines = [line.split() for line in mounts.read_text().splitlines()]
+    except OSError:
+        return False
+    wanted = folder.absolute()
+    over = [(len(point), kind) for _, point, kind, *_ in lines if wanted.is_relative_to(point)]
+    return bool(over) and max(over)[1] in _IN_MEMORY
