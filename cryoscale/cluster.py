@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from cryoscale import forking
 from cryoscale.crew import SINGLE
 from cryoscale.errors import ClusterLostError, ExtraError, InputError, StoppedError, TransientError
+from cryoscale.read import kept
 from cryoscale.roster import CONNECT_TIMEOUT_S, CPU, GPU, Workers, dashboard_of, joined
 from cryoscale.settings import ClusterSpec, ModelSpec
 
@@ -81,8 +82,8 @@ def require_reachable(
     """Refuse, before anything is written, a cluster that is not there or cannot write to ``out``.
 
     Raises:
-        InputError: the scheduler does not answer, its workers do not join, or the output is in this
-            process's memory.
+        InputError: the scheduler does not answer, its workers do not join, the output is in this process's
+            memory, or the environment of workers that are started here says what cannot be.
         StoppedError: the run was told to stop meanwhile.
     """
     if out.startswith("memory://"):
@@ -95,7 +96,9 @@ def require_reachable(
         from cryoscale.kube.provision import require_provision
 
         require_provision(spec, out, run_label(out))
-    elif spec.kind != "local":
+    elif spec.kind == "local":
+        kept.gib()
+    else:
         with joined(spec.kind, True, stop, tell):
             pass
 

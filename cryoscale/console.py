@@ -121,7 +121,7 @@ class Console:
         self.say(
             f"{plan.name}: {plan.region_km2:,.1f} km2, {plan.blocks} blocks, {plan.tiles_with_data:,} tiles "
             f"to predict{passes}, {plan.fetches:,.0f} chunks of {_bytes(plan.fetched_bytes)} to fetch "
-            f"({_bytes(plan.read_bytes)} decoded)"
+            f"({_bytes(plan.distinct_bytes)} where neighbours share them, {_bytes(plan.read_bytes)} decoded)"
         )
         rows = [
             (

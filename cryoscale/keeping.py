@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from cryoscale.errors import ConfigError
 from cryoscale.read import kept
 from cryoscale.read.kept import Kept
 
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
     from distributed import Worker
 
 log = logging.getLogger("cryoscale")
-
-KEEP_GIB = "CRYOSCALE_KEEP_GIB"
-"""How much a machine keeps, in the environment of its workers; 0 for nothing."""
-
-GIB_A_CORE, MOST_GIB = 2.0, 64.0
-"""Where it is not told. Ten dates of a block of 2048 pixels are some 0.6 GiB, a core has two blocks at work,
-and their neighbours come next."""
 
 _NAME = "cryoscale-ranges"
 
@@ -51,7 +45,11 @@ class KeepsRanges(WorkerPlugin):
         """Called on every worker, those that come later included."""
         beside = Path(worker.local_directory).parent / f"{_NAME}-of-{os.getuid()}"
         folder = Path(self.folder) if self.folder else beside
-        most_bytes = int(gib() * 2**30)
+        try:
+            most_bytes = int(kept.gib() * 2**30)
+        except ConfigError as error:  # raised, it would cost the cluster its worker
+            log.warning("no ranges are kept: %s", error)
+            return
         if most_bytes > 0 and _is_ours(folder) and not lies_in_memory(folder):
             kept.keep_at(Kept(folder, most_bytes))
 
@@ -61,26 +59,6 @@ class KeepsRanges(WorkerPlugin):
         kept.keep_at(None)
         if mine is not None and self.folder is None:
             mine.clear()
-
-
-def gib() -> float:
-    """How much this machine keeps, by its environment.
-
-    A pod that exceeds its share of the node's disk is evicted, and cannot find out what that share is: on
-    Kubernetes nothing is kept unless it is told how much.
-    """
-    given = os.environ.get(KEEP_GIB, "")
-    most = min(GIB_A_CORE * (os.cpu_count() or 1), MOST_GIB)
-    if os.environ.get("KUBERNETES_SERVICE_HOST"):
-        most = 0.0
-    try:
-        found = float(given) if given else most
-    except ValueError:
-        found = -1.0
-    if not 0.0 <= found < float("inf"):
-        log.warning("given %s=%s; expected GiB, 0 for none; taking %.0f", KEEP_GIB, given, most)
-        return most
-    return found
 
 
 @contextmanager

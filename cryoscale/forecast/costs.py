@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cryoscale.forecast.layers import Headers, Layer, Scenes, bands_of
+from cryoscale.forecast.once import Once, Touched
 from cryoscale.forecast.windows import Floats, Ints, Windows, projected
 from cryoscale.read.assets import S2_BANDS
-from cryoscale.read.band import cloud_pct, footprint_deg
+from cryoscale.read.band import cloud_pct
 from cryoscale.read.choice import CELL_PX, CHOICE_BANDS, REACH_PX, SAMPLE_PX
 from cryoscale.read.metered import chunks_along
 from cryoscale.read.sample import MARGIN_PX
-from cryoscale.read.session import touches
 from cryoscale.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,42 +73,69 @@ class _Cuts:
         return self._by_crs[crs]
 
 
-def count(
-    settings: Settings,
-    items: Mapping[str, Sequence[Item]],
-    headers: Headers,
-    outer: Windows,
-    year: int,
-    into: Fetched,
-) -> None:
+@dataclass(eq=False)
+class Sources:
+    """What a run reads from, as far as it is known before the run."""
+
+    settings: Settings
+    items: Mapping[str, Sequence[Item]]
+    """By period and modality."""
+    headers: Headers
+    _scenes: dict[str, Scenes] = field(default_factory=dict)
+    _once: dict[tuple[int, str], Once] = field(default_factory=dict)
+
+    def of_year(self, year: int) -> dict[str, Scenes]:
+        """Scenes of a year and of none, by period and modality."""
+        for key, items in self.items.items():
+            period, modality = key.split("/")
+            if period in (str(year), "all") and items and key not in self._scenes:
+                stored = self.headers.stored.get(modality)
+                if stored is not None:
+                    self._scenes[key] = Scenes.of(items, bands_of(modality, self.settings), stored)
+        return {key: some for key, some in self._scenes.items() if key.split("/")[0] in (str(year), "all")}
+
+    def once(self, year: int, key: str) -> Once:
+        """Where to note which chunks the blocks of a year touch, of whichever zone."""
+        return self._once.setdefault((year, key), Once())
+
+    @property
+    def distinct_bytes(self) -> float:
+        """Of all chunks that are noted, each once a year, as they are stored."""
+        total = 0.0
+        for (_, key), once in self._once.items():
+            if key.endswith("/optical"):
+                total += once.stored_bytes(_shares_read(self.settings, self._scenes[key]))
+            else:
+                total += once.stored_bytes() * (2.0 if key == VELOCITY else 1.0)
+        return total
+
+
+VELOCITY = "velocity"
+"""The Zarr of velocities, with two arrays that lie alike."""
+
+
+def count(sources: Sources, outer: Windows, year: int, into: Fetched) -> None:
     """Add to ``into`` what blocks fetch in ``year`` that read ``outer``, all halos included."""
-    wanted: dict[str, Scenes] = {}
-    bounds = outer.pad(REACH_PX).bounds_deg()
-    around = (*bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0))
-    for key, all_items in items.items():
-        period, modality = key.split("/")
-        if period not in (str(year), "all") or modality not in headers.stored:
-            continue
-        some = [item for item in all_items if touches(footprint_deg(item), around)]
-        if some:
-            wanted[key] = Scenes.of(some, bands_of(modality, settings), headers.stored[modality])
+    settings, headers, wanted = sources.settings, sources.headers, sources.of_year(year)
     for start in range(0, len(outer), _SLICE):
         part = slice(start, start + _SLICE)
         windows = outer[part]
         cuts = _Cuts(windows, windows.bounds_deg(), windows.nodes_m())
         for key, scenes in wanted.items():
             modality = key.split("/")[1]
-            add = _adder(into, part, key)
+            add, once = _adder(into, part, key), sources.once(year, key)
             if modality == "optical":
-                looks = _is_ranked(settings, items[key])
-                _optical(settings, scenes, cuts, add, looks=looks)
+                looks = _is_ranked(settings, scenes.items)
+                _optical(settings, scenes, cuts, add, once, looks=looks)
             else:
                 window, item = scenes.near(cuts.bounds_deg)
-                _add_bands(scenes, tuple(scenes.layers), cuts, (window, item), None, add, as_scenes=True)
+                bands = tuple(scenes.layers)
+                _add_bands(scenes, bands, cuts, (window, item), None, add, once, as_scenes=True)
         if headers.velocity is not None:
             crs, layer = headers.velocity
             every = np.arange(len(windows))
-            found = _cut(layer, cuts.nodes(crs), every, np.zeros(len(windows), np.int64))
+            touched = sources.once(year, VELOCITY).touched([layer], looks=False)
+            found = _cut(layer, cuts.nodes(crs), every, np.zeros(len(windows), np.int64), [layer], touched)
             _adder(into, part, f"{year}/velocity")(every, found * np.array([[2.0]] * 4), None)
 
 
@@ -140,10 +167,16 @@ def _is_ranked(settings: Settings, items: Sequence[Item]) -> bool:
     return cloudy or settings.sources["optical"].composite != "median"
 
 
-def _optical(settings: Settings, scenes: Scenes, cuts: _Cuts, add: _Add, *, looks: bool) -> None:
-    source = settings.sources["optical"]
-    limit = source.max_cloud_pct
-    cloudy = scenes.cloud_pct > (100.0 if limit is None else limit)
+def _shares_read(settings: Settings, scenes: Scenes) -> Floats:
+    """How much of each scene's bands is read at most, by its clouds."""
+    limit = settings.sources["optical"].max_cloud_pct
+    if limit is None or limit >= 100.0:
+        return np.ones(len(scenes.items))
+    clear = np.minimum((100.0 - scenes.cloud_pct) / (100.0 - limit), 1.0)
+    return np.where(scenes.cloud_pct > limit, clear, 1.0)
+
+
+def _optical(settings: Settings, scenes: Scenes, cuts: _Cuts, add: _Add, once: Once, *, looks: bool) -> None:
     if looks:
         windows = cuts.windows
         around = windows.pad(REACH_PX).bounds_deg()
@@ -155,12 +188,10 @@ def _optical(settings: Settings, scenes: Scenes, cuts: _Cuts, add: _Add, *, look
             windows.epsg, row * CELL_PX, col * CELL_PX, (bottom - row) * CELL_PX, (right - col) * CELL_PX
         )
         grid = _Cuts(windows, cuts.bounds_deg, cells.nodes_m(SAMPLE_PX))
-        _add_bands(scenes, CHOICE_BANDS, grid, scenes.near(around), None, add)
-    share = np.ones(len(scenes.items))
-    if limit is not None and limit < 100.0:
-        share = np.where(cloudy, np.minimum((100.0 - scenes.cloud_pct) / (100.0 - limit), 1.0), 1.0)
+        _add_bands(scenes, CHOICE_BANDS, grid, scenes.near(around), None, add, once, looks=True)
     near = scenes.near(cuts.bounds_deg)
-    _add_bands(scenes, ("SCL", *S2_BANDS), cuts, near, share, add, as_scenes=True)
+    share = _shares_read(settings, scenes)
+    _add_bands(scenes, ("SCL", *S2_BANDS), cuts, near, share, add, once, as_scenes=True)
 
 
 def _add_bands(
@@ -170,7 +201,9 @@ def _add_bands(
     pairs: tuple[Ints, Ints],
     share: Floats | None,
     add: _Add,
+    once: Once,
     *,
+    looks: bool = False,
     as_scenes: bool = False,
 ) -> None:
     """Count ``bands`` of each (window, item) pair; those that lie alike are counted once."""
@@ -188,7 +221,8 @@ def _add_bands(
             continue
         own, theirs = window[chosen], item[chosen]
         for layers in alike.values():
-            found = _cut(layers[0], _nodes_for(crs, layers[0], cuts), own, theirs, layers)
+            touched = once.touched(layers, looks=looks)
+            found = _cut(layers[0], _nodes_for(crs, layers[0], cuts), own, theirs, layers, touched)
             if share is not None:
                 found = found * share[theirs]
             add(own, found, None)
@@ -201,7 +235,9 @@ def _nodes_for(crs: str, layer: Layer, cuts: _Cuts) -> Floats:
     return cuts.nodes(crs or "EPSG:4326")
 
 
-def _cut(layer: Layer, nodes: Floats, window: Ints, item: Ints, layers: Sequence[Layer] = ()) -> Floats:
+def _cut(
+    layer: Layer, nodes: Floats, window: Ints, item: Ints, layers: Sequence[Layer], touched: Touched
+) -> Floats:
     """Fetches, fetched bytes, bytes cut and bytes decoded (4, k) of k pairs of windows and items."""
     a, c, e, f = layer.affine[item].T
     height, width = layer.shape[item].T
@@ -222,7 +258,8 @@ def _cut(layer: Layer, nodes: Floats, window: Ints, item: Ints, layers: Sequence
     chunks = np.where(apart, 0, down * across)
     total = np.zeros((4, len(window)))
     box = (top // chunk_rows, left // chunk_cols, top // chunk_rows + down, left // chunk_cols + across)
-    for one in layers or (layer,):
+    touched.add(item[~apart], tuple(edge[~apart] for edge in box))
+    for one in layers:
         total[0] += chunks
         total[1] += _stored(one, item, chunks, box)
         total[2] += np.where(apart, 0, (bottom - top) * (right - left)) * one.itemsize

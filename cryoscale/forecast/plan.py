@@ -14,7 +14,7 @@ from pyproj import Geod
 from cryoscale.candidates import Selection, candidate_blocks, described
 from cryoscale.errors import InputError
 from cryoscale.features.stack import HALO_PX, MODALITIES
-from cryoscale.forecast.costs import Fetched, count
+from cryoscale.forecast.costs import Fetched, Sources, count
 from cryoscale.forecast.cover import footprints, shares, tiles_with_data
 from cryoscale.forecast.expense import Load, Need, Work, cog_note, disk_of, money_of, work_of
 from cryoscale.forecast.layers import Headers, look_at_headers
@@ -63,6 +63,8 @@ class Plan:
     zones: tuple[ZonePlan, ...]
     sources: Mapping[str, Mapping[str, float]]
     """Fetches and bytes by period and modality."""
+    distinct_bytes: float
+    """Of all chunks, each counted once a year: what a machine is sent that keeps what its blocks share."""
     passes: int
     header_bytes: float
     """Of headers of files over HTTP, asked for once a CPU worker."""
@@ -154,7 +156,7 @@ def make_plan(settings: Settings, items: Items | None = None, asked: Asked = Ask
     _require_blocks(settings, selections)
     every = [block for _, selection in selections for block in selection.blocks]
     headers = look_at_headers(settings, found, every[len(every) // 2].window)
-    counter = _Counter(settings, found, headers, predictor.needs_halo)
+    counter = _Counter(settings, found, Sources(settings, found, headers), predictor.needs_halo)
     for zone, selection in selections:
         counter.add(zone, selection)
     notes = _notes(selections, headers)
@@ -181,7 +183,8 @@ def make_plan(settings: Settings, items: Items | None = None, asked: Asked = Ask
         scenes={key: len(value) for key, value in sorted(found.items())},
         missing=tuple(m for m in MODALITIES if not _present(settings, found, m)),
         zones=tuple(counter.zones),
-        sources=counter.sources,
+        sources=counter.by_source,
+        distinct_bytes=counter.sources.distinct_bytes,
         passes=settings.model.passes,
         header_bytes=header_bytes,
         profile=profile,
@@ -214,11 +217,11 @@ class _Counter:
 
     settings: Settings
     items: Items
-    headers: Headers
+    sources: Sources
     needs_halo: bool
     zones: list[ZonePlan] = field(default_factory=list)
     areas: list[Area] = field(default_factory=list)
-    sources: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_source: dict[str, dict[str, float]] = field(default_factory=dict)
     hull_px: float = 0.0
     telling: list[tuple[float, int, Block]] = field(default_factory=list)
     """(share that lies in the region and holds data, year, block) of every block."""
@@ -236,7 +239,7 @@ class _Counter:
         dropped = Counter(selection.dropped.values())
         for year in settings.years if len(own) else ():
             fetched = Fetched.none(len(own))
-            count(settings, self.items, self.headers, outer, year, fetched)
+            count(self.sources, outer, year, fetched)
             shown = footprints(self.items.get(f"{year}/optical", []), own)
             seen, inside = shares(own, zone, shown)
             tiles = tiles_with_data(own, settings.tile_px, overlap, shown, seen)
@@ -263,7 +266,7 @@ class _Counter:
             area.tiles[:] += tiles
             area.fetched.add(fetched)
             for key, values in fetched.by_source.items():
-                held = self.sources.setdefault(key, dict.fromkeys(values, 0.0))
+                held = self.by_source.setdefault(key, dict.fromkeys(values, 0.0))
                 for name, value in values.items():
                     held[name] += value
 

@@ -24,12 +24,20 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+from cryoscale.errors import ConfigError
 from cryoscale.read.headers import Version
 
 log = logging.getLogger("cryoscale")
 
 WAIT_S = 5.0
 """How long to wait for others that are being sent parts of the same file, before asking for them too."""
+
+KEEP_GIB = "CRYOSCALE_KEEP_GIB"
+"""How much a machine keeps, in the environment of its workers; 0 for nothing."""
+
+GIB_A_CORE, MOST_GIB = 2.0, 64.0
+"""Where it is not told. Ten dates of a block of 2048 pixels are some 0.6 GiB, a core has two blocks at work,
+and their neighbours come next."""
 
 _SWEPT_PARTS = 64
 """A process looks at the whole folder each time that it has added this part of what may lie there."""
@@ -215,6 +223,30 @@ def _locked(file: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def gib() -> float:
+    """How much this machine keeps, by its environment.
+
+    A pod that exceeds its share of the node's disk is evicted, and cannot find out what that share is: on
+    Kubernetes nothing is kept unless it is told how much.
+
+    Raises:
+        ConfigError: what the environment says is no amount.
+    """
+    given = os.environ.get(KEEP_GIB, "")
+    if not given:
+        in_pod = bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
+        return 0.0 if in_pod else min(GIB_A_CORE * (os.cpu_count() or 1), MOST_GIB)
+    try:
+        found = float(given)
+    except ValueError:
+        found = -1.0
+    if not 0.0 <= found < float("inf"):
+        raise ConfigError(
+            f"{KEEP_GIB}={given}", "GiB, 0 for none", "correct the environment, or leave it out"
+        )
+    return found
 
 
 _here: list[Kept] = []

@@ -35,7 +35,7 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_MAX_RETRY": 4,
     "GDAL_HTTP_RETRY_DELAY": 0.5,
     "GDAL_NUM_THREADS": 1,
-    "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": 2**28,
+    "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": 2**26,
 }
 """How GDAL reads: no directory listings, and no wait without a deadline (seconds).
 

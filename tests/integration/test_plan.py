@@ -16,6 +16,7 @@ from shapely.geometry import shape
 from cryoscale.bench.ranges import serve
 from cryoscale.bench.scenes import SPECTRAL, items_at, write_scenes
 from cryoscale.candidates import candidate_blocks
+from cryoscale.config import load_config
 from cryoscale.errors import ConfigError, InputError, SourceError
 from cryoscale.features.stack import HALO_PX
 from cryoscale.forecast.blockmap import write_geojson
@@ -29,6 +30,7 @@ from cryoscale.plan import find_items, zone_regions
 from cryoscale.read.band import asset_spec, read_asset
 from cryoscale.read.inputs import ReadReport, read_inputs
 from cryoscale.read.metered import NOTHING
+from cryoscale.read.raster import FileSource
 from cryoscale.results import Run
 from cryoscale.settings import Settings
 from cryoscale.task import run_context
@@ -87,6 +89,32 @@ def test_the_run_does_what_was_planned(planned: Plan, finished: Run, tiny_range:
     assert planned.disk is not None
     stores = sum(size_of(Path(finished.out) / name) for name in ("mosaic.zarr", "quicklook.zarr", "ledger"))
     assert planned.disk.total == pytest.approx(stores, rel=0.3)
+
+
+def test_what_neighbours_share_is_counted_once(
+    finished: Run, tiny_range: TinyRange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against the chunks that reading really cuts through, over two zones."""
+    found: dict[tuple[str, int, int], int] = {}
+    cut = FileSource.cut
+
+    def noted(self: FileSource, rows: slice, columns: slice) -> Any:
+        down, across = self.dataset.block_shapes[0]
+        for row in range(rows.start // down, (rows.stop - 1) // down + 1):
+            for column in range(columns.start // across, (columns.stop - 1) // across + 1):
+                found[self.href, row, column] = self.stored_bytes(row, column)
+        return cut(self, rows, columns)
+
+    monkeypatch.setattr(FileSource, "cut", noted)
+    context = run_context(finished.out, finished.manifest["identity_sha256"])
+    for year, block in made_blocks(finished):
+        window = read_window(block, context.tile_px, context.overlap).pad(HALO_PX)
+        read_inputs(context.items_of(year), window, year=year, max_cloud_pct=context.max_cloud_pct)
+    document = tiny_range.config()
+    del document["sources"]["velocity"]
+    planned = make_plan(load_config(document), asked=Asked(measured=False))
+    assert planned.distinct_bytes == pytest.approx(sum(found.values()), rel=0.05)
+    assert planned.distinct_bytes < 0.5 * planned.fetched_bytes
 
 
 def test_the_cogs_of_a_finished_map_take_the_disk_that_is_planned_for_them(

@@ -14,13 +14,12 @@ import xarray as xr
 
 from cryoscale.config import load_config
 from cryoscale.errors import AssetReadError
-from cryoscale.keeping import KEEP_GIB
 from cryoscale.ledger import Ledger
 from cryoscale.pipeline import run as run_pipeline
 from cryoscale.read import headers, http, kept, remote
 from cryoscale.read.headers import Headers
 from cryoscale.read.inputs import read_inputs
-from cryoscale.read.kept import Kept
+from cryoscale.read.kept import KEEP_GIB, Kept
 from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import few_blocks
 from tests.integration.misbehave import Fault, Server, misbehaving

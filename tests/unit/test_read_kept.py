@@ -19,10 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryoscale import keeping
+from cryoscale.cluster import require_reachable
+from cryoscale.errors import ConfigError
 from cryoscale.keeping import KeepsRanges
 from cryoscale.read import kept
 from cryoscale.read.headers import Version
 from cryoscale.read.kept import Kept, Piece, Shelf
+from cryoscale.settings import ClusterSpec
 from tests.integration.disks import cramped
 
 HREF, VERSION = "https://host/B02.tif", Version(10_000, ("etag", ""))
@@ -220,19 +223,20 @@ def test_the_environment_says_how_much(
     if on_kubernetes:
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     if given_gib is not None:
-        monkeypatch.setenv(keeping.KEEP_GIB, given_gib)
-    assert keeping.gib() == expected
+        monkeypatch.setenv(kept.KEEP_GIB, given_gib)
+    assert kept.gib() == expected
 
 
 @pytest.mark.parametrize("wrong", ["much", "-1", "nan", "inf"])
-def test_an_amount_that_is_none_is_told(
-    wrong: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_an_amount_that_is_none_is_refused_and_costs_no_worker(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 100)
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setenv(keeping.KEEP_GIB, wrong)
-    assert keeping.gib() == keeping.MOST_GIB
-    assert caplog.messages == [f"given {keeping.KEEP_GIB}={wrong}; expected GiB, 0 for none; taking 64"]
+    monkeypatch.setenv(kept.KEEP_GIB, wrong)
+    told = f"{kept.KEEP_GIB}={wrong}; expected GiB, 0 for none; correct the environment"
+    with pytest.raises(ConfigError, match=told):
+        require_reachable(ClusterSpec(), str(tmp_path / "run"), threading.Event(), print)
+    assert set_up(tmp_path, KeepsRanges()) is None
+    assert ["no ranges are kept: " in message and told in message for message in caplog.messages] == [True]
 
 
 def set_up(folder: Path, plugin: KeepsRanges) -> Kept | None:
@@ -244,7 +248,7 @@ def set_up(folder: Path, plugin: KeepsRanges) -> Kept | None:
 def test_joined_workers_keep_beside_their_scratch_files_until_the_run_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(keeping.KEEP_GIB, "1")
+    monkeypatch.setenv(kept.KEEP_GIB, "1")
     plugin = KeepsRanges()
     found = set_up(tmp_path, plugin)
     assert found is not None
