@@ -118,6 +118,6 @@ def lies_in_memory(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bo
         lines = [line.split() for line in mounts.read_text().splitlines()]
     except OSError:
         return False
-    wanted = folder.absolute()
+    wanted = folder.resolve()
     over = [(len(point), kind) for _, point, kind, *_ in lines if wanted.is_relative_to(point)]
     return bool(over) and max(over)[1] in _IN_MEMORY

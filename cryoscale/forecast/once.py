@@ -73,21 +73,26 @@ class Once:
         Args:
             share: of each item, how likely what would be read of it is read; all of it where None.
         """
-        every: dict[int, tuple[Layer, list[NDArray[np.bool_]], list[NDArray[np.bool_]]]] = {}
-        for noted, place in ((self.looked, 1), (self.read, 2)):
-            for touched, layers in noted:
-                chunks = touched.chunks()
-                for layer in layers:
-                    every.setdefault(id(layer), (layer, [], []))[place].append(chunks)  # type: ignore[union-attr]
+        looked, read = _by_layer(self.looked), _by_layer(self.read)
         total = 0.0
-        for layer, looked, read in every.values():
-            certain = np.logical_or.reduce(looked) if looked else np.zeros_like(read[0])
-            maybe = np.logical_or.reduce(read) & ~certain if read else np.zeros_like(certain)
-            likely = _stored(layer, maybe)
-            total += float(
-                _stored(layer, certain).sum() + (likely if share is None else likely * share).sum()
-            )
-        return total
+        for number, (layer, chunks) in read.items():
+            known = looked.get(number)
+            likely = _stored(layer, chunks if known is None else chunks & ~known[1])
+            total += float((likely if share is None else likely * share).sum())
+        return total + sum(float(_stored(*known).sum()) for known in looked.values())
+
+
+def _by_layer(
+    noted: Sequence[tuple[Touched, Sequence[Layer]]],
+) -> dict[int, tuple[Layer, NDArray[np.bool_]]]:
+    """Which chunks of each band are touched."""
+    found: dict[int, tuple[Layer, NDArray[np.bool_]]] = {}
+    for touched, layers in noted:
+        chunks = touched.chunks()
+        for layer in layers:
+            before = found.get(id(layer))
+            found[id(layer)] = layer, chunks if before is None else before[1] | chunks
+    return found
 
 
 def _stored(layer: Layer, chunks: NDArray[np.bool_]) -> Floats:
