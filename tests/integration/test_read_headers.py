@@ -44,14 +44,17 @@ def header_requests(host: Server) -> Counter[str]:
 # --- once a process -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_scenes(made: Path, seed: int) -> Path:
     """Three scenes of thirteen files whose noise does not compress."""
-    made = tmp_path_factory.mktemp("scenes")
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
     for day in (3, 8, 13):
         optical(made, f"s{day}", f"2018-10-{day:02d}", rng.uniform(0.02, 0.7, cells(WIDER, 60)))
     return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("scenes"), 5)
 
 
 def scenes(folder: Path, url: str) -> list[Item]:

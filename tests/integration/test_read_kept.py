@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +25,7 @@ from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import few_blocks
 from tests.integration.misbehave import Fault, Server, misbehaving
 from tests.integration.test_read_faults import remote_catalogue
-from tests.integration.test_read_headers import BLOCKS, HEADER, scenes
-from tests.integration.test_read_inputs import WIDER, cells, optical
+from tests.integration.test_read_headers import BLOCKS, HEADER, make_scenes, scenes
 
 
 def by_content(data: bytes, number: int) -> dict[str, str]:
@@ -64,12 +64,7 @@ def keeps(tmp_path: Path) -> Iterator[Kept]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three scenes whose noise does not compress."""
-    made = tmp_path_factory.mktemp("scenes")
-    rng = np.random.default_rng(5)
-    for day in (3, 8, 13):
-        optical(made, f"s{day}", f"2018-10-{day:02d}", rng.uniform(0.02, 0.7, cells(WIDER, 60)))
-    return made
+    return make_scenes(tmp_path_factory.mktemp("scenes"), 5)
 
 
 def blocks_of(folder: Path, url: str) -> list[xr.Dataset]:
@@ -119,16 +114,10 @@ def test_what_was_not_sent_well_is_asked_for_again(folder: Path) -> None:
 def test_a_file_that_is_replaced_between_two_blocks_is_read_as_it_is_now(
     folder: Path, tmp_path: Path
 ) -> None:
-    served = tmp_path / "served"
-    for day in (3, 8, 13):
-        (served / f"s{day}").mkdir(parents=True)
-        for path in (folder / f"s{day}").glob("*.tif"):
-            (served / path.relative_to(folder)).write_bytes(path.read_bytes())
+    served = Path(shutil.copytree(folder, tmp_path / "served"))
     with misbehaving(served, marks=by_content) as host:
         blocks_of(served, host.url)
-        rng = np.random.default_rng(6)
-        for day in (3, 8, 13):
-            optical(served, f"s{day}", f"2018-10-{day:02d}", rng.uniform(0.02, 0.7, cells(WIDER, 60)))
+        make_scenes(served, 6)
         headers.KEPT = Headers()  # as of a worker that comes later
         found = blocks_of(served, host.url)
     for one, expected in zip(found, blocks_of(served, ""), strict=True):
