@@ -50,7 +50,8 @@ class KeepsRanges(WorkerPlugin):
         except ConfigError as error:  # raised, it would cost the cluster its worker
             log.warning("no ranges are kept: %s", error)
             return
-        if most_bytes > 0 and _is_ours(folder) and not lies_in_memory(folder):
+        is_told = bool(os.environ.get(kept.KEEP_GIB))
+        if most_bytes > 0 and _is_ours(folder) and (is_told or not lies_in_memory(folder)):
             kept.keep_at(Kept(folder, most_bytes))
 
     def teardown(self, worker: Worker) -> None:

@@ -259,7 +259,10 @@ def test_joined_workers_keep_beside_their_scratch_files_until_the_run_is_over(
     assert not found.folder.exists()
 
 
-def test_a_folder_that_others_can_write_to_is_not_believed(tmp_path: Path) -> None:
+def test_a_folder_that_others_can_write_to_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(kept.KEEP_GIB, "1")
     for name, mode in (("open", 0o777), ("group", 0o770), ("own", 0o700)):
         (tmp_path / name).mkdir()
         (tmp_path / name).chmod(mode)
@@ -279,7 +282,11 @@ def test_nothing_is_kept_where_it_would_take_memory(tmp_path: Path, monkeypatch:
         assert keeping.lies_in_memory(tmp_path / name, mounts) is expected
     assert not keeping.lies_in_memory(tmp_path, tmp_path / "absent")
     monkeypatch.setattr(keeping, "lies_in_memory", lambda folder: True)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.delenv(kept.KEEP_GIB, raising=False)
     assert set_up(tmp_path, KeepsRanges()) is None
+    monkeypatch.setenv(kept.KEEP_GIB, "1")  # somebody wants it there
+    assert set_up(tmp_path, KeepsRanges()) is not None
 
 
 def test_what_a_killed_run_kept_goes_when_the_next_one_starts(
