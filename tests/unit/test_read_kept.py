@@ -168,6 +168,9 @@ def test_a_process_that_is_killed_while_it_puts_leaves_whole_pieces(tmp_path: Pa
         with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as process:
             assert process.stdout is not None
             process.stdout.readline()
+            until = time.monotonic() + 60
+            while not list(tmp_path.glob("*/*-*-*")) and time.monotonic() < until:
+                time.sleep(0.001)
             time.sleep(0.02 * number)
             process.send_signal(signal.SIGKILL)
         found = shelf_at(tmp_path).find(0, 10_000)
@@ -175,7 +178,8 @@ def test_a_process_that_is_killed_while_it_puts_leaves_whole_pieces(tmp_path: Pa
     assert found
 
 
-def test_one_after_the_other_has_its_turn_at_a_file(shelf: Shelf) -> None:
+def test_one_after_the_other_has_its_turn_at_a_file(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "WAIT_S", 60.0)
     asked: list[int] = []
 
     def read() -> None:
