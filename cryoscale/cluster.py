@@ -172,6 +172,8 @@ class Site:
                 :data:`CONNECT_TIMEOUT_S`.
             StoppedError: the run was told to stop meanwhile.
         """
+        from cryoscale.keeping import keeping_ranges
+
         self.open()
         if self.spec.kind == "local":
             with _local(self.spec, self.with_actors, dashboard) as found:
@@ -179,7 +181,10 @@ class Site:
         else:
             patience_s = JOIN_S if self._made else 0.0
             address = self._address or self.spec.kind
-            with joined(address, self.with_actors, self.stop, self.tell, patience_s=patience_s) as found:
+            with (
+                joined(address, self.with_actors, self.stop, self.tell, patience_s=patience_s) as found,
+                keeping_ranges(found.client),
+            ):
                 yield found
 
     @contextmanager

@@ -20,7 +20,6 @@ from typing import Any
 
 from cryoscale.blame import Blame, is_loss
 from cryoscale.cluster import own
-from cryoscale.curve import along_curve
 from cryoscale.errors import (
     ActorLostError,
     BlockFailedError,
@@ -130,7 +129,7 @@ class Driver:
         """
         from distributed.comm.core import CommClosedError
 
-        self.queue = Waiting(along_curve(work))
+        self.queue = Waiting(work)
         before = self.outcome.skipped + self.outcome.computed + len(self.outcome.set_aside)
         self.total = before + len(work)
         heard = asked = time.monotonic()

@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from cryoscale.read import kept
 from cryoscale.read.kept import Kept
 
 if TYPE_CHECKING:
-    from distributed import Worker
+    from distributed import Client, Worker
 
 log = logging.getLogger("cryoscale")
 
@@ -60,6 +60,18 @@ class KeepsRanges(WorkerPlugin):
         kept.keep_at(None)
         if mine is not None and self.folder is None:
             mine.clear()
+
+
+@contextmanager
+def keeping_ranges(client: Client) -> Iterator[None]:
+    """Workers that somebody else started keep ranges in the body, and let go of them at its end."""
+    plugin = KeepsRanges()
+    client.register_plugin(plugin)
+    try:
+        yield
+    finally:
+        with suppress(Exception):  # workers that are gone keep nothing either
+            client.unregister_worker_plugin(plugin.name)
 
 
 @contextmanager

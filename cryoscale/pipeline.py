@@ -20,6 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from cryoscale import forking, lease, slices
 from cryoscale.cluster import Site, require_dashboard, require_reachable
+from cryoscale.curve import along_curve
 from cryoscale.ending import end
 from cryoscale.errors import (
     ClusterLostError,
@@ -141,7 +142,7 @@ def _map(
             slices.dissolve(out)
             begin(draft, out)  # which for slices is done by now
         identity, whole = str(draft.manifest["identity_sha256"]), draft.work
-        work = part.share(whole) if part is not None else whole
+        work = part.share(whole) if part is not None else along_curve(whole)
         ledger, mine = Ledger(out), frozenset(work)
         if met:
             stage(f"doing {forget(ledger, met)} blocks again")

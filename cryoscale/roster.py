@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,21 +100,7 @@ def joined(
             raise
         except OSError as error:
             raise _silent(address) from error
-        with _keeping_ranges(client):
-            yield found
-
-
-@contextmanager
-def _keeping_ranges(client: Client) -> Iterator[None]:
-    from cryoscale.keeping import KeepsRanges
-
-    plugin = KeepsRanges()
-    client.register_plugin(plugin)
-    try:
-        yield
-    finally:
-        with suppress(Exception):  # workers that are gone keep nothing either
-            client.unregister_worker_plugin(plugin.name)
+        yield found
 
 
 def _silent(address: str) -> InputError:

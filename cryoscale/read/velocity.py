@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 NODATA = -32767
 """Value of no data in ITS_LIVE mosaics (https://its-live.jpl.nasa.gov)."""
 
+_OVER_HTTP = re.compile(r"https?://")
+
 _PARTS = ("vx", "vy")
 _MAPPINGS = ("mapping", "spatial_ref", "crs", "Polar_Stereographic", "UTM_Projection")
 
@@ -74,7 +76,7 @@ def read_velocity(
         sum(store[name].dtype.itemsize * speed.size for name in _PARTS),
         fetches,
         stored,
-        stored if href.lower().startswith(("http:", "https:")) else 0,
+        stored if _OVER_HTTP.match(href) else 0,
     )
     return resample(ArraySource(own, speed), geobox, "bilinear"), cost
 
@@ -103,7 +105,7 @@ def open_velocity(href: str, sign: str | None = None, *, given: dict[str, int] |
         AssetReadError: it is out of reach for now.
     """
     try:
-        if re.match(r"https?://", href):
+        if _OVER_HTTP.match(href):
             place: Any = HttpStore(href, sign)
         else:
             place = (FsspecStore.from_url if "://" in href else LocalStore)(href, read_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import json
 import re
@@ -14,9 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+PREFIXES = count()
+"""First parts of addresses that no header is kept of yet."""
 
 STALL_S = 20.0
 """How long a stalled answer is held; any client is gone by then."""
@@ -238,3 +243,22 @@ def misbehaving(root: Path, port: int = 0, **state: Any) -> Iterator[Server]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def remote_catalogue(folder: Path, into: Path, url: str) -> None:
+    """The range's catalogue with its assets on the host."""
+    for path in folder.rglob("*.json"):
+        document = json.loads(path.read_text())
+        for asset in document.get("assets", {}).values():
+            where = (path.parent / asset["href"]).resolve()
+            if where.suffix == ".tif":
+                asset["href"] = f"{url}/files/{next(PREFIXES)}/{where.relative_to(folder.resolve())}"
+        if document.get("type") == "Feature":
+            target = into / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(json.dumps(document))
+
+
+def by_content(data: bytes, number: int) -> dict[str, str]:
+    """Marks that are another one for other bytes; for ``marks``."""
+    return {"ETag": hashlib.sha256(data).hexdigest()}

@@ -26,12 +26,11 @@ from cryoscale.read import hosts, http, signing
 from cryoscale.read.inputs import read_inputs
 from cryoscale.roster import Workers
 from tests.integration.conftest import TinyRange, map_here, save_random_network
-from tests.integration.misbehave import Fault, Server, misbehaving
+from tests.integration.misbehave import Fault, Server, misbehaving, remote_catalogue
 from tests.integration.test_read_faults import (
     QUICK,
     lost_pixels,
     only_blue,
-    remote_catalogue,
     root,
     scenes,
     served_scenes,

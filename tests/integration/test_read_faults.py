@@ -16,22 +16,15 @@ from pystac import Item
 
 from cryoscale.errors import (
     AssetReadError,
-    CatalogUnavailableError,
-    CryoscaleError,
-    NoScenesError,
-    SourceError,
 )
-from cryoscale.ledger import Ledger
 from cryoscale.plan import find_items
 from cryoscale.preparation import prepare
-from cryoscale.read import catalog, http, signing, stacapi
-from cryoscale.read.catalog import CatalogAnswer
+from cryoscale.read import catalog, http, signing
 from cryoscale.read.inputs import read_inputs
 from cryoscale.read.raster import UnreadableError
 from cryoscale.read.remote import HEADER_BYTES
-from cryoscale.simulate.server import serve
 from tests.integration.conftest import TinyRange, map_here
-from tests.integration.misbehave import Fault, Server, misbehaving
+from tests.integration.misbehave import PREFIXES, Fault, Server, misbehaving, remote_catalogue
 from tests.integration.test_read_inputs import WIDER, WINDOW, item, optical, write
 from tests.tables import Table
 
@@ -72,15 +65,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-_prefix = iter(range(10_000))
-
-
 def tile(url: str, sign: str | None = None) -> Item:
     """The elevation tile as the host has it, at an address that no other test has used."""
     from pystac import Asset
 
     made = item("tile", "2018-10-01", WIDER.pad(138), "dem")
-    made.add_asset("data", Asset(f"{url}/files/{next(_prefix)}/dem.tif"))
+    made.add_asset("data", Asset(f"{url}/files/{next(PREFIXES)}/dem.tif"))
     if sign is not None:
         made.extra_fields[signing.SIGN_FIELD] = sign
     return made
@@ -277,7 +267,7 @@ def served_scenes(folder: Path, url: str) -> list[Item]:
     made = []
     for name, day in (("good", "2018-10-03"), ("bad", "2018-10-13")):
         scene = item(name, day, WIDER, "sentinel-2-l2a", **{"eo:cloud_cover": 10.0})
-        where = str(folder / name) if name == "good" else f"{url}/files/{next(_prefix)}/{name}"
+        where = str(folder / name) if name == "good" else f"{url}/files/{next(PREFIXES)}/{name}"
         from pystac import Asset
 
         for path in (folder / name).glob("*.tif"):
@@ -342,20 +332,6 @@ def test_under_fail_a_scene_that_is_gone_is_an_error_and_otherwise_it_is_named(
 
 
 # --- a whole run ----------------------------------------------------------------------------------------
-
-
-def remote_catalogue(folder: Path, into: Path, url: str) -> None:
-    """The range's catalogue with its assets on the host."""
-    for path in folder.rglob("*.json"):
-        document = json.loads(path.read_text())
-        for asset in document.get("assets", {}).values():
-            where = (path.parent / asset["href"]).resolve()
-            if where.suffix == ".tif":
-                asset["href"] = f"{url}/files/{next(_prefix)}/{where.relative_to(folder.resolve())}"
-        if document.get("type") == "Feature":
-            target = into / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(json.dumps(document))
 
 
 def test_a_run_over_a_host_that_fails_at_random_is_the_undisturbed_run(
@@ -452,134 +428,7 @@ def test_a_block_waits_for_a_scene_out_of_reach_until_its_last_attempt(
     assert "HTTP 503" in cause
 
 
-# --- searches -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def api(tiny_range: TinyRange) -> Iterator[str]:
-    with serve(tiny_range.folder) as url:
-        yield url
-
-
-def found_ids(url: str, **options: Any) -> list[str]:
-    return [one.id for one in catalog.search([{"url": url}], collection="sentinel-2-l2a", **options)]
-
-
-@pytest.mark.parametrize("name", [name for name in PASSING if not name.startswith("range")])
-def test_pages_that_fail_are_asked_for_again_without_loss_or_duplicates(
-    api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matrix: Table, name: str
-) -> None:
-    monkeypatch.setattr(stacapi, "PAGE_SIZE", 1)
-    expected = found_ids(api)
-    assert len(expected) > 2
-
-    def plan(path: str, number: int) -> Fault | None:
-        # every answer of the landing page and of each second page fails once
-        return PASSING[name] if number % 3 == 1 or (path == "/" and number == 0) else None
-
-    with misbehaving(tmp_path, upstream=api, plan=plan) as host:
-        found = found_ids(host.url)
-        pages = sum(one.path == "/search" and one.status == 200 for one in host.asked)
-    matrix.add(
-        f"{name}, search",
-        len(host.suffered),
-        f"{pages} pages, asked again",
-        f"{len(expected) - len(found)} scenes",
-    )
-    assert host.suffered
-    assert found == expected
-
-
-def test_a_catalogue_that_stays_down_is_passed_over_and_the_run_says_so(
-    api: str, tiny_range: TinyRange, tmp_path: Path, matrix: Table
-) -> None:
-    stages: list[str] = []
-    with misbehaving(tmp_path, upstream=api, plan=lambda path, number: Fault("status", 503)) as host:
-        catalogs = [{"url": host.url}, {"url": str(tiny_range.folder)}]
-        settings = tiny_range.settings(catalogs=catalogs, model={"name": "band-ratio"})
-        prepare(settings, str(tmp_path / "run"), stages.append)
-    manifest = Ledger(str(tmp_path / "run")).manifest() or {}
-    record = {(line["url"], line["collection"]): line for line in manifest["catalogs"]}
-    down = record[host.url, "sentinel-2-l2a"]
-    matrix.add("catalogue 503 for ever", len(host.suffered), "fail-over, noted in run.json", "-")
-    assert down["outcome"] == "failed"
-    assert "HTTP 503" in down["reason"]
-    assert record[str(tiny_range.folder), "sentinel-2-l2a"]["outcome"] == "taken"
-    assert record[str(tiny_range.folder), "sentinel-2-l2a"]["items"] > 0
-    assert any(host.url in line and str(tiny_range.folder) in line for line in stages)
-
-
-def test_a_search_reports_what_each_catalogue_said(api: str, tmp_path: Path) -> None:
-    said: list[CatalogAnswer] = []
-    with misbehaving(tmp_path, upstream=api, plan=lambda path, number: Fault("status", 404)) as host:
-        found = catalog.search(
-            [{"url": host.url}, {"url": api}, {"url": "http://127.0.0.1:9"}],
-            collection="sentinel-2-l2a",
-            on_answer=said.append,
-        )
-    assert [(one.url, one.outcome, one.items) for one in said] == [
-        (host.url, "failed", 0),
-        (api, "taken", len(found)),
-    ]
-
-
-HTML = Fault("status", 200, (("Content-Type", "text/html"),), b"<html><body>Sign in</body></html>")
-OTHER = Fault("status", 200, (("Content-Type", "application/json"),), b'{"hello": "world"}')
-LIST = Fault("status", 200, (("Content-Type", "application/json"),), b"[1, 2]")
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (HTML, "not STAC"),
-        (OTHER, "not STAC"),
-        (LIST, "not STAC"),
-        (Fault("status", 404), "404"),
-        (None, "host"),
-    ],
-    ids=["HTML", "other JSON", "a list", "404", "silence"],
-)
-def test_an_entry_that_is_no_catalogue_is_one_clear_line_with_exit_code_2(
-    api: str, tiny_range: TinyRange, tmp_path: Path, request: Any, matrix: Table, fault: Any, words: str
-) -> None:
-    with misbehaving(tmp_path, upstream=api, plan=lambda path, number: fault) as host:
-        url = host.url if fault is not None else "http://127.0.0.1:9"
-        with pytest.raises(CatalogUnavailableError) as caught:
-            find_items(tiny_range.settings(catalogs=[{"url": url}]))
-        items = find_items(tiny_range.settings(catalogs=[{"url": url}, {"url": str(tiny_range.folder)}]))
-    one_clear_line(caught.value, words, url)
-    assert items["2018/optical"]
-    matrix.add(f"catalogue entry: {request.node.callspec.id}", 1, "one line, exit code 2, or fail-over", "-")
-
-
-def one_clear_line(error: CryoscaleError, *words: str) -> None:
-    told = str(error)
-    assert error.exit_code == 2
-    assert "\n" not in told
-    assert "Traceback" not in told
-    assert all(word in told for word in ("given", "expected", *words)), told
-
-
-def test_a_collection_that_no_api_has_is_told_and_not_taken_for_a_missing_modality(
-    api: str, tiny_range: TinyRange
-) -> None:
-    document = tiny_range.config(catalogs=[{"url": api}])
-    document["sources"]["terrain"] = {"collection": "cop-dem-glo-3"}
-    from cryoscale.config import load_config
-
-    with pytest.raises(SourceError) as caught:
-        find_items(load_config(document))
-    one_clear_line(caught.value, "cop-dem-glo-3", api)
-
-
-def test_a_wrong_optical_collection_of_a_folder_is_told(tiny_range: TinyRange) -> None:
-    document = tiny_range.config()
-    document["sources"]["optical"] = {"collection": "sentinel-2-l1c"}
-    from cryoscale.config import load_config
-
-    with pytest.raises(NoScenesError) as caught:
-        find_items(load_config(document))
-    one_clear_line(caught.value, "sentinel-2-l1c")
+# --- other ways to the same file -----------------------------------------------------------------------
 
 
 def test_an_item_without_projection_fields_reads_the_same_pixels(

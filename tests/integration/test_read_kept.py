@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,13 +22,8 @@ from cryoscale.read.inputs import read_inputs
 from cryoscale.read.kept import KEEP_GIB, Kept
 from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import few_blocks
-from tests.integration.misbehave import Fault, Server, misbehaving
-from tests.integration.test_read_faults import remote_catalogue
+from tests.integration.misbehave import Fault, Server, by_content, misbehaving, remote_catalogue
 from tests.integration.test_read_headers import BLOCKS, HEADER, make_scenes, scenes
-
-
-def by_content(data: bytes, number: int) -> dict[str, str]:
-    return {"ETag": hashlib.sha256(data).hexdigest()}
 
 
 def sent_twice(host: Server) -> dict[str, int]:
@@ -132,7 +126,7 @@ def test_a_file_that_is_replaced_between_two_blocks_is_read_as_it_is_now(
         xr.testing.assert_identical(one, expected)
 
 
-def test_a_run_is_sent_what_its_blocks_share_once_and_keeps_nothing(
+def test_processes_of_a_run_are_sent_what_their_blocks_share_once_and_leave_nothing(
     tiny_range: TinyRange, calm: Calm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(KEEP_GIB, "1")
@@ -141,7 +135,9 @@ def test_a_run_is_sent_what_its_blocks_share_once_and_keeps_nothing(
     with misbehaving(tiny_range.folder, marks=by_content) as host:
         remote_catalogue(tiny_range.folder, tmp_path / "remote", host.url)
         catalogs = [{"url": str(tmp_path / "remote")}]
-        outcome = run_pipeline(load_config(few_blocks(tiny_range, catalogs=catalogs)), str(tmp_path / "run"))
+        two = {"kind": "local", "cpu_workers": 2, "gpu_workers": 0}
+        document = few_blocks(tiny_range, catalogs=catalogs, cluster=two)
+        outcome = run_pipeline(load_config(document), str(tmp_path / "run"))
     assert outcome.exit_code == 0
     found, expected = Ledger(str(tmp_path / "run")).done(), Ledger(str(calm.out)).done()
     assert {k: m.checksum for k, m in found.items()} == {k: m.checksum for k, m in expected.items()}

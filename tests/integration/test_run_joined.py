@@ -24,9 +24,8 @@ from cryoscale.read.kept import KEEP_GIB
 from cryoscale.settings import ClusterSpec
 from tests.integration.conftest import TinyRange, map_here
 from tests.integration.faults import Command, few_blocks, write_config
-from tests.integration.misbehave import misbehaving
-from tests.integration.test_read_faults import remote_catalogue
-from tests.integration.test_read_kept import by_content, is_shared
+from tests.integration.misbehave import by_content, misbehaving, remote_catalogue
+from tests.integration.test_read_kept import is_shared
 
 DASK = [sys.executable, "-m", "dask"]
 

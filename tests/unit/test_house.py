@@ -29,7 +29,6 @@ BEYOND = {
 STOREYS = [
     "region",
     "settings",
-    "keeping",
     "roster",
     "room",
     "records",
@@ -48,6 +47,7 @@ STOREYS = [
     "scenes",
     "kube",
     "leaving",
+    "keeping",
     "forking",
     "cluster",
     "plan",
