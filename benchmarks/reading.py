@@ -8,7 +8,8 @@ pixels are compared with that reader's. Each way also reads an elevation model i
 one region and once as sixteen small ones, to see whether a part is the part of the whole. Last, neighbouring
 blocks are read as a run reads them, with their halo and in its order, for the bytes that are fetched to those
 under block and halo: files can be had in whole tiles only, and what these alone come to for a block without
-neighbours is reckoned for larger blocks and tiles too.
+neighbours is reckoned for larger blocks and tiles too. The same is asked of blocks that several machines
+share, each of which keeps what it was sent: dealt as a run deals them, and to whoever is free.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from cryoscale.bench.ranges import RangeServer, serve
 from cryoscale.bench.readers import BASE, blocks_of, direct, ways
 from cryoscale.bench.scenes import EPSG, FINE, SPECTRAL, items_at, write_scenes
 from cryoscale.curve import along_curve
+from cryoscale.dealing import Dealing
 from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import Block, Window
 from cryoscale.infer.tiles import read_window
@@ -68,7 +70,8 @@ PACKAGES = (
 class Scale:
     """How much is read: edges of a file, of the region and of a block (pixels), scenes, turns.
 
-    ``run_blocks`` squared blocks of ``run_block_px`` are read with their halo, for tiles of ``run_tile_px``.
+    ``run_blocks`` squared blocks of ``run_block_px`` are read with their halo, for tiles of ``run_tile_px``;
+    by ``machines`` ``shared_blocks`` squared blocks of half the edge.
     """
 
     file_px: int
@@ -79,11 +82,15 @@ class Scale:
     run_block_px: int
     run_tile_px: int
     run_blocks: int
+    machines: int
+    shared_blocks: int
 
 
 SCALES = {
-    "tiny": Scale(1024, 512, 256, scenes=1, turns=1, run_block_px=256, run_tile_px=64, run_blocks=2),
-    "moderate": Scale(2560, 2048, 1024, scenes=8, turns=3, run_block_px=2048, run_tile_px=256, run_blocks=3),
+    "tiny": Scale(1024, 512, 256, 1, 1, 256, run_tile_px=64, run_blocks=2, machines=2, shared_blocks=3),
+    "moderate": Scale(
+        2560, 2048, 1024, 8, 3, 2048, run_tile_px=256, run_blocks=3, machines=4, shared_blocks=8
+    ),
 }
 
 
@@ -149,6 +156,10 @@ RUN = "cryoscale, ranges kept"
 """As a run's workers read: what one block was sent is there for the next."""
 
 
+DEALT = ("dealt along the curve", "dealt to whoever is free", "nothing kept")
+"""Ways to share a run's blocks: as :mod:`cryoscale.dealing`, as Dask, and without what is kept."""
+
+
 def of_run(scale: Scale, latency_s: float = LATENCY_S) -> dict[str, Any]:
     """What a run's blocks with their halos cost, one after the other, to the bytes under block and halo."""
     tokens = count()
@@ -156,7 +167,7 @@ def of_run(scale: Scale, latency_s: float = LATENCY_S) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as scratch:
         size = scale.run_block_px
         files, names = write_scenes(Path(folder), (scale.run_blocks + 1) * size, 1)
-        windows = list(_run_windows(scale, files))
+        windows = list(_run_windows(scale, files, size, scale.run_blocks))
         under = sum(_bytes_under(Path(folder), names, files, window) for window in windows)
         found: dict[str, dict[str, float]] = {}
         sums: dict[str, list[float]] = {}
@@ -190,6 +201,32 @@ def of_run(scale: Scale, latency_s: float = LATENCY_S) -> dict[str, Any]:
     }
 
 
+def of_machines(scale: Scale) -> dict[str, Any]:
+    """Bytes sent to machines that share a run, each with what it keeps, to those under blocks and halos."""
+    size, side = scale.run_block_px // 2, scale.shared_blocks
+    tokens, found = count(), {}
+    with tempfile.TemporaryDirectory() as folder, serve(Path(folder), 0.0) as server:
+        files, names = write_scenes(Path(folder), (side + 1) * size, 1)
+        windows = list(_run_windows(scale, files, size, side))
+        under = sum(_bytes_under(Path(folder), names, files, window) for window in windows)
+        for name in DEALT:
+            token, dealing = next(tokens), Dealing(windows)
+            with tempfile.TemporaryDirectory() as scratch:
+                server.take()
+                for number in range(len(windows)):
+                    machine = str(number % scale.machines)
+                    window = dealing.take(machine if name == DEALT[0] else None)
+                    kept.keep_at(Kept(Path(scratch) / machine, 2**32) if name != DEALT[2] else None)
+                    if window is not None:
+                        direct(
+                            items_at(f"{server.url}/{token}", names, SPECTRAL, window), SPECTRAL, window, size
+                        )
+                kept.keep_at(None)
+            asked = _asked(server)
+            found[name] = {**asked, "bytes_over_windows": round(asked["bytes"] / under, 3)}
+    return {"blocks": len(windows), "edge_px": windows[0].width, "machines": scale.machines, "ways": found}
+
+
 def whole_tiles(edge_px: int, tile_px: int) -> dict[str, float]:
     """Bytes of the tiles that a window of ``edge_px`` at 10 m meets, to those under it: all positions.
 
@@ -215,10 +252,9 @@ def _with_halo(scale: Scale, block_px: int, row: int = 0, col: int = 0) -> Windo
     return read_window(block, scale.run_tile_px, 0.5).pad(HALO_PX)
 
 
-def _run_windows(scale: Scale, files: Window) -> Iterator[Window]:
+def _run_windows(scale: Scale, files: Window, size: int, side: int) -> Iterator[Window]:
     """What a run reads for neighbouring blocks, in the order of a run, off the files' tiles."""
-    size = scale.run_block_px
-    places = [(row, col) for row in range(scale.run_blocks) for col in range(scale.run_blocks)]
+    places = [(row, col) for row in range(side) for col in range(side)]
     blocks = [(2018, Block(EPSG, row, col, size)) for row, col in places]
     for _, block in along_curve(blocks):
         row, col = files.row + size // 3 + block.row * size, files.col + size // 4 + block.col * size
@@ -274,13 +310,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     scale = SCALES[given.scale]
     warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # of a library's own warper
-    results, run = measure(scale), of_run(scale)
+    results, run, shared = measure(scale), of_run(scale), of_machines(scale)
     print(table(results))
     print(f"{run['blocks']} blocks of a run with their halo ({run['edge_px']} px), one after the other:")
     print(f"{'':32}{'requests':>9}{'headers':>8}{'MB':>7}{'s':>7}  bytes to those under block and halo")
     for name, row in run["ways"].items():
         told = f"{row['requests']:9}{row['header_requests']:8}{row['bytes'] / 1e6:7.1f}{row['seconds']:7.2f}"
         print(f"{name:32}{told}  {row['bytes_over_windows']:.2f}")
+    print(f"{shared['blocks']} blocks ({shared['edge_px']} px) shared by {shared['machines']} machines:")
+    for name, row in shared["ways"].items():
+        print(f"{name:32}{row['requests']:9}{row['bytes'] / 1e6:15.1f}{row['bytes_over_windows']:16.2f}")
     for block_px, by_tile in run["whole_tiles_over_window"].items():
         words = (
             f"{over['mean']:.2f} ({over['min']:.2f} to {over['max']:.2f}) of {tile_px} px"
@@ -291,11 +330,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"COGs (512 px tiles, deflate) over loopback HTTP/1.1 from a process of its own, every answer "
         f"{LATENCY_S * 1000:.0f} ms late; bands {', '.join(SPECTRAL)}; {READ_THREADS} threads each; fresh "
         f"addresses every turn, ways in turns; seconds as min, median and max of {scale.turns}, their ratios "
-        f"to '{BASE}' in the same turn; a run's blocks with their halo in the order of a run, each way once"
+        f"to '{BASE}' in the same turn; a run's blocks with their halo in the order of a run, each way once; "
+        "machines by turns, each with a folder of its own for what it is sent"
     )
     sizes = {"scale": given.scale, **vars(scale), "latency_s": LATENCY_S}
     document = record.line(
-        "reading", method=method, sizes=sizes, results={"ways": results, "run": run}, packages=PACKAGES
+        "reading",
+        method=method,
+        sizes=sizes,
+        results={"ways": results, "run": run, "machines": shared},
+        packages=PACKAGES,
     )
     record.append(given.out, document)
 

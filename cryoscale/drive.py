@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,12 +67,13 @@ SCENES_TOLD = 50
 
 @dataclass(frozen=True)
 class _Flight:
-    """A block under way: on which actor, and whether with nothing beside it."""
+    """A block under way: on which actor, whether with nothing beside it, and on which machine alone."""
 
     work: Work
     seat: Seat
     ref: ActorRef
     alone: bool
+    machine: str | None
 
 
 def block_task(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float) -> str:
@@ -113,6 +114,7 @@ class Driver:
         self.blame = Blame()
         self.rolling: threading.Thread | None = None
         self.flying: dict[Any, _Flight] = {}
+        self.dealt: Counter[str | None] = Counter()
         self.landed: SimpleQueue[Any] = SimpleQueue()
         self.total = 0
         self.ahead = 0.0
@@ -141,7 +143,8 @@ class Driver:
                     self._drain()
                     raise StoppedError(f"stopped with {self._told()}; the same command goes on")
                 self._heed_clock()
-                self.fleet.look()
+                if self.fleet.look():
+                    self._deal_again()
                 self._fill()
                 if self._gather() or not self.flying:
                     heard = asked = time.monotonic()
@@ -219,30 +222,37 @@ class Driver:
             seat = self.fleet.choose(AHEAD)
             if seat is None or seat.ref is None:
                 break
-            work = self.queue.take()
+            machine = self._machine(seat)
+            work = self.queue.take(machine)
             alone = work is None and bool(self.suspects) and not (self.queue or self.flying or flights)
             if alone:
                 work = self.suspects.popleft()
             if work is None:
                 break
             seat.load += 1
-            flights.append(_Flight(work, seat, seat.ref, alone))
+            there = None if alone or self.fleet.near else machine
+            self.dealt[there] += 1
+            flights.append(_Flight(work, seat, seat.ref, alone, there))
         if flights:
             self._submit(flights)
 
     def _submit(self, flights: Sequence[_Flight]) -> None:
         if not self.flying and not self.outcome.computed:
             self.started = time.perf_counter()  # a model is loaded: from here on blocks are done
-        beside: dict[str | None, list[_Flight]] = {}
+        beside: dict[tuple[str | None, str | None], list[_Flight]] = {}
         for one in flights:
-            beside.setdefault(own(one.seat.name) if self.fleet.near else None, []).append(one)
-        for place, group in beside.items():
+            place = own(one.seat.name) if self.fleet.near else None
+            beside.setdefault((place, one.machine), []).append(one)
+        for (place, machine), group in beside.items():
             calls = [
                 (self.out, self.identity, one.work, one.ref, self.blame.attempt(one.work), ACTOR_DEADLINE_S)
                 for one in group
             ]
             needs = {CPU: 1} if place is None else {CPU: 1, place: 1}
-            futures = self.client.map(type(self).task, *zip(*calls, strict=True), pure=False, resources=needs)
+            where = None if machine is None else [machine]
+            futures = self.client.map(
+                type(self).task, *zip(*calls, strict=True), pure=False, resources=needs, workers=where
+            )
             for future, flight in zip(futures, group, strict=True):
                 self.flying[future] = flight
                 future.add_done_callback(self.landed.put)
@@ -261,18 +271,59 @@ class Driver:
 
     def _collect(self, landed: Sequence[Any]) -> None:
         """Take finished tasks in; blocks that have to be done again are lined up."""
-        flights = {future: self.flying.pop(future) for future in landed if future in self.flying}
+        flights = {future: self._taken_in(future) for future in landed if future in self.flying}
         finished = {future.key: future for future in flights if future.status == "finished"}
         # what was lost meanwhile is None; all in one, since each asking goes to the scheduler and to a worker
         documents = self.client.gather(finished, errors="skip") if finished else {}
-        for future, flight in flights.items():
-            flight.seat.load -= 1
+        for future in flights:
             if documents.get(future.key) is not None:
                 self._done(Marker.model_validate_json(documents[future.key]))
                 future.release()
         for future, flight in flights.items():
             if documents.get(future.key) is None:
                 self._give_up(future, flight)
+
+    def _taken_in(self, future: Any) -> _Flight:
+        """The flight of a task that is under way no more."""
+        flight = self.flying.pop(future)
+        flight.seat.load -= 1
+        self.dealt[flight.machine] -= 1
+        return flight
+
+    def _machine(self, seat: Seat) -> str | None:
+        """The machine with most room for a block whose actor is ``seat``; None where any may do it.
+
+        The last blocks of all are for whoever is free, as Dask finds out: on a slow machine they would wait.
+        """
+        machines = self.fleet.machines
+        if len(machines) < 2:
+            return None
+        if self.fleet.near:
+            return seat.machine
+        if len(self.queue) <= AHEAD * self.fleet.tasks:
+            return None
+        return min(machines, key=lambda name: self.dealt[name] / machines[name])
+
+    def _deal_again(self) -> None:
+        """Have blocks done elsewhere whose machine is gone, or goes and has given them back.
+
+        Dask would keep them until a worker comes to that machine.
+        """
+        there = self.fleet.machines
+        self.queue.keep(there)
+        waiting = [future for future, flight in self.flying.items() if flight.machine not in (None, *there)]
+        if not waiting:
+            return
+        at_work = {key for keys in self.client.processing().values() for key in keys}
+        for future in waiting:
+            if future.key in at_work or future.status != "pending":
+                continue
+            flight = self._taken_in(future)
+            future.cancel()
+            if flight.machine in self.fleet.leaving:
+                self.queue.put(flight.work)
+            else:
+                self._failed(flight, ActorLostError(f"its machine {flight.machine} is gone"), [])
 
     def _give_up(self, future: Any, flight: _Flight) -> None:
         """Take note of a task that came to nothing."""
@@ -308,8 +359,7 @@ class Driver:
             content = self.ledger.objects.get(name_of(DONE, flight.work))
             marker = Marker.from_bytes(content) if content is not None else None
             if marker is not None:
-                del self.flying[future]
-                flight.seat.load -= 1
+                self._taken_in(future)
                 future.release()
                 self._done(marker)
                 found = True
@@ -400,7 +450,7 @@ class Driver:
         asked = self.client.run(_executing, on_error="ignore")  # a worker that is gone has nothing at work
         at_work = {key for keys in asked.values() for key in keys}
         for future in [future for future in self.flying if future.key not in at_work]:
-            self.flying.pop(future).seat.load -= 1
+            self._taken_in(future)
             future.cancel()
         deadline = time.monotonic() + ACTOR_DEADLINE_S
         while self.flying and time.monotonic() < deadline:

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,11 @@ class Seat:
     """Block tasks that its own worker runs at once."""
 
     @property
+    def machine(self) -> str:
+        """Where its worker is."""
+        return machine_of(self.address)
+
+    @property
     def takes_blocks(self) -> bool:
         """Whether it may be given a block."""
         return self.ref is not None and not self.draining
@@ -86,6 +92,10 @@ class Fleet:
     seats: dict[str, Seat] = field(default_factory=dict)
     tasks: int = 0
     """Block tasks that the CPU workers which are there run at once."""
+    machines: Mapping[str, int] = field(default_factory=dict)
+    """Of these tasks, those of each machine, by its host name or address."""
+    leaving: frozenset[str] = frozenset()
+    """Machines that do blocks no more, of whose workers some are still there."""
     near: bool = False
     """Whether blocks are best done where their actor is: every worker for blocks holds one."""
     started: int = 0
@@ -97,8 +107,10 @@ class Fleet:
     _known: Mapping[str, Any] = field(default_factory=dict)
     _last_error: BaseException | None = None
 
-    def look(self) -> None:
+    def look(self) -> bool:
         """See who is there; start actors on new GPU workers, and forget those that are gone.
+
+        Returns whether it was time to ask.
 
         Raises:
             ClusterLostError: the scheduler is gone, or all workers of a kind, or no actor could be had for
@@ -107,11 +119,11 @@ class Fleet:
         """
         self._settle_all()  # asks nobody: the client knows what has come of its futures
         if time.monotonic() - self._looked < LOOK_S:
-            return
+            return False
         self._looked = time.monotonic()
         workers = self._workers()
         staying = {a: info for a, info in workers.items() if info.get("status") not in LEAVING}
-        self.tasks = int(sum(info["resources"].get(CPU, 0) for info in staying.values()))
+        self._count(workers, staying)
         offers = {a: str(info["name"]) for a, info in staying.items() if info["resources"].get(GPU, 0) >= 1}
         for address in self.seats.keys() - offers.keys():
             self._leave(self.seats[address], gone=address not in workers)
@@ -129,6 +141,7 @@ class Fleet:
         self._settle_all()
         self._require_workers(offers)
         self._require_some(offers)
+        return True
 
     def choose(self, ahead: int) -> Seat | None:
         """The ready actor with least to do, or None; where blocks are done beside it, one that has room.
@@ -196,6 +209,19 @@ class Fleet:
         for seat in self.seats.values():
             seat.future.release()
         self.seats.clear()
+
+    def _count(self, workers: Mapping[str, Any], staying: Mapping[str, Any]) -> None:
+        """How many block tasks the workers that stay run at once, and on which machines."""
+        machines: Counter[str] = Counter()
+        leaving = set()
+        for address, info in workers.items():
+            if tasks := int(info["resources"].get(CPU, 0)):
+                if address in staying:
+                    machines[machine_of(address)] += tasks
+                else:
+                    leaving.add(machine_of(address))
+        self.machines, self.tasks = machines, sum(machines.values())
+        self.leaving = frozenset(leaving - machines.keys())
 
     def _workers(self) -> Mapping[str, Any]:
         if self.client.status != "running":
@@ -319,6 +345,13 @@ def _metrics(address: str, info: Mapping[str, Any]) -> str | None:
     port = info.get("services", {}).get("dashboard")
     host = address.split("://", 1)[-1].rsplit(":", 1)[0]
     return f"http://{host}:{port}/metrics" if port else None
+
+
+def machine_of(address: str) -> str:
+    """The host of a worker's address: a pod has one of its own."""
+    from distributed.comm.addressing import get_address_host
+
+    return str(get_address_host(address))
 
 
 def scheduler_gone() -> ClusterLostError:

@@ -55,6 +55,7 @@ STOREYS = [
     "candidates",
     "task",
     "blame",
+    "dealing",
     "waiting",
     "featurise",
     "trial",

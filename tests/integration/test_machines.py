@@ -1,0 +1,168 @@
+"""A run's blocks on several machines, each with what lies side by side; one dies, one is told to go."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import get_worker
+
+from cryoscale.bench.idle import marker_of, works
+from cryoscale.bench.orchestration import IDENTITY, settings
+from cryoscale.cluster import Site
+from cryoscale.drive import Driver
+from cryoscale.fleet import machine_of
+from cryoscale.infer.calling import ActorRef
+from cryoscale.ledger import Ledger, Work
+from cryoscale.outcome import Outcome, Watch
+from cryoscale.settings import ClusterSpec
+from tests.integration.faults import until
+from tests.integration.test_run_joined import scheduler, start
+
+__all__ = ["scheduler"]
+
+FIRST, SECOND = "127.0.0.2", "127.0.0.3"
+"""Two machines, as a scheduler tells them apart."""
+
+WORK = works(48)
+"""Along a line."""
+
+
+def noted(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float) -> str:
+    """A task that notes its machine; it ends there once no file forbids it."""
+    machine = machine_of(get_worker().address)
+    begun = Path(out) / f"begun-{machine}"
+    begun.touch()
+    while (Path(out) / f"hold-{machine}").exists():
+        time.sleep(0.02)
+    time.sleep(0.02)
+    marker = marker_of(work, attempt).model_copy(update={"worker": machine})
+    Ledger(out).mark(marker)
+    return marker.model_dump_json()
+
+
+class Noting(Driver):
+    """Of tasks that do no work."""
+
+    task = staticmethod(noted)
+
+
+@contextmanager
+def machine(scheduler: str, host: str, *more: str, offers: str = "CPU=1") -> Iterator[subprocess.Popen[str]]:
+    """A worker on a machine of its own."""
+    quiet = ("--no-nanny", "--no-dashboard", "--host", host, "--nthreads", "1")
+    process = start("worker", scheduler, "--resources", offers, *quiet, *more)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@dataclass
+class Drive:
+    """A run that is driven in a thread."""
+
+    out: Path
+    outcome: Outcome
+    events: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+
+    def done(self) -> dict[Work, str]:
+        """The machine of each block that is done."""
+        found = Ledger(str(self.out)).done()
+        return {(marker.year, marker.block): marker.worker for marker in found.values()}
+
+    def hold(self, host: str) -> None:
+        """Keep a machine at its first block."""
+        (self.out / f"hold-{host}").touch()
+
+    def let_go(self, host: str) -> None:
+        """Have it go on."""
+        (self.out / f"hold-{host}").unlink()
+
+    def has_begun(self, host: str) -> bool:
+        """Whether a machine has begun a block."""
+        return (self.out / f"begun-{host}").exists()
+
+
+@contextmanager
+def driven(scheduler: str, out: Path, prepare: Callable[[Drive], object]) -> Iterator[Drive]:
+    """All blocks, driven while the body runs and to their end."""
+    out.mkdir()
+    drive = Drive(out, Outcome(str(out)))
+    prepare(drive)
+    with Site(ClusterSpec(kind=scheduler)).workers() as found:
+        watch = Watch(on_event=lambda name, facts: drive.events.append((name, facts)))
+        driver = Noting(settings(scheduler), str(out), IDENTITY, found, drive.outcome, watch)
+        thread = threading.Thread(target=driver.drive, args=(WORK,))
+        thread.start()
+        try:
+            yield drive
+        finally:
+            thread.join(120)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def two(scheduler: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The scheduler of two machines that do blocks and one that has an actor; and the second one's worker."""
+    preload = ("--preload", "cryoscale.preload")
+    with ExitStack() as stack:
+        stack.enter_context(machine(scheduler, FIRST))
+        second = stack.enter_context(machine(scheduler, SECOND, *preload))
+        stack.enter_context(machine(scheduler, "127.0.0.1", offers="GPU=1"))
+        with Site(ClusterSpec(kind=scheduler)).workers() as found:
+            found.client.wait_for_workers(3, timeout=60)
+        yield scheduler, second
+
+
+def test_each_machine_does_what_lies_side_by_side(
+    two: tuple[str, subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    with driven(two[0], tmp_path / "run", lambda drive: (drive.hold(FIRST), drive.hold(SECOND))) as drive:
+        for host in (FIRST, SECOND):
+            until(lambda host=host: drive.has_begun(host))
+        for host in (FIRST, SECOND):
+            drive.let_go(host)
+    owners = drive.done()
+    line = [owners[work] for work in WORK]
+    # where one has done with its half it takes over half of the other's rest, and the last 4 are for any
+    assert sum(a != b for a, b in pairwise(line)) <= 10
+    assert min(Counter(line)[host] for host in (FIRST, SECOND)) >= 12
+    assert drive.outcome.repeated == 0
+
+
+def test_what_a_dead_machine_was_to_do_is_done_by_the_other(
+    two: tuple[str, subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    scheduler, second = two
+    with driven(scheduler, tmp_path / "run", lambda drive: drive.hold(SECOND)) as drive:
+        until(lambda: drive.has_begun(SECOND))
+        second.kill()
+    assert drive.done() == dict.fromkeys(WORK, FIRST)
+    assert drive.outcome.computed == len(WORK)
+    assert not drive.outcome.set_aside
+    assert {facts["error"] for name, facts in drive.events if name == "lost"} == {"ActorLostError"}
+
+
+def test_what_a_machine_that_drains_has_given_back_is_done_before_it_is_gone(
+    two: tuple[str, subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    scheduler, second = two
+    with driven(scheduler, tmp_path / "run", lambda drive: drive.hold(SECOND)) as drive:
+        until(lambda: drive.has_begun(SECOND))
+        second.send_signal(signal.SIGTERM)
+        until(lambda: len(drive.done()) == len(WORK) - 1)
+        drive.let_go(SECOND)
+    assert Counter(drive.done().values()) == {FIRST: len(WORK) - 1, SECOND: 1}
+    assert drive.outcome.repeated == 0
