@@ -183,7 +183,7 @@ class Site:
             address = self._address or self.spec.kind
             with (
                 joined(address, self.with_actors, self.stop, self.tell, patience_s=patience_s) as found,
-                keeping_ranges(found.client),
+                keeping_ranges(found.client, run_label(self.out)),
             ):
                 yield found
 

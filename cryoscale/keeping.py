@@ -32,14 +32,16 @@ _NAME = "cryoscale-ranges"
 
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
+_KEPT_FOR: set[str] = set()
+"""The plugins that this process keeps ranges for: runs may share a cluster."""
+
 
 class KeepsRanges(WorkerPlugin):
     """Has a worker keep ranges at ``folder``, or beside its own scratch files; for ``register_plugin``."""
 
-    name = _NAME
-
-    def __init__(self, folder: str | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | None = None, run: str = "") -> None:
+        # by its run: Dask would otherwise take another run's for this one, and end both with the first
+        self.folder, self.name = folder, f"{_NAME}-{run}"
 
     def setup(self, worker: Worker) -> None:
         """Called on every worker, those that come later included."""
@@ -53,9 +55,13 @@ class KeepsRanges(WorkerPlugin):
         is_told = bool(os.environ.get(kept.KEEP_GIB))
         if most_bytes > 0 and _is_ours(folder) and (is_told or not lies_in_memory(folder)):
             kept.keep_at(Kept(folder, most_bytes))
+            _KEPT_FOR.add(self.name)
 
     def teardown(self, worker: Worker) -> None:
         """Called when the worker closes or the run is over; others beside it then ask their hosts again."""
+        _KEPT_FOR.discard(self.name)
+        if _KEPT_FOR:
+            return
         mine = kept.here()
         kept.keep_at(None)
         if mine is not None and self.folder is None:
@@ -63,9 +69,12 @@ class KeepsRanges(WorkerPlugin):
 
 
 @contextmanager
-def keeping_ranges(client: Client) -> Iterator[None]:
-    """Workers that somebody else started keep ranges in the body, and let go of them at its end."""
-    plugin = KeepsRanges()
+def keeping_ranges(client: Client, run: str) -> Iterator[None]:
+    """Workers that somebody else started keep ranges in the body, and let go of them at its end.
+
+    Unless another run is at work there; ``run`` tells them apart.
+    """
+    plugin = KeepsRanges(run=run)
     client.register_plugin(plugin)
     try:
         yield

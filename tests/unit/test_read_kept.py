@@ -210,7 +210,8 @@ def test_nobody_waits_long_for_another_that_waits_for_its_host(
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays() -> Iterator[None]:
+def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(keeping, "_KEPT_FOR", set())
     yield
     kept.keep_at(None)
 
@@ -259,6 +260,28 @@ def test_joined_workers_keep_beside_their_scratch_files_until_the_run_is_over(
     assert (found.folder.parent, found.most_bytes) == (tmp_path / "scratch", 2**30)
     found.store(found.folder / "file", piece(0, 100))
     plugin.teardown(SimpleNamespace())  # type: ignore[arg-type]
+    assert kept.here() is None
+    assert not found.folder.exists()
+
+
+def test_the_last_of_the_runs_that_share_a_worker_ends_what_it_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(kept.KEEP_GIB, "1")
+    one, other = KeepsRanges(run="one"), KeepsRanges(run="other")
+    assert one.name != other.name
+    worker: Any = SimpleNamespace()
+    set_up(tmp_path, one)
+    found = set_up(tmp_path, other)
+    assert found is not None
+    found.store(found.folder / "file", piece(0, 100))
+    one.teardown(worker)
+    assert kept.here() == found
+    assert list(found.folder.iterdir())
+    set_up(tmp_path, one)  # it is gone on with
+    other.teardown(worker)
+    assert list(found.folder.iterdir())
+    one.teardown(worker)
     assert kept.here() is None
     assert not found.folder.exists()
 
