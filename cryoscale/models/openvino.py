@@ -9,6 +9,7 @@ https://docs.openvino.ai/2025/openvino-workflow/running-inference/inference-devi
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,22 @@ def require() -> None:
         raise ExtraError("precision openvino", "OpenVINO", "pip install 'cryoscale[cpu]'")
 
 
+def _library() -> Any:
+    """OpenVINO, which here tells nobody that it is used.
+
+    At its import and with every network it reports that to a host of its maker's, from a process that it
+    forks off this one with all its threads (openvino 2026.4, ``openvino_telemetry``). A run's traffic is the
+    user's to choose; and such a fork can stand still for ever, seen where scipy's Fourier transforms had
+    threads, which it has to end before, while it holds the interpreter. Without the module that reports,
+    OpenVINO goes on without.
+    """
+    if "openvino" not in sys.modules:  # whoever imported it before has chosen
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino
+
+    return openvino
+
+
 class OpenVinoNetwork:
     """The network ``model`` as a callable of the same tensors, on the CPU.
 
@@ -69,8 +86,7 @@ class OpenVinoNetwork:
         return torch.from_numpy(answer.copy())
 
     def _compile(self, inputs: tuple[Tensor, ...]) -> Any:
-        import openvino
-
+        openvino = _library()
         # tensors of their own: those of inference mode cannot be traced
         examples = tuple(torch.zeros(tensor.shape) for tensor in inputs)
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +60,36 @@ def test_what_a_caller_gets_is_not_written_over_by_the_next_call(tiles: np.ndarr
     kept = first.copy()
     predictor(tiles[1:2])
     assert np.array_equal(first, kept)
+
+
+TRACED = """
+import os, sys, threading
+
+def forked():
+    raise SystemExit("a process was forked")
+
+os.register_at_fork(before=forked)
+import torch
+from cryoscale.models.openvino import OpenVinoNetwork
+
+network = OpenVinoNetwork(torch.nn.Conv2d(1, 1, 3).eval(), "fp32")
+print(network(torch.zeros(1, 1, 8, 8)).shape, sorted(t.name for t in threading.enumerate()))
+print(sorted(name for name, module in sys.modules.items() if name.startswith("openvino_tele") and module))
+"""
+
+
+def test_nobody_is_told_that_it_is_used_and_nothing_is_forked_to_tell_it(tmp_path: Path) -> None:
+    """Its own reports go to a host of its maker's, by a fork of this process with all its threads."""
+    free = {k: v for k, v in os.environ.items() if k not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    command = [sys.executable, "-c", TRACED]
+    done = subprocess.run(
+        command, env={**free, "HOME": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    shape, modules = done.stdout.splitlines()
+    assert shape == "torch.Size([1, 1, 6, 6]) ['MainThread']"
+    assert modules == "[]"
+    assert not (tmp_path / "intel").exists()
 
 
 def test_without_the_library_it_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
