@@ -115,7 +115,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"on_unreadable": "fail"}, "on_unreadable (set_aside there, fail now)"),
     (
         {"season": {"start": "10-01", "end": "10-20"}},
-        'season (["10-01", "10-19"] there, ["10-01", "10-20"] now)',
+        'season (["10-01", "10-09"] there, ["10-01", "10-20"] now)',
     ),
 ]
 
