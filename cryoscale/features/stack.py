@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from cryoscale.errors import InputError
-from cryoscale.features import insar, spectral, terrain, texture
+from cryoscale.features import insar, memory, spectral, terrain, texture
 from cryoscale.features.channels import BANDS, CHANNELS, LONG_NAMES, MODALITIES, TABLE, UNITS, Channel
 from cryoscale.features.inputs import (
     INPUTS_OF_MODALITY,
@@ -174,7 +174,7 @@ def _fill_named(
 
 def _fill(planes: Planes, basis: PcaBasis | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The stack of one block; each kernel writes into its own planes, so nothing is held twice."""
-    out = np.empty((len(CHANNELS), *shape), np.float32)
+    out = memory.empty((len(CHANNELS), *shape))
     made = _fill_spectral(planes, basis, out)
     for name in PASSED_THROUGH:
         if name in planes:
