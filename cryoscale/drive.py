@@ -314,7 +314,11 @@ class Driver:
         waiting = [future for future, flight in self.flying.items() if flight.machine not in (None, *there)]
         if not waiting:
             return
-        at_work = {key for keys in self.client.processing().values() for key in keys}
+        try:
+            at_work = {key for keys in self.client.processing().values() for key in keys}
+        except OSError as error:  # once it is gone for good, the client's status says so
+            log.debug("the scheduler does not say what is at work: %s", error)
+            return
         for future in waiting:
             if future.key in at_work or future.status != "pending":
                 continue

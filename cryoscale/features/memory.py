@@ -10,8 +10,9 @@ https://man7.org/linux/man-pages/man2/madvise.2.html): nobody goes without for i
 from __future__ import annotations
 
 import mmap
-import threading
 import weakref
+from collections import deque
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,8 @@ LEAST_BYTES = 2**25
 
 _KEEPS = all(hasattr(mmap, name) for name in ("MAP_PRIVATE", "MAP_ANONYMOUS", "MADV_FREE"))
 
-_LOCK = threading.Lock()
-_spare: mmap.mmap | None = None
+_SPARE: deque[mmap.mmap] = deque(maxlen=1)
+"""What is kept. Without a lock, as memory is given back wherever the collector of garbage happens to run."""
 
 
 def empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -40,21 +41,24 @@ def empty(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 def _taken(size: int) -> mmap.mmap | None:
     """What is kept, if it has this size; of another it is let go of, for then blocks have another one."""
-    global _spare
-    with _LOCK:
-        found, _spare = _spare, None
-    return found if found is not None and len(found) == size else None
+    try:
+        found = _SPARE.pop()
+    except IndexError:
+        return None
+    return found if len(found) == size else None
 
 
 def _mapped(size: int) -> mmap.mmap:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # as numpy does
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(
+            OSError
+        ):  # as numpy does; kernels may be built without, and sandboxes know little of it
+            memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
 
 def _give_back(memory: mmap.mmap) -> None:
-    global _spare
-    memory.madvise(mmap.MADV_FREE)
-    with _LOCK:
-        _spare = memory
+    with suppress(OSError):  # what cannot be offered to the system is not kept from it
+        memory.madvise(mmap.MADV_FREE)
+        _SPARE.append(memory)

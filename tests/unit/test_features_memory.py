@@ -115,9 +115,27 @@ def test_one_is_kept_and_no_more_and_none_of_another_size() -> None:
     stacks.clear()
     assert lazily_free_kib() < 1.1 * np.prod(SHAPE) * 4 / 1024
     memory.empty((9, *SHAPE[1:]))
-    kept = memory._spare
-    assert isinstance(kept, mmap.mmap)
+    (kept,) = memory._SPARE
     assert len(kept) == 9 * 4 * 2**20
+
+
+def test_a_system_that_knows_nothing_of_advice_keeps_nothing_and_complains_of_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory.empty((9, *SHAPE[1:]))  # what was kept is of another size
+    advised: list[int] = []
+
+    class Sandboxed(mmap.mmap):
+        def madvise(self, advice: int) -> None:  # type: ignore[override]
+            advised.append(advice)
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(memory.mmap, "mmap", Sandboxed)
+    made = memory.empty(SHAPE)
+    made[:] = 1.0
+    del made
+    assert advised == [mmap.MADV_HUGEPAGE, mmap.MADV_FREE]
+    assert not memory._SPARE
 
 
 def test_small_ones_and_those_of_other_systems_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
