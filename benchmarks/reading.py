@@ -21,7 +21,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -213,14 +213,14 @@ def of_machines(scale: Scale) -> dict[str, Any]:
             token, dealing = next(tokens), Dealing(windows)
             with tempfile.TemporaryDirectory() as scratch:
                 server.take()
-                for number in range(len(windows)):
-                    machine = str(number % scale.machines)
+                turns = cycle(map(str, range(scale.machines)))
+                while len(dealing):
+                    machine = next(turns)
                     window = dealing.take(machine if name == DEALT[0] else None)
+                    assert window is not None
                     kept.keep_at(Kept(Path(scratch) / machine, 2**32) if name != DEALT[2] else None)
-                    if window is not None:
-                        direct(
-                            items_at(f"{server.url}/{token}", names, SPECTRAL, window), SPECTRAL, window, size
-                        )
+                    items = items_at(f"{server.url}/{token}", names, SPECTRAL, window)
+                    direct(items, SPECTRAL, window, size)
                 kept.keep_at(None)
             asked = _asked(server)
             found[name] = {**asked, "bytes_over_windows": round(asked["bytes"] / under, 3)}

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +27,7 @@ from cryoscale.ledger import Ledger, Work
 from cryoscale.outcome import Outcome, Watch
 from cryoscale.settings import ClusterSpec
 from tests.integration.faults import until
-from tests.integration.test_run_joined import scheduler, start
+from tests.integration.test_run_joined import scheduler, worker
 
 __all__ = ["scheduler"]
 
@@ -55,18 +55,6 @@ class Noting(Driver):
     """Of tasks that do no work."""
 
     task = staticmethod(noted)
-
-
-@contextmanager
-def machine(scheduler: str, host: str, *more: str, offers: str = "CPU=1") -> Iterator[subprocess.Popen[str]]:
-    """A worker on a machine of its own."""
-    quiet = ("--no-nanny", "--no-dashboard", "--host", host, "--nthreads", "1")
-    process = start("worker", scheduler, "--resources", offers, *quiet, *more)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @dataclass
@@ -116,11 +104,11 @@ def driven(scheduler: str, out: Path, prepare: Callable[[Drive], object]) -> Ite
 @pytest.fixture
 def two(scheduler: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The scheduler of two machines that do blocks and one that has an actor; and the second one's worker."""
-    preload = ("--preload", "cryoscale.preload")
-    with ExitStack() as stack:
-        stack.enter_context(machine(scheduler, FIRST))
-        second = stack.enter_context(machine(scheduler, SECOND, *preload))
-        stack.enter_context(machine(scheduler, "127.0.0.1", offers="GPU=1"))
+    with (
+        worker(scheduler, "CPU=1", host=FIRST),
+        worker(scheduler, "CPU=1", "--preload", "cryoscale.preload", host=SECOND) as second,
+        worker(scheduler, "GPU=1"),
+    ):
         with Site(ClusterSpec(kind=scheduler)).workers() as found:
             found.client.wait_for_workers(3, timeout=60)
         yield scheduler, second

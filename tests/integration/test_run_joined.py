@@ -55,12 +55,12 @@ def scheduler() -> Iterator[str]:
 
 
 @contextmanager
-def worker(scheduler: str, kind: str, *more: str) -> Iterator[None]:
-    """A worker with that resource, not yet joined."""
-    quiet = ("--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--nthreads", "2")
+def worker(scheduler: str, kind: str, *more: str, host: str = "127.0.0.1") -> Iterator[subprocess.Popen[str]]:
+    """A worker with that resource, not yet joined; another host is another machine."""
+    quiet = ("--no-nanny", "--no-dashboard", "--host", host, "--nthreads", "2")
     process = start("worker", scheduler, "--resources", kind, *quiet, *more)
     try:
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()
