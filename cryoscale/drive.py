@@ -10,16 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from cryoscale.blame import Blame, is_loss
-from cryoscale.cluster import own
 from cryoscale.errors import (
     ActorLostError,
     BlockFailedError,
@@ -29,20 +25,17 @@ from cryoscale.errors import (
     StoppedError,
 )
 from cryoscale.fleet import Fleet, Seat, scheduler_gone
-from cryoscale.infer.calling import ActorRef, predict_on
+from cryoscale.flights import ACTOR_DEADLINE_S, Flight, Flights, Landing, Task, block_task
 from cryoscale.kube.scaling import Load
 from cryoscale.ledger import DONE, ROLL_AT, Ledger, Marker, SetAside, Work, name_of
 from cryoscale.outcome import Outcome, Progress, Watch
 from cryoscale.pace import Pace, Sample
-from cryoscale.roster import CPU, Workers
+from cryoscale.roster import Workers
 from cryoscale.settings import Settings
-from cryoscale.task import PREDICT_S, process_block, run_context
+from cryoscale.task import run_context
 from cryoscale.waiting import Waiting, put_off_s
 
 log = logging.getLogger("cryoscale")
-
-ACTOR_DEADLINE_S = 1800.0
-"""How long a block may take on its actor before the actor counts as hung."""
 
 STALL_S = 2 * ACTOR_DEADLINE_S
 """How long no block at all may come back before the run gives up."""
@@ -59,50 +52,19 @@ UNHEARD_S = 30.0
 PATIENCE_S = 1.0
 """How long the driver waits for a block before it looks around: for a signal, for new workers."""
 
-TRACEBACK_LINES = 30
-
 SCENES_TOLD = 50
 """So many of the scenes that could not be read are named with every beat."""
-
-
-@dataclass(frozen=True)
-class _Flight:
-    """A block under way: on which actor, whether with nothing beside it, and on which machine alone."""
-
-    work: Work
-    seat: Seat
-    ref: ActorRef
-    alone: bool
-    machine: str | None
-
-
-def block_task(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, deadline_s: float) -> str:
-    """What a CPU worker runs: the block, with the actor asked for its probabilities; its marker as JSON.
-
-    Dask walks through every document that it passes on, thrice; a text it takes as it is.
-    """
-    from distributed import get_worker
-
-    def predict(array: Any, window: Any, wanted: Any) -> Mapping[str, Any]:
-        bands, seconds = predict_on(actor, array, window, wanted, deadline_s=deadline_s)
-        return {**bands, PREDICT_S: seconds}
-
-    year, block = work
-    marker = process_block(
-        out, identity, year, block, predict, attempt=attempt, worker=str(get_worker().name)
-    )
-    return marker.model_dump_json()
 
 
 class Driver:
     """Keeps workers busy with blocks until none is left that could still succeed."""
 
-    task: Callable[..., str] = staticmethod(block_task)
+    task: Task = staticmethod(block_task)
 
     def __init__(
         self, settings: Settings, out: str, identity: str, found: Workers, outcome: Outcome, watch: Watch
     ) -> None:
-        self.out, self.identity, self.client = out, identity, found.client
+        self.out, self.identity = out, identity
         self.ledger = Ledger(out)
         begun = (self.ledger.manifest() or {}).get("identity", {}).get("model", {}).get("sha256")
         self.fleet = Fleet(found.client, settings, watch.on_event, begun)
@@ -113,9 +75,7 @@ class Driver:
         self.suspects: deque[Work] = deque()
         self.blame = Blame()
         self.rolling: threading.Thread | None = None
-        self.flying: dict[Any, _Flight] = {}
-        self.dealt: Counter[str | None] = Counter()
-        self.landed: SimpleQueue[Any] = SimpleQueue()
+        self.flights = Flights(self.fleet, out, identity, type(self).task)
         self.total = 0
         self.ahead = 0.0
         self.started = time.perf_counter()
@@ -137,7 +97,7 @@ class Driver:
         heard = asked = time.monotonic()
         self.ahead = time.time() - time.monotonic()
         try:
-            while self.queue or self.flying or self.suspects:
+            while self.queue or self.flights or self.suspects:
                 self.watch.check()
                 if self.watch.stop.is_set():
                     self._drain()
@@ -146,7 +106,7 @@ class Driver:
                 if self.fleet.look():
                     self._deal_again()
                 self._fill()
-                if self._gather() or not self.flying:
+                if self._gather() or not self.flights:
                     heard = asked = time.monotonic()
                 elif time.monotonic() - asked > UNHEARD_S:
                     asked = time.monotonic()
@@ -200,7 +160,7 @@ class Driver:
             "skipped": state.skipped,
             "total": state.total,
             "set_aside": state.set_aside,
-            "in_flight": len(self.flying),
+            "in_flight": len(self.flights),
             "repeated": self.outcome.repeated,
             "elapsed_s": round(state.elapsed_s, 1),
             "computed": self.outcome.computed,
@@ -216,79 +176,40 @@ class Driver:
     # --- blocks out, blocks in ------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Hand out as many blocks as there is room for, in one message: each costs the scheduler some ms."""
-        flights: list[_Flight] = []
-        while len(self.flying) + len(flights) < AHEAD * self.fleet.tasks:
+        """Hand out as many blocks as there is room for."""
+        before = len(self.flights)
+        while len(self.flights) < AHEAD * self.fleet.tasks:
             seat = self.fleet.choose(AHEAD)
             if seat is None or seat.ref is None:
                 break
             machine = self._machine(seat)
             work = self.queue.take(machine)
-            alone = work is None and bool(self.suspects) and not (self.queue or self.flying or flights)
+            alone = work is None and bool(self.suspects) and not (self.queue or self.flights)
             if alone:
                 work = self.suspects.popleft()
             if work is None:
                 break
-            seat.load += 1
             there = None if alone or self.fleet.near else machine
-            self.dealt[there] += 1
-            flights.append(_Flight(work, seat, seat.ref, alone, there))
-        if flights:
-            self._submit(flights)
+            self.flights.line_up(Flight(work, seat, seat.ref, alone, there, self.blame.attempt(work)))
+        if len(self.flights) > before:
+            if not before and not self.outcome.computed:
+                self._set_out()
+            self.flights.begin()
 
-    def _submit(self, flights: Sequence[_Flight]) -> None:
-        if not self.flying and not self.outcome.computed:
-            self.started = time.perf_counter()  # a model is loaded: from here on blocks are done
-        beside: dict[tuple[str | None, str | None], list[_Flight]] = {}
-        for one in flights:
-            place = own(one.seat.name) if self.fleet.near else None
-            beside.setdefault((place, one.machine), []).append(one)
-        for (place, machine), group in beside.items():
-            calls = [
-                (self.out, self.identity, one.work, one.ref, self.blame.attempt(one.work), ACTOR_DEADLINE_S)
-                for one in group
-            ]
-            needs = {CPU: 1} if place is None else {CPU: 1, place: 1}
-            where = None if machine is None else [machine]
-            futures = self.client.map(
-                type(self).task, *zip(*calls, strict=True), pure=False, resources=needs, workers=where
-            )
-            for future, flight in zip(futures, group, strict=True):
-                self.flying[future] = flight
-                future.add_done_callback(self.landed.put)
+    def _set_out(self) -> None:
+        """A model is loaded: from here on blocks are done."""
+        self.started = time.perf_counter()
 
     def _gather(self) -> bool:
         """Take in what has come back, waiting a little for the first; whether there was any."""
-        patience_s = PATIENCE_S if self.flying else min(self.queue.next_s(), PATIENCE_S)
-        landed: list[Any] = []
-        try:
-            landed.append(self.landed.get(timeout=max(patience_s, 0.01)))
-            while True:
-                landed.append(self.landed.get_nowait())
-        except Empty:
-            self._collect(landed)
-        return bool(landed)
-
-    def _collect(self, landed: Sequence[Any]) -> None:
-        """Take finished tasks in; blocks that have to be done again are lined up."""
-        flights = {future: self._taken_in(future) for future in landed if future in self.flying}
-        finished = {future.key: future for future in flights if future.status == "finished"}
-        # what was lost meanwhile is None; all in one, since each asking goes to the scheduler and to a worker
-        documents = self.client.gather(finished, errors="skip") if finished else {}
-        for future in flights:
-            if documents.get(future.key) is not None:
-                self._done(Marker.model_validate_json(documents[future.key]))
-                future.release()
-        for future, flight in flights.items():
-            if documents.get(future.key) is None:
-                self._give_up(future, flight)
-
-    def _taken_in(self, future: Any) -> _Flight:
-        """The flight of a task that is under way no more."""
-        flight = self.flying.pop(future)
-        flight.seat.load -= 1
-        self.dealt[flight.machine] -= 1
-        return flight
+        patience_s = PATIENCE_S if self.flights else max(min(self.queue.next_s(), PATIENCE_S), 0.01)
+        landings = self.flights.land(patience_s)
+        for landing in landings:
+            if landing.marker is None:
+                self._give_up(landing)
+            else:
+                self._done(landing.marker)
+        return bool(landings)
 
     def _machine(self, seat: Seat) -> str | None:
         """The machine with most room for a block whose actor is ``seat``; None where any may do it.
@@ -302,45 +223,16 @@ class Driver:
             return seat.machine
         if len(self.queue) <= AHEAD * self.fleet.tasks:
             return None
-        return min(machines, key=lambda name: self.dealt[name] / machines[name])
+        return min(machines, key=lambda name: self.flights.dealt[name] / machines[name])
 
     def _deal_again(self) -> None:
-        """Have blocks done elsewhere whose machine is gone, or goes and has given them back.
-
-        Dask would keep them until a worker comes to that machine.
-        """
-        there = self.fleet.machines
-        self.queue.keep(there)
-        waiting = [future for future, flight in self.flying.items() if flight.machine not in (None, *there)]
-        if not waiting:
-            return
-        try:
-            at_work = {key for keys in self.client.processing().values() for key in keys}
-        except OSError as error:  # once it is gone for good, the client's status says so
-            log.debug("the scheduler does not say what is at work: %s", error)
-            return
-        for future in waiting:
-            if future.key in at_work or future.status != "pending":
-                continue
-            flight = self._taken_in(future)
-            future.cancel()
+        """Have blocks done elsewhere whose machine is gone, or goes and has given them back."""
+        self.queue.keep(self.fleet.machines)
+        for flight in self.flights.strayed(self.fleet.machines):
             if flight.machine in self.fleet.leaving:
                 self.queue.put(flight.work)
             else:
                 self._failed(flight, ActorLostError(f"its machine {flight.machine} is gone"), [])
-
-    def _give_up(self, future: Any, flight: _Flight) -> None:
-        """Take note of a task that came to nothing."""
-        error, lines = self._error_of(future), self._traceback_of(future)
-        future.release()
-        if isinstance(error, ActorLostError):
-            self.fleet.report(flight.ref, error)
-        elif self.fleet.near and is_loss(error):
-            # The actor died with the task's process. Nothing more for it until another is there with its
-            # model: a block that is there first may kill the new process too, and a nanny whose process dies
-            # before it has fully started starts no other (distributed 2026.8, ``Nanny.instantiate``).
-            self.fleet.report(flight.ref, ActorLostError(f"its process died: {error}"))
-        self._failed(flight, error, lines)
 
     def _heed_clock(self) -> None:
         """Leave a cluster whose messages a clock that was set back holds up.
@@ -358,16 +250,15 @@ class Driver:
 
     def _look_up(self) -> bool:
         """Take in the blocks that are done without Dask's having said so; whether there are any."""
-        found = False
-        for future, flight in list(self.flying.items()):
-            content = self.ledger.objects.get(name_of(DONE, flight.work))
-            marker = Marker.from_bytes(content) if content is not None else None
-            if marker is not None:
-                self._taken_in(future)
-                future.release()
-                self._done(marker)
-                found = True
-        return found
+        landings = self.flights.land_by(self._marked)
+        for landing in landings:
+            if landing.marker is not None:
+                self._done(landing.marker)
+        return bool(landings)
+
+    def _marked(self, work: Work) -> Marker | None:
+        content = self.ledger.objects.get(name_of(DONE, work))
+        return Marker.from_bytes(content) if content is not None else None
 
     def _done(self, marker: Marker) -> None:
         self.outcome.computed += 1
@@ -387,24 +278,21 @@ class Driver:
         except OSError as error:
             log.debug("markers could not be copied together: %s", error)
 
-    def _error_of(self, future: Any) -> BaseException:
-        if self.client.status != "running":
-            raise scheduler_gone()
-        error: BaseException | None = future.exception() if future.status == "error" else None
-        return error or ActorLostError("its task was lost with its worker")
-
-    def _traceback_of(self, future: Any) -> list[str]:
-        if future.status != "error":
-            return []
-        try:
-            lines = traceback.format_tb(future.traceback())
-        except Exception:  # a traceback that does not travel is no reason to lose the block's own error
-            return []
-        return [line.rstrip() for line in lines][-TRACEBACK_LINES:]
-
     # --- what goes wrong ------------------------------------------------------------------------
 
-    def _failed(self, flight: _Flight, error: BaseException, lines: list[str]) -> None:
+    def _give_up(self, landing: Landing) -> None:
+        """Take note of a task that came to nothing."""
+        flight, error, lines = landing.flight, landing.error(), landing.traceback()
+        if isinstance(error, ActorLostError):
+            self.fleet.report(flight.ref, error)
+        elif self.fleet.near and is_loss(error):
+            # The actor died with the task's process. Nothing more for it until another is there with its
+            # model: a block that is there first may kill the new process too, and a nanny whose process dies
+            # before it has fully started starts no other (distributed 2026.8, ``Nanny.instantiate``).
+            self.fleet.report(flight.ref, ActorLostError(f"its process died: {error}"))
+        self._failed(flight, error, lines)
+
+    def _failed(self, flight: Flight, error: BaseException, lines: list[str]) -> None:
         if isinstance(error, NoRoomError):
             self._drain()
             raise error
@@ -451,21 +339,12 @@ class Driver:
 
     def _drain(self) -> None:
         """Let the blocks that are being computed come to their end, and call the others back."""
-        asked = self.client.run(_executing, on_error="ignore")  # a worker that is gone has nothing at work
-        at_work = {key for keys in asked.values() for key in keys}
-        for future in [future for future in self.flying if future.key not in at_work]:
-            self._taken_in(future)
-            future.cancel()
+        self.flights.recall()
         deadline = time.monotonic() + ACTOR_DEADLINE_S
-        while self.flying and time.monotonic() < deadline:
-            try:
-                future = self.landed.get(timeout=PATIENCE_S)
-            except Empty:
-                continue
-            if future in self.flying and future.status == "finished":
-                self._collect([future])
-            else:
-                self.flying.pop(future, None)
+        while self.flights and time.monotonic() < deadline:
+            for landing in self.flights.land(PATIENCE_S):
+                if landing.marker is not None:
+                    self._done(landing.marker)
 
     def _told(self) -> str:
         state = self.progress()
@@ -474,8 +353,3 @@ class Driver:
     def _tell(self) -> None:
         if self.watch.on_progress is not None:
             self.watch.on_progress(self.progress())
-
-
-def _executing(dask_worker: Any) -> list[str]:
-    """The keys of the tasks that a worker is running, as opposed to those that wait there for a thread."""
-    return [str(key) for key, task in dask_worker.state.tasks.items() if task.state == "executing"]

@@ -19,7 +19,7 @@ from cryoscale.bench.whole import SEED, YEAR
 from cryoscale.cluster import workers
 from cryoscale.config import load_config
 from cryoscale.demo import simulated_range
-from cryoscale.drive import ACTOR_DEADLINE_S
+from cryoscale.flights import ACTOR_DEADLINE_S
 from cryoscale.infer.calling import ActorRef, call_actor
 from cryoscale.infer.gate import PLACES
 from cryoscale.ledger import Ledger, Marker

@@ -22,9 +22,10 @@ from cryoscale.bench.actor import notebook
 from cryoscale.bench.clock import seconds
 from cryoscale.bench.figure import Figure, Rival
 from cryoscale.cluster import ACTOR_THREADS, own, workers
-from cryoscale.drive import ACTOR_DEADLINE_S, AHEAD
+from cryoscale.drive import AHEAD
 from cryoscale.features.channels import CHANNELS
 from cryoscale.fleet import Fleet
+from cryoscale.flights import ACTOR_DEADLINE_S
 from cryoscale.grid import Block
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.calling import ActorRef, predict_on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +17,9 @@ from cryoscale import lease
 from cryoscale.bench import idle, processes
 from cryoscale.bench.figure import Figure, Rival, rounded
 from cryoscale.cluster import workers
-from cryoscale.drive import ACTOR_DEADLINE_S, AHEAD, Driver
+from cryoscale.drive import AHEAD, Driver
 from cryoscale.fleet import Fleet
+from cryoscale.flights import ACTOR_DEADLINE_S, Task
 from cryoscale.infer.actor import ModelActor
 from cryoscale.ledger import Ledger, Marker, Work
 from cryoscale.outcome import Outcome, Progress, Watch
@@ -27,7 +28,7 @@ from cryoscale.settings import ClusterSpec, ModelSpec, Season, Settings
 
 IDENTITY = "none"
 WHOLE, PLAIN = "whole", "client.map"
-TASKS: Mapping[str, Callable[..., str]] = {
+TASKS: Mapping[str, Task] = {
     "returns": idle.returns,
     "asks": idle.asks,
     "marks": idle.marks,
@@ -95,10 +96,9 @@ def drive(found: Workers, kind: str, way: str, works: Sequence[Work], account: A
 
         task = staticmethod(TASKS[way])
 
-        def _submit(self, flights: Any) -> None:
-            if not self.flying and not self.outcome.computed:
-                account.begin()
-            super()._submit(flights)
+        def _set_out(self) -> None:
+            super()._set_out()
+            account.begin()
 
     driving: list[Driver] = []
     with tempfile.TemporaryDirectory() as out:

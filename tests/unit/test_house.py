@@ -61,6 +61,7 @@ STOREYS = [
     "trial",
     "fleet",
     "preload",
+    "flights",
     "drive",
     "inventories",
     "reporting",
