@@ -281,12 +281,12 @@ def measure(scale: Scale) -> dict[str, Any]:
 def table(results: Mapping[str, Any]) -> str:
     """As lines of text."""
     lines = [
-        f"{'':26}{'outlines':>9}{'precision':>10}{'no glacier':>11}{'recall':>8}{'glaciers flagged':>18}"
+        f"{'':36}{'outlines':>9}{'precision':>10}{'no glacier':>11}{'recall':>8}{'glaciers flagged':>18}"
     ]
 
     def row(name: str, count: Any, scores: Mapping[str, Any]) -> str:
         return (
-            f"{name:26}{count!s:>9}{scores['precision']!s:>10}{scores['no_glacier_among_flagged']!s:>11}"
+            f"{name:36}{count!s:>9}{scores['precision']!s:>10}{scores['no_glacier_among_flagged']!s:>11}"
             f"{scores['recall']!s:>8}{scores['glaciers_flagged']!s:>18}  {scores['counts']}"
         )
 
@@ -294,10 +294,8 @@ def table(results: Mapping[str, Any]) -> str:
         if place == "years":
             lines.append(row("seasonal over the years", "", scores))
             continue
-        lines += [
-            row(f"{place}, {name}"[:26], scores["outlines"], v) for name, v in scores["verdicts"].items()
-        ]
-        lines.append(f"{'':26}under snow: {scores['snow_fraction']}")
+        lines += [row(f"{place}, {name}", scores["outlines"], v) for name, v in scores["verdicts"].items()]
+        lines.append(f"{'':36}under snow: {scores['snow_fraction']}")
     return "\n".join(lines)
 
 

@@ -11,22 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from benchmarks import (
     RESULTS,
-    archiving,
     ledger,
-    memory,
     orchestration,
     overlap,
     planning,
     reading,
     readme,
     retreat,
-    run_memory,
-    snow,
-    streaming,
     uncertainty,
     wire,
 )
@@ -84,24 +78,6 @@ def test_the_whole_tiles_under_a_window_are_those_that_it_meets_somewhere() -> N
     assert found["mean"] == pytest.approx(np.mean(met), rel=0.01)
     assert found["min"] == pytest.approx(min(met), abs=1e-3)
     assert found["max"] == pytest.approx(max(met), abs=1e-3)
-
-
-def test_the_memory_of_a_region_and_of_one_four_times_larger_is_told_step_by_step(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = tmp_path / "memory.jsonl"
-    memory.main(["--scale", "tiny", "--ground", "glaciers", "--out", str(kept)])
-    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
-    (pair,) = document["results"]["pairs"]
-    assert (pair["small"]["blocks"], pair["large"]["blocks"]) == (1, 4)
-    printed = capsys.readouterr().out
-    for side in (pair["small"], pair["large"]):
-        assert side["peak_mib"] == side["peaks_mib"][side["peak_step"]] == max(side["peaks_mib"].values())
-        assert any("outlines" in step for step in side["peaks_mib"])
-        assert all(step in printed and peak > 10 for step, peak in side["peaks_mib"].items())
-    assert pair["ratio"] == pytest.approx(pair["large"]["peak_mib"] / pair["small"]["peak_mib"], abs=1e-3)
-    more = [pair[side]["inventory_bytes"]["2018.parquet"] for side in ("small", "large")]
-    assert more[0] < more[1]
 
 
 def test_the_benchmark_of_planning_runs_and_keeps_a_whole_line(
@@ -184,22 +160,6 @@ def test_orchestration_is_measured_by_the_block_and_beside_plain_dask(
     assert "MiB more a 100,000 blocks" in capsys.readouterr().out
 
 
-def test_streamed_outlines_are_those_of_the_ground_laid_out_and_the_peaks_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = tmp_path / "streaming.jsonl"
-    streaming.main(["--scale", "tiny", "--ground", "glaciers", "--out", str(kept)])
-    results = json.loads(kept.read_text("utf-8"))["results"]
-    piece = np.tile(np.asarray(memory.ground("glaciers", 128)["label"]), (2, 3))[:256, :320]
-    pixels = np.bincount(ndimage.label(np.isin(piece, (1, 2)))[0].ravel())[1:]
-    found = results["glaciers"]["large"]
-    assert (
-        (pixels > 101).sum() <= found["outlines"] <= (pixels > 99).sum()
-    )  # 0.01 km2, give or take UTM's scale
-    assert found["blocks"] == 20
-    assert "times that of 4 blocks" in capsys.readouterr().out
-
-
 def test_looking_through_what_is_done_is_measured_on_disk_and_on_s3(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,16 +194,6 @@ def test_what_travels_to_an_actor_is_reckoned_by_form_and_link(
     assert slow[0] < 2500 < slow[1]
     assert min(results["measured"].values()) > 0
     assert "60 bytes a pixel" in capsys.readouterr().out
-
-
-def test_the_peaks_of_a_run_are_told_for_a_region_and_for_a_larger_one(tmp_path: Path) -> None:
-    kept = tmp_path / "run_memory.jsonl"
-    run_memory.main(["--scale", "tiny", "--out", str(kept)])
-    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
-    told = document["results"]
-    assert 0 < told["quarter"]["blocks"] < told["whole"]["blocks"]
-    assert set(told["ratios"]) == {"driver_mib", "worker_mib"}
-    assert told["whole"]["worker_mib"] > 100
 
 
 def test_a_record_says_which_packages_are_absent_and_lines_are_added(tmp_path: Path) -> None:
@@ -333,60 +283,6 @@ def test_the_true_area_of_an_outline_is_counted_by_hand() -> None:
     assert found.area.tolist() == pytest.approx([380e-4])
     assert found.truth.tolist() == pytest.approx([22 * 19 * 1e-4])
     assert found.false.tolist() == pytest.approx([0.2 * 380e-4])
-
-
-def test_flags_are_scored_by_what_outlines_are_in_truth() -> None:
-    truth = [snow.kind_of(ice) for ice in (0.0, 0.05, 0.09, 0.1, 0.3, 0.5, 1.0, 1.0)]
-    assert truth == ["snow"] * 3 + ["mixed"] * 2 + ["ice"] * 3
-    words = ["likely", "likely", None, "likely", "no", "likely", "no", "doubtful"]
-    scores = snow.score(truth, words, "likely")
-    assert scores["counts"]["snow"] == {"None": 1, "doubtful": 0, "likely": 2, "no": 0}
-    assert (scores["precision"], scores["recall"]) == (0.5, pytest.approx(2 / 3, abs=1e-3))
-    assert (scores["no_glacier_among_flagged"], scores["glaciers_flagged"]) == (
-        0.75,
-        pytest.approx(1 / 3, abs=1e-3),
-    )
-    assert snow.score(["ice"], ["no"], "likely")["precision"] is None
-
-
-def test_the_threshold_of_otsu_lies_between_two_classes_of_cells() -> None:
-    nir = np.r_[np.linspace(0.2, 0.3, 80), np.linspace(0.7, 0.9, 20)]
-    assert 0.3 <= snow.otsu(nir, np.ones(100)) <= 0.7
-    np.testing.assert_array_equal(
-        snow.by_otsu(np.r_[nir, np.nan], np.ones(101)), [0] * 80 + [1] * 20 + [np.nan]
-    )
-
-
-def test_plain_files_and_icechunk_are_put_through_the_same_and_neither_shows_half_a_year(
-    tmp_path: Path,
-) -> None:
-    pytest.importorskip("icechunk", reason="needs the extra benchmarks")
-    kept = tmp_path / "archiving.jsonl"
-    archiving.main(["--scale", "tiny", "--out", str(kept)])
-    (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]
-    assert set(document["results"]) == {archiving.PLAIN, archiving.ICECHUNK}
-    for kind, row in document["results"].items():
-        assert row["files"] > 4, kind
-        assert row["kills"]["half_seen"] == 0, kind
-        assert row["kills"]["next_succeeds"], kind
-        assert row["readers"]["looks"] > 0, kind
-        assert row["readers"]["half_seen"] == 0, kind
-    plain = document["results"][archiving.PLAIN]
-    # Icechunk warns that two at once may lose an addition on a local disk, and once in a while they do
-    assert plain["two_adders"]["lost"] == 0
-    assert plain["read_without_a_library_of_its_own"]
-
-
-def test_half_a_year_would_be_noticed(tmp_path: Path) -> None:
-    source = archiving.make_source(tmp_path, 4, 256)
-    way = archiving.Plain(str(tmp_path / "store"))
-    way.add(archiving.Objects(source), 1)
-    ((_, right),) = way.seen()
-    labels = next(
-        path.parent for path in (tmp_path / "store").rglob("zarr.json") if path.parent.name == "label"
-    )
-    next(path for path in labels.rglob("*") if path.is_file() and path.name != "zarr.json").unlink()
-    assert way.seen() != [(1, right)]
 
 
 def year_of(label_rows: int, true_rows: int, other: bool = False) -> retreat.Year:
