@@ -11,6 +11,7 @@ IoU and whose IoU of debris-covered ice are within 0.2 points of the study's til
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -186,6 +187,27 @@ def recommended(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return min(filter(enough, rows), key=lambda row: (row["passes_inside"], row["cpu_s"]))
 
 
+def kept_rows(path: Path, weights: str, scale: str) -> list[dict[str, Any]]:
+    """All tilings that a file of results holds of weights of this name, the latest of each.
+
+    Raises:
+        ValueError: there are none, or not of the same weights, as the study's tiling shows, which all have.
+    """
+    found: dict[tuple[int, float], dict[str, Any]] = {}
+    for text in path.read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        if (line["sizes"]["weights"], line["sizes"]["scale"]) != (weights, scale):
+            continue
+        rows = {(row["tile_px"], row["overlap"]): row for row in line["results"]["rows"]}
+        base = found.get(STUDY, rows[STUDY])
+        if any(base[key] != rows[STUDY][key] for key in ("mean_iou", "accuracy", "pixels")):
+            raise ValueError(f"{path} holds lines of several {weights}, or of several lists of ranges")
+        found |= rows
+    if not found:
+        raise ValueError(f"{path} holds nothing of {weights} at the scale {scale}")
+    return [found[tiling] for tiling in sorted(found, key=lambda tiling: (tiling[0], -tiling[1]))]
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """As lines of text."""
     best = recommended(rows)
@@ -246,7 +268,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="PX:OVERLAP",
         help="Only this one beside the study's, which the others are held against; may be repeated.",
     )
+    parser.add_argument(
+        "--kept",
+        action="store_true",
+        help="Measure nothing: the table and the chart of all that --out holds of weights of this name.",
+    )
     given = parser.parse_args(arguments)
+    if given.kept:
+        try:
+            rows = kept_rows(given.out, Path(given.weights).name, given.scale)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        print(table(rows))
+        if given.chart:
+            chart(rows, given.chart)
+        return
     scale = SCALES[given.scale]
     if given.tiling:
         scale = replace(scale, tilings=(STUDY, *(one for one in given.tiling if one != STUDY)))

@@ -134,6 +134,7 @@ TINY = Scale(
     importance=(1, 2),
     workers=0,
     block_px=256,
+    composites=("least_snow",),
 )
 """A minute or two, in the tests: it shows that all steps fit together, and nothing about any model."""
 

@@ -51,7 +51,7 @@ def area_by_elevation(hypsometries: Mapping[int, str]) -> Plate | None:
     axes.margins(x=0.01)
     axes.legend(handles=handles, frameon=False, fontsize=8.5)
     caption = "Of all outlines with elevation, from their hypsometries."
-    return Plate("Area by elevation", caption, webp(figure, _DPI))
+    return Plate("Area by elevation", caption, webp(figure))
 
 
 def area_of_bands(url: str) -> dict[int, float]:

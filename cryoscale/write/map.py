@@ -8,7 +8,6 @@ along blue to brown rather than along red to green.
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -34,7 +33,7 @@ from cryoscale.write.furniture import (
     draw_scale_bar,
     draw_zone_borders,
 )
-from cryoscale.write.sheet import DPI, UNMAPPED, Picture, sheet
+from cryoscale.write.sheet import DPI, UNMAPPED, Picture, image, sheet
 from cryoscale.write.store import put
 from cryoscale.write.warp import NODATA, frame_of, strips, warp_all, warp_bytes
 
@@ -97,9 +96,7 @@ def draw_map(
     draw_scale_bar(axes, frame)
     draw_north_arrow(axes)
     _draw_words(axes, told, label, title, caption)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.15)
-    put(path, png.getvalue())
+    put(path, image(figure, 0.15, format="png"))
 
 
 def hillshade(elevation_m: NDArray[np.float32], pixel_m: float) -> NDArray[np.float32]:

@@ -66,7 +66,7 @@ def _seen(background: Mapping[int, xr.Dataset], frame: Frame) -> Plate:
     return Plate(
         "What was seen",
         "The composite in true colour, or the relief where there is none.",
-        webp(figure, _DPI),
+        webp(figure),
     )
 
 
@@ -77,7 +77,7 @@ def _confidence(
     figure, axes = _scaled(stored, stored == NODATA, (0.0, _FULL), "viridis", frame)
     _bar(figure, axes, "viridis", (0.0, 1.0), "Confidence")
     draw_outlines(axes, outlines, frame)
-    return Plate("Confidence", "Of the class that a pixel got; dark is doubtful.", webp(figure, _DPI))
+    return Plate("Confidence", "Of the class that a pixel got; dark is doubtful.", webp(figure))
 
 
 def _disagreement(
@@ -90,7 +90,7 @@ def _disagreement(
     _bar(figure, axes, "magma", (0.0, most / _FULL), "Standard deviation between tiles")
     draw_outlines(axes, outlines, frame)
     caption = "Of the probabilities that overlapping tiles gave a pixel; bright ones deserve a look."
-    return Plate("Disagreement", caption, webp(figure, _DPI))
+    return Plate("Disagreement", caption, webp(figure))
 
 
 def _dates(mosaics: Mapping[int, xr.Dataset], frame: Frame, label: NDArray[np.uint8]) -> Plate:
@@ -109,7 +109,7 @@ def _dates(mosaics: Mapping[int, xr.Dataset], frame: Frame, label: NDArray[np.ui
     ]
     _legend(figure, axes, handles)
     count = f"{found.size} day{'s' if found.size != 1 else ''}"
-    return Plate("Date of the image", f"Under each pixel; {count} in all.", webp(figure, _DPI))
+    return Plate("Date of the image", f"Under each pixel; {count} in all.", webp(figure))
 
 
 def _absent(
@@ -135,7 +135,7 @@ def _absent(
     if len(ranked) > len(shown):
         handles.append(Patch(facecolor=_ABSENT_COLOURS[-1], label="other gaps"))
     _legend(figure, axes, handles)
-    return Plate("What was missing", "Modalities that the model had to do without.", webp(figure, _DPI))
+    return Plate("What was missing", "Modalities that the model had to do without.", webp(figure))
 
 
 def _without(present: int, modalities: Mapping[str, int]) -> str:

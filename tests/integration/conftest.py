@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,17 +64,33 @@ class TinyRange:
         return load_config(self.config(**changes))
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder made by the first of the session's processes that asks for it, and read by all."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_range(tmp_path_factory: pytest.TempPathFactory) -> TinyRange:
     """Published once a session."""
     from cryoscale.simulate.catalog import publish
     from cryoscale.simulate.terrain import make_range
 
-    folder = tmp_path_factory.mktemp("range") / "simulated"
-    published = publish(make_range(5, "tiny"), folder)
-    weights = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    save_random_network(weights)
-    return TinyRange(folder, published.bbox_deg, weights)
+    def make(folder: Path) -> None:
+        published = publish(make_range(5, "tiny"), folder / "simulated")
+        (folder / "bbox.json").write_text(json.dumps(published.bbox_deg))
+        save_random_network(folder / "random.safetensors")
+
+    folder = made_once(tmp_path_factory, "range", make)
+    west, south, east, north = json.loads((folder / "bbox.json").read_text())
+    return TinyRange(folder / "simulated", (west, south, east, north), folder / "random.safetensors")
 
 
 @dataclass(frozen=True)
@@ -88,11 +108,15 @@ def calm(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) -> Cal
     """Made once a session, by the command."""
     from tests.integration.faults import few_blocks, run_to_end, write_config
 
-    folder = tmp_path_factory.mktemp("calm")
-    config = write_config(folder / "run.yaml", few_blocks(tiny_range))
-    begun = time.monotonic()
-    told = run_to_end(config, folder / "run")
-    return Calm(config, folder / "run", told["computed"], time.monotonic() - begun)
+    def make(folder: Path) -> None:
+        config = write_config(folder / "run.yaml", few_blocks(tiny_range))
+        begun = time.monotonic()
+        told = run_to_end(config, folder / "run")
+        facts = {"blocks": told["computed"], "took_s": time.monotonic() - begun}
+        (folder / "facts.json").write_text(json.dumps(facts))
+
+    folder = made_once(tmp_path_factory, "calm", make)
+    return Calm(folder / "run.yaml", folder / "run", **json.loads((folder / "facts.json").read_text()))
 
 
 def save_random_network(

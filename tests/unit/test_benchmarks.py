@@ -144,6 +144,31 @@ def test_the_recommended_tiling_is_the_cheapest_that_loses_nothing_that_matters(
     assert overlap.recommended(rows[:1]) is rows[0]
 
 
+def test_tilings_measured_one_after_the_other_make_one_table_unless_the_weights_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed = (RESULTS / "overlap.jsonl").read_text("utf-8").splitlines()
+    whole = next(
+        line for line in map(json.loads, committed) if line["sizes"]["weights"] == "demo.safetensors"
+    )
+    base, *others = whole["results"]["rows"]
+    kept, drawn = tmp_path / "kept.jsonl", tmp_path / "drawn.png"
+    for rows in ([base, *others[:4]], [base, *others[4:]]):
+        record.append(kept, {**whole, "results": {"rows": rows}})
+    arguments = ["--kept", "--out", str(kept), "--chart", str(drawn)]
+    overlap.main(arguments)
+    assert capsys.readouterr().out == overlap.table([base, *others]) + "\n"
+    assert drawn.stat().st_size > 10_000
+
+    other = {**base, "mean_iou": base["mean_iou"] - 0.001}
+    record.append(kept, {**whole, "results": {"rows": [other]}})
+    for more, words in ([], "several demo.safetensors"), (["--weights", "x.safetensors"], "nothing of x"):
+        with pytest.raises(SystemExit) as ended:
+            overlap.main([*arguments, *more])
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err
+
+
 def test_orchestration_is_measured_by_the_block_and_beside_plain_dask(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import geopandas as gpd
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import shapely
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from cryoscale.grid import Window, transformer
@@ -17,6 +20,7 @@ from cryoscale.write import warp
 from cryoscale.write.furniture import _degrees, _nice_step
 from cryoscale.write.map import draw_map, hillshade
 from cryoscale.write.outlines import polygonise
+from cryoscale.write.sheet import image
 
 
 def half_and_half(epsg: int = 32645, left: int = 1, right: int = 2) -> xr.Dataset:
@@ -89,6 +93,22 @@ def test_two_zones_are_drawn_in_one_frame_and_a_map_without_data_does_not_fail(t
         assert colour[2] > colour[0] + 0.2
     empty = {epsg: data.assign(label=data["label"] * 0 + 255) for epsg, data in maps.items()}
     draw_map(tmp_path / "empty.png", empty, [nothing])
+
+
+def test_a_page_drawn_once_is_that_which_matplotlib_draws_twice() -> None:
+    figure = Figure(figsize=(3, 2), dpi=100)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_aspect("equal")
+    axes.plot([0, 3], [0, 1], label="a line")
+    axes.legend(loc="upper left", bbox_to_anchor=(0.3, -0.1))
+    axes.text(-0.2, 1.1, "words", transform=axes.transAxes)
+    once = imread(io.BytesIO(image(figure, 0.15, format="png")))
+    twice = io.BytesIO()
+    figure.savefig(twice, format="png", dpi=100, facecolor="white", bbox_inches="tight", pad_inches=0.15)
+    np.testing.assert_array_equal(once, imread(io.BytesIO(twice.getvalue())))
+    assert (once[[0, -1]] == 1).all(), "a margin"
+    assert (once[15:-15] < 0.9).any(axis=(1, 2))[[0, -1]].all(), "words above, the legend below"
 
 
 def test_a_slope_that_faces_north_west_is_brighter_than_one_that_faces_away() -> None:
