@@ -169,7 +169,9 @@ class Console:
             if work.wall_s is not None:
                 self.say(f"blocks done in about {duration(work.wall_s)} of the clock")
         if money:
-            self.say("money: " + ", ".join(f"{name} {value:,.3g}" for name, value in money.items()))
+            told = ", ".join(f"{name} {value:,.3g}" for name, value in money.items())
+            shared = f" ({plan.money_shared['total']:,.3g} where neighbours share chunks)"
+            self.say(f"money: {told}{shared if 'bytes' in money else ''}")
         if disk is not None:
             parts = {
                 "map": disk.mosaic,

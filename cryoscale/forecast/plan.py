@@ -28,6 +28,7 @@ from cryoscale.read.assets import address
 from cryoscale.read.remote import HEADER_BYTES
 from cryoscale.region import ZoneRegion
 from cryoscale.settings import Settings
+from cryoscale.write.objects import require_library
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class Plan:
     profile: Profile
     work: Work | None
     money: Mapping[str, float]
+    """For all chunks of all blocks."""
+    money_shared: Mapping[str, float]
+    """The same where each chunk is paid for once a year, as with ``distinct_bytes``."""
     disk: Need | None
     notes: tuple[str, ...] = ()
     areas: tuple[Area, ...] = field(default=(), repr=False)
@@ -148,7 +152,10 @@ def make_plan(settings: Settings, items: Items | None = None, asked: Asked = Ask
     Raises:
         InputError: no block is left to map, or no sample can be read.
         CatalogUnavailableError: no catalogue answers.
+        OutputError: a run cannot lie in such a store.
     """
+    if asked.out is not None:
+        require_library(asked.out)
     with_prices(empty_profile(""), asked.prices)  # a price that cannot be is told before all the work
     found = find_items(settings) if items is None else items
     predictor = load_predictor(**{**settings.model.keywords, "device": "cpu"})
@@ -190,6 +197,7 @@ def make_plan(settings: Settings, items: Items | None = None, asked: Asked = Ask
         profile=profile,
         work=work,
         money=money_of(settings, work, profile, fetched_bytes),
+        money_shared=money_of(settings, work, profile, header_bytes + counter.sources.distinct_bytes),
         disk=disk,
         notes=tuple(notes),
         areas=tuple(counter.areas),

@@ -297,7 +297,7 @@ def filesystem(url: str, *, asynchronous: bool = False) -> tuple[Any, str]:
         ExtraError: if the library for this kind of store is not installed.
         OutputError: if the store is unknown.
     """
-    _require_library(url)
+    require_library(url)
     protocol = _protocol(url)
     told = json.dumps(fsspec.config.conf.get(protocol, {}), sort_keys=True, default=str)
     fs = _opened(protocol, told, asynchronous, os.getpid())
@@ -346,8 +346,7 @@ def require_usable(url: str | os.PathLike[str]) -> None:
     """
     text = os.fspath(url)
     folder = local_path(text)
-    if folder is None:
-        _require_library(text)
+    require_library(text)
     try:
         if folder is None:
             _try_store(text)
@@ -361,7 +360,15 @@ def require_usable(url: str | os.PathLike[str]) -> None:
         ) from error
 
 
-def _require_library(url: str) -> None:
+def require_library(url: str) -> None:
+    """Refuses a kind of store that nothing here opens; asks no store.
+
+    Raises:
+        ExtraError: if the library for this kind of store is not installed.
+        OutputError: if the store is unknown.
+    """
+    if local_path(url) is not None:
+        return
     protocol = _protocol(url)
     try:
         fsspec.get_filesystem_class(protocol)

@@ -155,6 +155,15 @@ def test_a_store_of_an_unknown_kind_is_told_in_one_line(command: tuple[str, ...]
     refused(cryoscale(*arguments), "expected a path, or a URL such as s3://bucket/path")
 
 
+def test_a_plan_for_a_store_of_an_unknown_kind_is_told_before_all_the_work(
+    tiny_range: TinyRange, tmp_path: Path, cryoscale: Any
+) -> None:
+    config = write(tmp_path / "run.yaml", tiny_range.config(catalogs=[{"url": "http://127.0.0.1:9"}]))
+    refused(
+        cryoscale("plan", config, "--out", "foo://x"), "expected a path, or a URL such as s3://bucket/path"
+    )
+
+
 @pytest.fixture(scope="module")
 def finished(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run by the band ratio, its configuration ``run.yaml`` beside it."""
@@ -326,14 +335,14 @@ def test_a_plan_counts_speaks_json_and_may_be_measured_once(
     given = ("--save-profile", profile, "--geojson", blocks, "--price-gb", "1", "--json")
     plan = json.loads(cryoscale("plan", config, *given).out)
     assert plan["work"]["cpu_s"] > 0
-    assert plan["money"]["total"] > 0
+    assert plan["money"]["total"] > plan["money_shared"]["total"] > 0
     assert len(json.loads(blocks.read_text())["features"]) == plan["blocks"]
     assert plan["blocks"] == sum(zone["blocks"] for zone in plan["zones"])
     assert {zone["epsg"] for zone in plan["zones"]} == {32644, 32645}
     assert plan["scenes"]["2018/optical"] > 0
     assert plan["missing"] == []
     told = cryoscale("plan", config, "--profile", profile, "--out", tmp_path / "out").out
-    for words in ("32645", "processor time", "free", "money"):
+    for words in ("32645", "processor time", "free", "money", "where neighbours share chunks"):
         assert words in told
     assert not (tmp_path / "out").exists()
     given = ("--profile", profile, "--cluster", "--gpus", "2", "--json")

@@ -181,6 +181,9 @@ def test_seconds_are_measured_and_may_be_taken_along(
     assert again.work == work
     assert again.money["cpu"] == pytest.approx(2.0 * work.wall_s / 3600)
     assert again.money["bytes"] == pytest.approx(0.5 * planned.fetched_bytes / 1e9)
+    assert again.money_shared["bytes"] == pytest.approx(0.5 * planned.distinct_bytes / 1e9)
+    assert again.money_shared["total"] == pytest.approx(sum(again.money_shared.values()) / 2)
+    assert again.money_shared["total"] < again.money["total"]
     of_run = make_plan(tiny_range.settings(), asked=Asked(load_profile(finished.out)))
     took = [marker.cpu_seconds for marker in Ledger(finished.out).markers()]
     assert of_run.work is not None

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
-from pyproj import Transformer
+import shapely
+from pyproj import CRS, Transformer
 from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box, mapping
+from shapely.geometry.base import BaseGeometry
 
 from cryoscale.errors import RegionError
 from cryoscale.grid import ZONE_COLLAR_M, Window
@@ -138,6 +141,33 @@ def test_an_l_shaped_region_leaves_out_the_blocks_of_its_notch() -> None:
 def test_a_bbox_that_begins_at_the_antimeridian_has_one_part() -> None:
     assert read_region(RegionSpec(bbox=(180.0, 65.0, -179.0, 66.0))).bounds == (-180.0, 65.0, -179.0, 66.0)
     assert read_region(RegionSpec(bbox=(179.0, 65.0, -180.0, 66.0))).bounds == (179.0, 65.0, 180.0, 66.0)
+
+
+@pytest.mark.parametrize(("epsg", "unit_m"), [(32645, 1.0), (2277, 0.3048006096)])
+def test_long_edges_of_a_projection_are_followed(tmp_path: Path, epsg: int, unit_m: float) -> None:
+    """A rectangle in a projection's metres, or feet, is one there, whatever its edges are in degrees."""
+    crs = CRS.from_epsg(epsg)
+    assert crs.axis_info[0].unit_conversion_factor == pytest.approx(unit_m)
+    area = crs.area_of_use
+    assert area is not None
+    there = Transformer.from_crs(4326, crs, always_xy=True)
+    east, north = there.transform((area.west + area.east) / 2, 30.0)
+    wide, high = 150e3 / unit_m, 100e3 / unit_m
+    drawn = box(east - wide, north - high, east + wide, north + high)
+    geopandas.GeoDataFrame(geometry=[drawn], crs=crs).to_file(tmp_path / "box.gpkg")
+    region = read_region(RegionSpec(file=str(tmp_path / "box.gpkg")))
+
+    def in_degrees(shape: BaseGeometry) -> BaseGeometry:
+        back = Transformer.from_crs(crs, 4326, always_xy=True).transform
+        return shapely.transform(shape, lambda xy: np.column_stack(back(*xy.T)))
+
+    def off_m(boundary: BaseGeometry) -> float:
+        places = in_degrees(shapely.segmentize(drawn.exterior, 7_777.0 / unit_m))
+        points = shapely.points(shapely.get_coordinates(places))
+        return float(shapely.distance(boundary, points).max() * 111_320.0)
+
+    assert off_m(region.boundary) < 0.2
+    assert off_m(in_degrees(drawn).boundary) > 500, "or this would tell nothing"
 
 
 @pytest.mark.parametrize(
