@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cryoscale.basis import context_of
 from cryoscale.bench import record
 from cryoscale.config import load_config
 from cryoscale.demo import demo_config
 from cryoscale.features.stack import HALO_PX, PcaBasis
-from cryoscale.featurise import context_of
 from cryoscale.forecast import demand
 from cryoscale.forecast.measure import measure
 from cryoscale.forecast.rates import Profile, Reading

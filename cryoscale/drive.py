@@ -12,10 +12,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from cryoscale.blame import Blame, is_loss
+from cryoscale.blocktask import ACTOR_DEADLINE_S, Task, block_task
+from cryoscale.cluster import own
 from cryoscale.errors import (
     ActorLostError,
     BlockFailedError,
@@ -24,13 +27,14 @@ from cryoscale.errors import (
     NoRoomError,
     StoppedError,
 )
-from cryoscale.fleet import Fleet, Seat, scheduler_gone
-from cryoscale.flights import ACTOR_DEADLINE_S, Flight, Flights, Landing, Task, block_task
+from cryoscale.fleet import Fleet, Seat
+from cryoscale.flights import AHEAD, Flight, Flights, Landing
+from cryoscale.infer.calling import ActorRef
 from cryoscale.kube.scaling import Load
 from cryoscale.ledger import DONE, ROLL_AT, Ledger, Marker, SetAside, Work, name_of
 from cryoscale.outcome import Outcome, Progress, Watch
 from cryoscale.pace import Pace, Sample
-from cryoscale.roster import Workers
+from cryoscale.roster import Workers, scheduler_gone
 from cryoscale.settings import Settings
 from cryoscale.task import run_context
 from cryoscale.waiting import Waiting, put_off_s
@@ -39,9 +43,6 @@ log = logging.getLogger("cryoscale")
 
 STALL_S = 2 * ACTOR_DEADLINE_S
 """How long no block at all may come back before the run gives up."""
-
-AHEAD = 2
-"""Blocks handed out for each task that can run at once, so that no worker waits for the driver."""
 
 SET_BACK_S = 5.0
 """By how much the time of the day may go back at once, before the cluster is started or joined anew."""
@@ -54,6 +55,16 @@ PATIENCE_S = 1.0
 
 SCENES_TOLD = 50
 """So many of the scenes that could not be read are named with every beat."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A block under way: on which actor, and whether with nothing beside it."""
+
+    work: Work
+    seat: Seat
+    ref: ActorRef
+    alone: bool
 
 
 class Driver:
@@ -75,7 +86,7 @@ class Driver:
         self.suspects: deque[Work] = deque()
         self.blame = Blame()
         self.rolling: threading.Thread | None = None
-        self.flights = Flights(self.fleet, out, identity, type(self).task)
+        self.flights: Flights[_Sent] = Flights(found.client, type(self).task, self._left)
         self.total = 0
         self.ahead = 0.0
         self.started = time.perf_counter()
@@ -189,12 +200,28 @@ class Driver:
                 work = self.suspects.popleft()
             if work is None:
                 break
-            there = None if alone or self.fleet.near else machine
-            self.flights.line_up(Flight(work, seat, seat.ref, alone, there, self.blame.attempt(work)))
+            self._line_up(_Sent(work, seat, seat.ref, alone), machine)
         if len(self.flights) > before:
             if not before and not self.outcome.computed:
                 self._set_out()
             self.flights.begin()
+
+    def _line_up(self, sent: _Sent, machine: str | None) -> None:
+        near = self.fleet.near
+        attempt = self.blame.attempt(sent.work)
+        self.flights.line_up(
+            Flight(
+                sent,
+                (self.out, self.identity, sent.work, sent.ref, attempt, ACTOR_DEADLINE_S),
+                machine=None if sent.alone or near else machine,
+                place=own(sent.seat.name) if near else None,
+            )
+        )
+        sent.seat.load += 1
+
+    def _left(self, sent: _Sent) -> None:
+        """A block is under way no more."""
+        sent.seat.load -= 1
 
     def _set_out(self) -> None:
         """A model is loaded: from here on blocks are done."""
@@ -205,34 +232,28 @@ class Driver:
         patience_s = PATIENCE_S if self.flights else max(min(self.queue.next_s(), PATIENCE_S), 0.01)
         landings = self.flights.land(patience_s)
         for landing in landings:
-            if landing.marker is None:
+            if landing.result is None:
                 self._give_up(landing)
             else:
-                self._done(landing.marker)
+                self._done(Marker.model_validate_json(landing.result))
         return bool(landings)
 
     def _machine(self, seat: Seat) -> str | None:
-        """The machine with most room for a block whose actor is ``seat``; None where any may do it.
-
-        The last blocks of all are for whoever is free, as Dask finds out: on a slow machine they would wait.
-        """
+        """The machine that a block is for whose actor is ``seat``; None where any may do it."""
         machines = self.fleet.machines
-        if len(machines) < 2:
-            return None
         if self.fleet.near:
-            return seat.machine
-        if len(self.queue) <= AHEAD * self.fleet.tasks:
-            return None
-        return min(machines, key=lambda name: self.flights.dealt[name] / machines[name])
+            return seat.machine if len(machines.tasks) > 1 else None
+        return machines.roomiest(self.flights.dealt, len(self.queue), AHEAD)
 
     def _deal_again(self) -> None:
         """Have blocks done elsewhere whose machine is gone, or goes and has given them back."""
-        self.queue.keep(self.fleet.machines)
-        for flight in self.flights.strayed(self.fleet.machines):
-            if flight.machine in self.fleet.leaving:
-                self.queue.put(flight.work)
+        machines = self.fleet.machines
+        self.queue.keep(machines.tasks)
+        for flight in self.flights.strayed(machines.tasks):
+            if flight.machine in machines.leaving:
+                self.queue.put(flight.block.work)
             else:
-                self._failed(flight, ActorLostError(f"its machine {flight.machine} is gone"), [])
+                self._failed(flight.block, ActorLostError(f"its machine {flight.machine} is gone"), [])
 
     def _heed_clock(self) -> None:
         """Leave a cluster whose messages a clock that was set back holds up.
@@ -252,12 +273,11 @@ class Driver:
         """Take in the blocks that are done without Dask's having said so; whether there are any."""
         landings = self.flights.land_by(self._marked)
         for landing in landings:
-            if landing.marker is not None:
-                self._done(landing.marker)
+            self._done(landing.result)
         return bool(landings)
 
-    def _marked(self, work: Work) -> Marker | None:
-        content = self.ledger.objects.get(name_of(DONE, work))
+    def _marked(self, sent: _Sent) -> Marker | None:
+        content = self.ledger.objects.get(name_of(DONE, sent.work))
         return Marker.from_bytes(content) if content is not None else None
 
     def _done(self, marker: Marker) -> None:
@@ -280,24 +300,24 @@ class Driver:
 
     # --- what goes wrong ------------------------------------------------------------------------
 
-    def _give_up(self, landing: Landing) -> None:
+    def _give_up(self, landing: Landing[_Sent]) -> None:
         """Take note of a task that came to nothing."""
-        flight, error, lines = landing.flight, landing.error(), landing.traceback()
+        sent, error, lines = landing.flight.block, landing.error(), landing.traceback()
         if isinstance(error, ActorLostError):
-            self.fleet.report(flight.ref, error)
+            self.fleet.report(sent.ref, error)
         elif self.fleet.near and is_loss(error):
             # The actor died with the task's process. Nothing more for it until another is there with its
             # model: a block that is there first may kill the new process too, and a nanny whose process dies
             # before it has fully started starts no other (distributed 2026.8, ``Nanny.instantiate``).
-            self.fleet.report(flight.ref, ActorLostError(f"its process died: {error}"))
-        self._failed(flight, error, lines)
+            self.fleet.report(sent.ref, ActorLostError(f"its process died: {error}"))
+        self._failed(sent, error, lines)
 
-    def _failed(self, flight: Flight, error: BaseException, lines: list[str]) -> None:
+    def _failed(self, sent: _Sent, error: BaseException, lines: list[str]) -> None:
         if isinstance(error, NoRoomError):
             self._drain()
             raise error
-        year, block = work = flight.work
-        verdict = self.blame.judge(work, error, alone=flight.alone)
+        year, block = work = sent.work
+        verdict = self.blame.judge(work, error, alone=sent.alone)
         if verdict.then != "aside":
             self.outcome.repeated += 1
             self.watch.on_event(
@@ -343,8 +363,8 @@ class Driver:
         deadline = time.monotonic() + ACTOR_DEADLINE_S
         while self.flights and time.monotonic() < deadline:
             for landing in self.flights.land(PATIENCE_S):
-                if landing.marker is not None:
-                    self._done(landing.marker)
+                if landing.result is not None:
+                    self._done(Marker.model_validate_json(landing.result))
 
     def _told(self) -> str:
         state = self.progress()

@@ -1,4 +1,4 @@
-"""The feature stack of a region: its PCA basis, and the stack itself written to Zarr.
+"""The feature stack of a region, written to Zarr.
 
 ``X.zarr/<year>/<epsg>/features (channel, y, x) float32``, one shard a block, with the channels' names
 and units, the basis, and beside it ``modalities`` (y, x) u1. The same blocks, halo and kernels as a
@@ -8,175 +8,33 @@ run's: what is written here is what a model sees there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 import zarr
 
+from cryoscale.basis import RunBasis, context_of, fit_run_basis
 from cryoscale.candidates import candidate_blocks
 from cryoscale.cluster import workers
-from cryoscale.errors import AssetReadError, InputError, OutputError
+from cryoscale.errors import InputError, OutputError
 from cryoscale.features import stack as features
-from cryoscale.features.stack import PcaBasis, fit_pca
+from cryoscale.features.stack import PcaBasis
+from cryoscale.flights import AHEAD, Flight, Flights
 from cryoscale.grid import Block, Window, window_of
 from cryoscale.ledger import Ledger
-from cryoscale.plan import Items, block_aligned, blocks_of, find_items, zone_regions
-from cryoscale.read.inputs import ReadReport, read_inputs
-from cryoscale.read.raster import UnreadableError
+from cryoscale.machines import Machines
+from cryoscale.plan import block_aligned, find_items, zone_regions
 from cryoscale.region import ZoneRegion
-from cryoscale.roster import CPU
+from cryoscale.roster import scheduler_gone, workers_at
 from cryoscale.settings import Settings
 from cryoscale.task import ATTEMPTS, RunContext, Stopwatch, features_of
 from cryoscale.waiting import Waiting, put_off_s
 from cryoscale.write import store
 
-_SAMPLE_BLOCKS = 12
-_SAMPLE_PX = 256
-_SAMPLE_PIXELS = 65_536
-_SEED = 20
-
-
-def context_of(settings: Settings, out: str, items: Items, pca: PcaBasis | None) -> RunContext:
-    """The context of blocks that want features alone."""
-    velocity, thermal = settings.sources.get("velocity"), settings.sources.get("thermal")
-    return RunContext(
-        out=out,
-        region=settings.region,
-        tile_px=settings.tile_px,
-        overlap=settings.model.overlap,
-        on_missing=settings.on_missing,
-        composite=settings.sources["optical"].composite or "least_snow",
-        velocity_href=velocity.href if velocity else None,
-        channels=features.CHANNELS,
-        needs_halo=False,
-        pca=pca,
-        items=items,
-        on_unreadable=settings.on_unreadable,
-        max_lst_uncertainty_k=thermal.max_uncertainty_k if thermal else None,
-        max_cloud_pct=settings.sources["optical"].max_cloud_pct,
-        loader=settings.loader,
-    )
-
-
-@dataclass(frozen=True)
-class RunBasis:
-    """A basis that was fitted for a run, and what its sample had to do without.
-
-    Attributes:
-        basis: the principal components.
-        scenes_failed: (item id, cause) of scenes that the sample was taken without.
-        windows_failed: (year/zone/block, cause) of windows of the sample that could not be read.
-    """
-
-    basis: PcaBasis
-    scenes_failed: tuple[tuple[str, str], ...] = ()
-    windows_failed: tuple[tuple[str, str], ...] = ()
-
-    def record(self) -> dict[str, Any]:
-        """For the run's record: the basis without its gaps is stored where the model looks for it."""
-        return {
-            "scenes_failed": [list(scene) for scene in self.scenes_failed],
-            "windows_failed": [list(window) for window in self.windows_failed],
-        }
-
-    def lines(self) -> list[str]:
-        """A line a gap, for people."""
-        return [
-            f"principal components fitted without {name}: {cause}"
-            for name, cause in (*self.scenes_failed, *self.windows_failed)
-        ]
-
-
-def fit_run_basis(settings: Settings, items: Items) -> RunBasis:
-    """The PCA basis of a run whose model brings none: fitted on a seeded sample of clear pixels.
-
-    Raises:
-        InputError: no window of the sample holds a clear pixel.
-    """
-    context = context_of(settings, "", items, None)
-    return fit_basis(
-        [
-            (context, year, block)
-            for year in settings.years
-            for zone in zone_regions(settings)
-            for block in blocks_of(settings, zone)
-        ]
-    )
-
-
-def fit_basis(work: Sequence[tuple[RunContext, int, Block]]) -> RunBasis:
-    """The PCA basis of a seeded sample of the clear pixels of blocks, each with its run and year.
-
-    The sample is drawn from windows in the middle of at most a dozen blocks, so that its cost does
-    not grow with the region. Its scenes are read as those of a block are, with as many attempts and
-    by the same ``on_unreadable``; where a block would be set aside, the sample does without its window.
-
-    Raises:
-        InputError: no window of the sample holds a clear pixel, or could be read.
-    """
-    rng = np.random.default_rng(_SEED)
-    chosen = [work[n] for n in sorted(rng.permutation(len(work))[:_SAMPLE_BLOCKS])]
-    scenes: set[tuple[str, str]] = set()
-    windows: list[tuple[str, str]] = []
-
-    def batches() -> Iterator[np.ndarray]:
-        for context, year, block in chosen:
-            try:
-                inputs, report = _optical_of(context, year, _middle(block, context.region))
-            except (AssetReadError, UnreadableError) as error:
-                windows.append((f"{year}/{block.epsg}/{block.key}", " ".join(str(error).split())))
-                continue
-            scenes.update(report.scenes_failed)
-            if not set(features.BANDS) <= set(inputs):
-                continue
-            bands = np.stack([inputs[name].values.ravel() for name in features.BANDS], axis=1)
-            clear = bands[np.isfinite(bands).all(axis=1)]
-            take = _SAMPLE_PIXELS // len(chosen)
-            yield clear if len(clear) <= take else clear[rng.choice(len(clear), take, replace=False)]
-
-    try:
-        basis = fit_pca(batches(), seed=_SEED)
-    except InputError as error:
-        if not windows:
-            raise
-        raise InputError(
-            f"{len(windows)} of {len(chosen)} sample windows that could not be read ({windows[0][1]})",
-            "readable optical scenes to fit the principal components on",
-            "mend the source, or start again later",
-        ) from error
-    return RunBasis(basis, tuple(sorted(scenes)), tuple(windows))
-
-
-def _optical_of(context: RunContext, year: int, window: Window) -> tuple[xr.Dataset, ReadReport]:
-    """The optical inputs of ``window``, with as many attempts as a block has."""
-    optical = {"optical": context.items_of(year).get("optical", [])}
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return read_inputs(
-                optical,
-                window,
-                composite=context.composite,
-                on_unreadable=context.on_unreadable,
-                leave_unreachable=attempt == ATTEMPTS,
-                max_cloud_pct=context.max_cloud_pct,
-                loader=context.loader,
-            )
-        except AssetReadError:
-            if attempt == ATTEMPTS:
-                raise
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _middle(block: Block, region: Any) -> Window:
-    """A window in the middle of what the block and the region have in common."""
-    part = ZoneRegion(block.epsg, region).window().intersect(block.window) or block.window
-    height, width = min(_SAMPLE_PX, part.height), min(_SAMPLE_PX, part.width)
-    row, col = part.row + (part.height - height) // 2, part.col + (part.width - width) // 2
-    return Window(block.epsg, row, col, height, width)
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def write_features(
@@ -232,42 +90,57 @@ def write_features(
 Gaps = dict[tuple[int, int], set[tuple[str, str]]]
 """Scenes (id, cause) that were done without, by year and zone."""
 
+_Turn = tuple[int, Block, int]
+"""Year, block and attempt."""
+
+_LOOK_S = 2.0
+"""How often the scheduler is asked who is there, and how long a block is waited for before."""
+
 
 def _write_all(
     settings: Settings, context: RunContext, work: list[tuple[int, Block]]
 ) -> tuple[list[str], Gaps]:
     """Why blocks failed, and the scenes that the others did without; attempts are those of a run's blocks."""
-    from distributed import wait
-
     failed: list[str] = []
     gaps: Gaps = {}
-    waiting = Waiting((year, block, 1) for year, block in work)
+    waiting: Waiting[_Turn] = Waiting((year, block, 1) for year, block in work)
     with workers(settings.cluster, actors=False) as found:
         shared = found.client.scatter(context, broadcast=True)
-        flying: dict[Any, tuple[int, Block, int]] = {}
-        while waiting or flying:
-            while len(flying) < 2 * found.tasks and (task := waiting.take()) is not None:
-                year, block, attempt = task
-                future = found.client.submit(
-                    write_feature_block, shared, year, block, attempt, pure=False, resources={CPU: 1}
-                )
-                flying[future] = task
-            if not flying:
-                time.sleep(min(waiting.next_s(), 1.0))  # all are put off
-                continue
-            with suppress(TimeoutError):
-                wait(list(flying), timeout=min(60.0, waiting.next_s() + 0.1), return_when="FIRST_COMPLETED")
-            for future in [future for future in flying if future.done()]:
-                year, block, attempt = flying.pop(future)
-                if future.status == "finished":
-                    gaps.setdefault((year, block.epsg), set()).update(map(tuple, future.result()))
+        flights: Flights[_Turn] = Flights(found.client, write_feature_block)
+        machines, looked = Machines(), float("-inf")
+        while waiting or flights:
+            if time.monotonic() - looked > _LOOK_S:
+                machines, looked = _look(found.client, machines), time.monotonic()
+                waiting.keep(machines.tasks)
+                for flight in flights.strayed(machines.tasks):
+                    waiting.put(flight.block)
+            while len(flights) < AHEAD * machines.at_once:
+                machine = machines.roomiest(flights.dealt, len(waiting), AHEAD)
+                if (turn := waiting.take(machine)) is None:
+                    break
+                flights.line_up(Flight(turn, (shared, *turn), machine))
+            flights.begin()
+            for landing in flights.land(_LOOK_S if flights else min(max(waiting.next_s(), 0.05), _LOOK_S)):
+                year, block, attempt = landing.flight.block
+                if landing.result is not None:
+                    gaps.setdefault((year, block.epsg), set()).update(map(tuple, landing.result))
                     continue
-                error = future.exception()
+                error = landing.error()
                 if attempt < ATTEMPTS and getattr(error, "retry", True):
                     waiting.put((year, block, attempt + 1), put_off_s(error))
                 else:
                     failed.append(" ".join(str(error).split()))
     return failed, gaps
+
+
+def _look(client: Client, known: Machines) -> Machines:
+    """Who is there; who was there last where the scheduler does not say."""
+    if client.status != "running":
+        raise scheduler_gone()
+    try:
+        return Machines.of(workers_at(client))
+    except OSError:  # once it is gone for good, the client's status says so
+        return known
 
 
 def _name_gaps(out: str, gaps: Gaps) -> None:

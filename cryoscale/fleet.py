@@ -12,7 +12,6 @@ import logging
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,8 @@ from cryoscale.cluster import ACTOR_THREADS, own
 from cryoscale.errors import ActorLostError, ActorSilentError, ClusterLostError, CryoscaleError, OperatorError
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.calling import ActorRef, call_actor
-from cryoscale.roster import CPU, GPU, workers_at
+from cryoscale.machines import LEAVING, Machines, machine_of
+from cryoscale.roster import CPU, GPU, scheduler_gone, workers_at
 from cryoscale.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,10 +45,6 @@ REFUSALS = 3
 ASK_S = 5.0
 """How long all actors together may take to say what they have done, for which coroutines beside their work
 answer: the beat of the lease waits for them, and a driver without beats counts as dead."""
-
-
-LEAVING = frozenset({"closing_gracefully", "closing"})
-"""What Dask calls the state of a worker that takes no more tasks and is to go."""
 
 
 @dataclass
@@ -90,12 +86,8 @@ class Fleet:
     sha256: str | None = None
     """Of the weights that the run was begun with."""
     seats: dict[str, Seat] = field(default_factory=dict)
-    tasks: int = 0
-    """Block tasks that the CPU workers which are there run at once."""
-    machines: Mapping[str, int] = field(default_factory=dict)
-    """Of these tasks, those of each machine, by its host name or address."""
-    leaving: frozenset[str] = frozenset()
-    """Machines that do blocks no more, of whose workers some are still there."""
+    machines: Machines = field(default_factory=Machines)
+    """Where blocks are done."""
     near: bool = False
     """Whether blocks are best done where their actor is: every worker for blocks holds one."""
     started: int = 0
@@ -123,7 +115,7 @@ class Fleet:
         self._looked = time.monotonic()
         workers = self._workers()
         staying = {a: info for a, info in workers.items() if info.get("status") not in LEAVING}
-        self._count(workers, staying)
+        self.machines = Machines.of(workers)
         offers = {a: str(info["name"]) for a, info in staying.items() if info["resources"].get(GPU, 0) >= 1}
         for address in self.seats.keys() - offers.keys():
             self._leave(self.seats[address], gone=address not in workers)
@@ -152,6 +144,11 @@ class Fleet:
         if self.near:
             ready = [seat for seat in ready if seat.load < ahead * seat.tasks]
         return min(ready, key=lambda seat: seat.load) if ready else None
+
+    @property
+    def tasks(self) -> int:
+        """Block tasks that the CPU workers which are there run at once."""
+        return self.machines.at_once
 
     @property
     def ready(self) -> int:
@@ -209,19 +206,6 @@ class Fleet:
         for seat in self.seats.values():
             seat.future.release()
         self.seats.clear()
-
-    def _count(self, workers: Mapping[str, Any], staying: Mapping[str, Any]) -> None:
-        """How many block tasks the workers that stay run at once, and on which machines."""
-        machines: Counter[str] = Counter()
-        leaving = set()
-        for address, info in workers.items():
-            if tasks := int(info["resources"].get(CPU, 0)):
-                if address in staying:
-                    machines[machine_of(address)] += tasks
-                else:
-                    leaving.add(machine_of(address))
-        self.machines, self.tasks = machines, sum(machines.values())
-        self.leaving = frozenset(leaving - machines.keys())
 
     def _workers(self) -> Mapping[str, Any]:
         if self.client.status != "running":
@@ -345,15 +329,3 @@ def _metrics(address: str, info: Mapping[str, Any]) -> str | None:
     port = info.get("services", {}).get("dashboard")
     host = address.split("://", 1)[-1].rsplit(":", 1)[0]
     return f"http://{host}:{port}/metrics" if port else None
-
-
-def machine_of(address: str) -> str:
-    """The host of a worker's address: a pod has one of its own."""
-    from distributed.comm.addressing import get_address_host
-
-    return str(get_address_host(address))
-
-
-def scheduler_gone() -> ClusterLostError:
-    """What to raise when nothing can be asked of the scheduler any more."""
-    return ClusterLostError("the scheduler is gone; what is done is kept, start the same command again")

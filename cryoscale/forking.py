@@ -25,7 +25,7 @@ _IMPORTED = [
     "cryoscale.collecting",  # first, since it makes the others quicker
     *("cryoscale.cli", "distributed", "distributed.nanny", "cryoscale.leaving", "cryoscale.featurise"),
 ]
-_WITH_ACTORS = ["cryoscale.flights", "cryoscale.infer.actor", "cryoscale.models.loading"]
+_WITH_ACTORS = ["cryoscale.blocktask", "cryoscale.infer.actor", "cryoscale.models.loading"]
 _WITH_NETWORKS = ["torch", "cryoscale.models.predictor"]
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cryoscale.basis import fit_run_basis
 from cryoscale.candidates import candidate_blocks
 from cryoscale.cluster import Site
 from cryoscale.errors import InputError, OutputError
-from cryoscale.featurise import fit_run_basis
 from cryoscale.grid import Block
 from cryoscale.ledger import ITEMS, Ledger, Work
 from cryoscale.manifest import compose, model_record, refuse_another, require_modalities

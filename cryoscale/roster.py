@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cryoscale.errors import InputError, StoppedError
+from cryoscale.errors import ClusterLostError, InputError, StoppedError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -52,6 +52,11 @@ def workers_at(client: Client) -> Mapping[str, Any]:
     ask: Any = client.sync
     found: Mapping[str, Any] = ask(scheduler.identity, n_workers=-1)["workers"]
     return found
+
+
+def scheduler_gone() -> ClusterLostError:
+    """What to raise when nothing can be asked of the scheduler any more."""
+    return ClusterLostError("the scheduler is gone; what is done is kept, start the same command again")
 
 
 @contextmanager

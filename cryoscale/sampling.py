@@ -20,9 +20,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from cryoscale.basis import fit_basis
 from cryoscale.errors import AssetReadError, InputError, OutputError, SourceError
 from cryoscale.features.stack import CHANNELS, PcaBasis
-from cryoscale.featurise import fit_basis
 from cryoscale.grid import Block, Window
 from cryoscale.learn.patches import Patches, PatchWriter, Place
 from cryoscale.learn.samples import cut_patches

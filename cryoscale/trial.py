@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cryoscale.basis import context_of
 from cryoscale.cluster import ACTOR_THREADS
 from cryoscale.errors import AssetReadError, InputError, StoppedError
 from cryoscale.features.stack import PcaBasis
-from cryoscale.featurise import context_of
 from cryoscale.grid import Block, Window, location_code
 from cryoscale.infer.actor import gpu_batch
 from cryoscale.infer.hardware import let_go_of_memory

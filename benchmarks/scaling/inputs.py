@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from cryoscale.bench import idle, orchestration, processes, record
 from cryoscale.bench.whole import SEED, YEAR
+from cryoscale.blocktask import ACTOR_DEADLINE_S
 from cryoscale.cluster import workers
 from cryoscale.config import load_config
 from cryoscale.demo import simulated_range
-from cryoscale.flights import ACTOR_DEADLINE_S
 from cryoscale.infer.calling import ActorRef, call_actor
 from cryoscale.infer.gate import PLACES
 from cryoscale.ledger import Ledger, Marker

@@ -21,11 +21,11 @@ from cryoscale.bench import ground
 from cryoscale.bench.actor import notebook
 from cryoscale.bench.clock import seconds
 from cryoscale.bench.figure import Figure, Rival
+from cryoscale.blocktask import ACTOR_DEADLINE_S
 from cryoscale.cluster import ACTOR_THREADS, own, workers
-from cryoscale.drive import AHEAD
 from cryoscale.features.channels import CHANNELS
 from cryoscale.fleet import Fleet
-from cryoscale.flights import ACTOR_DEADLINE_S
+from cryoscale.flights import AHEAD
 from cryoscale.grid import Block
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.calling import ActorRef, predict_on

@@ -16,10 +16,11 @@ from shapely.geometry import MultiPolygon
 from cryoscale import lease
 from cryoscale.bench import idle, processes
 from cryoscale.bench.figure import Figure, Rival, rounded
+from cryoscale.blocktask import ACTOR_DEADLINE_S, Task
 from cryoscale.cluster import workers
-from cryoscale.drive import AHEAD, Driver
+from cryoscale.drive import Driver
 from cryoscale.fleet import Fleet
-from cryoscale.flights import ACTOR_DEADLINE_S, Task
+from cryoscale.flights import AHEAD
 from cryoscale.infer.actor import ModelActor
 from cryoscale.ledger import Ledger, Marker, Work
 from cryoscale.outcome import Outcome, Progress, Watch

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from cryoscale.basis import context_of
 from cryoscale.errors import AssetReadError, SourceError
 from cryoscale.features import stack as features
 from cryoscale.features.stack import HALO_PX, PcaBasis
-from cryoscale.featurise import context_of
 from cryoscale.forecast.rates import FORMAT, Disk, Profile, Reading, TileRate, cores, machine_name, model_key
 from cryoscale.grid import Block, Window
 from cryoscale.infer.actor import ModelActor

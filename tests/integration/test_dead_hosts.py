@@ -16,6 +16,7 @@ import pytest
 import xarray as xr
 
 from cryoscale import featurise
+from cryoscale.basis import fit_run_basis
 from cryoscale.drive import Driver
 from cryoscale.errors import AssetReadError, HostDownError, InputError
 from cryoscale.ledger import Ledger
@@ -297,24 +298,24 @@ def test_the_basis_is_fitted_without_scenes_out_of_reach_and_says_so(
     document, away, day = half_served.document, half_served.away, half_served.day
     settings = load_config(document)
     items = find_items(settings)
-    whole = featurise.fit_run_basis(settings, items)
+    whole = fit_run_basis(settings, items)
     assert whole.lines() == []
     away[0] = True
     hosts.HOSTS.forget()
     from cryoscale.read.headers import KEPT
 
     KEPT._kept.clear()
-    found = featurise.fit_run_basis(settings, items)
+    found = fit_run_basis(settings, items)
     ids = {item.id for item in items["2018/optical"] if item.datetime and str(item.datetime.date()) == day}
     assert ids
     assert {name for name, _ in found.scenes_failed} == ids
     assert found.windows_failed == ()
     assert all(any(name in line for line in found.lines()) for name in ids)
     rest = {**items, "2018/optical": [i for i in items["2018/optical"] if i.id not in ids]}
-    alone = featurise.fit_run_basis(settings, rest)
+    alone = fit_run_basis(settings, rest)
     np.testing.assert_array_equal(found.basis.components, alone.basis.components)
     with pytest.raises(InputError, match=r"sample windows that could not be read"):
-        featurise.fit_run_basis(load_config({**document, "on_unreadable": "fail"}), items)
+        fit_run_basis(load_config({**document, "on_unreadable": "fail"}), items)
 
 
 def test_features_wait_for_a_host_and_name_what_they_were_made_without(

@@ -26,13 +26,13 @@ POISON = """
 import os, distributed
 
 def dask_setup(worker):
-    from cryoscale import flights, task
+    from cryoscale import blocktask, task
     honest = task.process_block
     def poisoned(out, identity, year, block, predict, **more):
         if block.key == "{key}" and block.epsg == {epsg} and os.path.exists("{switch}"):
             {harm}
         return honest(out, identity, year, block, predict, **more)
-    flights.process_block = poisoned
+    blocktask.process_block = poisoned
 """
 """Loaded by every worker: one block does harm as long as a file is there."""
 

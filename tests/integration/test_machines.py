@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,13 +18,15 @@ from typing import Any
 import pytest
 from distributed import get_worker
 
+from cryoscale import featurise
 from cryoscale.bench.idle import marker_of, works
 from cryoscale.bench.orchestration import IDENTITY, settings
 from cryoscale.cluster import Site
 from cryoscale.drive import Driver
-from cryoscale.fleet import machine_of
+from cryoscale.grid import Block
 from cryoscale.infer.calling import ActorRef
 from cryoscale.ledger import Ledger, Work
+from cryoscale.machines import machine_of
 from cryoscale.outcome import Outcome, Watch
 from cryoscale.settings import ClusterSpec
 from tests.integration.faults import until
@@ -49,6 +52,17 @@ def noted(out: str, identity: str, work: Work, actor: ActorRef, attempt: int, de
     marker = marker_of(work, attempt).model_copy(update={"worker": machine})
     Ledger(out).mark(marker)
     return marker.model_dump_json()
+
+
+def featured(out: str, year: int, block: Block, attempt: int) -> tuple[tuple[str, str], ...]:
+    """A block of ``cryoscale features`` without its work, likewise."""
+    machine = machine_of(get_worker().address)
+    Path(out, f"begun-{machine}").touch()
+    while Path(out, f"hold-{machine}").exists():
+        time.sleep(0.02)
+    time.sleep(0.02)
+    Path(out, f"{year}-{block.key}").write_text(machine)
+    return ()
 
 
 class Noting(Driver):
@@ -154,3 +168,30 @@ def test_what_a_machine_that_drains_has_given_back_is_done_before_it_is_gone(
         drive.let_go(SECOND)
     assert Counter(drive.done().values()) == {FIRST: len(WORK) - 1, SECOND: 1}
     assert drive.outcome.repeated == 0
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["both stay", "one dies"])
+def test_features_are_made_side_by_side_too_and_by_the_other_where_a_machine_dies(
+    two: tuple[str, subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    scheduler, second = two
+    monkeypatch.setattr(featurise, "write_feature_block", featured)
+    drive = Drive(tmp_path, Outcome(str(tmp_path)))
+    for host in (FIRST, SECOND):
+        drive.hold(host)
+    with ThreadPoolExecutor(1) as beside:
+        made = beside.submit(featurise._write_all, settings(scheduler), str(tmp_path), WORK)
+        for host in (FIRST, SECOND):
+            until(lambda host=host: drive.has_begun(host))
+        drive.let_go(FIRST)
+        if dies:
+            second.kill()
+        else:
+            drive.let_go(SECOND)
+        assert made.result(120) == ([], {(2018, WORK[0][1].epsg): set()})
+    line = [(tmp_path / f"{year}-{block.key}").read_text() for year, block in WORK]
+    if dies:
+        assert set(line) == {FIRST}
+        return
+    assert sum(a != b for a, b in pairwise(line)) <= 10
+    assert min(Counter(line)[host] for host in (FIRST, SECOND)) >= 12

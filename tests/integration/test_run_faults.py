@@ -129,7 +129,7 @@ def test_an_actor_that_hangs_is_noticed_by_its_deadline_ended_and_replaced(
     switch, preload = tmp_path / "switch", tmp_path / "hangs.py"
     switch.touch()
     preload.write_text(HANGS.format(switch=switch))
-    monkeypatch.setattr("cryoscale.flights.ACTOR_DEADLINE_S", 15.0)
+    monkeypatch.setattr("cryoscale.drive.ACTOR_DEADLINE_S", 15.0)
     events: list[str] = []
     with dask.config.set({"distributed.worker.preload": [str(preload)]}):
         outcome = run_pipeline(

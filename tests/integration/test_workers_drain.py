@@ -32,7 +32,7 @@ from tests.tables import Table
 TAP = """
 import os, time
 from pathlib import Path
-import cryoscale.flights, cryoscale.infer.actor
+import cryoscale.blocktask, cryoscale.infer.actor
 
 folder = Path(__file__).parent
 
@@ -42,11 +42,11 @@ def note(kind, what):
     while (folder / f"hold-{kind}").exists():
         time.sleep(0.02)
 
-process_block = cryoscale.flights.process_block
+process_block = cryoscale.blocktask.process_block
 def tapped(out, identity, year, block, *more, **options):
     note("blocks", f"{block.epsg}/{block.key}")
     return process_block(out, identity, year, block, *more, **options)
-cryoscale.flights.process_block = tapped
+cryoscale.blocktask.process_block = tapped
 
 predict = cryoscale.infer.actor.ModelActor.predict
 def held(self, *arguments):
