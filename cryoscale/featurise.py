@@ -18,6 +18,7 @@ import zarr
 from cryoscale.basis import RunBasis, context_of, fit_run_basis
 from cryoscale.candidates import candidate_blocks
 from cryoscale.cluster import workers
+from cryoscale.curve import along_curve
 from cryoscale.errors import InputError, OutputError
 from cryoscale.features import stack as features
 from cryoscale.features.stack import PcaBasis
@@ -70,7 +71,7 @@ def write_features(
             work += [(year, block) for block in blocks]
     store.consolidate(store.open_store(out))
     stage(f"writing {len(work)} blocks")
-    failed, scenes = _write_all(settings, context, work)
+    failed, scenes = _write_all(settings, context, along_curve(work))
     if failed:
         raise InputError(
             f"{len(failed)} of {len(work)} blocks that could not be read ({failed[0]})",
