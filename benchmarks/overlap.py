@@ -244,7 +244,8 @@ def chart(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e4e7ea")
-    panels[0].legend(title="tile", frameon=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, title="tile", loc="outside right upper", frameon=False)
     figure.savefig(path, format="png", facecolor="white")
 
 
