@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _METRES_A_DEGREE = 111_320.0
 
 _EDGE_M = 1000.0
-"""Edges of a projection are followed in steps of so much: 8 cm off at 45 degrees, a metre at 89."""
+"""Edges of a projection are followed in steps of so much: 2 cm off at 45 degrees, a metre at 89."""
 _ON_EARTH_M = 1e8
 """No projection has coordinates as large."""
 

@@ -50,10 +50,8 @@ def _taken(size: int) -> mmap.mmap | None:
 
 def _mapped(size: int) -> mmap.mmap:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(
-            OSError
-        ):  # as numpy does; kernels may be built without, and sandboxes know little of it
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # as numpy does
+        with suppress(OSError):  # kernels may be built without, and sandboxes know little of it
             memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
