@@ -6,7 +6,8 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,21 +65,39 @@ class TinyRange:
         return load_config(self.config(**changes))
 
 
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder made by the first of the session's processes that asks for it, and read by all."""
+def state_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of each file and folder; one that was moved away and back shows in its folder."""
+    return {
+        str(path.relative_to(folder)): (0 if path.is_dir() else path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@contextmanager
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A folder made by the first of the session's processes that asks for it, and read by all.
+
+    What one process changes in it, if only for a moment, the tests of another meet as a fault that none of
+    them caused: whoever wants a change takes a copy, and what did not is told at the end of the session.
+    """
     base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    home = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, made = home / name, home / f"{name}.json"
+    with (home / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "made").exists():
+        if not made.exists():
+            folder.mkdir()
             make(folder)
-            (folder / "made").touch()
-    return folder
+            made.write_text(json.dumps(state_of(folder)))
+    yield folder
+    found = {path: list(state) for path, state in state_of(folder).items()}
+    expected = json.loads(made.read_text())
+    changed = [path for path in found.keys() | expected.keys() if found.get(path) != expected.get(path)]
+    assert not changed, f"a test has changed what all tests read in {folder}: {sorted(changed)[:10]}"
 
 
 @pytest.fixture(scope="session")
-def tiny_range(tmp_path_factory: pytest.TempPathFactory) -> TinyRange:
+def tiny_range(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyRange]:
     """Published once a session."""
     from cryoscale.simulate.catalog import publish
     from cryoscale.simulate.terrain import make_range
@@ -88,9 +107,9 @@ def tiny_range(tmp_path_factory: pytest.TempPathFactory) -> TinyRange:
         (folder / "bbox.json").write_text(json.dumps(published.bbox_deg))
         save_random_network(folder / "random.safetensors")
 
-    folder = made_once(tmp_path_factory, "range", make)
-    west, south, east, north = json.loads((folder / "bbox.json").read_text())
-    return TinyRange(folder / "simulated", (west, south, east, north), folder / "random.safetensors")
+    with made_once(tmp_path_factory, "range", make) as folder:
+        west, south, east, north = json.loads((folder / "bbox.json").read_text())
+        yield TinyRange(folder / "simulated", (west, south, east, north), folder / "random.safetensors")
 
 
 @dataclass(frozen=True)
@@ -104,7 +123,7 @@ class Calm:
 
 
 @pytest.fixture(scope="session")
-def calm(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) -> Calm:
+def calm(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calm]:
     """Made once a session, by the command."""
     from tests.integration.faults import few_blocks, run_to_end, write_config
 
@@ -115,8 +134,9 @@ def calm(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) -> Cal
         facts = {"blocks": told["computed"], "took_s": time.monotonic() - begun}
         (folder / "facts.json").write_text(json.dumps(facts))
 
-    folder = made_once(tmp_path_factory, "calm", make)
-    return Calm(folder / "run.yaml", folder / "run", **json.loads((folder / "facts.json").read_text()))
+    with made_once(tmp_path_factory, "calm", make) as folder:
+        facts = json.loads((folder / "facts.json").read_text())
+        yield Calm(folder / "run.yaml", folder / "run", **facts)
 
 
 def save_random_network(

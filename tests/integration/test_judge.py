@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,11 @@ def narrow(tiny: TinyRange, weights: Path, **changes: Any) -> Settings:
 def finished(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyRange, Path, Path]:
     """A run of a random network whose card has temperature 0.25, which shows; its folder and its weights."""
     home = tmp_path_factory.mktemp("judged")
+    # a copy of its own: a test below takes the elevation model away, and others map the range meanwhile
+    own = replace(tiny_range, folder=shutil.copytree(tiny_range.folder, home / "range"))
     weights = with_temperature(tiny_range.weights, home / "w.safetensors", 0.25)
-    map_here(narrow(tiny_range, weights), home / "run")
-    return tiny_range, home / "run", weights
+    map_here(narrow(own, weights), home / "run")
+    return own, home / "run", weights
 
 
 def labels_of(out: Path | str) -> dict[Any, np.ndarray]:
