@@ -29,6 +29,7 @@ from benchmarks import RESULTS
 from cryoscale.bench import record
 from cryoscale.config import load_config
 from cryoscale.demo import demo_config, demo_weights, truth_of
+from cryoscale.errors import WeightsError
 from cryoscale.featurise import write_features
 from cryoscale.grid import Window, window_of
 from cryoscale.infer.encode import Confidence, encode
@@ -36,8 +37,10 @@ from cryoscale.infer.predict import Tiling, predict_window
 from cryoscale.infer.tiles import stride_px
 from cryoscale.learn.scores import CLASS_NAMES, Scores, confusion_matrix
 from cryoscale.learn.truth import open_truth
+from cryoscale.models.cryonet import SQUEEZE_PX
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.protocol import PredictsTiles
+from cryoscale.models.weights import copy_with_card, read_card
 from cryoscale.simulate.catalog import publish
 from cryoscale.simulate.regime import REGIMES
 from cryoscale.simulate.server import serve
@@ -46,6 +49,7 @@ from cryoscale.write.seams import seam_score
 
 YEAR = 2018
 STUDY = (256, 0.5)
+WHOLE_PX = 4096  # no tile is larger
 WITHIN_POINTS = 0.2
 DEBRIS = CLASS_NAMES.index("debris_covered_ice")
 PACKAGES = ("cryoscale", "torch", "numpy")
@@ -145,11 +149,24 @@ def measure(predictor: PredictsTiles, ground: Ground, tile_px: int, overlap: flo
     }
 
 
-def compare(scale: Scale, weights: str, device: str = "cpu") -> list[dict[str, Any]]:
-    """A row for each tiling over all ranges."""
-    predictor = load_predictor(weights=weights, device=device, precision="fp32")
+def looks_at(weights: str | Path) -> int:
+    """Over how much ground the gates of these weights look, px; all of any tile where they are no CryoNet."""
+    card = read_card(weights)
+    return int(card.arguments.get("squeeze_px", SQUEEZE_PX)) if card.architecture == "cryonet" else WHOLE_PX
+
+
+def compare(
+    scale: Scale, weights: str, device: str = "cpu", *, squeeze_px: int | None = None
+) -> list[dict[str, Any]]:
+    """A row for each tiling over all ranges; with ``squeeze_px`` as if that stood on a CryoNet's card."""
     rows: dict[tuple[int, float], list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
+        used = weights
+        if squeeze_px is not None:
+            card, used = read_card(weights), f"{folder}/{Path(weights).name}"
+            arguments = {**card.arguments, "squeeze_px": squeeze_px}
+            copy_with_card(weights, card.model_copy(update={"arguments": arguments}), used)
+        predictor = load_predictor(weights=used, device=device, precision="fp32")
         for ground in grounds(scale, Path(folder), weights=weights):
             for tiling in scale.tilings:
                 rows.setdefault(tiling, []).append(measure(predictor, ground, *tiling))
@@ -187,8 +204,11 @@ def recommended(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return min(filter(enough, rows), key=lambda row: (row["passes_inside"], row["cpu_s"]))
 
 
-def kept_rows(path: Path, weights: str, scale: str) -> list[dict[str, Any]]:
+def kept_rows(path: Path, weights: str, scale: str, squeeze_px: int) -> list[dict[str, Any]]:
     """All tilings that a file of results holds of weights of this name, the latest of each.
+
+    Of tiles larger than the study's those whose gates looked as far as ``squeeze_px``; in lines that do not
+    say how far, they looked at whole tiles.
 
     Raises:
         ValueError: there are none, or not of the same weights, as the study's tiling shows, which all have.
@@ -202,7 +222,8 @@ def kept_rows(path: Path, weights: str, scale: str) -> list[dict[str, Any]]:
         base = found.get(STUDY, rows[STUDY])
         if any(base[key] != rows[STUDY][key] for key in ("mean_iou", "accuracy", "pixels")):
             raise ValueError(f"{path} holds lines of several {weights}, or of several lists of ranges")
-        found |= rows
+        alike = line["sizes"].get("squeeze_px", WHOLE_PX) == squeeze_px
+        found |= {tiling: row for tiling, row in rows.items() if alike or tiling[0] <= STUDY[0]}
     if not found:
         raise ValueError(f"{path} holds nothing of {weights} at the scale {scale}")
     return [found[tiling] for tiling in sorted(found, key=lambda tiling: (tiling[0], -tiling[1]))]
@@ -274,10 +295,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="Measure nothing: the table and the chart of all that --out holds of weights of this name.",
     )
+    parser.add_argument(
+        "--squeeze-px",
+        type=int,
+        help="Over how much ground a CryoNet's gates look, px, a multiple of 32; default: its card's.",
+    )
     given = parser.parse_args(arguments)
+    try:
+        squeeze_px = given.squeeze_px or looks_at(given.weights)
+    except WeightsError as error:
+        parser.error(str(error))
     if given.kept:
         try:
-            rows = kept_rows(given.out, Path(given.weights).name, given.scale)
+            rows = kept_rows(given.out, Path(given.weights).name, given.scale, squeeze_px)
         except (OSError, ValueError) as error:
             parser.error(str(error))
         print(table(rows))
@@ -287,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scale = SCALES[given.scale]
     if given.tiling:
         scale = replace(scale, tilings=(STUDY, *(one for one in given.tiling if one != STUDY)))
-    rows = compare(scale, given.weights, given.device)
+    rows = compare(scale, given.weights, given.device, squeeze_px=given.squeeze_px)
     print(table(rows))
     if given.chart:
         chart(rows, given.chart)
@@ -304,6 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "size": scale.size,
         "ranges": scale.ranges,
         "weights": Path(given.weights).name,
+        "squeeze_px": squeeze_px,
         "device": given.device,
     }
     record.append(

@@ -153,6 +153,7 @@ def model_record(settings: Settings) -> dict[str, Any]:
         )
     refuse_other_classes(predictor.classes)
     described = predictor.describe()
+    seen = described.get("squeeze_px")
     return {
         **described,
         "identity": {
@@ -160,6 +161,8 @@ def model_record(settings: Settings) -> dict[str, Any]:
             **{key: described.get(key) for key in ("name", "sha256", "card")},
             **spec.choices,
             # runs in which it was read off all the same have another layer, and cannot be gone on with
+            # before there were neighbourhoods, gates looked at the whole of larger tiles, too
+            **({"squeeze_px": seen} if seen is not None and settings.tile_px > seen else {}),
             **({"curve": "not read"} if spec.confidence == "entropy" and _unused_curve(predictor) else {}),
         },
         "confidence": confidence_layer(settings.model.confidence, predictor),

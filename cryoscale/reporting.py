@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +145,18 @@ def _summary(settings: Settings, manifest: dict[str, Any], account: Account) -> 
         "Not mapped": f"{(inside - valid) * pixel_km2:,.1f} km² where no scene was clear",
         "Years": ", ".join(map(str, settings.years)),
         "Season": f"{settings.season.start} to {settings.season.end}",
-        "Tiles": f"{settings.tile_px} px, overlap {settings.model.overlap:g}",
+        "Tiles": f"{settings.tile_px} px, overlap {settings.model.overlap:g}" + _gates(manifest["model"]),
         "Work": f"{sum(account.seconds.values()):,.0f} s over all blocks",
         "Catalogue": manifest["identity"]["catalogue"][:16],
         **_catalogs(manifest.get("catalogs", [])),
         **_sample(manifest),
     }
+
+
+def _gates(model: Mapping[str, Any]) -> str:
+    """Over how much ground they look, where tiles are larger."""
+    px = model["identity"].get("squeeze_px")
+    return "" if px is None else f", channel gates over {px} px"
 
 
 def _doubts(settings: Settings, out: str) -> dict[str, str]:

@@ -29,6 +29,9 @@ TILE_MULTIPLE = 32
 SQUEEZE = 16
 """Reduction of the channel gates, and with it the fewest channels that a decoder block can have."""
 
+SQUEEZE_PX = 256
+"""The study's tiles, and so over how much ground its channel gates look."""
+
 
 @dataclass(frozen=True)
 class EncoderSpec:
@@ -122,11 +125,39 @@ class Encoder(nn.Module):
 # --- decoder ------------------------------------------------------------------------------------
 
 
-class ScSE(nn.Module):
-    """x * (channel gate) + x * (pixel gate): what to look at, plus where to look."""
+def squeeze_cells(size: Sequence[int], squeeze_px: int) -> tuple[int, int] | None:
+    """Into how many cells a map (h, w) is parted for its gates, two to a neighbourhood; None: it is one."""
+    down, across = (max(2, round(2 * int(length) / squeeze_px)) for length in size)
+    return None if down == across == 2 else (down, across)
 
-    def __init__(self, channels: int) -> None:
+
+def squeeze(x: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Means of (n, c, h, w) over neighbourhoods of two by two ``cells``, each half on the next."""
+    return F.avg_pool2d(F.adaptive_avg_pool2d(x, cells), 2, 1)
+
+
+def spread(gate: Tensor, size: Sequence[int]) -> Tensor:
+    """Gates of neighbourhoods to (n, c, h, w): linear between their middles, and held out to the rim."""
+    held = F.pad(gate, (1, 1, 1, 1), mode="replicate")
+    return F.interpolate(held, size=[int(n) for n in size], mode="bilinear", align_corners=True)
+
+
+class ScSE(nn.Module):
+    """x * (channel gate) + x * (pixel gate): what to look at, plus where to look.
+
+    A channel's gate hangs on its mean over the tile, so that on a tile of twice the edge the same weights
+    meet means that they never learnt, and lakes go missing. Hence what is larger than ``squeeze_px``
+    has a gate for each neighbourhood of about that edge, and between them what lies between. What is no more
+    than a quarter larger has one gate, as the study's tiles have.
+
+    Args:
+        channels: c.
+        squeeze_px: edge of the neighbourhoods, in pixels of the map.
+    """
+
+    def __init__(self, channels: int, squeeze_px: int = SQUEEZE_PX) -> None:
         super().__init__()
+        self.squeeze_px = squeeze_px
         self.cSE = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(channels, channels // SQUEEZE, 1),
@@ -147,8 +178,10 @@ class ScSE(nn.Module):
         return self.attend(x)
 
     def attend(self, x: Tensor) -> Tensor:
-        """The same in the precision of ``x``; the gates are (n, c, 1, 1) and (n, 1, h, w)."""
-        y: Tensor = x * self.cSE(x) + x * self.sSE(x)
+        """The same in the precision of ``x``; the gates are (n, c, 1 or h, 1 or w) and (n, 1, h, w)."""
+        cells = squeeze_cells(x.shape[-2:], self.squeeze_px)
+        channel = self.cSE(x) if cells is None else spread(self.cSE[1:](squeeze(x, cells)), x.shape[-2:])
+        y: Tensor = x * channel + x * self.sSE(x)
         return y
 
 
@@ -157,18 +190,19 @@ def conv_norm_relu(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(conv(inputs, outputs, 3), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-def attention(channels: int) -> nn.Sequential:
+def attention(channels: int, squeeze_px: int) -> nn.Sequential:
     """scSE under the name that it has in a checkpoint."""
-    return nn.Sequential(OrderedDict(attention=ScSE(channels)))
+    return nn.Sequential(OrderedDict(attention=ScSE(channels, squeeze_px)))
 
 
 class Node(nn.Module):
     """A node of the nested decoder: double the size, join the skips, attend, convolve twice."""
 
-    def __init__(self, inputs: int, skips: int, outputs: int) -> None:
+    def __init__(self, inputs: int, skips: int, outputs: int, squeeze_px: int) -> None:
         super().__init__()
-        self.conv1, self.attention1 = conv_norm_relu(inputs + skips, outputs), attention(inputs + skips)
-        self.conv2, self.attention2 = conv_norm_relu(outputs, outputs), attention(outputs)
+        joined = inputs + skips
+        self.conv1, self.attention1 = conv_norm_relu(joined, outputs), attention(joined, squeeze_px)
+        self.conv2, self.attention2 = conv_norm_relu(outputs, outputs), attention(outputs, squeeze_px)
 
     def forward(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
         """x (n, inputs, h, w) and skips (n, *, 2h, 2w) to (n, outputs, 2h, 2w)."""
@@ -187,7 +221,7 @@ class Decoder(nn.Module):
     others are the nested skips, each as wide as the feature of its size.
     """
 
-    def __init__(self, features: Sequence[int], widths: Sequence[int]) -> None:
+    def __init__(self, features: Sequence[int], widths: Sequence[int], squeeze_px: int) -> None:
         super().__init__()
         self.last = len(features) - 1
         self.blocks = nn.ModuleDict()
@@ -195,8 +229,9 @@ class Decoder(nn.Module):
             for i in range(j + 1):
                 inputs = widths[j - 1] if i == 0 and j > 0 else coarse
                 outputs = widths[j] if i == 0 else fine
-                self.blocks[f"x_{i}_{j}"] = Node(inputs, (j - i + 1) * fine, outputs)
-        self.blocks[f"x_0_{self.last}"] = Node(widths[-2], 0, widths[-1])
+                seen = squeeze_px >> (self.last - j)  # the same ground on a map of h/16, h/8, h/4, h/2
+                self.blocks[f"x_{i}_{j}"] = Node(inputs, (j - i + 1) * fine, outputs, seen)
+        self.blocks[f"x_0_{self.last}"] = Node(widths[-2], 0, widths[-1], squeeze_px)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Five features, coarsest first, to (n, widths[-1], h, w)."""
@@ -222,9 +257,11 @@ class CryoNet(nn.Module):
         classes: number of classes k.
         encoder: a name in ``ENCODERS``; resnet101 is the paper's, 70.20 M parameters with the defaults.
         decoder_channels: widths of the five decoder stages, coarsest first, each 16 or more.
+        squeeze_px: over how much ground a channel's gate looks, in pixels of the tile: of those that it
+            learns from, a multiple of 32 (:class:`ScSE`).
 
     Raises:
-        InputError: for an encoder or widths that do not exist.
+        InputError: for an encoder, widths or a neighbourhood that do not exist.
     """
 
     tile_multiple = TILE_MULTIPLE
@@ -235,6 +272,7 @@ class CryoNet(nn.Module):
         classes: int = 5,
         encoder: str = "resnet101",
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        squeeze_px: int = SQUEEZE_PX,
     ) -> None:
         super().__init__()
         if encoder not in ENCODERS:
@@ -242,8 +280,12 @@ class CryoNet(nn.Module):
         if len(decoder_channels) != 5 or min(decoder_channels) < SQUEEZE:
             given, expected = f"decoder widths {list(decoder_channels)}", f"five of {SQUEEZE} or more"
             raise InputError(given, expected, "give one width for each of the five stages")
+        if squeeze_px < TILE_MULTIPLE or squeeze_px % TILE_MULTIPLE:
+            given, expected = f"squeeze_px {squeeze_px}", f"a multiple of {TILE_MULTIPLE}"
+            raise InputError(given, expected, "give the edge of the tiles that it learns from")
+        self.squeeze_px = squeeze_px
         self.encoder = Encoder(in_channels, ENCODERS[encoder])
-        self.decoder = Decoder(self.encoder.channels[::-1], decoder_channels)
+        self.decoder = Decoder(self.encoder.channels[::-1], decoder_channels, squeeze_px)
         self.segmentation_head = nn.Sequential(nn.Conv2d(decoder_channels[-1], classes, 3, padding=1))
         self.reset_parameters()
 

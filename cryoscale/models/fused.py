@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,11 @@ from torch.nn import functional as F
 
 from cryoscale.errors import InputError
 from cryoscale.models import gates
-from cryoscale.models.cryonet import CryoNet, Node, ResidualBlock, ScSE
+from cryoscale.models.cryonet import CryoNet, Node, ResidualBlock, ScSE, squeeze, squeeze_cells
 
 log = logging.getLogger("cryoscale")
+
+T = TypeVar("T")
 
 MULTIPLE = 8
 """Of channels, for tensor cores: https://docs.nvidia.com/deeplearning/performance/dl-performance-convolutional"""
@@ -51,7 +53,8 @@ def _can_build(device: torch.device) -> bool:
 class FusedCryoNet(nn.Module):
     """Standardised features (n, ``filled``, h, w), channels last, to logits (n, k filled up, h, w).
 
-    The logits lack their bias, which :meth:`probabilities` adds on the way.
+    The logits lack their bias, which :meth:`probabilities` adds on the way. Tiles whose gates differ from
+    place to place, see :class:`ScSE`, are joined and gated by torch, not by kernels of our own.
 
     Args:
         network: CryoNet in evaluation mode, its batch norms folded.
@@ -82,7 +85,7 @@ class FusedCryoNet(nn.Module):
             nn.Sequential(*(_Residual(cast("ResidualBlock", block), dtype) for block in layer))
             for layer in layers
         )
-        self.last = network.decoder.last
+        self.last, self.squeeze_px = network.decoder.last, network.squeeze_px
         self.nodes = nn.ModuleDict(
             {name: _Node(cast("Node", node), dtype) for name, node in network.decoder.blocks.items()}
         )
@@ -90,22 +93,30 @@ class FusedCryoNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, k, h, w) without their bias, k filled up to a multiple of eight."""
+        cells = squeeze_cells(x.shape[-2:], self.squeeze_px)
         stem, x = gates.rectified_pool(self.stem(x), self.stem.bias)
         maps = [stem]
         for layer in self.layers:
             x = layer(x)
             maps.append(x)
-        features = [(level, gates.mean(level)) for level in reversed(maps)]
-        row: list[tuple[Tensor, Tensor]] = []
+        maps.reverse()
+        if cells is None:
+            y, _ = self._nested([(level, gates.mean(level)) for level in maps], _Node.forward)
+        else:
+            y = self._nested(maps, lambda node, low, skips: node.by_place(low, skips, cells))
+        logits: Tensor = self.head(y)
+        return logits
+
+    def _nested(self, features: Sequence[T], at: Callable[[_Node, T, Sequence[T]], T]) -> T:
+        """The grid of :class:`Decoder`, ``at`` each of its nodes; maps are whatever that takes."""
+        row: list[T] = []
         for j, feature in enumerate(features[1:]):
             row.append(features[j])
             skips = [feature]
             for i in range(j, -1, -1):
-                row[i] = self.nodes[f"x_{i}_{j}"](row[i], skips)
+                row[i] = at(cast("_Node", self.nodes[f"x_{i}_{j}"]), row[i], skips)
                 skips.insert(0, row[i])
-        y, _ = self.nodes[f"x_0_{self.last}"](row[0], ())
-        logits: Tensor = self.head(y)
-        return logits
+        return at(cast("_Node", self.nodes[f"x_0_{self.last}"]), row[0], ())
 
     def probabilities(self, logits: Tensor, temperature: float) -> Tensor:
         """Of what :meth:`forward` gives: (n, h, w, k) float32."""
@@ -206,6 +217,13 @@ class _Gate(nn.Module):
         hidden = torch._addmm_activation(self.squeeze_bias, means, self.squeeze)
         return torch.addmm(self.excite_bias, hidden, self.excite)
 
+    def by_place(self, x: Tensor, cells: tuple[int, int]) -> Tensor:
+        """``x`` (n, c, h, w) gated, its channels by neighbourhoods."""
+        means = squeeze(x.float(), cells).to(x.dtype)
+        n, c, down, across = means.shape
+        channel = self.channel(means.permute(0, 2, 3, 1).reshape(-1, c))
+        return gates.attend_by_place(x, self.pixel, channel.view(n, down, across, c).permute(0, 3, 1, 2))
+
 
 class _Node(nn.Module):
     """:class:`Node`, of maps with their means."""
@@ -232,6 +250,14 @@ class _Node(nn.Module):
         y = self.conv2(self.conv1.rectified(x))
         channel = self.gate2.channel(gates.mean(y, self.conv2.bias))
         return gates.attend(y, self.conv2.bias, self.gate2.pixel, channel)
+
+    def by_place(self, low: Tensor, skips: Sequence[Tensor], cells: tuple[int, int]) -> Tensor:
+        """The same of maps alone, gated by neighbourhoods."""
+        x = gates.double(low)
+        if skips:
+            x = self.gate1.by_place(torch.cat([x, *skips], dim=1), cells)
+        y = self.conv2(self.conv1.rectified(x))
+        return self.gate2.by_place(gates.rectify_(y, self.conv2.bias), cells)
 
 
 def _up(channels: int) -> int:

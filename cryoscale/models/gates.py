@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cryoscale.models.cryonet import spread
+
 
 @dataclass(frozen=True, eq=False)
 class PixelGate:
@@ -59,6 +61,16 @@ def attend(x: Tensor, bias: Tensor, pixel: PixelGate, channel: Tensor) -> tuple[
     wide = _rectified(x, bias)
     gated = _gated([wide], pixel, channel).to(x.dtype)
     return gated, mean(gated)
+
+
+def attend_by_place(x: Tensor, pixel: PixelGate, channel: Tensor) -> Tensor:
+    """``x`` (n, c, h, w) gated; the channels' sigmoid takes ``channel`` (n, c, rows, cols) of neighbourhoods.
+
+    By torch on any device: tiles larger than those that weights learnt from are not what a GPU is served.
+    """
+    wide = x.float()
+    by_channel = spread(torch.sigmoid(channel.float()), x.shape[-2:])
+    return (wide * (by_channel + _by_pixel(wide, pixel))).to(x.dtype, memory_format=torch.channels_last)
 
 
 def join(low: Tensor, skips: Sequence[Tensor], pixel: PixelGate, channel: Tensor) -> Tensor:
@@ -108,6 +120,9 @@ def _rectified(x: Tensor, bias: Tensor | None, other: Tensor | None = None) -> T
 
 def _gated(parts: Sequence[Tensor], pixel: PixelGate, channel: Tensor) -> Tensor:
     joined = torch.cat(list(parts), dim=1)
-    by_pixel = (joined * pixel.weight[:, None, None]).sum(dim=1, keepdim=True) + pixel.offset
-    gate = torch.sigmoid(channel.float())[:, :, None, None] + torch.sigmoid(by_pixel)
+    gate = torch.sigmoid(channel.float())[:, :, None, None] + _by_pixel(joined, pixel)
     return (joined * gate).contiguous(memory_format=torch.channels_last)
+
+
+def _by_pixel(x: Tensor, pixel: PixelGate) -> Tensor:
+    return torch.sigmoid((x * pixel.weight[:, None, None]).sum(dim=1, keepdim=True) + pixel.offset)

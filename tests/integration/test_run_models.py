@@ -13,12 +13,14 @@ from cryoscale.errors import InputError
 from cryoscale.features.stack import CHANNELS
 from cryoscale.learn.forest import grow
 from cryoscale.learn.scores import CLASS_NAMES
+from cryoscale.models.cryonet import CryoNet
 from cryoscale.models.forest import RandomForest
 from cryoscale.models.glavitu import GlaViTU
 from cryoscale.models.weights import Card, save
 from cryoscale.preparation import prepare
 from cryoscale.results import Run
 from tests.integration.conftest import TinyRange, map_here
+from tests.toy_networks import stirred
 
 SCALE = {"LST": 270.0, "elevation": 5000.0, "aspect": 180.0, "slope": 30.0, "velocity": 20.0}
 
@@ -54,6 +56,14 @@ def glavitu(folder: Path) -> dict[str, Any]:
     return save_as(net, "glavitu", arguments, folder / "glavitu.safetensors")
 
 
+def by_neighbourhoods(folder: Path) -> dict[str, Any]:
+    """A CryoNet on tiles of four times the edge that its gates look at."""
+    torch.manual_seed(4)
+    arguments = {"encoder": "resnet10w16", "decoder_channels": [32, 16, 16, 16, 16], "squeeze_px": 32}
+    net = stirred(CryoNet(**arguments))
+    return save_as(net, "cryonet", arguments, folder / "cryonet.safetensors")
+
+
 def forest(folder: Path) -> dict[str, Any]:
     arguments = {"trees": 5, "leaves": 12, "depth": 6}
     net, rng = RandomForest(**arguments), np.random.default_rng(1)
@@ -62,7 +72,7 @@ def forest(folder: Path) -> dict[str, Any]:
     return save_as(net, "random-forest", arguments, folder / "forest.safetensors")
 
 
-@pytest.mark.parametrize(("make", "tile_px"), [(glavitu, 48), (forest, 64)])
+@pytest.mark.parametrize(("make", "tile_px"), [(glavitu, 48), (forest, 64), (by_neighbourhoods, 128)])
 def test_neither_block_size_nor_region_shows_in_the_map_of_other_models(
     tiny_range: TinyRange, tmp_path: Path, make: Any, tile_px: int
 ) -> None:

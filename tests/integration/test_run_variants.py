@@ -17,6 +17,7 @@ from cryoscale.config import load_config
 from cryoscale.errors import ConfigError, InputError, OutputError
 from cryoscale.forecast.plan import Asked, make_plan
 from cryoscale.learn.patches import Patches
+from cryoscale.manifest import digest
 from cryoscale.models import weights
 from cryoscale.models.curve import Calibration
 from cryoscale.preparation import prepare
@@ -139,6 +140,20 @@ def test_a_curve_for_single_answers_is_not_read_by_a_run_with_flips(
 def test_defaults_add_nothing_to_the_identity_of_a_run(plain: Path) -> None:
     identity = json.loads((plain / "run.json").read_text())["identity"]
     assert set(identity["model"]) == {"name", "sha256", "card"}
+
+
+def test_a_run_of_large_tiles_whose_gates_looked_at_the_whole_of_them_is_another(
+    tiny_range: TinyRange, tmp_path: Path
+) -> None:
+    tiling = {"tile_px": 512, "block_px": 512}
+    prepare(tiny_range.settings(**small(tiny_range), tiling=tiling), str(tmp_path))
+    path = tmp_path / "run.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["identity"]["model"].pop("squeeze_px") == 256
+    manifest["identity_sha256"] = digest(manifest["identity"])
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(OutputError, match="squeeze_px"):
+        prepare(tiny_range.settings(**small(tiny_range), tiling=tiling), str(tmp_path))
 
 
 @pytest.mark.parametrize("field", ["temperature", "mean"])

@@ -120,6 +120,11 @@ def test_the_price_of_overlap_is_told_tiling_by_tiling(
     assert "recommended" in capsys.readouterr().out
     assert drawn.read_bytes().startswith(b"\x89PNG")
 
+    overlap.main(["--scale", "tiny", "--out", str(kept), "--tiling", "256:0.5", "--squeeze-px", "64"])
+    other = json.loads(kept.read_text("utf-8").splitlines()[-1])
+    assert (document["sizes"]["squeeze_px"], other["sizes"]["squeeze_px"]) == (256, 64)
+    assert other["results"]["rows"][0]["iou"] != study["iou"], "gates that look elsewhere answer otherwise"
+
 
 def test_the_recommended_tiling_is_the_cheapest_that_loses_nothing_that_matters() -> None:
     def row(tile_px: int, overlap_: float, passes: float, mean: float, debris: float) -> dict[str, object]:
@@ -156,13 +161,28 @@ def test_tilings_measured_one_after_the_other_make_one_table_unless_the_weights_
     for rows in ([base, *others[:4]], [base, *others[4:]]):
         record.append(kept, {**whole, "results": {"rows": rows}})
     arguments = ["--kept", "--out", str(kept), "--chart", str(drawn)]
-    overlap.main(arguments)
+    # those are of the time when gates looked at whole tiles, which is the same up to the study's
+    overlap.main([*arguments, "--squeeze-px", str(overlap.WHOLE_PX)])
     assert capsys.readouterr().out == overlap.table([base, *others]) + "\n"
     assert drawn.stat().st_size > 10_000
+    overlap.main(arguments)
+    small = [base, *(row for row in others if row["tile_px"] == 256)]
+    assert 1 < len(small) < len(others)
+    assert capsys.readouterr().out == overlap.table(small) + "\n"
+    large = {**others[-1], "mean_iou": 90.0}
+    rows = {"rows": [base, large]}
+    record.append(kept, {**whole, "results": rows, "sizes": {**whole["sizes"], "squeeze_px": 256}})
+    overlap.main(arguments)
+    assert capsys.readouterr().out == overlap.table([*small, large]) + "\n"
 
     other = {**base, "mean_iou": base["mean_iou"] - 0.001}
     record.append(kept, {**whole, "results": {"rows": [other]}})
-    for more, words in ([], "several demo.safetensors"), (["--weights", "x.safetensors"], "nothing of x"):
+    foreign = ["--weights", "x.safetensors"]
+    for more, words in (
+        ([], "several demo.safetensors"),
+        (foreign, "x.safetensors (nothing there)"),
+        ([*foreign, "--squeeze-px", "256"], "nothing of x"),
+    ):
         with pytest.raises(SystemExit) as ended:
             overlap.main([*arguments, *more])
         assert ended.value.code == 2
