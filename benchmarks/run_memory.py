@@ -25,7 +25,8 @@ from cryoscale.ledger import Ledger
 from cryoscale.simulate.catalog import publish
 from cryoscale.simulate.terrain import make_range
 
-SIZES = {"tiny": "tiny", "moderate": "small", "full": "medium"}
+SIZES = {"tiny": ("tiny", 0.5), "moderate": ("small", 1.0), "full": ("medium", 1.0)}
+"""The range, and how much of its width and of its height the larger region has."""
 METHOD = "the command's processes, VmHWM of each read every 0.1 s while it lives; MiB"
 
 
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scale", choices=SIZES, default="moderate")
     parser.add_argument("--out", type=Path, default=RESULTS / "run_memory.jsonl")
     given = parser.parse_args(arguments)
-    size = SIZES[given.scale]
+    size, whole = SIZES[given.scale]
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         published = publish(make_range(7, size), home / "simulated")
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         document = demo_config(home / "simulated", size, (2018,), 7)
         document["tiling"] = {"tile_px": 128, "block_px": 256}
         found = {}
-        for name, share in (("quarter", 0.5), ("whole", 1.0)):
+        for name, share in (("quarter", whole / 2), ("whole", whole)):
             corner = [west, south, west + share * (east - west), south + share * (north - south)]
             document["region"] = {"bbox": [round(v, 6) for v in corner]}
             found[name] = measure(document, home / name)

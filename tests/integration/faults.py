@@ -36,6 +36,11 @@ def few_blocks(tiny: TinyRange, **changes: Any) -> dict[str, Any]:
     return tiny.config(**{**few, **changes})
 
 
+def few_by_network(tiny: TinyRange, **changes: Any) -> dict[str, Any]:
+    """The same blocks by a small network, which actors hold; with a quarter of overlap, as is cheapest."""
+    return few_blocks(tiny, model={"weights": str(tiny.weights), "overlap": 0.25}, **changes)
+
+
 @dataclass
 class Command:
     """``cryoscale`` in a process group of its own, as a user starts it."""

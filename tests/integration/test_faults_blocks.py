@@ -69,15 +69,15 @@ def test_a_poisonous_block_is_set_aside_with_its_inputs_and_the_others_are_done(
     if "repeat" in harm:
         assert any("poisoned" in line for line in record["traceback"])
 
-    # as it stands, the same command tries it no more; status tells it by its cause
-    code, said, _ = Command.start("run", calm.config, "--out", out, "--json", env=env).end()
-    assert (code, json.loads(said)["computed"]) == (1, 0)
-    code, said, _ = Command.start("status", out).end()
-    assert code == 1
-    assert "set aside, 1 blocks" in said
-    code, said, _ = Command.start("verify", out, "--json").end()
-    assert code == 1
-    assert json.loads(said)["set_aside"] == [f"2018/{victim.epsg}/{victim.key}"]
+        # as it stands, the same command tries it no more; status tells it by its cause
+        code, said, _ = Command.start("run", calm.config, "--out", out, "--json", env=env).end()
+        assert (code, json.loads(said)["computed"]) == (1, 0)
+        code, said, _ = Command.start("status", out).end()
+        assert code == 1
+        assert "set aside, 1 blocks" in said
+        code, said, _ = Command.start("verify", out, "--json").end()
+        assert code == 1
+        assert json.loads(said)["set_aside"] == [f"2018/{victim.epsg}/{victim.key}"]
 
     switch.unlink()
     told = run_to_end(calm.config, out, "--retry-set-aside")

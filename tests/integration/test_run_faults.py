@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+from cryoscale.config import load_config
 from cryoscale.grid import Block
 from cryoscale.ledger import Ledger
 from cryoscale.outcome import Progress
 from cryoscale.pipeline import run as run_pipeline
 from tests.integration.conftest import TinyRange, map_here
+from tests.integration.faults import few_by_network
 
 
 def checksums(out: Path) -> dict[tuple[int, Block], str]:
@@ -30,7 +32,7 @@ def undisturbed(
     tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[int, Block], str]:
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    map_here(tiny_range.settings(), out)
+    map_here(load_config(few_by_network(tiny_range)), out)
     return checksums(out)
 
 
@@ -70,7 +72,9 @@ def test_a_run_outlives_the_death_of_its_workers(
         if not killed:
             killed.append(kill_workers(kind))
 
-    outcome = run_pipeline(tiny_range.settings(**changes), str(tmp_path / "run"), on_progress=strike)
+    outcome = run_pipeline(
+        load_config(few_by_network(tiny_range, **changes)), str(tmp_path / "run"), on_progress=strike
+    )
     assert killed
     assert killed[0] >= 1
     assert outcome.exit_code == 0
@@ -95,7 +99,9 @@ def test_a_run_outlives_a_worker_that_freezes(
         if not frozen:
             frozen.append(kill_workers(kind, signal.SIGSTOP))
 
-    outcome = run_pipeline(tiny_range.settings(**changes), str(tmp_path / "run"), on_progress=strike)
+    outcome = run_pipeline(
+        load_config(few_by_network(tiny_range, **changes)), str(tmp_path / "run"), on_progress=strike
+    )
     assert frozen
     assert frozen[0] >= 1
     assert outcome.exit_code == 0
@@ -133,7 +139,9 @@ def test_an_actor_that_hangs_is_noticed_by_its_deadline_ended_and_replaced(
     events: list[str] = []
     with dask.config.set({"distributed.worker.preload": [str(preload)]}):
         outcome = run_pipeline(
-            tiny_range.settings(), str(tmp_path / "run"), on_event=lambda name, _: events.append(name)
+            load_config(few_by_network(tiny_range)),
+            str(tmp_path / "run"),
+            on_event=lambda name, _: events.append(name),
         )
     assert not switch.exists(), "nothing hung: nothing was tested"
     assert "actor_lost" in events
@@ -146,7 +154,7 @@ def test_a_killed_driver_loses_nothing_that_was_done(
     tiny_range: TinyRange, tmp_path: Path, undisturbed: dict[tuple[int, Block], str]
 ) -> None:
     config, out = tmp_path / "run.yaml", tmp_path / "run"
-    config.write_text(yaml.safe_dump(tiny_range.config()))
+    config.write_text(yaml.safe_dump(few_by_network(tiny_range)))
     command = [sys.executable, "-m", "cryoscale.cli", "run", str(config), "--out", str(out)]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
@@ -157,6 +165,6 @@ def test_a_killed_driver_loses_nothing_that_was_done(
     before = checksums(out)
     assert before, "killed before the first block was done: nothing was tested"
     assert before.items() <= undisturbed.items()
-    outcome = run_pipeline(tiny_range.settings(), str(out))
+    outcome = run_pipeline(load_config(few_by_network(tiny_range)), str(out))
     assert outcome.skipped >= len(before)
     assert checksums(out) == undisturbed

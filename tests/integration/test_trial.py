@@ -15,6 +15,7 @@ import torch
 
 from cryoscale import cluster, trial
 from cryoscale.cluster import Site
+from cryoscale.config import load_config
 from cryoscale.errors import ExtraError, InputError
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.parity import Choice, Parity
@@ -22,7 +23,7 @@ from cryoscale.pipeline import run as run_pipeline
 from cryoscale.preparation import Draft, begin, draft_run, tried_there
 from cryoscale.settings import Settings
 from tests.integration.conftest import TinyRange, map_here
-from tests.integration.faults import bytes_that_differ
+from tests.integration.faults import bytes_that_differ, few_by_network
 
 
 def test_precisions_are_tried_on_blocks_of_the_run_and_told(
@@ -225,7 +226,7 @@ def test_a_run_is_gone_on_with_in_the_precision_that_it_was_begun_with(
 
     monkeypatch.setattr(trial, "_is_short", lambda *given: False)
     monkeypatch.setattr(trial, "choose", chosen)
-    settings, out = tiny_range.settings(), tmp_path / "run"
+    settings, out = load_config(few_by_network(tiny_range)), tmp_path / "run"
     outcome = run_pipeline(settings, str(out))
     assert outcome.exit_code == 0
     assert len(calls) == 1
@@ -245,8 +246,9 @@ def test_a_run_is_gone_on_with_in_the_precision_that_it_was_begun_with(
 
     # and it is the map of a run that asked for it by name
     named = tmp_path / "named"
-    by_name = tiny_range.settings(model={**tiny_range.config()["model"], "precision": "openvino"})
-    run_pipeline(by_name, str(named))
+    document = few_by_network(tiny_range)
+    document["model"]["precision"] = "openvino"
+    run_pipeline(load_config(document), str(named))
     assert bytes_that_differ(out, named) == 0
 
     monkeypatch.setitem(sys.modules, "openvino", None)
@@ -255,9 +257,10 @@ def test_a_run_is_gone_on_with_in_the_precision_that_it_was_begun_with(
 
 
 def test_float32_of_openvino_is_nearly_the_map_of_torch(tiny_range: TinyRange, tmp_path: Path) -> None:
-    model = tiny_range.config()["model"]
+    document = few_by_network(tiny_range)
     for name in ("fp32", "openvino"):
-        map_here(tiny_range.settings(model={**model, "precision": name}), tmp_path / name)
+        document["model"]["precision"] = name
+        map_here(load_config(document), tmp_path / name)
     from cryoscale.write.mosaic import open_mosaic, zones
 
     for epsg in zones(tmp_path / "fp32", 2018):
