@@ -118,7 +118,7 @@ def run_to_end(config: Path, out: str | Path, *more: str) -> dict[str, Any]:
     return document
 
 
-def until(condition: Callable[[], bool], command: Command | None = None) -> bool:
+def until(condition: Callable[[], bool], command: Command | None = None, *, every_s: float = 0.02) -> bool:
     """Waits for a condition; False where the command ended first."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
@@ -126,7 +126,7 @@ def until(condition: Callable[[], bool], command: Command | None = None) -> bool
             return True
         if command is not None and command.process.poll() is not None:
             return condition()
-        time.sleep(0.02)
+        time.sleep(every_s)
     raise AssertionError(f"waited in vain{f'; it stands here: {command.stacks()}' if command else ''}")
 
 
@@ -152,7 +152,8 @@ def bytes_that_differ(out: str | Path, other: str | Path) -> int:
     total = 0
     for name in {*ours, *theirs}:
         a, b = ours.get(name, b""), theirs.get(name, b"")
-        total += abs(len(a) - len(b)) + sum(x != y for x, y in zip(a, b, strict=False))
+        if a != b:
+            total += abs(len(a) - len(b)) + sum(x != y for x, y in zip(a, b, strict=False))
     return total
 
 

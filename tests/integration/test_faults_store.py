@@ -105,7 +105,7 @@ def test_a_store_that_goes_away_in_the_middle_of_a_run_costs_no_block(
 ) -> None:
     out = s3.url("run")
     command = Command.start("run", calm.config, "--out", out, "--json")
-    assert until(lambda: done(out) >= 2, command)
+    assert until(lambda: done(out) >= 2, command, every_s=0.2)
     s3.go_for(20.0)
     code, said, complained = command.end()
     assert code == 0, complained
@@ -123,7 +123,7 @@ def test_a_driver_killed_while_it_writes_to_s3_is_followed_by_the_next(
 ) -> None:
     out = s3.url("run")
     command = Command.start("run", calm.config, "--out", out)
-    assert until(lambda: done(out) >= 2, command)
+    assert until(lambda: done(out) >= 2, command, every_s=0.2)
     command.kill()
     command.end()
     kept = done(out)
