@@ -160,9 +160,9 @@ def model_record(settings: Settings) -> dict[str, Any]:
             # The tensors' sha256 does not cover the card: temperature, statistics, basis, curve.
             **{key: described.get(key) for key in ("name", "sha256", "card")},
             **spec.choices,
-            # runs in which it was read off all the same have another layer, and cannot be gone on with
-            # before there were neighbourhoods, gates looked at the whole of larger tiles, too
+            # in runs of an older version gates looked at the whole of larger tiles, too
             **({"squeeze_px": seen} if seen is not None and settings.tile_px > seen else {}),
+            # runs in which it was read off all the same have another layer, and cannot be gone on with
             **({"curve": "not read"} if spec.confidence == "entropy" and _unused_curve(predictor) else {}),
         },
         "confidence": confidence_layer(settings.model.confidence, predictor),

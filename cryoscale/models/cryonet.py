@@ -5,7 +5,9 @@ its parts: residual encoder (He et al. 2016, https://arxiv.org/abs/1512.03385), 
 (Zhou et al. 2020, https://arxiv.org/abs/1912.05074) and concurrent spatial and channel squeeze and
 excitation (Roy et al. 2019, https://arxiv.org/abs/1808.08127). Names and shapes of the tensors are those
 of ``UnetPlusPlus(encoder, decoder_attention_type="scse")`` of segmentation-models-pytorch 0.6, so
-that checkpoints pass both ways; that library is the oracle of the tests, not a dependency.
+that checkpoints pass both ways; that library is the oracle of the tests, not a dependency. On tiles
+of up to 320 px answers are the same; on larger ones its gates look at the whole tile, and ours do not
+(:class:`ScSE`).
 
 Shapes in comments are those of ResNet-101 on a 256-pixel tile; h is 256, and h/2 means 128 x 128.
 """

@@ -62,6 +62,22 @@ def test_names_shapes_and_logits_equal_and_checkpoints_pass_both_ways(smp: Any, 
             parameter.data.mul_(0.9)
 
 
+def test_on_tiles_far_larger_than_the_studys_it_is_the_same_where_gates_are_to_look_at_all_of_them(
+    smp: Any,
+) -> None:
+    theirs, ours = pair(smp, "resnet18", classes=3, channels=4)
+    randomise(theirs)
+    whole = CryoNet(4, 3, "resnet18", squeeze_px=384)
+    for net in (ours, whole):
+        net.load_state_dict(theirs.state_dict())
+    x = torch.randn(1, 4, 384, 64, generator=torch.Generator().manual_seed(7))
+    x[..., 192:, :] *= 4.0
+    with torch.inference_mode():
+        expected, found, by_place = (net.eval()(x) for net in (theirs, whole, ours))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    assert (by_place - expected).abs().max() > 1e-3 * expected.abs().max()
+
+
 def test_gradients_and_batch_statistics_of_a_training_step_equal(smp: Any) -> None:
     theirs, ours = pair(smp, "resnet18", classes=3, channels=4)
     ours.load_state_dict(theirs.state_dict())
