@@ -114,9 +114,7 @@ class Site:
     def prepare(cls, lab: Lab, s3: S3, tiny: TinyRange) -> Site:
         """Apply what an administrator applies, and what a user brings."""
         lab.apply(*rendered("cluster"), *rendered("foundation"))
-        folder = tiny.folder.parent
-        for file in tiny.weights.parent.glob(f"{tiny.weights.stem}.*"):  # with its card
-            (folder / file.name).write_bytes(file.read_bytes())
+        folder = tiny.weights.parent  # the range is beside them
         folder.chmod(0o755)  # pods are nobody's that this machine knows
         size, modes = {"storage": "1Gi"}, ["ReadWriteMany"]
         volume = {"capacity": size, "accessModes": modes, "hostPath": {"path": str(folder)}}
@@ -149,8 +147,7 @@ class Site:
 
     def config(self, document: Document, **cluster: Any) -> Document:
         """A configuration of the tiny range as pods see it, on Kubernetes."""
-        text = json.dumps(document).replace(str(self.tiny.folder.parent), DATA)
-        text = text.replace(str(self.tiny.weights.parent), DATA)
+        text = json.dumps(document).replace(str(self.tiny.weights.parent), DATA)
         named = {"kind": "kubernetes", "cpu_workers": 2, "gpu_workers": 1, "secret": SECRET, "claim": CLAIM}
         images = {"image": SPEC.image, "gpu_image": SPEC.gpu_image}
         return {**json.loads(text), "cluster": named | images | cluster}
