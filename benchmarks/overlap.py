@@ -317,7 +317,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scale = SCALES[given.scale]
     if given.tiling:
         scale = replace(scale, tilings=(STUDY, *(one for one in given.tiling if one != STUDY)))
-    rows = compare(scale, given.weights, given.device, squeeze_px=given.squeeze_px)
+    try:
+        rows = compare(scale, given.weights, given.device, squeeze_px=given.squeeze_px)
+    except WeightsError as error:  # a card whose network takes no such neighbourhood
+        parser.error(str(error))
     print(table(rows))
     if given.chart:
         chart(rows, given.chart)

@@ -153,15 +153,13 @@ def model_record(settings: Settings) -> dict[str, Any]:
         )
     refuse_other_classes(predictor.classes)
     described = predictor.describe()
-    seen = described.get("squeeze_px")
     return {
         **described,
         "identity": {
             # The tensors' sha256 does not cover the card: temperature, statistics, basis, curve.
             **{key: described.get(key) for key in ("name", "sha256", "card")},
             **spec.choices,
-            # in runs of an older version gates looked at the whole of larger tiles, too
-            **({"squeeze_px": seen} if seen is not None and settings.tile_px > seen else {}),
+            **_gates(settings.tile_px, described.get("squeeze_px")),
             # runs in which it was read off all the same have another layer, and cannot be gone on with
             **({"curve": "not read"} if spec.confidence == "entropy" and _unused_curve(predictor) else {}),
         },
@@ -172,6 +170,15 @@ def model_record(settings: Settings) -> dict[str, Any]:
         "needs_location": predictor.needs_location,
         "pca": predictor.pca,
     }
+
+
+def _gates(tile_px: int, squeeze_px: int | None) -> dict[str, int]:
+    """Over how much ground gates look, where that is less than a tile: before, they looked at all of it."""
+    if squeeze_px is None:
+        return {}
+    from cryoscale.models.cryonet import squeeze_cells  # and with it torch, which such a network has imported
+
+    return {} if squeeze_cells((tile_px, tile_px), squeeze_px) is None else {"squeeze_px": squeeze_px}
 
 
 def confidence_layer(kind: str, predictor: PredictsTiles) -> str:

@@ -76,7 +76,7 @@ OVERLAP = 0.5
 """That of the study, for all."""
 
 RECOMMENDED = {"tiny": 0.125, "small": 0.125, "cryonet": 0.25}
-"""For cryoscale in addition: the cheapest that costs a network no accuracy (``benchmarks.overlap``)."""
+"""For cryoscale in addition: the cheapest at 256 px that costs no accuracy (``benchmarks.overlap``)."""
 
 
 def compare(job: Job, routes: Sequence[str], recommended: float) -> list[dict[str, Any]]:

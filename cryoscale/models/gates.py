@@ -8,7 +8,8 @@ and one (:func:`mean`, :func:`attend`), and the means of what is written are had
 join it.
 
 On a GPU these are kernels in Triton (:mod:`triton_gates`); elsewhere plain torch, which is their oracle. Sums
-are added up in a fixed order: the same map gives the same bits every time.
+are added up in a fixed order: the same map gives the same bits every time. Maps of tiles larger than those
+learnt from have means of neighbourhoods, which plain torch gates everywhere (:func:`attend_by_place`).
 
 Maps are (n, c, h, w), channels last in memory.
 """
@@ -66,7 +67,7 @@ def attend(x: Tensor, bias: Tensor, pixel: PixelGate, channel: Tensor) -> tuple[
 def attend_by_place(x: Tensor, pixel: PixelGate, channel: Tensor) -> Tensor:
     """``x`` (n, c, h, w) gated; the channels' sigmoid takes ``channel`` (n, c, rows, cols) of neighbourhoods.
 
-    By torch on any device: tiles larger than those that weights learnt from are not what a GPU is served.
+    By torch on any device, also where the other steps are kernels.
     """
     wide = x.float()
     by_channel = spread(torch.sigmoid(channel.float()), x.shape[-2:])

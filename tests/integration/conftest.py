@@ -78,7 +78,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     """A folder made by the first of the session's processes that asks for it, and read by all.
 
     What one process changes in it, if only for a moment, the tests of another meet as a fault that none of
-    them caused: whoever wants a change takes a copy, and what did not is told at the end of the session.
+    them caused: whoever wants a change takes a copy. A change is told at the end of the session.
     """
     base = factory.getbasetemp()
     home = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

@@ -17,7 +17,7 @@ from cryoscale.config import load_config
 from cryoscale.errors import ConfigError, InputError, OutputError
 from cryoscale.forecast.plan import Asked, make_plan
 from cryoscale.learn.patches import Patches
-from cryoscale.manifest import digest
+from cryoscale.manifest import _gates, digest
 from cryoscale.models import weights
 from cryoscale.models.curve import Calibration
 from cryoscale.preparation import prepare
@@ -145,6 +145,8 @@ def test_defaults_add_nothing_to_the_identity_of_a_run(plain: Path) -> None:
 def test_a_run_of_large_tiles_whose_gates_looked_at_the_whole_of_them_is_another(
     tiny_range: TinyRange, tmp_path: Path
 ) -> None:
+    assert [_gates(px, 256) for px in (256, 320, 352)] == [{}, {}, {"squeeze_px": 256}], "as the gates part"
+    assert _gates(4096, None) == {}
     tiling = {"tile_px": 512, "block_px": 512}
     prepare(tiny_range.settings(**small(tiny_range), tiling=tiling), str(tmp_path))
     path = tmp_path / "run.json"

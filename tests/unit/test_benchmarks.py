@@ -124,6 +124,10 @@ def test_the_price_of_overlap_is_told_tiling_by_tiling(
     other = json.loads(kept.read_text("utf-8").splitlines()[-1])
     assert (document["sizes"]["squeeze_px"], other["sizes"]["squeeze_px"]) == (256, 64)
     assert other["results"]["rows"][0]["iou"] != study["iou"], "gates that look elsewhere answer otherwise"
+    with pytest.raises(SystemExit) as ended:
+        overlap.main(["--scale", "tiny", "--out", str(kept), "--squeeze-px", "100"])
+    assert ended.value.code == 2
+    assert "squeeze_px 100; expected a multiple of 32" in capsys.readouterr().err
 
 
 def test_the_recommended_tiling_is_the_cheapest_that_loses_nothing_that_matters() -> None:

@@ -65,7 +65,6 @@ def test_what_is_far_away_does_not_gate() -> None:
     other[..., 128:, 128:] *= 3.0
     same = gate(x) == gate(other)
     assert same[..., :96, :96].all()
-    assert same[..., :96, :].any()
     assert not same[..., 120:128, 120:128].all(), "near by it does"
     assert not same[..., 128:, 128:].any()
 
