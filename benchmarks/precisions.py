@@ -76,10 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SIZES), default="small", help="Which network.")
     parser.add_argument("--batch", type=int, nargs="+", help="Tiles a batch; default: by device.")
+    parser.add_argument("--tile-px", type=int, help="Edge of a tile; 256, of the tiny network 64.")
     parser.add_argument("--out", type=Path, default=RESULTS / "precisions.jsonl")
     given = parser.parse_args(arguments)
     device = choose_device("auto").type
-    tile_px = 64 if given.scale == "tiny" else 256
+    tile_px = given.tile_px or (64 if given.scale == "tiny" else 256)
     rows = measure(given.scale, given.batch or BATCHES[device], tile_px, device)
     print(table(rows))
     sizes = {"scale": given.scale, "tile_px": tile_px, "device": device}

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,12 @@ from torch.nn import functional as F
 
 from cryoscale.errors import InputError
 from cryoscale.models import gates
-from cryoscale.models.cryonet import CryoNet, Node, ResidualBlock, ScSE, squeeze, squeeze_cells
+from cryoscale.models.cryonet import CryoNet, Node, ResidualBlock, ScSE, squeeze_cells
 
 log = logging.getLogger("cryoscale")
 
-T = TypeVar("T")
+Gauged = tuple[Tensor, Tensor]
+"""A map (n, c, h, w) with what gates want to know of it, its means as :func:`gates.mean` has them."""
 
 MULTIPLE = 8
 """Of channels, for tensor cores: https://docs.nvidia.com/deeplearning/performance/dl-performance-convolutional"""
@@ -53,8 +54,7 @@ def _can_build(device: torch.device) -> bool:
 class FusedCryoNet(nn.Module):
     """Standardised features (n, ``filled``, h, w), channels last, to logits (n, k filled up, h, w).
 
-    The logits lack their bias, which :meth:`probabilities` adds on the way. Tiles whose gates differ from
-    place to place, see :class:`ScSE`, are joined and gated by torch, not by kernels of our own.
+    The logits lack their bias, which :meth:`probabilities` adds on the way.
 
     Args:
         network: CryoNet in evaluation mode, its batch norms folded.
@@ -100,23 +100,17 @@ class FusedCryoNet(nn.Module):
             x = layer(x)
             maps.append(x)
         maps.reverse()
-        if cells is None:
-            y, _ = self._nested([(level, gates.mean(level)) for level in maps], _Node.forward)
-        else:
-            y = self._nested(maps, lambda node, low, skips: node.by_place(low, skips, cells))
-        logits: Tensor = self.head(y)
-        return logits
-
-    def _nested(self, features: Sequence[T], at: Callable[[_Node, T, Sequence[T]], T]) -> T:
-        """The grid of :class:`Decoder`, ``at`` each of its nodes; maps are whatever that takes."""
-        row: list[T] = []
+        row: list[Gauged] = []  # the grid of :class:`Decoder`
+        features = [(level, gates.mean(level, cells=cells)) for level in maps]
         for j, feature in enumerate(features[1:]):
             row.append(features[j])
             skips = [feature]
             for i in range(j, -1, -1):
-                row[i] = at(cast("_Node", self.nodes[f"x_{i}_{j}"]), row[i], skips)
+                row[i] = self.nodes[f"x_{i}_{j}"](row[i], skips, cells)
                 skips.insert(0, row[i])
-        return at(cast("_Node", self.nodes[f"x_0_{self.last}"]), row[0], ())
+        y, _ = self.nodes[f"x_0_{self.last}"](row[0], (), cells)
+        logits: Tensor = self.head(y)
+        return logits
 
     def probabilities(self, logits: Tensor, temperature: float) -> Tensor:
         """Of what :meth:`forward` gives: (n, h, w, k) float32."""
@@ -213,16 +207,9 @@ class _Gate(nn.Module):
         return gates.PixelGate(self.weight, self.offset)
 
     def channel(self, means: Tensor) -> Tensor:
-        """What the channels' sigmoid takes (n, c), of their means (n, c)."""
-        hidden = torch._addmm_activation(self.squeeze_bias, means, self.squeeze)
-        return torch.addmm(self.excite_bias, hidden, self.excite)
-
-    def by_place(self, x: Tensor, cells: tuple[int, int]) -> Tensor:
-        """``x`` (n, c, h, w) gated, its channels by neighbourhoods."""
-        means = squeeze(x.float(), cells).to(x.dtype)
-        n, c, down, across = means.shape
-        channel = self.channel(means.permute(0, 2, 3, 1).reshape(-1, c))
-        return gates.attend_by_place(x, self.pixel, channel.view(n, down, across, c).permute(0, 3, 1, 2))
+        """What the channels' sigmoid takes, of their means (..., c)."""
+        hidden = torch._addmm_activation(self.squeeze_bias, means.flatten(0, -2), self.squeeze)
+        return torch.addmm(self.excite_bias, hidden, self.excite).view_as(means)
 
 
 class _Node(nn.Module):
@@ -237,27 +224,27 @@ class _Node(nn.Module):
             _Gate(cast("ScSE", part.attention), dtype) for part in (node.attention1, node.attention2)
         )
 
-    def forward(
-        self, low: tuple[Tensor, Tensor], skips: Sequence[tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
-        """(n, inputs, h, w) and skips (n, *, 2h, 2w) to (n, outputs, 2h, 2w), each with its means (n, *)."""
+    def forward(self, low: Gauged, skips: Sequence[Gauged], cells: tuple[int, int] | None) -> Gauged:
+        """(n, inputs, h, w) and skips (n, *, 2h, 2w) to (n, outputs, 2h, 2w)."""
         if skips:
-            # the mean of a doubled map is that of the map
-            channel = self.gate1.channel(torch.cat([low[1], *(means for _, means in skips)], dim=1))
+            channel = self.gate1.channel(
+                torch.cat([_doubled(low, cells), *(means for _, means in skips)], dim=-1)
+            )
             x = gates.join(low[0], [skip for skip, _ in skips], self.gate1.pixel, channel)
         else:
             x = gates.double(low[0])
         y = self.conv2(self.conv1.rectified(x))
-        channel = self.gate2.channel(gates.mean(y, self.conv2.bias))
-        return gates.attend(y, self.conv2.bias, self.gate2.pixel, channel)
+        channel = self.gate2.channel(gates.mean(y, self.conv2.bias, cells))
+        return gates.attend(y, self.conv2.bias, self.gate2.pixel, channel, cells)
 
-    def by_place(self, low: Tensor, skips: Sequence[Tensor], cells: tuple[int, int]) -> Tensor:
-        """The same of maps alone, gated by neighbourhoods."""
-        x = gates.double(low)
-        if skips:
-            x = self.gate1.by_place(torch.cat([x, *skips], dim=1), cells)
-        y = self.conv2(self.conv1.rectified(x))
-        return self.gate2.by_place(gates.rectify_(y, self.conv2.bias), cells)
+
+def _doubled(low: Gauged, cells: tuple[int, int] | None) -> Tensor:
+    """Means of a map at twice its size: those of the map, unless cells part its pixels."""
+    x, means = low
+    parted = cells is not None and any(
+        length % count for length, count in zip(x.shape[-2:], cells, strict=True)
+    )
+    return gates.mean(x, cells=cells, doubled=True) if parted else means
 
 
 def _up(channels: int) -> int:

@@ -7,11 +7,12 @@ doubling, joining and gating are one reading and one writing (:func:`join`), bia
 and one (:func:`mean`, :func:`attend`), and the means of what is written are had on the way, once for all who
 join it.
 
-On a GPU these are kernels in Triton (:mod:`triton_gates`); elsewhere plain torch, which is their oracle. Sums
-are added up in a fixed order: the same map gives the same bits every time. Maps of tiles larger than those
-learnt from have means of neighbourhoods, which plain torch gates everywhere (:func:`attend_by_place`).
+On a GPU these are kernels in Triton (:mod:`triton_gates`, :mod:`triton_means`); elsewhere plain torch, which
+is their oracle. Sums are added up in a fixed order: the same map gives the same bits every time.
 
-Maps are (n, c, h, w), channels last in memory.
+Maps are (n, c, h, w), channels last in memory. What a gate knows of their channels, means and what the
+sigmoid takes, is (n, c), or of tiles larger than those learnt from (n, rows, cols, c): of neighbourhoods,
+which lie as :func:`squeeze` and :func:`spread` say.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cryoscale.models.cryonet import spread
+from cryoscale.models.cryonet import spread, squeeze
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +35,29 @@ class PixelGate:
     offset: Tensor
 
 
-def mean(x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Means (n, c) of the channels of ``x``, or of ``relu(x + bias)``; in the precision of ``x``."""
-    if x.is_cuda:
-        from cryoscale.models import triton_gates
+def mean(
+    x: Tensor, bias: Tensor | None = None, cells: tuple[int, int] | None = None, *, doubled: bool = False
+) -> Tensor:
+    """Means of the channels of ``x``, or of ``relu(x + bias)``; in the precision of ``x``.
 
-        return triton_gates.mean(x, bias)
-    return _rectified(x, bias).mean(dim=(2, 3)).to(x.dtype)
+    Args:
+        x: (n, c, h, w).
+        bias: (c,) float32.
+        cells: of :func:`squeeze_cells`; without them the means are (n, c), else (n, rows, cols, c).
+        doubled: of neighbourhoods of the map at twice its size, which differ where cells part pixels.
+    """
+    if x.is_cuda:
+        from cryoscale.models import triton_means
+
+        if cells is None:
+            return triton_means.mean(x, bias)
+        return triton_means.mean_by_place(x, bias, cells, 2 if doubled else 1)
+    if cells is None:
+        return _mean(x, bias)
+    wide = _rectified(x, bias)
+    if doubled:
+        wide = F.interpolate(wide, scale_factor=2.0, mode="nearest")
+    return squeeze(wide, cells).permute(0, 2, 3, 1).to(x.dtype)
 
 
 def rectify_(x: Tensor, bias: Tensor, other: Tensor | None = None) -> Tensor:
@@ -53,25 +70,21 @@ def rectify_(x: Tensor, bias: Tensor, other: Tensor | None = None) -> Tensor:
     return x.copy_(total)
 
 
-def attend(x: Tensor, bias: Tensor, pixel: PixelGate, channel: Tensor) -> tuple[Tensor, Tensor]:
-    """Gated ``relu(x + bias)`` and its means (n, c); the channels' sigmoid takes ``channel`` (n, c)."""
+def attend(
+    x: Tensor, bias: Tensor, pixel: PixelGate, channel: Tensor, cells: tuple[int, int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Gated ``relu(x + bias)`` and its means by ``cells``; the channels' sigmoid takes ``channel``."""
     if x.is_cuda:
         from cryoscale.models import triton_gates
 
-        return triton_gates.attend(x, bias, pixel.weight, pixel.offset, channel)
-    wide = _rectified(x, bias)
-    gated = _gated([wide], pixel, channel).to(x.dtype)
-    return gated, mean(gated)
-
-
-def attend_by_place(x: Tensor, pixel: PixelGate, channel: Tensor) -> Tensor:
-    """``x`` (n, c, h, w) gated; the channels' sigmoid takes ``channel`` (n, c, rows, cols) of neighbourhoods.
-
-    By torch on any device, also where the other steps are kernels.
-    """
-    wide = x.float()
-    by_channel = spread(torch.sigmoid(channel.float()), x.shape[-2:])
-    return (wide * (by_channel + _by_pixel(wide, pixel))).to(x.dtype, memory_format=torch.channels_last)
+        if cells is None:
+            return triton_gates.attend(x, bias, pixel.weight, pixel.offset, channel)
+        gated = triton_gates.attend_by_place(x, bias, pixel.weight, pixel.offset, channel)
+    else:
+        gated = _gated([_rectified(x, bias)], pixel, channel).to(x.dtype)
+        if cells is None:
+            return gated, _mean(gated)
+    return gated, mean(gated, cells=cells)  # which the kernel that gates by place has not on its way
 
 
 def join(low: Tensor, skips: Sequence[Tensor], pixel: PixelGate, channel: Tensor) -> Tensor:
@@ -112,6 +125,10 @@ def softmax(logits: Tensor, bias: Tensor, classes: int, temperature: float) -> T
     return torch.softmax(last, dim=-1).contiguous()
 
 
+def _mean(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _rectified(x, bias).mean(dim=(2, 3)).to(x.dtype)
+
+
 def _rectified(x: Tensor, bias: Tensor | None, other: Tensor | None = None) -> Tensor:
     total = x.float()
     if other is not None:
@@ -121,9 +138,10 @@ def _rectified(x: Tensor, bias: Tensor | None, other: Tensor | None = None) -> T
 
 def _gated(parts: Sequence[Tensor], pixel: PixelGate, channel: Tensor) -> Tensor:
     joined = torch.cat(list(parts), dim=1)
-    gate = torch.sigmoid(channel.float())[:, :, None, None] + _by_pixel(joined, pixel)
-    return (joined * gate).contiguous(memory_format=torch.channels_last)
-
-
-def _by_pixel(x: Tensor, pixel: PixelGate) -> Tensor:
-    return torch.sigmoid((x * pixel.weight[:, None, None]).sum(dim=1, keepdim=True) + pixel.offset)
+    by_pixel = torch.sigmoid((joined * pixel.weight[:, None, None]).sum(dim=1, keepdim=True) + pixel.offset)
+    by_channel = torch.sigmoid(channel.float())
+    if channel.ndim == 2:
+        by_channel = by_channel[:, :, None, None]
+    else:
+        by_channel = spread(by_channel.permute(0, 3, 1, 2), joined.shape[-2:])
+    return (joined * (by_channel + by_pixel)).contiguous(memory_format=torch.channels_last)

@@ -1,8 +1,6 @@
 """The kernels of :mod:`gates` in Triton, https://triton-lang.org, which comes with torch for GPUs.
 
-A map is (n, p, c) to them: images, pixels, channels side by side. Every program owns what it writes, and
-sums over pixels are left in parts that one more kernel adds up in order, so that no result depends on which
-program was the first.
+A map is (n, p, c) to them: images, pixels, channels side by side. Means are in :mod:`triton_means`.
 """
 
 from __future__ import annotations
@@ -14,14 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_ELEMENTS = 4096
-"""Numbers a program holds at once: 32 of each of its 128 threads."""
-
-_WIDTH = 128
-"""Channels at once, where they are added up."""
-
-_STEPS = 8
-"""Times that many a program looks at, before it adds up over its threads."""
+from cryoscale.models.triton_means import ELEMENTS, STEPS, mean_of_parts, power, sizes_of
 
 _JOIN_MANY = 512
 _JOIN_FEW = 32, 64, 4
@@ -32,23 +23,11 @@ six each on an H200."""
 _MOST_SKIPS = 4
 
 
-def mean(x: Tensor, bias: Tensor | None) -> Tensor:
-    """As :func:`gates.mean`."""
-    n, c, pixels = _sizes(x)
-    width = min(_WIDTH, _power(c))
-    rows = min(_power(pixels), _ELEMENTS // width)
-    parts = triton.cdiv(pixels, rows * _STEPS)
-    sums = torch.empty((n, parts, c), dtype=torch.float32, device=x.device)
-    grid = (n, parts, triton.cdiv(c, width))
-    _sums[grid](x, x if bias is None else bias, sums, pixels, c, rows, width, _STEPS, bias is not None)
-    return _mean_of_parts(sums, pixels, x.dtype)
-
-
 def rectify_(x: Tensor, bias: Tensor, other: Tensor | None) -> Tensor:
     """As :func:`gates.rectify_`."""
-    n, c, pixels = _sizes(x)
+    n, c, pixels = sizes_of(x)
     if other is not None:
-        _sizes(other)
+        sizes_of(other)
     count = n * pixels * c
     block = 2048
     _rectify[(triton.cdiv(count, block),)](
@@ -59,7 +38,7 @@ def rectify_(x: Tensor, bias: Tensor, other: Tensor | None) -> Tensor:
 
 def rectified_pool(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """As :func:`gates.rectified_pool`."""
-    n, c, _ = _sizes(rectify_(x, bias, None))
+    n, c, _ = sizes_of(rectify_(x, bias, None))
     height, width = x.shape[2:]
     rows, cols = (height + 1) // 2, (width + 1) // 2
     out = torch.empty((n, c, rows, cols), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
@@ -71,41 +50,70 @@ def rectified_pool(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 def attend(x: Tensor, bias: Tensor, weight: Tensor, offset: Tensor, channel: Tensor) -> tuple[Tensor, Tensor]:
     """As :func:`gates.attend`."""
-    n, c, pixels = _sizes(x)
-    width = _power(c)
-    rows = min(_power(pixels), max(1, _ELEMENTS // width))
-    steps = max(1, min(_STEPS, pixels // rows))
+    n, c, pixels = sizes_of(x)
+    width = power(c)
+    rows = min(power(pixels), max(1, ELEMENTS // width))
+    steps = max(1, min(STEPS, pixels // rows))
     parts = triton.cdiv(pixels, rows * steps)
     out = torch.empty_like(x)
     sums = torch.empty((n, parts, c), dtype=torch.float32, device=x.device)
     _attend[(n, parts)](x, bias, weight, offset, channel, out, sums, pixels, c, rows, width, steps)
-    return out, _mean_of_parts(sums, pixels, x.dtype)
+    return out, mean_of_parts(sums, pixels, x.dtype)
+
+
+def attend_by_place(x: Tensor, bias: Tensor, weight: Tensor, offset: Tensor, channel: Tensor) -> Tensor:
+    """As :func:`gates.attend` of neighbourhoods, without the means of what is written."""
+    n, c, pixels = sizes_of(x)
+    height, width = x.shape[2:]
+    at_once = power(c)
+    rows = min(power(pixels), max(1, ELEMENTS // at_once))
+    out, gate = torch.empty_like(x), _held_rows(channel, height)
+    grid = (n, triton.cdiv(pixels, rows))
+    _attend_by_place[grid](
+        x,
+        bias,
+        weight,
+        offset,
+        gate,
+        out,
+        pixels,
+        width,
+        _steps(gate, width),
+        c,
+        rows,
+        at_once,
+        gate.shape[2],
+    )
+    return out
 
 
 def join(low: Tensor, skips: Sequence[Tensor], weight: Tensor, offset: Tensor, channel: Tensor) -> Tensor:
     """As :func:`gates.join`, of at most four skips."""
     if not 1 <= len(skips) <= _MOST_SKIPS:
         raise ValueError(f"{len(skips)} skips, 1 to {_MOST_SKIPS} can be joined")
-    n, first, _ = _sizes(low)
-    _, _, pixels = _sizes(skips[0])
-    counts = [_sizes(skip)[1] for skip in skips] + [0] * (_MOST_SKIPS - len(skips))
+    n, first, _ = sizes_of(low)
+    _, _, pixels = sizes_of(skips[0])
+    counts = [sizes_of(skip)[1] for skip in skips] + [0] * (_MOST_SKIPS - len(skips))
     given = [*skips, *[skips[0]] * (_MOST_SKIPS - len(skips))]
     total = first + sum(counts)
     height, width = skips[0].shape[2:]
     out = torch.empty(
         (n, total, height, width), dtype=low.dtype, device=low.device, memory_format=torch.channels_last
     )
+    by_place = channel.ndim == 4
+    gate = _held_rows(channel, height) if by_place else channel
+    places, steps = (gate.shape[2], _steps(gate, width)) if by_place else (0, 0.0)
     rows, at_once, warps = _JOIN_FEW if total <= _JOIN_MANY else _JOIN_MORE
-    rows = min(_power(pixels), rows)
+    rows = min(power(pixels), rows)
     grid = (n, triton.cdiv(pixels, rows))
-    sizes = pixels, width, first, *counts, total, rows, at_once
-    _join[grid](low, *given, weight, offset, channel, out, *sizes, num_warps=warps)
+    sizes = pixels, width, steps, first, *counts, total, rows, at_once, places
+    _join[grid](low, *given, weight, offset, gate, out, *sizes, num_warps=warps)
     return out
 
 
 def double(low: Tensor) -> Tensor:
     """As :func:`gates.double`."""
-    n, c, pixels = _sizes(low)
+    n, c, pixels = sizes_of(low)
     height, width = low.shape[2:]
     out = torch.empty(
         (n, c, 2 * height, 2 * width), dtype=low.dtype, device=low.device, memory_format=torch.channels_last
@@ -118,76 +126,62 @@ def double(low: Tensor) -> Tensor:
 
 def softmax(logits: Tensor, bias: Tensor, classes: int, temperature: float) -> Tensor:
     """As :func:`gates.softmax`."""
-    n, c, pixels = _sizes(logits)
+    n, c, pixels = sizes_of(logits)
     height, width = logits.shape[2:]
     out = torch.empty((n, height, width, classes), dtype=torch.float32, device=logits.device)
     rows = 512
     grid = (triton.cdiv(n * pixels, rows),)
-    _softmax[grid](logits, bias, out, n * pixels, 1.0 / temperature, c, classes, rows, _power(classes))
+    _softmax[grid](logits, bias, out, n * pixels, 1.0 / temperature, c, classes, rows, power(classes))
     return out
 
 
-def _mean_of_parts(sums: Tensor, pixels: int, dtype: torch.dtype) -> Tensor:
-    n, parts, c = sums.shape
-    out = torch.empty((n, c), dtype=dtype, device=sums.device)
-    width = min(128, _power(c))
-    _means[(n, triton.cdiv(c, width))](sums, out, parts, 1.0 / pixels, c, width, min(64, _power(parts)))
+def _held_rows(channel: Tensor, height: int) -> Tensor:
+    """Gates (n, h, cols, c) float32 of every row, of what their sigmoid takes (n, rows, cols, c).
+
+    As :func:`spread` has them in one direction; the other is had where a map is gated, two of them a number.
+    """
+    n, places, cols, c = channel.shape
+    out = torch.empty((n, height, cols, c), dtype=torch.float32, device=channel.device)
+    block = 1024
+    steps = (places + 1) / (height - 1)
+    _spread_rows[(n * height, triton.cdiv(cols * c, block))](
+        channel, out, height, steps, places, cols * c, block
+    )
     return out
 
 
-def _sizes(x: Tensor) -> tuple[int, int, int]:
-    """Images, channels and pixels of a map that lies channels last."""
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        raise ValueError(f"a map of strides {x.stride()}, channels last is expected")
-    return x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-
-
-def _power(of: int) -> int:
-    """The power of two that is not below it."""
-    return 1 << max(0, of - 1).bit_length()
+def _steps(gate: Tensor, width: int) -> float:
+    """From one pixel of a row to the next, in columns of the gates held out to the rim."""
+    return (gate.shape[2] + 1) / (width - 1)
 
 
 @triton.jit
-def _sums(
-    x,
-    bias,
-    sums,
-    pixels,
-    C: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    STEPS: tl.constexpr,
-    RECTIFY: tl.constexpr,
-):
-    image, part = tl.program_id(0), tl.program_id(1)
-    c = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
-    inside = c < C
-    base = image.to(tl.int64) * pixels * C
-    total = tl.zeros([ROWS, WIDTH], tl.float32)
-    for step in range(STEPS):
-        p = (part * STEPS + step) * ROWS + tl.arange(0, ROWS)
-        mask = (p < pixels)[:, None] & inside[None, :]
-        v = tl.load(x + base + p[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
-        if RECTIFY:
-            b = tl.load(bias + c, mask=inside, other=0.0)
-            v = tl.where(mask, tl.maximum(v + b[None, :], 0.0), 0.0)
-        total += v
-    parts = tl.num_programs(1)
-    tl.store(sums + (image * parts + part) * C + c, tl.sum(total, axis=0), mask=inside)
+def _spread_rows(channel, out, height, steps, places, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < COUNT
+    place = (row % height).to(tl.float32) * steps
+    upper = tl.minimum(place.to(tl.int32), places)
+    share = place - upper.to(tl.float32)
+    base = channel + (row // height).to(tl.int64) * places * COUNT + at
+    above, below = tl.maximum(upper - 1, 0), tl.minimum(upper, places - 1)
+    a = tl.sigmoid(tl.load(base + above * COUNT, mask=inside, other=0.0).to(tl.float32))
+    b = tl.sigmoid(tl.load(base + below * COUNT, mask=inside, other=0.0).to(tl.float32))
+    tl.store(out + row.to(tl.int64) * COUNT + at, a + share * (b - a), mask=inside)
 
 
 @triton.jit
-def _means(sums, out, parts, share, C: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr):
-    image = tl.program_id(0)
-    c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    inside = c < C
-    total = tl.zeros([WIDTH], tl.float32)
-    for start in range(0, parts, ROWS):
-        part = start + tl.arange(0, ROWS)
-        mask = (part < parts)[:, None] & inside[None, :]
-        v = tl.load(sums + (image * parts + part)[:, None] * C + c[None, :], mask=mask, other=0.0)
-        total += tl.sum(v, axis=0)
-    tl.store(out + image * C + c, (total * share).to(out.dtype.element_ty), mask=inside)
+def _gate_between(gate, rows, cols, there, c, inside, steps, TOTAL: tl.constexpr, PLACES: tl.constexpr):
+    """Gates of some pixels' channels, between those left and right of them in their rows."""
+    place = cols.to(tl.float32) * steps
+    right = tl.minimum(place.to(tl.int32), PLACES)
+    share = place - right.to(tl.float32)
+    base = rows * PLACES
+    mask = there[:, None] & inside[None, :]
+    first, second = base + tl.maximum(right - 1, 0), base + tl.minimum(right, PLACES - 1)
+    a = tl.load(gate + first[:, None] * TOTAL + c[None, :], mask=mask, other=0.0)
+    b = tl.load(gate + second[:, None] * TOTAL + c[None, :], mask=mask, other=0.0)
+    return a + share[:, None] * (b - a)
 
 
 @triton.jit
@@ -240,6 +234,38 @@ def _attend(
 
 
 @triton.jit
+def _attend_by_place(
+    x,
+    bias,
+    weight,
+    offset,
+    gate,
+    out,
+    pixels,
+    across,
+    steps,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PLACES: tl.constexpr,
+):
+    image = tl.program_id(0).to(tl.int64)
+    c = tl.arange(0, WIDTH)
+    inside = c < C
+    p = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    there = p < pixels
+    mask = there[:, None] & inside[None, :]
+    at = (image * pixels + p)[:, None] * C + c[None, :]
+    v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    v = tl.maximum(v + tl.load(bias + c, mask=inside, other=0.0)[None, :], 0.0)
+    w = tl.load(weight + c, mask=inside, other=0.0)
+    by_pixel = tl.sigmoid(tl.sum(v * w[None, :], axis=1) + tl.load(offset))
+    row = image * (pixels // across) + p // across
+    by_channel = _gate_between(gate, row, p % across, there, c, inside, steps, C, PLACES)
+    tl.store(out + at, (v * (by_pixel[:, None] + by_channel)).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def _dot(x, rows, there, weight, C: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """Products (ROWS,) of the channels of some pixels with the gate's weights."""
     total = tl.zeros([ROWS], tl.float32)
@@ -257,12 +283,16 @@ def _lay(
     x,
     rows,
     there,
-    channel,
+    gate,
+    row,
+    col,
+    steps,
     by_pixel,
     out,
     C: tl.constexpr,
     TOTAL: tl.constexpr,
     WIDTH: tl.constexpr,
+    PLACES: tl.constexpr,
 ):
     """The channels of some pixels, gated, to their place; read a second time, from a cache."""
     for start in range(0, C, WIDTH):
@@ -270,8 +300,11 @@ def _lay(
         inside = c < C
         mask = there[:, None] & inside[None, :]
         v = tl.load(x + rows[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
-        by_channel = tl.sigmoid(tl.load(channel + c, mask=inside, other=0.0).to(tl.float32))
-        gated = v * (by_pixel[:, None] + by_channel[None, :])
+        if PLACES > 0:
+            by_channel = _gate_between(gate, row, col, there, c, inside, steps, TOTAL, PLACES)
+        else:
+            by_channel = tl.sigmoid(tl.load(gate + c, mask=inside, other=0.0).to(tl.float32))[None, :]
+        gated = v * (by_pixel[:, None] + by_channel)
         tl.store(out + c[None, :], gated.to(out.dtype.element_ty), mask=mask)
 
 
@@ -288,6 +321,7 @@ def _join(
     out,
     pixels,
     across,
+    steps,
     C0: tl.constexpr,
     C1: tl.constexpr,
     C2: tl.constexpr,
@@ -296,13 +330,14 @@ def _join(
     TOTAL: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
+    PLACES: tl.constexpr,
 ):
     image = tl.program_id(0).to(tl.int64)
     p = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     there = p < pixels
     rows = image * pixels + p
-    half = (p // across // 2) * (across // 2) + (p % across) // 2
-    coarse = image * (pixels // 4) + half
+    y, col = p // across, p % across
+    coarse = image * (pixels // 4) + (y // 2) * (across // 2) + col // 2
     dot = _dot(low, coarse, there, weight, C0, ROWS, WIDTH)
     dot += _dot(skip1, rows, there, weight + C0, C1, ROWS, WIDTH)
     if C2 > 0:
@@ -312,16 +347,21 @@ def _join(
     if C4 > 0:
         dot += _dot(skip4, rows, there, weight + C0 + C1 + C2 + C3, C4, ROWS, WIDTH)
     by_pixel = tl.sigmoid(dot + tl.load(offset))
-    gate, to = channel + image * TOTAL, out + rows[:, None] * TOTAL
-    _lay(low, coarse, there, gate, by_pixel, to, C0, TOTAL, WIDTH)
-    _lay(skip1, rows, there, gate + C0, by_pixel, to + C0, C1, TOTAL, WIDTH)
+    to = out + rows[:, None] * TOTAL
+    row = image * (pixels // across) + y
+    gate = channel if PLACES > 0 else channel + image * TOTAL  # by place each row has its own
+    _lay(low, coarse, there, gate, row, col, steps, by_pixel, to, C0, TOTAL, WIDTH, PLACES)
+    at: tl.constexpr = C0
+    _lay(skip1, rows, there, gate + at, row, col, steps, by_pixel, to + at, C1, TOTAL, WIDTH, PLACES)
     if C2 > 0:
-        _lay(skip2, rows, there, gate + C0 + C1, by_pixel, to + C0 + C1, C2, TOTAL, WIDTH)
+        at2: tl.constexpr = C0 + C1
+        _lay(skip2, rows, there, gate + at2, row, col, steps, by_pixel, to + at2, C2, TOTAL, WIDTH, PLACES)
     if C3 > 0:
-        _lay(skip3, rows, there, gate + C0 + C1 + C2, by_pixel, to + C0 + C1 + C2, C3, TOTAL, WIDTH)
+        at3: tl.constexpr = C0 + C1 + C2
+        _lay(skip3, rows, there, gate + at3, row, col, steps, by_pixel, to + at3, C3, TOTAL, WIDTH, PLACES)
     if C4 > 0:
-        before: tl.constexpr = C0 + C1 + C2 + C3
-        _lay(skip4, rows, there, gate + before, by_pixel, to + before, C4, TOTAL, WIDTH)
+        at4: tl.constexpr = C0 + C1 + C2 + C3
+        _lay(skip4, rows, there, gate + at4, row, col, steps, by_pixel, to + at4, C4, TOTAL, WIDTH, PLACES)
 
 
 @triton.jit

@@ -112,8 +112,22 @@ def test_the_kernels_between_convolutions_answer_as_the_steps_on_a_cpu(dtype: to
             torch.randn(2, total).to(dtype),
         )
         gpu_pixel = gates.PixelGate(pixel.weight.cuda(), pixel.offset.cuda())
-        found = gates.join(gpu_a, [part for _, part in parts], gpu_pixel, channel.cuda())
-        same(found, gates.join(a, [part for part, _ in parts], pixel, channel))
+        for of in (channel, channel[:, None, None] * torch.tensor([[1.0, 2.0, 0.5]]).to(dtype)[..., None]):
+            found = gates.join(gpu_a, [part for _, part in parts], gpu_pixel, of.contiguous().cuda())
+            same(found, gates.join(a, [part for part, _ in parts], pixel, of))
+    for n, c, h, w, cells in ((2, 64, 192, 192, (3, 3)), (1, 2048, 11, 22, (3, 5)), (3, 16, 352, 64, (4, 2))):
+        x, gpu_x = drawn(n, c, h, w)
+        bias = torch.randn(c)
+        for doubled in (False, True):
+            found = gates.mean(gpu_x, bias.cuda(), cells, doubled=doubled)
+            same(found, gates.mean(x, bias, cells, doubled=doubled))
+        if c <= 512:
+            pixel = gates.PixelGate(torch.randn(c) / 10, torch.randn(1))
+            gpu_pixel = gates.PixelGate(pixel.weight.cuda(), pixel.offset.cuda())
+            channel = torch.randn(n, cells[0] - 1, cells[1] - 1, c).to(dtype)
+            got = gates.attend(gpu_x, bias.cuda(), gpu_pixel, channel.cuda(), cells)
+            for ours, theirs in zip(got, gates.attend(x, bias, pixel, channel, cells), strict=True):
+                same(ours, theirs)
     logits, gpu_logits = drawn(2, 8, 64, 64)
     bias = torch.randn(8)
     same(gates.softmax(gpu_logits, bias.cuda(), 5, 1.5), gates.softmax(logits, bias, 5, 1.5))

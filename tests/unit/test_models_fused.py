@@ -91,7 +91,7 @@ def test_on_a_cpu_the_fused_form_is_refused_before_anything_is_loaded() -> None:
 
 INTERPRETED = """
 import torch
-from cryoscale.models import gates, triton_gates as kernels
+from cryoscale.models import gates, triton_gates as kernels, triton_means as means
 
 torch.manual_seed(0)
 
@@ -100,31 +100,43 @@ def drawn(*shape):
     return torch.randn(*shape).contiguous(memory_format=torch.channels_last)
 
 
+def near(found, wanted):
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 for n, c, h, w in ((2, 24, 8, 12), (1, 64, 32, 32), (2, 200, 4, 4), (1, 16, 64, 64)):
     x, other, bias = drawn(n, c, h, w), drawn(n, c, h, w), torch.randn(c)
     pixel, channel = gates.PixelGate(torch.randn(c) / 5, torch.randn(1)), torch.randn(n, c)
-    pairs = [
-        (kernels.mean(x, None), gates.mean(x)),
-        (kernels.mean(x, bias), gates.mean(x, bias)),
-        (kernels.rectify_(x.clone(), bias, None), gates.rectify_(x.clone(), bias)),
-        (kernels.rectify_(x.clone(), bias, other), gates.rectify_(x.clone(), bias, other)),
-        *zip(
-            kernels.attend(x, bias, pixel.weight, pixel.offset, channel),
-            gates.attend(x, bias, pixel, channel),
-        ),
-        *zip(kernels.rectified_pool(x.clone(), bias), gates.rectified_pool(x.clone(), bias)),
-        (kernels.double(x), gates.double(x)),
-    ]
-    for found, wanted in pairs:
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    near(means.mean(x, None), gates.mean(x))
+    near(means.mean(x, bias), gates.mean(x, bias))
+    near(kernels.rectify_(x.clone(), bias, None), gates.rectify_(x.clone(), bias))
+    near(kernels.rectify_(x.clone(), bias, other), gates.rectify_(x.clone(), bias, other))
+    near(kernels.attend(x, bias, pixel.weight, pixel.offset, channel), gates.attend(x, bias, pixel, channel))
+    near(kernels.rectified_pool(x.clone(), bias), gates.rectified_pool(x.clone(), bias))
+    near(kernels.double(x), gates.double(x))
 for n, low, skips, h, w in ((2, 40, [24], 4, 6), (1, 128, [64] * 4, 8, 8), (2, 16, [72, 16], 16, 8)):
     a, parts = drawn(n, low, h, w), [drawn(n, count, 2 * h, 2 * w) for count in skips]
     total = low + sum(skips)
-    pixel, channel = gates.PixelGate(torch.randn(total) / 5, torch.randn(1)), torch.randn(n, total)
-    found = kernels.join(a, parts, pixel.weight, pixel.offset, channel)
-    torch.testing.assert_close(found, gates.join(a, parts, pixel, channel), rtol=1e-5, atol=1e-5)
+    pixel = gates.PixelGate(torch.randn(total) / 5, torch.randn(1))
+    for channel in (torch.randn(n, total), torch.randn(n, 2, 3, total), torch.randn(n, 1, 2, total)):
+        found = kernels.join(a, parts, pixel.weight, pixel.offset, channel)
+        near(found, gates.join(a, parts, pixel, channel))
+# cells that part pixels, that do not, and that are many; a single neighbourhood in one direction
+for n, c, h, w, cells in (
+    (2, 24, 12, 8, (3, 2)), (1, 200, 11, 22, (3, 5)), (1, 16, 40, 70, (4, 7)), (2, 8, 13, 5, (2, 3)),
+):
+    x, bias = drawn(n, c, h, w), torch.randn(c)
+    for given in (None, bias):
+        for doubled in (False, True):
+            wanted = gates.mean(x, given, cells, doubled=doubled)
+            assert wanted.shape == (n, cells[0] - 1, cells[1] - 1, c)
+            near(means.mean_by_place(x, given, cells, 2 if doubled else 1), wanted)
+    pixel = gates.PixelGate(torch.randn(c) / 5, torch.randn(1))
+    channel = torch.randn(n, cells[0] - 1, cells[1] - 1, c)
+    found = kernels.attend_by_place(x, bias, pixel.weight, pixel.offset, channel)
+    near(found, gates.attend(x, bias, pixel, channel, cells)[0])
 logits, bias = drawn(2, 8, 8, 16), torch.randn(8)
-torch.testing.assert_close(kernels.softmax(logits, bias, 5, 1.5), gates.softmax(logits, bias, 5, 1.5))
+near(kernels.softmax(logits, bias, 5, 1.5), gates.softmax(logits, bias, 5, 1.5))
 """
 
 

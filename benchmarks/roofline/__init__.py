@@ -1,0 +1,1 @@
+"""What the layers of a network could come to on a device of given speed."""
