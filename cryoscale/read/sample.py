@@ -39,6 +39,12 @@ MARGIN_PX = 3
 """Source pixels cut around what the nodes span: the cubic kernel's reach and one for rounding."""
 
 
+_MESHES = 32
+"""Kept of those used last: the bands of a scene lie on one or three lattices, and all its dates on the same.
+
+One of a block of 2048 px with its halo holds 0.4 MB."""
+
+
 @dataclass(frozen=True)
 class Lattice:
     """Where the pixels of a raster lie.
@@ -194,30 +200,59 @@ def resample(source: Source, geobox: GeoBox, method: Resampling) -> NDArray[Any]
 
 @dataclass(frozen=True)
 class _Mesh:
-    """Source columns and rows at the nodes around a grid, and where its first pixel lies among them."""
+    """Source columns and rows at the nodes around a grid, and where its first pixel lies among them.
+
+    ``span`` are the lowest and highest row and column of the source among the nodes that have any.
+    """
 
     columns: NDArray[np.float64]
     rows: NDArray[np.float64]
     first_row: int
     first_column: int
     shape: tuple[int, int]
+    span: tuple[float, float, float, float] | None
 
 
 def _mesh(geobox: GeoBox, lattice: Lattice) -> _Mesh:
     a, b, c, d, e, f = geobox.affine[:6]
     if b or d:
         raise ValueError("a grid to read onto must be north up")
-    (height, width), crs = geobox.shape, crs_name(geobox)
+    # longitudes are had within half a turn of the raster, so that one at the antimeridian has no tear in it
+    width_deg, _, west, *_ = lattice.affine
+    middle = west + width_deg * (lattice.column + lattice.width / 2) if _is_geographic(lattice.crs) else None
+    height, width = geobox.shape
+    return _mesh_of(crs_name(geobox), (a, c, e, f), (height, width), lattice.crs, lattice.affine, middle)
+
+
+@lru_cache(maxsize=_MESHES)
+def _mesh_of(
+    crs: str,
+    grid: tuple[float, float, float, float],
+    shape: tuple[int, int],
+    source_crs: str,
+    source_affine: tuple[float, float, float, float, float, float],
+    middle: float | None,
+) -> _Mesh:
+    """Of a north-up grid (pixel and first edge in x, then in y) over a raster of that lattice."""
+    (a, c, e, f), (height, width) = grid, shape
     column, phase_x = _anchor(c / a)
     row, phase_y = _anchor(f / e)
     # nodes at the centres of the world pixels whose numbers are multiples of the step
     x = (_node_numbers(column, width) + (0.5 + phase_x)) * a
     y = (_node_numbers(row, height) + (0.5 + phase_y)) * e
     grid_x, grid_y = np.meshgrid(x, y)
-    if crs != lattice.crs:
-        grid_x, grid_y = _transform(crs, lattice, grid_x, grid_y)
-    columns, rows = lattice.pixels(grid_x, grid_y)
-    return _Mesh(columns, rows, row % NODE_STEP_PX, column % NODE_STEP_PX, (height, width))
+    if crs != source_crs:
+        grid_x, grid_y = transformer(crs, source_crs).transform(grid_x, grid_y)
+        if middle is not None:
+            # whole turns only: a longitude that needs none keeps its bits, whichever raster asks
+            grid_x = grid_x + 360.0 * np.round((middle - grid_x) / 360.0)
+    columns, rows = Lattice(source_crs, source_affine, 0, 0).pixels(grid_x, grid_y)
+    usable = np.isfinite(columns) & np.isfinite(rows)
+    span = None
+    if usable.any():
+        down, across = rows[usable], columns[usable]
+        span = float(down.min()), float(down.max()), float(across.min()), float(across.max())
+    return _Mesh(columns, rows, row % NODE_STEP_PX, column % NODE_STEP_PX, (height, width), span)
 
 
 def _anchor(edge_px: float) -> tuple[int, float]:
@@ -249,31 +284,17 @@ def crs_name(geobox: GeoBox) -> str:
     return f"EPSG:{epsg}" if epsg else str(geobox.crs.to_wkt())
 
 
-def _transform(
-    crs: str, lattice: Lattice, x: NDArray[np.float64], y: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    x, y = transformer(crs, lattice.crs).transform(x, y)
-    if _is_geographic(lattice.crs):
-        # longitudes within half a turn of the raster, so that one at the antimeridian has no tear in it
-        a, _, c, *_ = lattice.affine
-        middle = c + a * (lattice.column + lattice.width / 2)
-        # whole turns only: a longitude that needs none keeps its bits, whichever raster asks
-        x = x + 360.0 * np.round((middle - x) / 360.0)
-    return x, y
-
-
 def _source_window(mesh: _Mesh, lattice: Lattice) -> tuple[slice, slice] | None:
     """Rows and columns of the source that the mesh can need, or None where it lies beside the source."""
-    usable = np.isfinite(mesh.columns) & np.isfinite(mesh.rows)
-    if not usable.any():
+    if mesh.span is None:
         return None
     ranges = []
-    for numbers, start, length in (
-        (mesh.rows[usable], lattice.row, lattice.height),
-        (mesh.columns[usable], lattice.column, lattice.width),
+    for (first, last), start, length in (
+        (mesh.span[:2], lattice.row, lattice.height),
+        (mesh.span[2:], lattice.column, lattice.width),
     ):
-        low = max(math.floor(numbers.min()) - MARGIN_PX, start)
-        high = min(math.ceil(numbers.max()) + MARGIN_PX, start + length)
+        low = max(math.floor(first) - MARGIN_PX, start)
+        high = min(math.ceil(last) + MARGIN_PX, start + length)
         if low >= high:
             return None
         ranges.append(slice(low, high))
