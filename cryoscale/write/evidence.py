@@ -99,7 +99,7 @@ def open_evidence(out: str, year: int, epsg: int) -> xr.Dataset | None:
 
     None where the run kept none, or it was deleted.
     """
-    root = store.open_store(quicklook.url_of(out), read_only=True)
+    root = store.open_resting(quicklook.url_of(out))
     try:
         opened = xr.open_zarr(root, group=f"{year}/{epsg}", consolidated=False, chunks=None)
     except (FileNotFoundError, KeyError):

@@ -38,6 +38,7 @@ from cryoscale.write.store import (
     geo_attributes,
     inner_chunk_px,
     open_overwriting,
+    open_resting,
     open_store,
 )
 
@@ -222,9 +223,10 @@ def open_mosaic(
     url = store_url_of(out)
     path = _path(year, epsg) + ("" if factor == 1 else f"/x{factor}")
     _group(open_store(url), year, epsg)
+    root = open_store(url, read_only=True) if dask else open_resting(url)
     try:
         dataset: xr.Dataset = xr.open_zarr(
-            open_store(url, read_only=True), group=path, mask_and_scale=True, chunks="auto" if dask else None
+            root, group=path, mask_and_scale=True, chunks="auto" if dask else None
         )
     except (FileNotFoundError, GroupNotFoundError) as error:
         raise OutputError(
@@ -241,7 +243,7 @@ def open_labels(out: str | os.PathLike[str], year: int, epsg: int) -> xr.DataArr
     There is no Dask behind it: of a region of 100,000 blocks every small cut would walk through the graph of
     all.
     """
-    root = open_store(store_url_of(out), read_only=True)
+    root = open_resting(store_url_of(out))
     opened = xr.open_zarr(root, group=_path(year, epsg), consolidated=False, chunks=None)
     labels: xr.DataArray = opened["label"]
     return labels

@@ -108,7 +108,7 @@ def _sums(layer: NDArray[Any]) -> NDArray[Any]:
 
 def open_quicklook(out: str, year: int, epsg: int) -> xr.Dataset:
     """The quicklook of one year and zone, read where it is cut; dims (y, x), 40 m."""
-    root = store.open_store(url_of(out), read_only=True)
+    root = store.open_resting(url_of(out))
     opened: xr.Dataset = xr.open_zarr(root, group=f"{year}/{epsg}", consolidated=False, chunks=None)
     return opened
 
@@ -122,7 +122,7 @@ def open_elevation(out: str, year: int, epsg: int) -> xr.DataArray:
     Raises:
         FileNotFoundError: there is no quicklook of that year and zone.
     """
-    root = store.open_store(url_of(out), read_only=True)
+    root = store.open_resting(url_of(out))
     opened = xr.open_zarr(root, group=f"{year}/{epsg}", consolidated=False, chunks=None)
     elevation: xr.DataArray = opened["elevation"]
     return elevation

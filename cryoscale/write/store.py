@@ -27,6 +27,7 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 from cryoscale.errors import OutputError, StoreUnavailableError
 from cryoscale.grid import RESOLUTION_M, Window
 from cryoscale.patience import patiently_awaited
+from cryoscale.write.held import HeldStore
 from cryoscale.write.objects import Objects, filesystem, local_path
 
 CHUNK_PX = 256
@@ -132,6 +133,15 @@ def open_store(store_url: str | os.PathLike[str], *, read_only: bool = False) ->
         return LocalStore(path, read_only=read_only)
     fs, path = filesystem(os.fspath(store_url), asynchronous=True)
     return _PatientStore(fs, read_only=read_only, path=path)
+
+
+def open_resting(store_url: str | os.PathLike[str]) -> Store:
+    """As :func:`open_store`, to cut many windows out of what nobody writes as long as it is open.
+
+    Over a network what was read last is held (:class:`HeldStore`); of a disk the system does that.
+    """
+    store = open_store(store_url, read_only=True)
+    return store if isinstance(store, LocalStore) else HeldStore(store)
 
 
 def open_overwriting(store_url: str | os.PathLike[str]) -> Store:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,6 +133,9 @@ def test_a_driver_killed_while_it_writes_to_s3_is_followed_by_the_next(
     faults.add("SIGKILL of the driver, output on S3", 1, told["computed"] + kept - calm.blocks, differ)
     assert told["skipped"] == kept
     assert differ == 0
+    asked = Counter(one.path for one in s3.asked if one.method == "GET" and "/elevation/c/" in one.path)
+    assert len(asked) >= calm.blocks // 2
+    assert max(asked.values()) <= 10, "once by each that opens it, not by each outline over it (30 and more)"
 
 
 @pytest.fixture
