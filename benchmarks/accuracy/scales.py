@@ -56,6 +56,7 @@ class Scale:
         heavy: most trainings and the like at once on a GPU; None leaves it to ``workers``.
         wide: processes or threads of a job that can use several, on as many cores at least.
         block_px: blocks of work of the runs that map the ranges.
+        overlap: of their tiles, the study's unless a scale says otherwise.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Scale:
     importance: tuple[int, int] = (2, 48)
     workers: int = 2
     block_px: int = 512
+    overlap: float = 0.5
     heavy: int | None = None
     wide: int = 1
     composites: tuple[str, ...] = field(default=("least_snow", "median"))
@@ -134,6 +136,7 @@ TINY = Scale(
     importance=(1, 2),
     workers=0,
     block_px=256,
+    overlap=0.25,
     composites=("least_snow",),
 )
 """A minute or two, in the tests: it shows that all steps fit together, and nothing about any model."""

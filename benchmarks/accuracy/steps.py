@@ -217,7 +217,7 @@ class Bench:
                 "season": {"start": "01-01", "end": "12-31"},
                 "catalogs": [{"url": str(home)}],
                 "sources": {key: value for key, value in sources.items() if key not in left_out},
-                "model": {**model, "precision": _precision()} if "weights" in model else dict(model),
+                "model": {**model, **self._of_networks()} if "weights" in model else dict(model),
                 "tiling": {"tile_px": self.scale.patch_px, "block_px": self.scale.block_px},
                 "outlines": {"files": [], "min_area_km2": NO_OUTLINE_KM2},
                 "cluster": {"kind": "local", "cpu_workers": 1, "gpu_workers": _gpus()},
@@ -227,6 +227,9 @@ class Bench:
         truth = {int(epsg): self.out / path for epsg, path in found["truth"].items()}
         judged = evaluate(out, truth)
         return {"scores": judged.scores.to_dict(), "ece": judged.reliability.to_dict()["ece"]}
+
+    def _of_networks(self) -> dict[str, Any]:
+        return {"precision": _precision(), "overlap": self.scale.overlap}
 
 
 def without(modalities: Sequence[str]) -> str:
