@@ -101,7 +101,7 @@ def open_evidence(out: str, year: int, epsg: int) -> xr.Dataset | None:
     """
     root = store.open_resting(quicklook.url_of(out))
     try:
-        opened = xr.open_zarr(root, group=f"{year}/{epsg}", consolidated=False, chunks=None)
+        opened = xr.open_zarr(root, group=f"{year}/{epsg}", consolidated=False, chunks=None, zarr_format=3)
     except (FileNotFoundError, KeyError):
         return None
     return opened[["evidence", "elevation"]] if "evidence" in opened else None

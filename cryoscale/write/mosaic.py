@@ -226,7 +226,7 @@ def open_mosaic(
     root = open_store(url, read_only=True) if dask else open_resting(url)
     try:
         dataset: xr.Dataset = xr.open_zarr(
-            root, group=path, mask_and_scale=True, chunks="auto" if dask else None
+            root, group=path, mask_and_scale=True, chunks="auto" if dask else None, zarr_format=3
         )
     except (FileNotFoundError, GroupNotFoundError) as error:
         raise OutputError(
@@ -244,7 +244,7 @@ def open_labels(out: str | os.PathLike[str], year: int, epsg: int) -> xr.DataArr
     all.
     """
     root = open_resting(store_url_of(out))
-    opened = xr.open_zarr(root, group=_path(year, epsg), consolidated=False, chunks=None)
+    opened = xr.open_zarr(root, group=_path(year, epsg), consolidated=False, chunks=None, zarr_format=3)
     labels: xr.DataArray = opened["label"]
     return labels
 

@@ -109,7 +109,9 @@ def _sums(layer: NDArray[Any]) -> NDArray[Any]:
 def open_quicklook(out: str, year: int, epsg: int) -> xr.Dataset:
     """The quicklook of one year and zone, read where it is cut; dims (y, x), 40 m."""
     root = store.open_resting(url_of(out))
-    opened: xr.Dataset = xr.open_zarr(root, group=f"{year}/{epsg}", consolidated=False, chunks=None)
+    opened: xr.Dataset = xr.open_zarr(
+        root, group=f"{year}/{epsg}", consolidated=False, chunks=None, zarr_format=3
+    )
     return opened
 
 
@@ -123,6 +125,6 @@ def open_elevation(out: str, year: int, epsg: int) -> xr.DataArray:
         FileNotFoundError: there is no quicklook of that year and zone.
     """
     root = store.open_resting(url_of(out))
-    opened = xr.open_zarr(root, group=f"{year}/{epsg}", consolidated=False, chunks=None)
+    opened = xr.open_zarr(root, group=f"{year}/{epsg}", consolidated=False, chunks=None, zarr_format=3)
     elevation: xr.DataArray = opened["elevation"]
     return elevation
