@@ -24,6 +24,8 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from tests.ports import free_port
+
 PYTHON = os.environ.get("CRYOSCALE_STAC_SERVER_PYTHON", sys.executable)
 """The interpreter that has the extra; another one than the tests' own where the two must not mix."""
 
@@ -85,7 +87,7 @@ def _database(home: Path) -> Iterator[dict[str, str]]:
         cwd=home,
         **identity,
     )
-    port = _free_port()
+    port = free_port()
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": port,
@@ -122,7 +124,7 @@ def _database(home: Path) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _api(home: Path, environment: dict[str, str]) -> Iterator[str]:
-    port = _free_port()
+    port = free_port()
     command = [PYTHON, "-m", "uvicorn", "--factory", "stac_fastapi.pgstac.app:create_app"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
     small_pools = {"DB_MIN_CONN_SIZE": "1", "DB_MAX_CONN_SIZE": "4"}
@@ -220,12 +222,6 @@ def _server_user() -> pwd.struct_passwd | None:
         except KeyError:
             continue
     return None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _tail(log: Path) -> str:

@@ -24,6 +24,8 @@ from typing import Any
 import fsspec
 import pytest
 
+from tests.ports import free_port
+
 _CODES = {"503": "SlowDown", "500": "InternalError", "429": "TooManyRequests", "403": "AccessDenied"}
 
 
@@ -77,7 +79,7 @@ class S3:
         """Takes connections, again on the same port."""
         with self._lock:
             if self._server is None:
-                self._server = _Server(("127.0.0.1", self._port), self)
+                self._server = _Server(("127.0.0.1", self._port or free_port()), self)
                 self._port = self._server.server_address[1]
                 threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -202,8 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="session")
 def s3_process() -> Iterator[tuple[str, int]]:
     """Address of moto's server, in a process of its own, once a session."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = ("127.0.0.1", free.getsockname()[1])
+    address = ("127.0.0.1", free_port())
     process = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", address[0], "-p", str(address[1])],
         stdout=subprocess.DEVNULL,

@@ -24,6 +24,7 @@ from tests.integration.faults import (
     wait_or_end,
     write_config,
 )
+from tests.ports import free_port
 from tests.tables import Table
 
 KILLS = 20
@@ -132,7 +133,7 @@ def test_sigterm_finishes_what_is_in_work_and_says_that_it_can_be_resumed(
 def test_a_run_waits_for_a_scheduler_that_dies_and_goes_on_when_it_is_back(
     tiny_range: TinyRange, calm: Calm, tmp_path: Path, faults: Table
 ) -> None:
-    port = _free_port()
+    port = free_port()
     address, out = f"tcp://127.0.0.1:{port}", tmp_path / "run"
     config = write_config(tmp_path / "run.yaml", few_blocks(tiny_range, cluster={"kind": address}))
     with _cluster(port):
@@ -170,13 +171,6 @@ def _cluster(port: int) -> Iterator[None]:
             process.kill()
         for process in processes:
             process.wait()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def _workers(command: Command) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from safetensors.torch import load_file
 from cryoscale.errors import ConfigError
 from cryoscale.learn.train import train
 from cryoscale.models import weights
+from tests.ports import free_port
 from tests.toy_training import make_patches, recipe, toy_networks  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -37,11 +37,8 @@ def launch(config: Any, folder: Path, processes: int = 2) -> subprocess.Popen[st
     folder.mkdir(exist_ok=True)
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    command += ["--master-addr=127.0.0.1", f"--master-port={port}", "-m", "tests.toy_training"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", "-m", "tests.toy_training"]
     return subprocess.Popen(
         [*command, "train", str(path), "--out", str(folder / "w.safetensors")],
         cwd=ROOT,

@@ -27,6 +27,7 @@ from cryoscale import preload
 from cryoscale.errors import WeightsError
 from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import Command, bytes_that_differ, done, few_blocks, until, write_config
+from tests.ports import free_port
 from tests.tables import Table
 
 TAP = """
@@ -98,7 +99,7 @@ class Site:
 
     def start(self, resources: str, env: Mapping[str, str] | None = None) -> Pod:
         """A worker that offers ``resources``."""
-        http = _free_port()
+        http = free_port()
         line = [sys.executable, "-m", "dask", "worker", self.address, "--no-dashboard", "--no-nanny"]
         line += ["--host", "127.0.0.1", "--dashboard-address", f"127.0.0.1:{http}"]
         line += ["--nthreads", "1", "--resources", resources, "--local-directory", str(self.folder)]
@@ -125,18 +126,11 @@ class Site:
         return [(int(pid), what) for pid, what in (line.split() for line in lines)]
 
 
-def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     """A scheduler without workers."""
     (tmp_path / "tap.py").write_text(TAP)
-    made = Site(tmp_path, _free_port(), [])
+    made = Site(tmp_path, free_port(), [])
     line = [sys.executable, "-m", "dask", "scheduler", "--no-dashboard", "--no-show"]
     line += ["--host", "127.0.0.1", "--port", str(made.port)]
     env = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import secrets
-import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +26,7 @@ from tests.k8s.certificates import Authority, token_key
 from tests.k8s.container import Image
 from tests.k8s.kubelet import Kubelet, Node
 from tests.k8s.logs import KUBELET_PORT, serve
+from tests.ports import free_port
 
 START_S = 90.0
 HERE = "127.0.0.1"
@@ -73,7 +73,7 @@ class ControlPlane:
         self.state, self._binaries = state, binaries
         self.authority = Authority.create(state)
         self.token = secrets.token_hex(16)
-        self._etcd, self._peer, self._port = (_free_port() for _ in range(3))
+        self._etcd, self._peer, self._port = (free_port() for _ in range(3))
         self.server = f"https://{HERE}:{self._port}"
         self.api = Api(self.server, self.authority.path, self.token)
 
@@ -109,8 +109,8 @@ class ControlPlane:
             # the default of 15 s would be the longest wait of all
             "--pvclaimbinder-sync-period=2s",
         ]
-        self._spawn("kube-controller-manager", *common, f"--secure-port={_free_port()}", *manager)
-        self._spawn("kube-scheduler", *common, f"--secure-port={_free_port()}")
+        self._spawn("kube-controller-manager", *common, f"--secure-port={free_port()}", *manager)
+        self._spawn("kube-scheduler", *common, f"--secure-port={free_port()}")
 
     def _api_flags(self, etcd: str, private: Path, public: Path) -> list[str]:
         tokens = self.state / "tokens.csv"
@@ -187,11 +187,6 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = START_
                 return
         time.sleep(0.1)
     raise TimeoutError(f"{what}: not there within {seconds:.0f} s")
-
-
-def _free_port() -> int:
-    with socket.create_server((HERE, 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _start_kubelet(control: ControlPlane, plan: Plan) -> Kubelet:
