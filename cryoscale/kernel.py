@@ -25,7 +25,7 @@ LOCK = "cryoscale-compiles.lock"
 """Held in a folder of kernels by the process that compiles one of them."""
 
 WAIT_S = 60.0
-"""How long a process waits for one that compiles, before it does so itself: that one may be frozen."""
+"""How long a process waits for one that compiles, once: it may be frozen, and there are many kernels."""
 
 _POLL_S = 0.02
 
@@ -54,22 +54,25 @@ class _Turn:
 
     def __init__(self, folder: str) -> None:
         self.depth = 0
-        self._folder, self._file = folder, -1
+        self._folder, self._file, self._in_vain = folder, -1, False
 
     def take(self) -> None:
-        """Wait for it, for ``WAIT_S`` at most; where there can be no lock nobody waits."""
+        """Wait for it, for ``WAIT_S`` at most and once in vain; where there can be no lock nobody waits."""
         self.depth += 1
         if self.depth > 1:
             return
         with contextlib.suppress(OSError):
             os.makedirs(self._folder, exist_ok=True)
             self._file = os.open(Path(self._folder) / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
-            give_up = time.monotonic() + WAIT_S
-            while time.monotonic() < give_up:
+            give_up = time.monotonic() + (0.0 if self._in_vain else WAIT_S)
+            while True:
                 with contextlib.suppress(BlockingIOError):
                     fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return
+                if time.monotonic() >= give_up:
+                    break
                 time.sleep(_POLL_S)
+            self._in_vain = True
 
     def back_to(self, depth: int) -> None:
         """Leave it as often as it was taken since it had that depth."""
