@@ -23,6 +23,7 @@ from cryoscale.infer.calling import CONNECT_S, ActorRef, call_actor, predict_on
 from cryoscale.infer.encode import encode
 from cryoscale.infer.predict import predict_block
 from cryoscale.infer.wire import narrow
+from cryoscale.roster import workers_at
 
 # The worker processes need not be able to import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -173,12 +174,12 @@ def test_narrow_features_are_mapped_by_the_actor_and_not_sent(cluster: Client) -
 def test_the_actor_lives_on_the_worker_with_the_gpu_and_the_task_on_the_other(cluster: Client) -> None:
     keep, actor = start_actor(cluster, Ramp)
     future = cluster.submit(lambda _: os.getpid(), actor, **ON_CPU)
-    resources = {w["id"]: w["resources"] for w in cluster.scheduler_info()["workers"].values()}
+    resources = {w["id"]: w["resources"] for w in workers_at(cluster).values()}
     assert set(resources) == {"CPU", "GPU"}
     pids = cluster.run(os.getpid)
     assert pids[actor.address] != future.result(timeout=DEADLINE_S)
     assert actor.address == next(
-        address for address, w in cluster.scheduler_info()["workers"].items() if "GPU" in w["resources"]
+        address for address, w in workers_at(cluster).items() if "GPU" in w["resources"]
     )
     del keep
 

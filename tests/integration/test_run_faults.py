@@ -18,6 +18,7 @@ from cryoscale.grid import Block
 from cryoscale.ledger import Ledger
 from cryoscale.outcome import Progress
 from cryoscale.pipeline import run as run_pipeline
+from cryoscale.roster import workers_at
 from tests.integration.conftest import TinyRange, map_here
 from tests.integration.faults import few_by_network
 
@@ -42,9 +43,7 @@ def kill_workers(kind: str, by: signal.Signals = signal.SIGKILL) -> int:
 
     client: Any = default_client()
     pids = client.run(os.getpid)
-    names = {
-        address: info["name"] for address, info in client.scheduler_info(n_workers=-1)["workers"].items()
-    }
+    names = {address: info["name"] for address, info in workers_at(client).items()}
     doomed = [pid for address, pid in pids.items() if str(names.get(address, "")).startswith(kind)]
     for pid in doomed:
         os.kill(pid, by)

@@ -12,6 +12,7 @@ from distributed import Client, wait
 
 from cryoscale.kube.api import Kube, connected
 from cryoscale.kube.scaling import Load, Scaler, Sizing
+from cryoscale.roster import workers_at
 from cryoscale.settings import ClusterSpec
 from tests.k8s.lab import Lab
 from tests.k8s.supervise import kubeconfig
@@ -63,7 +64,7 @@ def names(lab: Lab, group: str) -> list[str]:
 
 def held_by_cpu_workers(client: Client) -> list[Any]:
     """Data on each CPU worker: the scheduler, asked whom it can do without, names one that holds nothing."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    workers = workers_at(client)
     cpu = [address for address, info in workers.items() if info["name"].startswith(CPU)]
     held = [client.submit(bytes, 10_000_000, workers=[address], pure=False) for address in cpu]
     wait(held, timeout=30)
@@ -78,7 +79,7 @@ def test_a_group_that_is_lowered_by_us_loses_its_own_and_one_that_the_operator_l
     scaler = Scaler(kube, SPEC, client, lambda: Load(0.9, 4), lambda name, facts: None, Sizing(1, 3))
     held = held_by_cpu_workers(client)
     scaler.step(0.0)
-    plain.wait("a worker less", lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == 3)
+    plain.wait("a worker less", lambda: len(workers_at(client)) == 3)
     assert (len(names(plain, CPU)), len(names(plain, GPU))) == (2, 1)
     raised(plain, kube, client, 3)
     held += held_by_cpu_workers(client)

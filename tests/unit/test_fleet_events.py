@@ -15,7 +15,7 @@ from cryoscale.cluster import own
 from cryoscale.errors import ActorSilentError, ClusterLostError, OperatorError
 from cryoscale.fleet import REFUSALS, Fleet, Seat
 from cryoscale.infer.calling import ActorRef
-from cryoscale.roster import CPU, GPU
+from cryoscale.roster import CPU, GPU, workers_at
 from cryoscale.settings import ClusterSpec
 
 
@@ -238,7 +238,7 @@ def test_a_hanging_actor_in_a_pod_has_its_process_ended_since_no_nanny_would(
         subprocess.Popen([*command, there.scheduler_address], stderr=subprocess.DEVNULL) as worker,
     ):
         client.wait_for_workers(1, timeout=60)
-        (address,) = client.scheduler_info(n_workers=-1)["workers"]
+        (address,) = workers_at(client)
         fleet, _ = watched(client, monkeypatch)
         monkeypatch.setattr(fleet.settings, "cluster", ClusterSpec("kubernetes"))
         ref = ActorRef(address, "actor")

@@ -206,6 +206,15 @@ def test_nothing_is_ever_unpickled() -> None:
         assert "torch.load(" not in path.read_text(encoding="utf-8"), name
 
 
+def test_nobody_asks_a_client_for_its_workers_in_the_way_that_may_answer_with_none() -> None:
+    """A timer of Dask's clears what ``scheduler_info`` hands out: see :func:`cryoscale.roster.workers_at`."""
+    for folder in ("cryoscale", "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            asked = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "scheduler_info"]
+            assert not asked, path
+
+
 @pytest.mark.parametrize(
     "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join
 )
