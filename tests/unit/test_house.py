@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -213,6 +214,23 @@ def test_nobody_asks_a_client_for_its_workers_in_the_way_that_may_answer_with_no
             tree = ast.parse(path.read_text(encoding="utf-8"))
             asked = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "scheduler_info"]
             assert not asked, path
+
+
+@pytest.mark.parametrize("page", ["README.md", "k8s/README.md"])
+def test_what_the_readme_points_to_is_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", prose, flags=re.MULTILINE)
+    }
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", prose):
+        if target.startswith("#"):
+            assert target[1:] in titles, target
+        else:
+            assert (ROOT / page).parent.joinpath(target).exists(), target
+    for path in re.findall(r"`((?:cryoscale|benchmarks|deploy|k8s|tests)/[\w./-]+)`", prose):
+        assert (ROOT / path).exists() or (ROOT / page).parent.joinpath(path).exists(), path
 
 
 @pytest.mark.parametrize(
