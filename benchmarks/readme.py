@@ -23,7 +23,7 @@ _BY_TRIAL = tuple(f"network {size}, by trial" for size in ("small", "cryonet"))
 _REST = ("reading", "blending", "writing", "orchestration", "mapping", "end to end")
 EXPECTED = {
     "cpu": ("features", *_NETWORKS, *_BY_TRIAL, *_REST),
-    "cuda": _NETWORKS,
+    "cuda": (*_NETWORKS, "mapping", "GPU busy", "end to end"),
 }
 """Figures by device that the table has a row for, measured or not."""
 

@@ -336,10 +336,9 @@ def bench(
 
     console = Console(quiet=json_)
     with console:
-        made = measure(workloads or (), scale, device=device, out=out, on_stage=console.stage)
-    if timeline is not None and made.timeline_png is not None:
-        timeline.parent.mkdir(parents=True, exist_ok=True)
-        timeline.write_bytes(made.timeline_png)
+        made = measure(
+            workloads or (), scale, device=device, out=out, timeline=timeline, on_stage=console.stage
+        )
     if json_:
         print_json(made.line())
     else:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from cryoscale.errors import OutputError
+from cryoscale.write.disk import make_folder, write
+from cryoscale.write.objects import require_usable
 
 
 def machine() -> dict[str, Any]:
@@ -49,6 +54,7 @@ def line(
     return {
         "benchmark": name,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
         "machine": machine(),
         "versions": versions(packages),
         "sizes": dict(sizes),
@@ -57,17 +63,60 @@ def line(
     }
 
 
+def commit() -> str | None:
+    """Of the checkout that is measured, with ``+`` where its Python differs; None where there is none."""
+    git = ("git", "-C", os.fspath(Path(__file__).parents[2]))
+    try:
+        found = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "*.py"], check=False).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip() + ("+" if changed else "")
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before hours are spent on what shall lie there; makes nothing.
+
+    Raises:
+        OutputError: it is a folder, may not be written, or its folder cannot be made.
+    """
+    require_usable(path.parent)
+    if os.path.lexists(path):
+        try:
+            path.open("ab").close()
+        except OSError as error:
+            raise OutputError(
+                f"{path} ({error.strerror})", "a file that can be written", "name another"
+            ) from error
+
+
 def append(path: Path, document: Mapping[str, Any]) -> None:
-    """Add a line to a file of JSON lines, which is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(document, sort_keys=True) + "\n")
+    """Add a line to a file of JSON lines, which is made where it is missing: all of it, or nothing.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full; the lines that were there are as they were.
+    """
+    make_folder(os.path.abspath(path.parent))
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        rest = memoryview(_encoded(document))
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except BaseException:
+            file.truncate(end)
+            raise
 
 
 def keep(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a line alone into a file, in the place of whatever was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, sort_keys=True) + "\n", encoding="utf-8")
+    """Write a line alone into a file, in one step in the place of whatever was there."""
+    write(os.path.abspath(path), _encoded(document), replace=True)
+
+
+def _encoded(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, sort_keys=True) + "\n").encode()
 
 
 def _gpu_model() -> str | None:

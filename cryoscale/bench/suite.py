@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from cryoscale.bench import record
 from cryoscale.bench.figure import Figure, rounded
 from cryoscale.bench.limits import Limits, measure_limits
 from cryoscale.errors import InputError
+from cryoscale.write import disk
 
 PACKAGES = (
     "cryoscale",
     "torch",
+    "openvino",
     "numpy",
     "numba",
     "zarr",
@@ -73,6 +76,7 @@ SCALES = {
     "moderate": Scale(2048, 1024, 256, ("small",), 512, 16, 4, 1000, "small"),
     "full": Scale(2048, 1024, 256, ("small", "cryonet"), 512, 16, 4, 1000, "medium"),
 }
+WHOLE = "end-to-end"
 WORKLOADS = (
     "features",
     "network",
@@ -82,7 +86,7 @@ WORKLOADS = (
     "blending",
     "writing",
     "orchestration",
-    "end-to-end",
+    WHOLE,
 )
 OVERLAP = 0.5
 FEW_BLOCKS = 4
@@ -91,12 +95,11 @@ FEW_BLOCKS = 4
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured: the scale, the machine's limits, a figure of each workload, and a run's timeline."""
+    """What was measured: the scale, the machine's limits and a figure of each workload."""
 
     scale: str
     limits: Limits
     figures: tuple[Figure, ...]
-    timeline_png: bytes | None = None
 
     def line(self) -> dict[str, Any]:
         """The measurement as one line of a record."""
@@ -116,6 +119,7 @@ def measure(
     *,
     device: str = "auto",
     out: Path | None = None,
+    timeline: Path | None = None,
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> Bench:
     """Measure some workloads, or all of them, and add the line to ``out``.
@@ -123,8 +127,18 @@ def measure(
     What is measured so far lies in ``out`` with ``.part`` after its name: somebody may have to stop in the
     middle.
 
+    Args:
+        workloads: some of :data:`WORKLOADS`; all where none is named.
+        scale: one of :data:`SCALES`.
+        device: auto, cpu or cuda.
+        out: a file of JSON lines.
+        timeline: a PNG of the end-to-end run's stages.
+        on_stage: told what is measured, and each figure as it comes.
+
     Raises:
-        InputError: a workload or scale that there is not, or a device that cannot be had.
+        InputError: a workload or scale that there is not, a device that cannot be had, a timeline of a run
+            that is not wanted.
+        OutputError: ``out`` or ``timeline`` cannot be written.
     """
     from cryoscale.models.predictor import choose_device
 
@@ -134,10 +148,23 @@ def measure(
         raise InputError(given, f"some of {', '.join(WORKLOADS)}", "name these, or none for all")
     if scale not in SCALES:
         raise InputError(f"scale {scale!r}", f"one of {', '.join(SCALES)}", "name one of these")
+    wanted = set(workloads or WORKLOADS)
+    if timeline is not None and WHOLE not in wanted:
+        given = f"--timeline {timeline} without {WHOLE}"
+        raise InputError(
+            given, f"{WHOLE} among the workloads, whose run it draws", "name it, or none for all"
+        )
+    for path in filter(None, (out, timeline)):
+        record.require_writable(path)
     chosen = choose_device(device).type
+    if WHOLE in wanted and chosen == "cpu" and choose_device("auto").type == "cuda":
+        raise InputError(
+            f"device cpu for {WHOLE} on a machine with a GPU, which a run would take",
+            "device auto, or the GPU out of sight",
+            "set CUDA_VISIBLE_DEVICES to nothing, or name other workloads",
+        )
     on_stage("what the machine can do: copying and multiplying")
     limits = measure_limits(chosen)
-    wanted = set(workloads or WORKLOADS)
     found: list[Figure] = []
 
     def keep(figures: Iterable[Figure]) -> None:
@@ -147,19 +174,25 @@ def measure(
             if out is not None:
                 record.keep(_part(out), Bench(scale, limits, tuple(found)).line())
 
-    keep(_figures(wanted, SCALES[scale], chosen, limits, on_stage))
-    keep(_of_the_machine(wanted, SCALES[scale], on_stage))
-    picture = None
-    if "end-to-end" in wanted:
-        from cryoscale.bench import whole
+    try:
+        keep(_figures(wanted, SCALES[scale], chosen, limits, on_stage))
+        keep(_of_the_machine(wanted, SCALES[scale], on_stage))
+        if WHOLE in wanted:
+            from cryoscale.bench import whole
 
-        on_stage("a run from end to end")
-        done = whole.measure(SCALES[scale].range)
-        keep(done.figures)
-        picture = done.timeline_png
-    made = Bench(scale, limits, tuple(found), picture)
+            on_stage("a run from end to end")
+            done = whole.measure(SCALES[scale].range, on_gpu=chosen == "cuda")
+            keep(done.figures)
+            if timeline is not None:
+                disk.write(os.path.abspath(timeline), done.timeline_png, replace=True)
+        made = Bench(scale, limits, tuple(found))
+        if out is not None:
+            record.append(out, made.line())
+    except BaseException:
+        if out is not None and found:
+            on_stage(f"{len(found)} figures are kept in {_part(out)}")
+        raise
     if out is not None:
-        record.append(out, made.line())
         _part(out).unlink(missing_ok=True)
     return made
 

@@ -19,16 +19,34 @@ def text(line: Mapping[str, Any]) -> str:
 
 
 def markdown(lines: Sequence[Mapping[str, Any]], expected: Mapping[str, Sequence[str]]) -> str:
-    """The newest line of each device, with a row for every figure that is expected of it, measured or not."""
+    """What the full scale came to on each device, a row for every figure that is expected, measured or not.
+
+    Of a device the newest line's machine is shown; what that line does not hold is taken from the newest one
+    of the same machine that does.
+    """
     parts = []
     for device, names in expected.items():
-        of_device = [line for line in lines if line["results"]["limits"]["device"] == device]
-        figures = _figures(of_device[-1]) if of_device else {}
-        parts.append(_headline(device, of_device[-1] if of_device else None))
+        shown = _of_one_machine(lines, device)
+        newest = {name: line for line in shown for name in _figures(line)}
+        parts.append(_headline(device, shown[-1] if shown else None))
         table = [HEADER, tuple("---" for _ in HEADER)]
-        table += [_row(name, figures.get(name)) for name in names]
+        for name in names:
+            line = newest.get(name)
+            title = name if line is None or line is shown[-1] else f"{name} ({line['when'][:10]})"
+            table.append(_row(title, None if line is None else _figures(line)[name]))
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
     return "\n\n".join(parts)
+
+
+def _of_one_machine(lines: Sequence[Mapping[str, Any]], device: str) -> list[Mapping[str, Any]]:
+    """Lines of the full scale on the machine that had it last, the oldest first."""
+    full = [
+        line
+        for line in lines
+        if line["results"]["limits"]["device"] == device and line["sizes"]["scale"] == "full"
+    ]
+    named = [tuple(line["machine"].get(key) for key in ("cpu", "gpu", "cores")) for line in full]
+    return [line for line, name in zip(full, named, strict=True) if name == named[-1]]
 
 
 def _figures(line: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -44,8 +62,9 @@ def _headline(device: str, line: Mapping[str, Any] | None) -> str:
         return f"{device}: {NOT_MEASURED}"
     limits, machine = line["results"]["limits"], line["machine"]
     products = ", ".join(f"{value:g} TFLOP/s {name}" for name, value in limits["matmul_tflops"].items())
+    where = f"{machine['cpu']}, {machine['cores']} cores, {line['when'][:10]}"
     return (
-        f"{device} ({machine['cpu']}, {machine['cores']} cores, {line['when'][:10]}): copies "
+        f"{device}, scale {line['sizes']['scale']} ({where}): copies "
         f"{limits['copy_gb_s']:g} GB/s a thread, multiplies {products} in all"
     )
 

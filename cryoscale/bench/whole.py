@@ -12,7 +12,7 @@ from typing import Any
 
 from cryoscale.bench import processes
 from cryoscale.bench.figure import Figure, Rival, rounded
-from cryoscale.bench.timeline import draw
+from cryoscale.bench.timeline import draw, spans
 from cryoscale.config import load_config
 from cryoscale.demo import simulated_range
 from cryoscale.infer.actor import ModelActor
@@ -27,23 +27,30 @@ YEAR, SEED = 2018, 7
 
 @dataclass(frozen=True)
 class Whole:
-    """Figures of a run, of its mapping and of all of it, and its timeline as PNG."""
+    """Figures of a run, of its mapping, of a GPU's share in it, and of all of it; its timeline as PNG."""
 
-    figures: tuple[Figure, Figure]
+    figures: tuple[Figure, ...]
     timeline_png: bytes
 
 
-def measure(size: str, *, rival: bool = True) -> Whole:
+def measure(size: str, *, on_gpu: bool = False, rival: bool = True) -> Whole:
     """Pixels a second of a simulated range's run, while it maps and from its search to its report.
 
-    Limit: the processor seconds of the stages of each, on all cores. Of mapping these are what the blocks
-    tell; of preparing and finishing, all that this process and those below it take in the meantime, a little
-    of which goes into the answers of the catalogue, which is served from here. The range is made before the
-    clock starts. ``rival`` tells whether the blocks are done once more, one after the other, for comparison.
+    Limit: the processor seconds of the stages of each, on all cores, or the GPU's where these are more. Of
+    mapping these are what the blocks tell; of preparing and finishing, all that this process and those below
+    it take in the meantime, a little of which goes into the answers of the catalogue, which is served from
+    here. The range is made before the clock starts.
+
+    Args:
+        size: the range's.
+        on_gpu: whether a GPU predicts, whose worker half of the cores feed.
+        rival: whether the blocks are done once more, one after the other, for comparison.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         document = simulated_range(out, size, (YEAR,), SEED, lambda text: None)
+        if on_gpu:
+            document["cluster"] |= {"cpu_workers": max(2, (os.cpu_count() or 1) // 2), "gpu_workers": 1}
         with serve(out / "simulated") as url:
             settings = load_config({**document, "catalogs": [{"url": url}]})
             wall: list[tuple[str, float]] = []
@@ -58,7 +65,7 @@ def measure(size: str, *, rival: bool = True) -> Whole:
             markers = list(Ledger(str(out)).markers())
             one_by_one_s = _one_by_one_s(settings, str(out), markers) if rival else None
     seconds, used = (phases(moments[:-1], moments[-1][1]) for moments in (wall, cpu))
-    return Whole(figures(size, markers, seconds, used, one_by_one_s), _picture(size, markers))
+    return Whole(figures(size, markers, seconds, used, one_by_one_s, on_gpu=on_gpu), _picture(size, markers))
 
 
 def figures(
@@ -67,8 +74,10 @@ def figures(
     seconds: Mapping[str, float],
     used: Mapping[str, float],
     one_by_one_s: float | None,
-) -> tuple[Figure, Figure]:
-    """Of the mapping and of the whole run.
+    *,
+    on_gpu: bool = False,
+) -> tuple[Figure, ...]:
+    """Of the mapping, on a GPU of how busy that was, and of the whole run.
 
     Args:
         size: the range's.
@@ -76,6 +85,7 @@ def figures(
         seconds: of the clock, phase by phase.
         used: of the processors, likewise.
         one_by_one_s: how long the blocks took one after the other.
+        on_gpu: whether the blocks' seconds of predicting are a GPU's.
     """
     cores = os.cpu_count() or 1
     amount = sum(marker.pixels for marker in markers) / 1e6
@@ -83,20 +93,26 @@ def figures(
     for marker in markers:
         for stage, spent_s in marker.cpu_seconds.items():
             mapping[stage] = mapping.get(stage, 0.0) + spent_s
+    gpu_s = mapping.pop("predict") if on_gpu else 0.0
     # starting workers is no work of the run's own
+    around = {"prepare": used["prepare"], "finish": used["finish"]}
     whole = {"prepare": used["prepare"], **mapping, "finish": used["finish"]}
+    mapping_s = max(sum(mapping.values()) / cores, gpu_s)
     loop = "block after block in one process"
 
-    def figure(name: str, took_s: float, cpu: Mapping[str, float], of: str, rival: Rival) -> Figure:
-        floor_s = sum(cpu.values()) / cores
+    def figure(
+        name: str, took_s: float, floor_s: float, cpu: Mapping[str, float], of: str, rival: Rival
+    ) -> Figure:
         more = {
             "range": size,
             "blocks": len(markers),
             "cpu_seconds": {stage: rounded(value) for stage, value in cpu.items()},
             "seconds": {phase: rounded(value) for phase, value in seconds.items()},
             "over_floor": rounded(took_s / floor_s),
+            **({"gpu_seconds": rounded(gpu_s)} if on_gpu else {}),
         }
-        limit_is = f"the processor seconds of {of} on {cores} cores, without a moment's wait"
+        or_gpu = ", of blocks the GPU's where these are more" if on_gpu else ""
+        limit_is = f"the processor seconds of {of} on {cores} cores{or_gpu}, without a moment's wait"
         return Figure(name, amount / took_s, "Mpixel/s", amount / floor_s, limit_is, rival, more)
 
     by_loop = Rival(
@@ -105,9 +121,28 @@ def figures(
         "the same functions in a loop, the network with as many threads as torch takes",
     )
     none = Rival(loop, None, "it only maps, and stands beside the mapping")
+    parts = "preparing, the blocks' stages and the end"
+    whole_s = mapping_s + sum(around.values()) / cores
     return (
-        figure("mapping", seconds["mapping"], mapping, "its own stages", by_loop),
-        figure("end to end", sum(seconds.values()), whole, "preparing, the blocks' stages and the end", none),
+        figure("mapping", seconds["mapping"], mapping_s, mapping, "its own stages", by_loop),
+        *([_busy(size, markers, gpu_s, one_by_one_s)] if on_gpu else []),
+        figure("end to end", sum(seconds.values()), whole_s, whole, parts, none),
+    )
+
+
+def _busy(size: str, markers: list[Marker], gpu_s: float, one_by_one_s: float | None) -> Figure:
+    """How much of the time a GPU computes, from the first block that it is given to the last one's end."""
+    given = [span for span in spans(markers) if span.stage == "predict"]
+    held_s = max(span.end_s for span in given) - min(span.begin_s for span in given)
+    rival = None if one_by_one_s is None else gpu_s / one_by_one_s
+    return Figure(
+        "GPU busy",
+        gpu_s / held_s,
+        "of the time",
+        1.0,
+        "never waiting, from the first block to the last",
+        Rival("block after block in one process", rival),
+        {"range": size, "blocks": len(given), "gpu_seconds": rounded(gpu_s), "seconds": rounded(held_s)},
     )
 
 

@@ -29,20 +29,19 @@ from cryoscale.bench import (
     network,
     processes,
     suite,
-    table,
     timeline,
     whole,
     writing,
 )
-from cryoscale.bench.figure import Figure, Rival
 from cryoscale.cli import app
 from cryoscale.cluster import workers
-from cryoscale.errors import InputError
+from cryoscale.errors import InputError, OutputError
 from cryoscale.features.channels import CHANNELS
 from cryoscale.features.stack import build_stack
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.blend import Blender
 from cryoscale.infer.tiles import read_window
+from cryoscale.ledger import Marker
 from cryoscale.models import serving, weights
 from cryoscale.models.cryonet import CryoNet
 from cryoscale.models.predictor import Predictor, quicker_on_cpus
@@ -60,6 +59,7 @@ def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Pat
     (line,) = [json.loads(text) for text in kept.read_text("utf-8").splitlines()]
     assert line["machine"]["cores"] >= 1
     assert line["versions"]["torch"]
+    assert line["versions"]["openvino"]
     assert line["results"]["limits"]["copy_gb_s"] > 0
     stages = line["results"]["figures"]
     network_stages = {"network tiny", "actor tiny", "fed actor tiny"}
@@ -94,11 +94,27 @@ def test_both_products_that_the_limit_is_taken_from_are_one() -> None:
     torch.testing.assert_close(found, left @ right.T)
 
 
-def test_what_cannot_be_measured_is_refused_in_a_line_before_anything_is() -> None:
+def test_what_cannot_be_measured_is_refused_in_a_line_before_anything_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "measure_limits", lambda device: pytest.fail("something was measured"))
     with pytest.raises(InputError, match="workload 'fetures'.*features"):
         suite.measure(["fetures"], "tiny")
     with pytest.raises(InputError, match="scale 'huge'.*moderate"):
         suite.measure([], "huge")
+    with pytest.raises(InputError, match="--timeline .* without end-to-end"):
+        suite.measure(["blending"], "tiny", timeline=tmp_path / "timeline.png")
+    file = tmp_path / "file"
+    file.touch()
+    for path in (tmp_path, file / "under.png", Path("/proc/none/under.png")):
+        with pytest.raises(OutputError):
+            suite.measure(["blending"], "tiny", out=path)
+        with pytest.raises(OutputError):
+            suite.measure(["end-to-end"], "tiny", timeline=path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(InputError, match="device cpu for end-to-end on a machine with a GPU"):
+        suite.measure([], "tiny", device="cpu")
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_seconds_are_those_of_the_fastest_run_and_the_first_does_not_count(
@@ -321,6 +337,30 @@ def test_a_whole_run_is_held_to_the_processor_seconds_of_all_its_stages() -> Non
     assert run.times_rival is None
 
 
+def test_a_run_on_a_gpu_is_held_to_the_slower_of_both_and_says_how_busy_the_gpu_was() -> None:
+    def marker(work: object, begin_s: float) -> Marker:
+        spent = {"read": 6.0, "predict": 10.0}  # of a processor, and of the GPU
+        of_clock = {
+            "starts": {"read": begin_s, "predict": begin_s + 5},
+            "seconds": {"read": 5.0, "predict": 12.0},
+        }
+        return idle.marker_of(work).model_copy(update={"cpu_seconds": spent, "pixels": 10**6, **of_clock})
+
+    first, second = idle.works(2)
+    markers = [marker(first, 100.0), marker(second, 108.0)]  # at the GPU from 5 to 25 s
+    seconds = {"prepare": 2.0, "start workers": 1.0, "mapping": 28.0, "finish": 9.0}
+    used = {"prepare": 3.0, "start workers": 50.0, "mapping": 99.0, "finish": 5.0}
+    cores = os.cpu_count() or 1
+    mapping, busy, run = whole.figures("tiny", markers, seconds, used, one_by_one_s=40.0, on_gpu=True)
+    assert mapping.limit == pytest.approx(2 / max(12 / cores, 20))
+    assert mapping.more["cpu_seconds"] == {"read": 12.0}
+    assert (busy.workload, busy.limit) == ("GPU busy", 1.0)
+    assert busy.rate == pytest.approx(20 / 20)
+    assert busy.rival.rate == pytest.approx(20 / 40)
+    assert run.limit == pytest.approx(2 / (max(12 / cores, 20) + 8 / cores))
+    assert set(run.more["cpu_seconds"]) == {"prepare", "read", "finish"}
+
+
 def test_processes_that_have_ended_are_counted_to_their_family() -> None:
     before = processes.family_cpu_s(os.getpid())
     burn = "import time\nwhile time.process_time() < 0.5: pass"
@@ -356,38 +396,6 @@ def test_the_papers_network_takes_the_operations_that_others_count() -> None:
     assert network.gflop_a_tile("cryonet", 256) == pytest.approx(127.5, rel=0.01)
 
 
-def test_a_table_says_what_was_not_measured() -> None:
-    figure = Figure("features", 12.0, "Mpixel/s", 200.0, "copying", Rival("a library", None, "not there"))
-    line = {
-        "when": "2026-01-01T00:00:00+00:00",
-        "machine": {"cpu": "some", "cores": 2},
-        "results": {
-            "limits": {"device": "cpu", "copy_gb_s": 10.0, "matmul_tflops": {"fp32": 0.1}},
-            "figures": {"features": figure.to_dict()},
-        },
-    }
-    made = table.markdown([line], {"cpu": ["features", "writing"], "cuda": ["network cryonet"]})
-    assert "| features | 12 Mpixel/s | 200 | 6 % | a library | not measured |" in made
-    assert "| writing | not measured |" in made
-    assert "cuda: not measured" in made
-    assert "| network cryonet | not measured |" in made
-
-
-def test_a_line_in_which_only_the_mapping_was_rated_has_no_figure_of_the_whole_run() -> None:
-    figure = Figure("end to end", 12.0, "Mpixel/s", 15.0, "its stages", Rival("a loop", 10.0))
-    line = {
-        "when": "2026-01-01T00:00:00+00:00",
-        "machine": {"cpu": "some", "cores": 2},
-        "results": {
-            "limits": {"device": "cpu", "copy_gb_s": 10.0, "matmul_tflops": {"fp32": 0.1}},
-            "figures": {"end to end": figure.to_dict()},
-        },
-    }
-    made = table.markdown([line], {"cpu": ["mapping", "end to end"]})
-    assert "| mapping | 12 Mpixel/s | 15 | 80 % | a loop | 1.2 |" in made
-    assert "| end to end | not measured |" in made
-
-
 def test_what_was_measured_before_somebody_stopped_it_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,6 +409,7 @@ def test_what_was_measured_before_somebody_stopped_it_is_kept(
         suite.measure(["blending", "writing"], "tiny", out=kept, on_stage=told.append)
     line = json.loads(kept.with_name("bench.jsonl.part").read_text())
     assert not kept.exists()
+    assert told[-1].endswith("bench.jsonl.part")
     assert list(line["results"]["figures"]) == ["blending"]
     figure = line["results"]["figures"]["blending"]
     assert f"  {figure['rate']:g} {figure['unit']}" in told
