@@ -59,8 +59,8 @@ def _head(figure: Figure, cases: Sequence[Case], results: Mapping[str, Any]) -> 
         0.065,
         0.022,
         "Simulated from stage times measured on one machine; speeds of GPUs and the cluster are assumed, not "
-        f"measured. With 1 and 2 workers the simulator was off by {checks}.\nNot in it: what one process "
-        f"does after the last block: by benchmarks.memory up to {hours:,.2g} h for as many, full of ice.",
+        f"measured. With 1 and 2 workers the simulator was off by {checks}.\nNot in it: what follows the "
+        f"last block: by benchmarks.memory up to {hours:,.2g} h of one process for as many, full of ice.",
         fontsize=_SMALL,
         color=_GREY,
         linespacing=1.5,
@@ -150,7 +150,7 @@ def _busy(axes: Axes, cases: Sequence[Case]) -> None:
         )
         most = max(row["busy"] for row in rows)
         need, share = case["workers_a_gpu"], "90 %" if most >= 0.9 else f"its most, {100 * most:.0f} %"
-        held = "" if most >= 0.9 else f"; {case['one_gpu_held_by']} holds it"
+        held = "" if most >= 0.9 else f"; {case['most_held_by']} holds it"
         axes.text(
             0.985,
             1.13 - 0.075 * number,

@@ -112,13 +112,18 @@ def by_workers(case: Case, scale: Scale) -> list[dict[str, float]]:
     """How busy a GPU is with so many workers for it, in steady state, where nothing else limits."""
     rows = []
     for workers in scale.workers:
-        site = case.site(FEW_GPUS, max(1, FEW_GPUS * workers // CLUSTER.cores))
-        site = replace(site, store_bytes_s=float("inf"), driver_s=0.0, start_s=0.0)
+        site = _steady(case, workers)
         count = scale.steady_blocks + 4 * site.tasks * site.nodes
         # blocks that were predicted before may end in the middle half: a share of a little over 1 is 1
         busy = min(1.0, simulate(case.jobs(count), site).steady_rate * case.pool[0].predict_s / FEW_GPUS)
         rows.append({"workers": site.nodes * CLUSTER.cores / FEW_GPUS, "busy": round(busy, 4)})
     return rows
+
+
+def _steady(case: Case, workers: int) -> Site:
+    """Some GPUs with so many workers each, and nothing else that limits."""
+    site = case.site(FEW_GPUS, max(1, FEW_GPUS * workers // CLUSTER.cores))
+    return replace(site, store_bytes_s=float("inf"), driver_s=0.0, start_s=0.0)
 
 
 def enough_workers(rows: Sequence[Mapping[str, float]]) -> float:
@@ -150,6 +155,14 @@ def limits(jobs: Sequence[Job], site: Site) -> dict[str, float]:
         wall_s / simulate([replace(job, predict_s=job.predict_s / 2) for job in some], site).wall_s
     )
     return {name: round(gain, 3) for name, gain in gains.items()}
+
+
+def most_held_by(case: Case, scale: Scale, rows: Sequence[Mapping[str, float]]) -> str | None:
+    """What keeps a GPU below 90 % however many workers it has; None where nothing does."""
+    if max(row["busy"] for row in rows) >= BUSY:
+        return None
+    site = _steady(case, scale.workers[-1])
+    return held_by({"gain_where_doubled": limits(case.jobs(RELIEF_BLOCKS * FEW_GPUS), site)})
 
 
 def by_gpus(case: Case, scale: Scale, workers: float) -> list[dict[str, Any]]:
@@ -215,6 +228,7 @@ def forecast(measured: Measured, scale: Scale) -> list[dict[str, Any]]:
                     * tiles_s
                     * means["predict_s"],
                     "one_gpu_held_by": held_by(rows[0]),
+                    "most_held_by": most_held_by(case, scale, a_gpu),
                     "last_held_by": held_by(rows[-1]),
                 }
             )

@@ -23,13 +23,15 @@ from cryoscale.read.inputs import READ_THREADS
 LATENCY_S = 0.02
 RIVALS = ("stackstac", "odc-stac", "rasterio's warper")
 """As people use them; the quickest that is installed is the rival, the others are told beside it."""
+BESIDE = ("rasterio + our resampling",)
+"""Told beside it as well: what our own requests cost, above GDAL's client of HTTP."""
 
 
 def measure(region_px: int, block_px: int, scenes: int, *, turns: int = 3) -> Figure:
     """Pixels of bands a second; limit: the ranges that were asked for, by plain requests and undecoded."""
     warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # of a library's own warper
     tokens = count()
-    readers = {name: read for name, read in ways().items() if name == BASE or name in RIVALS}
+    readers = {name: read for name, read in ways().items() if name in (BASE, *RIVALS, *BESIDE)}
     best: dict[str, float] = {}
     amount = region_px**2 * len(SPECTRAL) * scenes / 1e6
     with tempfile.TemporaryDirectory() as folder:

@@ -6,12 +6,13 @@ All sides work at the same time, and the slowest is the clock:
 * **CPU workers**: two tasks each (:mod:`cryoscale.cluster`), by their seconds of the clock, waiting
   included, or by processor seconds over the worker's cores where these are fewer than its tasks;
 * **network**: features travel to the actors (:mod:`cryoscale.infer.wire`), over the link of a GPU's node;
+* **intake**: what arrives there is taken in by the one process of each actor, :data:`INTAKE_BYTES_S`;
 * **scenes**: whoever holds them sends them, all workers together, where it is said how fast;
 * **driver**: one process hands all blocks out, :data:`DRIVER_S` each.
 
 Workers are counted so that another side is the slowest, or that all is done in time; GPUs then wait for them.
 Nodes are counted whole. The start of nodes, images and models is not in it.
-What comes after the last block, in one process, is told beside it: GPUs can be given back by then.
+What comes after the last block is told beside it: GPUs can be given back by then.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from cryoscale.forecast.rates import Prices
 
 TARGET_TILES_S: Final = 2500.0
 """Tiles of 256 px a second of the full CryoNet on an H200: the target of the design, never measured."""
+
+INTAKE_BYTES_S: Final = 1.99e9
+"""Of one actor's process: benchmarks/results/scaling.jsonl, on 2 cores that who sends has a share in."""
 
 DRIVER_S: Final = 0.0045
 """Of the clock a block, on 2 cores: benchmarks/results/orchestration.jsonl, the scheduler of its own."""
@@ -139,8 +143,12 @@ class Site:
         return min(self.node_cores // self.worker_cores, int(self.node_gib / self.worker_gib))
 
     def gpu_s(self, cost: BlockCost) -> float:
-        """Seconds that a GPU takes for a block, by its own speed or by what its share of the link lets in."""
-        return max(cost.tiles / self.tiles_s, self.link_s(cost))
+        """Seconds that a GPU takes for a block, by its own speed, its share of the link or its intake."""
+        return max(self.predict_s(cost), self.link_s(cost), intake_s(cost))
+
+    def predict_s(self, cost: BlockCost) -> float:
+        """Seconds that a GPU predicts for a block."""
+        return cost.tiles / self.tiles_s
 
     def link_s(self, cost: BlockCost) -> float:
         """Seconds in which a GPU's share of its node's link brings a block."""
@@ -170,7 +178,7 @@ class Fleet:
         bound: the side that is slowest.
         busy: of each side, the share of that time in which it works.
         gpu_hours, cpu_hours: of GPUs and of CPU workers, held all the while.
-        finish_hours: of one process after the last block, at most.
+        finish_hours: after the last block, at most: of one process, where several share the work.
         fetched_bytes, stored_bytes: None where not known.
         money: of what a price is given for, and in all.
     """
@@ -191,14 +199,20 @@ class Fleet:
     money: Mapping[str, float]
 
 
+def intake_s(cost: BlockCost) -> float:
+    """Seconds in which an actor's process takes a block's features in."""
+    return cost.sent_bytes / INTAKE_BYTES_S
+
+
 def fleet_for(blocks: int, cost: BlockCost, site: Site) -> Fleet:
     """The cluster that maps ``blocks`` of ``cost`` each, as :class:`Site` asks."""
     gpus, workers = site.gpus or 1, site.cpu_workers
     if site.hours is not None:
         gpus = _whole(blocks * site.gpu_s(cost) / (site.hours * 3600.0))
     sides = {
-        "GPUs": blocks * cost.tiles / site.tiles_s / gpus,
+        "GPUs": blocks * site.predict_s(cost) / gpus,
         "network": blocks * site.link_s(cost) / gpus,
+        "intake": blocks * intake_s(cost) / gpus,
         "scenes": blocks * site.scenes_s(cost),
         "driver": blocks * DRIVER_S,
     }

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cryoscale.forecast.capacity import FINISH_S, BlockCost, Fleet, Site, fleet_for
+from cryoscale.forecast.capacity import (
+    FINISH_S,
+    INTAKE_BYTES_S,
+    BlockCost,
+    Fleet,
+    Site,
+    fleet_for,
+    intake_s,
+)
 from cryoscale.forecast.rgi import ICE_PCT, Blocks
 
 _MACHINES = ("region", "area km2", "blocks", "GPUs", "busy %", "CPU workers", "CPU nodes", "hours", "slowest")
@@ -52,13 +60,18 @@ class ClusterPlan:
 
     @property
     def feed(self) -> float:
-        """How many CPU workers keep one GPU busy."""
+        """How many CPU workers keep one GPU as busy as it can be."""
         return self.site.worker_s(self.cost) / self.site.gpu_s(self.cost)
 
     @property
     def intake_gbit_s(self) -> float:
-        """What a busy GPU takes in."""
+        """What such a GPU takes in."""
         return self.cost.sent_bytes * 8e-9 / self.site.gpu_s(self.cost)
+
+    @property
+    def most_busy(self) -> float:
+        """Share of the time in which such a GPU predicts."""
+        return self.site.predict_s(self.cost) / self.site.gpu_s(self.cost)
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -69,9 +82,13 @@ class ClusterPlan:
                 for where, few, many in self.rows
             ],
             "years": self.years,
-            "block": {**asdict(self.cost), "cpu_s": self.cost.cpu_s, "gpu_s": self.site.gpu_s(self.cost)},
+            "block": {**asdict(self.cost), "cpu_s": self.cost.cpu_s, "gpu_s": self.site.predict_s(self.cost)},
             "site": {**site, "prices": self.site.prices.model_dump(mode="json")},
-            "feed": {"cpu_workers_a_gpu": self.feed, "gbit_s_a_gpu": self.intake_gbit_s},
+            "feed": {
+                "cpu_workers_a_gpu": self.feed,
+                "gbit_s_a_gpu": self.intake_gbit_s,
+                "gpu_busy_at_most": self.most_busy,
+            },
             **asdict(self.basis),
         }
 
@@ -85,17 +102,25 @@ class ClusterPlan:
         lines += [
             f"a block and year: {cost.cpu_s:.3g} s of a core (reading {cost.read_s:.3g}, features "
             f"{cost.features_s:.3g}, writing {cost.write_s:.3g}; {basis.rates}), {cost.wait_s:.3g} s of "
-            f"waiting, {site.gpu_s(cost):.3g} s of a GPU ({cost.tiles:,.0f} tiles)",
+            f"waiting, {site.predict_s(cost):.3g} s of a GPU ({cost.tiles:,.0f} tiles)",
             basis.gpu_rate,
-            f"a GPU that never waits takes {self.feed:,.0f} CPU workers ({site.worker_cores} cores, "
+            f"a GPU that {self._waits()} takes {self.feed:,.0f} CPU workers ({site.worker_cores} cores, "
             f"{site.worker_gib:g} GiB, two blocks each), {self.feed / site.workers_a_node:,.1f} nodes of "
             f"{site.node_cores} cores and {site.node_gib:g} GiB, and {self.intake_gbit_s:,.1f} Gbit/s "
             "into its node",
-            "then: levels, outlines, divides and report, in one process and without GPUs; at most, as where "
-            f"all is ice ({FINISH_S:g} s a block)",
+            "then: levels, outlines, divides and report, on the driver's machine and without GPUs; at most, "
+            f"as by one process where all is ice ({FINISH_S:g} s a block)",
             *(f"assumed: {line}" for line in basis.assumed),
         ]
         return "\n".join(lines)
+
+    def _waits(self) -> str:
+        """Whether it waits, and what for."""
+        if self.most_busy > 0.995:
+            return "never waits"
+        by_link = self.site.link_s(self.cost) > intake_s(self.cost)
+        for_what = "its link" if by_link else f"its intake of {INTAKE_BYTES_S / 1e9:.3g} GB/s"
+        return f"waits for nothing but {for_what}, and predicts {100 * self.most_busy:.0f} % of the time,"
 
 
 def assumed_ice(ice_pct: tuple[float, float] | None) -> str:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from benchmarks.scaling.__main__ import SCALES
 from benchmarks.scaling.__main__ import main as scaling_main
-from benchmarks.scaling.forecast import RELIEFS, enough_workers, stop_of
+from benchmarks.scaling.forecast import (
+    RELIEFS,
+    Case,
+    by_workers,
+    enough_workers,
+    most_held_by,
+    stop_of,
+)
 from benchmarks.scaling.inputs import rest_cpu_s
 from benchmarks.scaling.jobs import FORMS, SPEEDS, in_production
+from benchmarks.scaling.simulator import Job
 from cryoscale.features.stack import HALO_PX
 from cryoscale.ledger import Marker
 
@@ -34,8 +45,23 @@ def test_scaling_is_told_by_gpus_with_what_holds_it_and_beside_a_measured_run(
         assert one["blocks_s"] < more["blocks_s"] <= more["gpus"] / case["job"]["predict_s"] * 1.01
         assert more["busy"]["actors"] <= 1
         assert case["one_gpu_held_by"] in [*RELIEFS, "GPUs"]
+        assert (case["most_held_by"] is None) == (max(row["busy"] for row in case["by_workers"]) >= 0.9)
     assert "assumed, not measured" in capsys.readouterr().out
     assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("intake_mb_s", "holds"), [(1000, "intake of the actors"), (5000, None)])
+def test_what_keeps_a_gpu_from_its_work_is_what_holds_it_with_workers_enough(
+    intake_mb_s: float, holds: str | None
+) -> None:
+    measured: Any = SimpleNamespace(
+        intake_bytes_s=intake_mb_s * 1e6, driver_s=0.001, runs=[SimpleNamespace(start_s=1.0)]
+    )
+    # 100 ms of a GPU whose process takes in a block in 200 ms, or in 40
+    case = Case(1000, FORMS[0], (Job(read_cpu_s=1.0, predict_s=0.1, sent_bytes=2e8),), measured)
+    scale = replace(SCALES["tiny"], workers=(4, 64), steady_blocks=200)
+    rows = by_workers(case, scale)
+    assert most_held_by(case, scale, rows) == holds
 
 
 def test_scaling_stops_at_the_first_number_of_gpus_that_is_not_worth_it() -> None:

@@ -27,7 +27,7 @@ COST = BlockCost(
     write_s=1.0,
     wait_s=12.0,
     tiles=300.0,
-    sent_bytes=250e6,
+    sent_bytes=200e6,
     fetched_bytes=1e9,
     stored_bytes=2e7,
 )
@@ -78,8 +78,10 @@ def test_gpus_that_are_given_are_fed_until_they_are_the_slowest() -> None:
 @pytest.mark.parametrize(
     ("given", "side", "seconds"),
     [
-        # 250 MB through half of 10 Gbit/s, as two GPUs share a node's link
-        ({"gpus": 2, "node_gpus": 2, "node_gbit_s": 10.0}, "network", 1000 * 0.4 / 2),
+        # 200 MB through half of 10 Gbit/s, as two GPUs share a node's link
+        ({"gpus": 2, "node_gpus": 2, "node_gbit_s": 10.0}, "network", 1000 * 0.32 / 2),
+        # and past a process that takes in 1.99 GB/s, while such a GPU predicts for 60 ms
+        ({"gpus": 2, "tiles_s": 5000.0}, "intake", 1000 * 0.2 / 1.99 / 2),
         ({"gpus": 4, "scenes_gbit_s": 10.0}, "scenes", 1000 * 0.8),
         ({"gpus": 64}, "driver", 1000 * DRIVER_S),
     ],
