@@ -77,6 +77,7 @@ def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Pat
             assert figure["times_rival"] == pytest.approx(figure["rate"] / figure["rival_rate"], rel=1e-3)
     assert stages["features"]["memory_over_output"] < 2.5
     assert stages["features"]["plain_copy_mpx_s"] > 0
+    assert {"rasterio's warper", "rasterio + our resampling"} <= set(stages["reading"]["times_each"])
     assert stages["mapping"]["blocks"] >= 1
     mapping, whole_run = stages["mapping"], stages["end to end"]
     assert mapping["seconds"] == whole_run["seconds"]
