@@ -82,14 +82,14 @@ def require_writable(path: Path) -> None:
     Raises:
         OutputError: it is a folder, may not be written, or its folder cannot be made.
     """
-    require_usable(path.parent)
-    if os.path.lexists(path):
-        try:
+    try:
+        require_usable(path.parent)
+        if os.path.lexists(path):
             path.open("ab").close()
-        except OSError as error:
-            raise OutputError(
-                f"{path} ({error.strerror})", "a file that can be written", "name another"
-            ) from error
+    except OSError as error:
+        cause = error.__cause__ or error  # what is behind the refusal of the folder
+        told = getattr(cause, "strerror", None) or str(cause)
+        raise OutputError(f"{path} ({told})", "a file that can be written", "give another") from error
 
 
 def append(path: Path, document: Mapping[str, Any]) -> None:
