@@ -1,16 +1,15 @@
 """The rates that come with the package (``cryoscale/forecast/measured.json``), measured on a whole block.
 
-``python -m benchmarks.block_rates [--out FILE] [--home DIR]``. ``cryoscale plan`` measures on a few windows
-of 512 pixels and takes seconds for it; a block of 2048 px with its halo is read at other rates, as its bands
-no longer lie in the processor's caches. Here a window of that size, all of it over a simulated range, is read
-and featurised, and one of 64 px, whose pixels cost next to nothing beside its chunks; of four turns the one
-that took least of the processor, since others at work on the machine only ever add. All else is as ``plan``
-measures it.
+``python -m benchmarks.block_rates [--scale tiny|full] [--out FILE] [--home DIR]`` prints them; the shipped
+file is replaced only where ``--out`` names it. ``cryoscale plan`` measures on a few windows of 512 pixels and
+takes seconds for it; a block of 2048 px with its halo is read at other rates, as its bands no longer lie in
+the processor's caches. Here a window of that size, all of it over a simulated range, is read and featurised,
+and one of 64 px, whose pixels cost next to nothing beside its chunks; of four turns the one that took least
+of the processor, since others at work on the machine only ever add. All else is as ``plan`` measures it.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -20,12 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import Parser, command
 from cryoscale.basis import context_of
 from cryoscale.bench import record
 from cryoscale.config import load_config
 from cryoscale.demo import demo_config
 from cryoscale.features.stack import HALO_PX, PcaBasis
-from cryoscale.forecast import demand
 from cryoscale.forecast.measure import measure
 from cryoscale.forecast.rates import Profile, Reading
 from cryoscale.grid import Block, Window, transformer
@@ -71,10 +70,13 @@ def rates(few: Read, whole: Read, size_px: int) -> dict[str, Any]:
 
 
 def profile_of(home: Path, scale: str) -> Profile:
-    """The rates of this machine, on the range in ``home``, which is made where it is not there."""
+    """The rates of this machine, on the scale's range in ``home``, which is made where it is not there."""
     size, whole_px = SCALES[scale]
+    home = home / size
     note = home / "range.json"
     if not note.exists():
+        record.require_writable(note)
+        home.mkdir(parents=True, exist_ok=True)
         published = publish(make_range(7, size), home / "simulated")
         document = demo_config(home / "simulated", size, (YEAR,), 7)
         document["region"] = {"bbox": [round(v, 6) for v in published.bbox_deg]}
@@ -110,18 +112,22 @@ def profile_of(home: Path, scale: str) -> Profile:
     return plain.model_copy(update={"name": name, **rates(found[FEW_PX], found[whole_px], whole_px)})
 
 
+@command
 def main(arguments: list[str] | None = None) -> None:
-    """Measures, and writes the profile."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measures, prints the profile, and writes it where that is asked for."""
+    parser = Parser(description=__doc__)
     parser.add_argument("--scale", choices=SCALES, default="full")
-    parser.add_argument("--out", type=Path, default=demand.MEASURED)
+    parser.add_argument("--out", type=Path, help="The profile, whose file is replaced.")
     parser.add_argument("--home", type=Path, help="Where the range lies, or is kept.")
     given = parser.parse_args(arguments)
+    if given.out:
+        record.require_writable(given.out)
     with tempfile.TemporaryDirectory() as folder:
-        home = given.home or Path(folder)
-        home.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(profile_of(home, given.scale).to_json(), encoding="utf-8")
-    print(given.out.read_text("utf-8"))
+        profile = profile_of(given.home or Path(folder), given.scale).to_json()
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(profile, encoding="utf-8")
+    print(profile)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ import pytest
 import shapely
 from typer.testing import CliRunner
 
+from benchmarks import block_rates
 from benchmarks.block_rates import Read, rates
 from cryoscale.cli import app
 from cryoscale.errors import CryoscaleError
+from cryoscale.forecast import demand
 from cryoscale.forecast.capacity import DRIVER_S, FINISH_S, BlockCost, Site, fleet_for
 from cryoscale.forecast.demand import cost_by_dates, gpu_rate, measured_profile
 from cryoscale.forecast.rates import Prices, Profile, Reading, TileRate
@@ -248,6 +250,31 @@ def test_rates_are_told_apart_by_a_window_of_hardly_any_pixels() -> None:
     assert found["read"].s_per_mb == pytest.approx(0.02)
     assert found["read"].clock == pytest.approx(2.0)
     assert found["features_s_per_mpx"] == pytest.approx(0.5)
+
+
+def test_rates_are_measured_at_the_smallest_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, home = tmp_path / "new" / "rates.json", tmp_path / "home"
+    block_rates.main(["--scale", "tiny", "--out", str(kept), "--home", str(home)])
+    found = Profile.model_validate_json(kept.read_text("utf-8"))
+    assert found.read is not None
+    assert min(found.read.s_per_fetch, found.features_s_per_mpx, found.write_s_per_mpx) > 0
+    assert found.to_json() in capsys.readouterr().out
+    assert [path.name for path in home.iterdir()] == ["tiny"], "a range of another scale is no other's"
+
+
+@pytest.mark.parametrize("scale", block_rates.SCALES)
+def test_the_rates_that_come_with_the_package_are_replaced_only_where_they_are_named(
+    scale: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "measured.json"
+    shipped.write_text("as it was", encoding="utf-8")
+    monkeypatch.setattr(demand, "MEASURED", shipped)
+    monkeypatch.setattr(block_rates, "profile_of", lambda home, scale: BY_HAND)
+    block_rates.main(["--scale", scale])
+    assert shipped.read_text("utf-8") == "as it was"
+    assert capsys.readouterr().out == BY_HAND.to_json() + "\n"
+    block_rates.main(["--scale", scale, "--out", str(shipped)])
+    assert shipped.read_text("utf-8") == BY_HAND.to_json()
 
 
 def test_the_table_that_is_shown_to_people_is_the_one_that_is_printed() -> None:
