@@ -32,3 +32,11 @@ def test_a_lake_that_is_led_into_its_ice_is_measured_to_less_than_half_a_pixel(
     assert (found["fronts"], found["measurements"]) == (1, 1)
     assert 0.0 < found["largest_error_m"] < 5.0
     assert found["share_within_stated"] == 1.0
+
+
+def test_the_smallest_range_that_has_a_front_is_measured(tmp_path: Path) -> None:
+    kept = tmp_path / "line.jsonl"
+    fronts.main(["--size", "tiny", "--seeds", "5", "--out", str(kept)])
+    found = json.loads(kept.read_text("utf-8"))["results"]
+    assert (found["fronts"], found["measurements"]) == (1, len(fronts.LED_M))
+    assert found["largest_error_m"] < 5.0
