@@ -14,7 +14,6 @@ knowledge of spectra carries alone, not how well it maps.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from benchmarks.command import Parser, command, count, require_tiles
+from cryoscale.errors import SourceError
 from cryoscale.features.channels import BANDS, CHANNELS
 from cryoscale.features.spectral import INDEX_BANDS, normalized_difference, project, tasselled_cap
 from cryoscale.learn.forest import grow
@@ -59,11 +60,19 @@ class Pixels:
 
 
 def read_pixels(path: Path) -> Pixels:
-    """The table of ``s2_l2a_labelled_pixels.csv``."""
-    table = pd.read_csv(path)
-    lonlat = table["geometry"].str.extract(r"POINT \(([-\d.]+) ([-\d.]+)\)").to_numpy(float)
-    bands = table[[band.replace("B0", "B") for band in BANDS]].to_numpy(np.float32)
-    return Pixels(table["site_name"].to_numpy(str), table["class"].to_numpy(), lonlat, bands.T.copy())
+    """The table of ``s2_l2a_labelled_pixels.csv``.
+
+    Raises:
+        SourceError: it is not there, or another.
+    """
+    try:
+        table = pd.read_csv(path)
+        lonlat = table["geometry"].str.extract(r"POINT \(([-\d.]+) ([-\d.]+)\)").to_numpy(float)
+        bands = table[[band.replace("B0", "B") for band in BANDS]].to_numpy(np.float32)
+        return Pixels(table["site_name"].to_numpy(str), table["class"].to_numpy(), lonlat, bands.T.copy())
+    except (OSError, KeyError, ValueError, AttributeError) as error:
+        what = "the table s2_l2a_labelled_pixels.csv"
+        raise SourceError(f"pixels {path} ({error!r})", what, "check the path") from error
 
 
 # --- scores -------------------------------------------------------------------------------------
@@ -179,12 +188,14 @@ def confusion(
 def measure(path: Path, weights: Path | None = None, *, tile_px: int = 32) -> dict[str, Any]:
     """All figures: of the forest, of the band ratio and, where weights are given, of their network."""
     pixels = read_pixels(path)
+    if weights is not None:
+        predict = load_predictor(weights=weights, device="cpu", precision="fp32")
+        require_tiles(predict, tile_px)
     out: dict[str, Any] = {
         "random forest, site held out": by_site(pixels, forest_held_out(pixels)),
         "band ratio": by_site(pixels, band_ratio(pixels)),
     }
     if weights is not None:
-        predict = load_predictor(weights=weights, device="cpu", precision="fp32")
         labels = network_labels(predict, pixels, tile_px=tile_px)
         name = f"{predict.describe()['name']} on tiles of one spectrum"
         out[name] = by_site(pixels, labels == predict.classes.index("clean_ice"))
@@ -192,12 +203,13 @@ def measure(path: Path, weights: Path | None = None, *, tile_px: int = 32) -> di
     return out
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("pixels", type=Path, help="s2_l2a_labelled_pixels.csv")
     parser.add_argument("--weights", type=Path, help="a network to show the pixels to")
-    parser.add_argument("--tile", type=int, default=32, help="edge of its tiles in pixels")
+    parser.add_argument("--tile", type=count, default=32, help="edge of its tiles in pixels")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     found = measure(given.pixels, given.weights, tile_px=given.tile)

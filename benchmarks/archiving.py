@@ -34,6 +34,7 @@ import numpy as np
 import zarr
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command, require_extra
 from cryoscale import lease
 from cryoscale.archive.files import Filing
 from cryoscale.bench import record
@@ -312,14 +313,15 @@ def make_source(folder: Path, blocks: int, size_px: int) -> str:
     return store
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
     parser.add_argument("--out", type=Path, default=RESULTS / "archiving.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
+    require_extra("benchmarks", "icechunk")
     scale, results = SCALES[given.scale], {}
     with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
         source = make_source(Path(folder), *scale[:2])

@@ -9,12 +9,13 @@ import contextlib
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
+from benchmarks.command import Parser, at_least, command
 from cryoscale.bench import idle
 from cryoscale.ledger import DONE, name_of
 
@@ -51,14 +52,18 @@ def _options(port: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Fill the bucket, serve it and print the port."""
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("markers", type=at_least(0))
+    given = parser.parse_args(arguments)
     from moto.s3.models import s3_backends
     from moto.server import ThreadedMotoServer
 
     backend = s3_backends[ACCOUNT]["aws"]
     backend.create_bucket(BUCKET, "us-east-1")
-    for work in idle.works(int(sys.argv[1])):
+    for work in idle.works(given.markers):
         content = idle.marker_of(work).to_bytes()
         backend.put_object(BUCKET, f"{RUN}/{name_of(DONE, work)}", content)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)

@@ -15,7 +15,6 @@ south-east, and without bodies below 0.01 km2, the least that the RGI keeps
 
 from __future__ import annotations
 
-import argparse
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from rasterio import features
 from scipy import ndimage
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command
 from cryoscale.bench import record
 from cryoscale.candidates import candidate_blocks
 from cryoscale.config import load_config
@@ -268,12 +268,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
     parser.add_argument("--out", type=Path, default=RESULTS / "candidates.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     scale = SCALES[given.scale]
     ranges = measure(scale)
     rows = totals(ranges)

@@ -10,7 +10,6 @@ the map: its classes are taken to be true.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,9 @@ from scipy import ndimage
 from shapely.geometry import LineString, MultiLineString
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, at_least, command
 from cryoscale.bench import record
+from cryoscale.errors import InputError
 from cryoscale.grid import RESOLUTION_M, Window
 from cryoscale.simulate.terrain import MountainRange, make_range
 from cryoscale.write import outlines
@@ -190,14 +191,19 @@ def told(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--size", default="small", choices=("tiny", "small"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--seeds", type=at_least(0), nargs="+", default=list(SEEDS))
     parser.add_argument("--out", type=Path, default=RESULTS / "fronts.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     rows = [row for seed in given.seeds for row in measured(seed, given.size)]
+    if not rows:
+        seeds = " ".join(map(str, given.seeds))
+        raise InputError(f"seeds {seeds} of size {given.size}", "ranges with a front", "give other --seeds")
     print(pd.DataFrame(rows).round(2).to_string())
     results = told(rows)
     print(results)

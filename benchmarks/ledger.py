@@ -9,7 +9,6 @@ blocks of 2048 pixels with real shards and outlines.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks import RESULTS, bucket
+from benchmarks.command import Parser, command, require_extra
 from cryoscale.bench import idle, record
 from cryoscale.grid import Block, Window
 from cryoscale.ledger import DONE, ITEMS, Ledger, Marker, Work, name_of
@@ -274,12 +274,15 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
     parser.add_argument("--out", type=Path, default=RESULTS / "ledger.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
+    require_extra("test", "flask", "moto", "s3fs")
     scale = SCALES[given.scale]
     results = {
         "disk": on_disk(scale.markers),

@@ -29,6 +29,7 @@ from scipy import ndimage
 from shapely.geometry import box, mapping
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command
 from benchmarks.peak import take_peak_mib
 from cryoscale.bench import record
 from cryoscale.grid import Block, Window, transformer
@@ -302,9 +303,10 @@ def _table(pair: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m benchmarks.memory [--scale tiny|small|large]``: measure, print, and keep a line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--scale", choices=("tiny", "small", "large"), default="small")
     parser.add_argument("--ground", choices=("glaciers", "complex"), action="append")
     parser.add_argument("--out", type=Path, default=RESULTS / "memory.jsonl")
@@ -314,6 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         region = Region(**json.loads(given.finish[0]))
         print(json.dumps(finish_and_measure(region, given.finish[1])))
         return
+    record.require_writable(given.out)
     sides, block_px = {"tiny": ((1, 2), 128), "small": ((8, 16), 512), "large": ((16, 32), 512)}[given.scale]
     pairs = [
         pair for kind in given.ground or ("glaciers", "complex") for pair in compare(kind, sides, block_px)

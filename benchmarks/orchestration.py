@@ -9,7 +9,6 @@ process of its own, with the memory of both as the blocks go by.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command
 from cryoscale.bench import idle, processes, record
 from cryoscale.bench.orchestration import PLAIN, TASKS, WHOLE, Account, drive, plain, settings
 from cryoscale.cluster import workers
@@ -115,12 +115,14 @@ def long_lines(name: str, row: Mapping[str, Any]) -> str:
     )
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
     parser.add_argument("--out", type=Path, default=RESULTS / "orchestration.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     scale = SCALES[given.scale]
     results: dict[str, Any] = {"parts": parts(scale), "long": {}}
     print(part_lines(results["parts"]), flush=True)

@@ -8,7 +8,6 @@ described as often as ``--copies`` says, first by this process alone, then by se
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from dask.system import CPU_COUNT
 from pyarrow.parquet import read_metadata
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command, count
 from cryoscale.bench import record
 from cryoscale.bench.figure import rounded
 from cryoscale.crew import Crew, Each
@@ -68,14 +68,16 @@ def _again(each: Each, copies: int) -> Each:
     return repeated
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("run", help="Folder of a finished run.")
-    parser.add_argument("--copies", type=int, default=8)
-    parser.add_argument("--processes", type=int, default=CPU_COUNT)
+    parser.add_argument("--copies", type=count, default=8)
+    parser.add_argument("--processes", type=count, default=CPU_COUNT)
     parser.add_argument("--out", type=Path, default=RESULTS / "outlining.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     found = measure(given.run, given.copies, given.processes)
     print(
         f"{found['glaciers']} glaciers, {given.copies} times: {found['one_s']:g} s by one process, "

@@ -10,7 +10,6 @@ IoU and whose IoU of debris-covered ice are within 0.2 points of the study's til
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -26,10 +25,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command, count, require_tiles, share
 from cryoscale.bench import record
 from cryoscale.config import load_config
 from cryoscale.demo import demo_config, demo_weights, truth_of
-from cryoscale.errors import WeightsError
+from cryoscale.errors import SourceError
 from cryoscale.featurise import write_features
 from cryoscale.grid import Window, window_of
 from cryoscale.infer.encode import Confidence, encode
@@ -167,6 +167,7 @@ def compare(
             arguments = {**card.arguments, "squeeze_px": squeeze_px}
             copy_with_card(weights, card.model_copy(update={"arguments": arguments}), used)
         predictor = load_predictor(weights=used, device=device, precision="fp32")
+        require_tiles(predictor, *(tile_px for tile_px, _ in scale.tilings))
         for ground in grounds(scale, Path(folder), weights=weights):
             for tiling in scale.tilings:
                 rows.setdefault(tiling, []).append(measure(predictor, ground, *tiling))
@@ -211,21 +212,27 @@ def kept_rows(path: Path, weights: str, scale: str, squeeze_px: int) -> list[dic
     say how far, they looked at whole tiles.
 
     Raises:
-        ValueError: there are none, or not of the same weights, as the study's tiling shows, which all have.
+        SourceError: there are none, or not of the same weights, as the study's tiling shows, which all have.
     """
     found: dict[tuple[int, float], dict[str, Any]] = {}
-    for text in path.read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
-        if (line["sizes"]["weights"], line["sizes"]["scale"]) != (weights, scale):
+    try:
+        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+        told = [(line["benchmark"], line["sizes"]["weights"], line["sizes"]["scale"]) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{path} ({error!r})", "lines that overlap has kept", "give their --out") from error
+    for line, of in zip(lines, told, strict=True):
+        if of != ("overlap", weights, scale):
             continue
         rows = {(row["tile_px"], row["overlap"]): row for row in line["results"]["rows"]}
         base = found.get(STUDY, rows[STUDY])
         if any(base[key] != rows[STUDY][key] for key in ("mean_iou", "accuracy", "pixels")):
-            raise ValueError(f"{path} holds lines of several {weights}, or of several lists of ranges")
+            given = f"{path}, which holds lines of several {weights}, or of several lists of ranges"
+            raise SourceError(given, "lines of one and the same", "keep each in a file of its own")
         alike = line["sizes"].get("squeeze_px", WHOLE_PX) == squeeze_px
         found |= {tiling: row for tiling, row in rows.items() if alike or tiling[0] <= STUDY[0]}
     if not found:
-        raise ValueError(f"{path} holds nothing of {weights} at the scale {scale}")
+        given = f"{path}, which holds nothing of {weights} at the scale {scale}"
+        raise SourceError(given, "a line of it", "measure it first, or give another --out")
     return [found[tiling] for tiling in sorted(found, key=lambda tiling: (tiling[0], -tiling[1]))]
 
 
@@ -267,17 +274,19 @@ def chart(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.grid(color="#e4e7ea")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, title="tile", loc="outside right upper", frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", facecolor="white")
 
 
 def _tiling(text: str) -> tuple[int, float]:
-    tile_px, overlap = text.split(":")
-    return int(tile_px), float(overlap)
+    tile_px, _, overlap = text.partition(":")
+    return count(tile_px), share(overlap)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
     parser.add_argument("--weights", default=str(demo_weights()))
     parser.add_argument("--out", type=Path, default=RESULTS / "overlap.jsonl")
@@ -297,30 +306,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--squeeze-px",
-        type=int,
+        type=count,
         help="Over how much ground a CryoNet's gates look, px, a multiple of 32; default: its card's.",
     )
     given = parser.parse_args(arguments)
-    try:
-        squeeze_px = given.squeeze_px or looks_at(given.weights)
-    except WeightsError as error:
-        parser.error(str(error))
+    if given.chart:
+        record.require_writable(given.chart)
+    squeeze_px = given.squeeze_px or looks_at(given.weights)
     if given.kept:
-        try:
-            rows = kept_rows(given.out, Path(given.weights).name, given.scale, squeeze_px)
-        except (OSError, ValueError) as error:
-            parser.error(str(error))
+        rows = kept_rows(given.out, Path(given.weights).name, given.scale, squeeze_px)
         print(table(rows))
         if given.chart:
             chart(rows, given.chart)
         return
+    record.require_writable(given.out)
     scale = SCALES[given.scale]
     if given.tiling:
         scale = replace(scale, tilings=(STUDY, *(one for one in given.tiling if one != STUDY)))
-    try:
-        rows = compare(scale, given.weights, given.device, squeeze_px=given.squeeze_px)
-    except WeightsError as error:  # a card whose network takes no such neighbourhood
-        parser.error(str(error))
+    rows = compare(scale, given.weights, given.device, squeeze_px=given.squeeze_px)
     print(table(rows))
     if given.chart:
         chart(rows, given.chart)

@@ -8,7 +8,6 @@ block for itself, as the plan did before; it is timed on a part of the blocks, i
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from affine import Affine
 from pystac import Asset, Item
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command
 from cryoscale.bench import record
 from cryoscale.config import load_config
 from cryoscale.features.stack import HALO_PX
@@ -268,12 +268,14 @@ def _since(begun: tuple[float, float]) -> dict[str, float]:
     return {"clock_s": round(clock - begun[0], 2), "cpu_s": round(cpu - begun[1], 2)}
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="full")
     parser.add_argument("--out", type=Path, default=RESULTS / "planning.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     scale = SCALES[given.scale]
     found = measure(scale)
     print(

@@ -8,7 +8,6 @@ would tell it.
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 import yaml
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command
 from benchmarks.run_memory import peak_mib
 from cryoscale.bench import record
 from cryoscale.demo import demo_config
@@ -86,12 +86,14 @@ def measure(document: dict[str, Any], out: Path, port: int) -> dict[str, float]:
     return {"blocks": sum(1 for _ in Ledger(str(out)).markers()), **peaks}
 
 
+@command
 def main(arguments: list[str] | None = None) -> None:
     """Measures, prints, and adds a line to the record."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--scale", choices=SCALES, default="full")
     parser.add_argument("--out", type=Path, default=RESULTS / "pod_memory.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     size, block_px = SCALES[given.scale]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -8,7 +8,6 @@ weights and is for a run's own trial to say.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command, count
 from cryoscale.bench import record
 from cryoscale.bench.clock import seconds
 from cryoscale.bench.figure import rounded
@@ -71,14 +71,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SIZES), default="small", help="Which network.")
-    parser.add_argument("--batch", type=int, nargs="+", help="Tiles a batch; default: by device.")
-    parser.add_argument("--tile-px", type=int, help="Edge of a tile; 256, of the tiny network 64.")
+    parser.add_argument("--batch", type=count, nargs="+", help="Tiles a batch; default: by device.")
+    parser.add_argument("--tile-px", type=count, help="Edge of a tile; 256, of the tiny network 64.")
     parser.add_argument("--out", type=Path, default=RESULTS / "precisions.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     device = choose_device("auto").type
     tile_px = given.tile_px or (64 if given.scale == "tiny" else 256)
     rows = measure(given.scale, given.batch or BATCHES[device], tile_px, device)

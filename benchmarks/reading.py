@@ -14,7 +14,6 @@ share, each of which keeps what it was sent: dealt as a run deals them, and to w
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -30,6 +29,7 @@ import rasterio.errors
 from numpy.typing import NDArray
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command
 from cryoscale.bench import record
 from cryoscale.bench.ranges import RangeServer, serve
 from cryoscale.bench.readers import BASE, blocks_of, direct, ways
@@ -302,12 +302,14 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
     parser.add_argument("--out", type=Path, default=RESULTS / "reading.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     scale = SCALES[given.scale]
     warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # of a library's own warper
     results, run, shared = measure(scale), of_run(scale), of_machines(scale)

@@ -15,7 +15,6 @@ years, which the intervals take to be independent.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import tempfile
@@ -33,6 +32,7 @@ from scipy import ndimage, stats
 from shapely.geometry.base import BaseGeometry
 
 from benchmarks import RESULTS, overlap
+from benchmarks.command import Parser, command
 from benchmarks.uncertainty import ICE, LEAST_KM2, PACKAGES, Range, map_of
 from cryoscale.archive.coverage import Maps
 from cryoscale.archive.retreat import Located, Side, located, reach
@@ -231,13 +231,15 @@ def judged(found: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
     parser.add_argument("--weights", default=str(demo_weights()))
     parser.add_argument("--out", type=Path, default=RESULTS / "retreat.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     size, ranges = SCALES[given.scale]
     predict = load_predictor(weights=given.weights, device="cpu", precision="fp32")
     found: dict[str, list[NDArray[np.float64]]] = {}

@@ -7,7 +7,6 @@ process's own high-water mark (VmHWM of Linux) is read while it lives.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import psutil
 import yaml
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command
 from cryoscale.bench import record
 from cryoscale.demo import demo_config
 from cryoscale.ledger import Ledger
@@ -67,12 +67,14 @@ def peak_mib(pid: int) -> float:
     return 0.0
 
 
+@command
 def main(arguments: list[str] | None = None) -> None:
     """Measures both, prints the ratios, and adds a line to the record."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--scale", choices=SIZES, default="moderate")
     parser.add_argument("--out", type=Path, default=RESULTS / "run_memory.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     size, whole = SIZES[given.scale]
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)

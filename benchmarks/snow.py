@@ -10,7 +10,6 @@ several, and the share under snow is held against snow and firn as they were ren
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command
 from cryoscale.bench import record
 from cryoscale.config import load_config
 from cryoscale.grid import Window, window_of
@@ -299,12 +299,14 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
     parser.add_argument("--out", type=Path, default=RESULTS / "snow.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     scale = SCALES[given.scale]
     results = measure(scale)
     print(table(results))

@@ -27,6 +27,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command
 from benchmarks.memory import CLASSES, EPSG, ground
 from benchmarks.peak import take_peak_mib
 from cryoscale.bench import record
@@ -119,9 +120,10 @@ def measured(region: Region) -> dict[str, Any]:
     return found
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="full")
     parser.add_argument("--ground", choices=("glaciers", "complex"), action="append")
     parser.add_argument("--out", type=Path, default=RESULTS / "streaming.jsonl")
@@ -130,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.region:
         print(json.dumps(stream(Region(**json.loads(given.region)))))
         return
+    record.require_writable(given.out)
     small, large, block_px, ground_px = SCALES[given.scale]
     results = {}
     for kind in given.ground or ("glaciers", "complex"):

@@ -15,7 +15,6 @@ https://doi.org/10.1198/016214506000001437), as a share of the area.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks import RESULTS, overlap
+from benchmarks.command import Parser, command
 from cryoscale.bench import record
 from cryoscale.demo import demo_weights
 from cryoscale.features.channels import CHANNELS
@@ -323,13 +323,15 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
     parser.add_argument("--weights", default=str(demo_weights()))
     parser.add_argument("--out", type=Path, default=RESULTS / "uncertainty.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     scale = SCALES[given.scale]
     chosen = dict.fromkeys((scale.fit, scale.test))
     found = {one: Glaciers.joined(list(mapped(one, scale.size, given.weights))) for one in chosen}

@@ -6,7 +6,6 @@ carry at most; what rounding costs the sender is measured here, beside what maki
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command, positive, share
 from cryoscale.bench import ground, record
 from cryoscale.bench.clock import seconds
 from cryoscale.features.channels import CHANNELS
@@ -87,14 +87,16 @@ def told(forms: Mapping[str, Mapping[str, Any]], measured: Mapping[str, float], 
     return "\n".join(lines)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reckon, measure, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="full")
-    parser.add_argument("--tiles-s", type=float, default=2500.0, help="What the network is to be fed.")
-    parser.add_argument("--overlap", type=float, default=0.5)
+    parser.add_argument("--tiles-s", type=positive, default=2500.0, help="What the network is to be fed.")
+    parser.add_argument("--overlap", type=share, default=0.5)
     parser.add_argument("--out", type=Path, default=RESULTS / "wire.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     forms = reckon(given.tiles_s, 256, given.overlap)
     measured = measure(SCALES[given.scale])
     print(told(forms, measured, given.tiles_s))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,17 +16,21 @@ from benchmarks.accuracy.record import cpu_s, line, machine
 from benchmarks.accuracy.scales import MODELS, SCALES, Scale, scale_named
 from benchmarks.accuracy.steps import Bench
 from benchmarks.accuracy.tables import page, save
-from cryoscale.bench.record import append
-from cryoscale.errors import CryoscaleError, InputError, OutputError
+from benchmarks.command import Parser, at_least, command, positive
+from cryoscale.bench.record import append, require_writable
+from cryoscale.errors import InputError, OutputError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark, or completes the one that lies in the folder; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the benchmark, or completes the one that lies in the folder."""
+    parser = Parser(prog="python -m benchmarks.accuracy", description=__doc__)
     parser.add_argument("--scale", default="tiny", help=f"one of {', '.join(SCALES)}")
     parser.add_argument("--out", type=Path, help="folder for everything (default: build/accuracy-SCALE)")
     parser.add_argument("--models", nargs="+", default=None, metavar="MODEL", help=", ".join(MODELS))
-    parser.add_argument("--workers", type=int, help="jobs at once, each a process; 0: all in this one")
+    parser.add_argument(
+        "--workers", type=at_least(0), help="jobs at once, each a process; 0: all in this one"
+    )
     parser.add_argument(
         "--results",
         type=Path,
@@ -36,31 +39,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--deadline",
-        type=float,
+        type=positive,
         metavar="SECONDS",
         help="end after so many seconds; the tables hold what is done by then",
     )
     parser.add_argument("--report", action="store_true", help="do nothing more: tables of what is done")
     parser.add_argument("--job", help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    try:
-        return run(given)
-    except (CryoscaleError, JobError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 1)
+    run(parser.parse_args(arguments))
 
 
-def run(given: argparse.Namespace) -> int:
+def run(given: argparse.Namespace) -> None:
     """What :func:`main` does once its arguments are read."""
     scale = scale_named(given.scale)
     models = chosen(given.models, scale)
     out = (given.out or Path("build") / f"accuracy-{scale.name}").resolve()
+    if not given.job:
+        require_writable(given.results)
     claim(out, scale)
     bench = Bench(scale, out)
     jobs = plan(bench, models)
     if given.job:
         do(next(job for job in jobs if job.name == given.job), out)
-        return 0
+        return
     room = Room(
         workers=scale.workers if given.workers is None else given.workers,
         heavy=heavy(scale),
@@ -86,7 +86,6 @@ def run(given: argparse.Namespace) -> int:
     print(f"written to {path}")
     if failure is not None:
         raise failure
-    return 0
 
 
 HEAVY_BYTES = 20_000_000_000
@@ -113,14 +112,15 @@ def claim(out: Path, scale: Scale) -> None:
     """Notes in ``out`` what is made there.
 
     Raises:
-        OutputError: if another benchmark lies there.
+        InputError: if another benchmark lies there, or it can be no folder.
     """
     note = out / "scale.txt"
     if note.exists() and note.read_text().strip() != scale.fingerprint:
         raise OutputError(f"{out}, which holds another benchmark", "an empty folder", "give another --out")
+    require_writable(note)
     out.mkdir(parents=True, exist_ok=True)
     note.write_text(scale.fingerprint + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

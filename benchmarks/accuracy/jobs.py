@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from cryoscale.errors import OperatorError
 from cryoscale.infer.actor import BATCH_VARIABLE
 
 Tell = Callable[[str], None]
@@ -25,7 +26,7 @@ PATIENCE_S = 2.0
 """How long a process that is ended may take to go by itself."""
 
 
-class JobError(RuntimeError):
+class JobError(OperatorError):
     """A job of the benchmark that failed, in one line."""
 
 

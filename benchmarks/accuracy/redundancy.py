@@ -9,7 +9,6 @@ perceptrons of several seeds, with all channels and with the tasselled cap as th
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import jaccard_score, roc_auc_score
 from sklearn.neural_network import MLPClassifier
 
+from benchmarks.command import Parser, command
+from cryoscale.errors import SourceError
 from cryoscale.features.channels import BANDS
 from cryoscale.features.spectral import normalized_difference, tasselled_cap
 from cryoscale.learn.patches import Patches
@@ -103,15 +104,23 @@ def perceptrons(
 
 
 def spectra(path: Path) -> tuple[dict[str, F32], Labels]:
-    """Channels and classes of the labelled real pixels."""
-    with path.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    """Channels and classes of the labelled real pixels.
+
+    Raises:
+        SourceError: the table is not there, or another.
+    """
     columns = [name.replace("B0", "B") for name in BANDS]
-    values = np.array([[float(row[name] or "nan") for name in columns] for row in rows], np.float32)
+    try:
+        with path.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        values = np.array([[float(row[name] or "nan") for name in columns] for row in rows], np.float32)
+        classes = np.array([int(float(row["class"])) for row in rows], np.uint8)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        what = "the table s2_l2a_labelled_pixels.csv"
+        raise SourceError(f"pixels {path} ({error!r})", what, "check the path") from error
     whole = np.isfinite(values).all(axis=1)
     bands = dict(zip(BANDS, values[whole].T, strict=True))
-    labels = np.array([int(float(row["class"])) for row in rows], np.uint8)[whole]
-    return bands, labels
+    return bands, classes[whole]
 
 
 def derived(bands: Mapping[str, F32]) -> dict[str, F32]:
@@ -122,21 +131,23 @@ def derived(bands: Mapping[str, F32]) -> dict[str, F32]:
     return {**made, "TC_wetness": tasselled_cap(stack)[2, 0]}
 
 
-def main() -> None:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("patches", type=Path)
     parser.add_argument("--spectra", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     patches = Patches.open(given.patches)
+    real = spectra(given.spectra) if given.spectra else None
     names = list(patches.channels)
     train, test = pixels(patches, "train", 100), pixels(patches, "test", 200)
     features = {name: train[0][:, k] for k, name in enumerate(names)}
     by_class = [f"{features['coherence'][train[1] == k].mean():.2f}" for k in range(5)]
     print(f"simulated: mean coherence of the classes 0 to 4: {', '.join(by_class)}")
     report(features, train[1], PAIRS)
-    if given.spectra:
-        bands, labels = spectra(given.spectra)
+    if real is not None:
+        bands, labels = real
         print(f"real pixels: {len(labels)}")
         report({**bands, **derived(bands)}, labels, SPECTRA_PAIRS)
     perceptrons(train, test, names, "all channels")

@@ -29,12 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command, count
 from benchmarks.peers.routes import ROUTES, Job
 from benchmarks.peers.scene import NOTE, TIFF, Scene, make, open_scene, origin_of, write_scene, write_tiff
 from cryoscale.bench import record
 from cryoscale.bench.network import predictor_of
 from cryoscale.demo import demo_weights
-from cryoscale.errors import CryoscaleError, InputError, OperatorError
+from cryoscale.errors import InputError, OperatorError
 from cryoscale.features.channels import CHANNELS
 from cryoscale.infer.tiles import stride_px
 from cryoscale.models import weights
@@ -195,16 +196,16 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
     parser.add_argument(
         "--network", choices=("small", "cryonet"), action="append", help="default: the scale's"
     )
     parser.add_argument("--route", choices=list(ROUTES), action="append", help="default: all")
     parser.add_argument("--weights-cryonet", type=Path, help="trained weights of the full CryoNet")
-    parser.add_argument("--scene-px", type=int, help="edge of the scene; default: the scale's")
+    parser.add_argument("--scene-px", type=count, help="edge of the scene; default: the scale's")
     parser.add_argument("--scene", type=Path, help="folder that keeps the scene's channels between runs")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS / "peers.jsonl")
     return parser.parse_args(arguments)
 
@@ -216,6 +217,7 @@ def _scene(folder: Path, scale: Scale, edge_px: int) -> Scene:
         InputError: if there is one of another size.
     """
     if not (folder / NOTE).exists():
+        record.require_writable(folder / NOTE)
         write_scene(folder, *make(scale.size, edge_px), scale.block_px)
     scene = open_scene(folder)
     if scene.held.shape != (edge_px, edge_px):
@@ -228,13 +230,12 @@ def _scene(folder: Path, scale: Scale, edge_px: int) -> Scene:
 
 def run(given: argparse.Namespace) -> None:
     """Measure, print, and keep the result as a JSON line."""
+    record.require_writable(given.out)
     scale = SCALES[given.scale]
     edge = given.scene_px or scale.scene_px
     if edge < 2 * scale.tile_px:
         least = f"{2 * scale.tile_px} or more: two tiles"
         raise InputError(f"a scene of {edge} px", least, "give a larger --scene-px")
-    if given.threads < 1:
-        raise InputError(f"{given.threads} threads", "1 or more", "give another number of threads")
     files = {"cryonet": given.weights_cryonet} if given.weights_cryonet else {}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cryoscale-peers-")))
@@ -264,15 +265,11 @@ def run(given: argparse.Namespace) -> None:
     record.append(given.out, line)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, or 2 with one line where something given cannot be used."""
-    try:
-        run(_arguments(arguments))
-    except CryoscaleError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the arguments say."""
+    run(_arguments(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,13 +13,13 @@ https://doi.org/10.1145/1498765.1498785.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command, count, positive
 from benchmarks.roofline import served, written
 from benchmarks.roofline.parts import Part, Speed
 from cryoscale.bench import record
@@ -46,20 +46,22 @@ def table(parts: Mapping[str, Part], whole_ms: float | None) -> Iterator[str]:
         yield line
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Count, measure where a device is at hand, print, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SIZES), default="cryonet", help="Which network.")
-    parser.add_argument("--tflops", type=float, default=790.0, help="1e12 operations a second; an H200's.")
-    parser.add_argument("--gb-s", type=float, default=4300.0, help="1e9 bytes a second; an H200's.")
+    parser.add_argument("--tflops", type=positive, default=790.0, help="1e12 operations a second; an H200's.")
+    parser.add_argument("--gb-s", type=positive, default=4300.0, help="1e9 bytes a second; an H200's.")
     parser.add_argument("--precision", choices=list(written.BYTES), default="bf16")
-    parser.add_argument("--tile-px", type=int, help="Edge of a tile; 256, of the tiny network 64.")
+    parser.add_argument("--tile-px", type=count, help="Edge of a tile; 256, of the tiny network 64.")
     parser.add_argument(
-        "--batch", type=int, help="Tiles that share the weights; 32, and measured on a CPU 1."
+        "--batch", type=count, help="Tiles that share the weights; 32, and measured on a CPU 1."
     )
     parser.add_argument("--no-measure", action="store_true", help="Count only.")
     parser.add_argument("--out", type=Path, default=RESULTS / "roofline.jsonl")
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
     tile_px = given.tile_px or (64 if given.scale == "tiny" else 256)
     speed, batch = Speed(given.tflops, given.gb_s), given.batch or 32
     parts = written.count(given.scale, tile_px, given.precision, speed, batch)

@@ -12,7 +12,6 @@ driver and scheduler cost a block, the start of workers. **Assumed, not measured
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import RESULTS
+from benchmarks.command import Parser, command
 from benchmarks.scaling.chart import chart
 from benchmarks.scaling.forecast import Scale, forecast, held_by, validation
 from benchmarks.scaling.inputs import Inputs, measure_inputs
@@ -82,13 +82,17 @@ def lines(results: Mapping[str, Any]) -> str:
     return "\n".join(out)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, simulate, print, draw, and keep the result as a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--scale", choices=list(SCALES), default="moderate")
     parser.add_argument("--out", type=Path, default=RESULTS / "scaling.jsonl")
     parser.add_argument("--chart", type=Path)
     given = parser.parse_args(arguments)
+    record.require_writable(given.out)
+    if given.chart:
+        record.require_writable(given.chart)
     scale = SCALES[given.scale]
     measured = measure_inputs(scale.inputs)
     begun = time.perf_counter()

@@ -37,6 +37,7 @@ def chart(results: Mapping[str, Any], path: Path) -> None:
     grid[0, 0].set_ylabel("blocks a second", fontsize=9)
     grid[1, 0].set_ylabel("GPU predicting, share of time", fontsize=9)
     _head(figure, cases, results)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", facecolor="white")
 
 
