@@ -93,7 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record.append(
         given.out,
         record.line(
-            "precisions", method=method, sizes=sizes, results={"rows": rows}, packages=("torch", "triton")
+            "precisions",
+            method=method,
+            sizes=sizes,
+            results={"rows": rows},
+            packages=("torch", "triton", "openvino"),
         ),
     )
 

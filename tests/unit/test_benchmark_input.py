@@ -66,7 +66,7 @@ def test_a_file_that_takes_no_line_is_told_before_anything_is_measured(
     needed = {"benchmarks.outlining": [str(tmp_path)], "benchmarks.fronts": ["--size", "tiny"]}
     asked = needed.get(name, ["--scale", "tiny"])
     line = refused(main_of(name), [*asked, *home, option, str(out)], capsys)
-    assert f"given {out};" in line
+    assert f"given {out} (" in line
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -91,19 +91,19 @@ def test_a_file_that_takes_no_line_is_told_before_anything_is_measured(
         ("overlap", "--scale tiny --tiling 256:1", "--tiling: given '1'; expected a share"),
         ("overlap", "--scale tiny --tiling 256", "--tiling: given ''; expected a share"),
         ("overlap", "--scale tiny --squeeze-px 0", "--squeeze-px: given '0'"),
-        ("overlap", "--scale tiny --chart DIR", "given DIR;"),
+        ("overlap", "--scale tiny --chart DIR", "given DIR ("),
         ("overlap", "--scale tiny --weights DIR/x", "given weights DIR/x"),
         ("uncertainty", "--scale tiny --weights DIR/x", "given weights DIR/x"),
         ("retreat", "--scale tiny --weights DIR/x", "given weights DIR/x"),
-        ("scaling", "--scale tiny --chart DIR", "given DIR;"),
+        ("scaling", "--scale tiny --chart DIR", "given DIR ("),
         ("fronts", "--size tiny --seeds -1", "--seeds: given '-1'; expected a whole number from 0 on"),
-        ("peers", "--scale tiny --scene FILE", "given FILE/scene.json;"),
+        ("peers", "--scale tiny --scene FILE", "given FILE/scene.json ("),
         ("peers", "--scale tiny --scene-px 0", "--scene-px: given '0'"),
-        ("block_rates", "--scale tiny --home FILE", "given FILE/tiny/range.json;"),
+        ("block_rates", "--scale tiny --home FILE", "given FILE/tiny/range.json ("),
         ("bucket", "many", "markers: given 'many'"),
         ("accuracy", "--workers -1", "--workers: given '-1'; expected a whole number from 0 on"),
         ("accuracy", "--deadline 0", "--deadline: given '0'"),
-        ("accuracy", "--results DIR/r.jsonl --out FILE", "given FILE/scale.txt;"),
+        ("accuracy", "--results DIR/r.jsonl --out FILE", "given FILE/scale.txt ("),
         ("accuracy_spectra", "DIR/x.csv", "given pixels DIR/x.csv (FileNotFoundError"),
         ("accuracy_spectra", "CSV", "given pixels CSV (KeyError('geometry'))"),
         ("accuracy_spectra", "CSV --tile 0", "--tile: given '0'"),
