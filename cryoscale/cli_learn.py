@@ -103,7 +103,7 @@ def samples(
         print_json(summary)
     else:
         console.samples(summary)
-    raise typer.Exit(1 if summary["blocks_left_out"] else 0)
+    raise typer.Exit(1 if summary["blocks_left_out"] or summary["scenes_failed"] else 0)
 
 
 @app.command()

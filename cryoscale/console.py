@@ -333,6 +333,11 @@ class Console:
             self.say(f"note: {note}")
         for block in summary["blocks_left_out"]:
             self.say(f"not read: block {block['block']} of {block['region']}: {block['reason']}")
+        for one in summary["scenes_failed"]:
+            self.say(
+                f"not read: scene {one['scene']}, of which {one['region']} was mapped: {one['reason']}; "
+                "bring it back and make the set anew"
+            )
         stem = summary["out"].removesuffix(".zarr")
         self.say(f"wrote {summary['out']}, {stem}.json, and {stem}.png: look at it before you train")
 

@@ -27,7 +27,7 @@ from cryoscale.models.fetching import on_this_machine
 from cryoscale.outcome import OnProgress, Outcome, Watch
 from cryoscale.read import snapshot
 from cryoscale.results import Run
-from cryoscale.resume import sound
+from cryoscale.resume import forget, sound
 from cryoscale.settings import ClusterSpec, ModelSpec, Season, Settings
 from cryoscale.write import mosaic, quicklook
 
@@ -100,11 +100,12 @@ def repredict(
 
     Raises:
         InputError: the weights are not those of the run, or a folder holds another run.
-        OperatorError: a block could not be mapped.
+        OperatorError: a block could not be mapped, or not from the scenes that the run was made from.
     """
     to_do = []
     for variant in variants:
         settings = settings_of(variant)
+        forget(Ledger(variant.folder), _without_scenes_of_the_run(variant))
         work = [key for key in sorted(Ledger(variant.run.out).done()) if wanted(key)]
         identity = _prepare(variant, settings, work)
         remaining = sorted(set(work) - sound(Ledger(variant.folder), on_stage))
@@ -122,7 +123,25 @@ def repredict(
             _refuse_gaps(variant, outcome)
 
 
+def _without_scenes_of_the_run(variant: Variant) -> dict[Work, tuple[str, str]]:
+    """Blocks of a variant that were made without a scene which the run had: the first such, and why."""
+    missed = {scene for marker in Ledger(variant.run.out).markers() for scene, _ in marker.scenes_failed}
+    found = {}
+    for marker in Ledger(variant.folder).markers():
+        lost = [scene for scene in marker.scenes_failed if scene[0] not in missed]
+        if lost:
+            found[marker.key] = lost[0]
+    return found
+
+
 def _refuse_gaps(variant: Variant, outcome: Outcome) -> None:
+    """What is compared may differ in what was left out alone."""
+    if lost := _without_scenes_of_the_run(variant):
+        scene, reason = next(iter(lost.values()))
+        raise OperatorError(
+            f"{len(lost)} blocks were mapped without {variant.name}, but also without scene {scene}, of "
+            f"which the run was made ({reason}); bring it back and run again: they are then done anew"
+        )
     if outcome.set_aside:
         raise OperatorError(
             f"{len(outcome.set_aside)} blocks could not be mapped without {variant.name} "

@@ -58,13 +58,13 @@ def make_samples(
     labels = label_source(config, regions)
     learnt_from = [region for region in regions if region.name not in config.held_out]
     stage("looking for the basis of the principal components")
-    basis, basis_source = _basis(config, learnt_from)
+    basis, basis_source = _basis(config, learnt_from, stage)
     ours = [out]
     try:
         writer = PatchWriter(out, channels=CHANNELS, patch_px=config.patch_px, dtype=config.dtype)
-        left_out = _cut_all(regions, labels, basis, config, writer, stage)
+        left_out, lost = _cut_all(regions, labels, basis, config, writer, stage)
         _require_patches(writer, regions, left_out, config)
-        patches = _finish(writer, regions, labels, config, (basis, basis_source))
+        patches = _finish(writer, regions, labels, config, (basis, basis_source), lost)
         summary = summarise(patches, out, left_out=left_out, notes=notes_on(regions, labels))
         stage("drawing the picture sheet")
         draw_sheet(f"{stem}.png", patches)
@@ -84,6 +84,7 @@ def _finish(
     labels: LabelSource,
     config: SampleConfig,
     basis: tuple[PcaBasis, str],
+    lost: Sequence[dict[str, Any]],
 ) -> Patches:
     where = {name: writer.column(name).astype(np.int64) for name in ("epsg", "row", "col")}
     ground = Ground(**where, patch_px=config.patch_px)
@@ -127,6 +128,7 @@ def _finish(
             "labels": labels.record(),
             "rules": {**rules, **told},
             "pca": basis[1],
+            "scenes_failed": list(lost),
         },
     )
 
@@ -164,7 +166,7 @@ def _require_names(held_out: Sequence[str], regions: Sequence[MappedRegion]) -> 
         raise InputError("--held-out of every run", "a run to train on", "leave one in")
 
 
-def _basis(config: SampleConfig, regions: Sequence[MappedRegion]) -> tuple[PcaBasis, str]:
+def _basis(config: SampleConfig, regions: Sequence[MappedRegion], stage: OnStage) -> tuple[PcaBasis, str]:
     """The one PCA basis of the set, and in words where it comes from."""
     if config.weights is not None:
         card = read_card(config.weights)
@@ -180,7 +182,10 @@ def _basis(config: SampleConfig, regions: Sequence[MappedRegion]) -> tuple[PcaBa
         return basis, "of the runs, which had it from their model or fitted it"
     work = [(region.context, year, block) for region in regions for year, block in region.work]
     names = ", ".join(region.name for region in regions)
-    return fit_basis(work).basis, f"fitted on a seeded sample of the clear pixels of {names}"
+    fitted = fit_basis(work)
+    for line in fitted.lines():
+        stage(line)
+    return fitted.basis, f"fitted on a seeded sample of the clear pixels of {names}"
 
 
 def _refuse_to_overwrite(out: str) -> None:
@@ -228,10 +233,15 @@ def _cut_all(
     config: SampleConfig,
     writer: PatchWriter,
     stage: OnStage,
-) -> list[dict[str, Any]]:
-    """Cuts every block of every region into the writer; returns the blocks that could not be read."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Cuts every block of every region into the writer; returns what could not be read.
+
+    Blocks, and scenes that blocks are without here and the run was not: what is learnt there is not quite
+    what was mapped.
+    """
     jobs = [(region, year, block) for region in regions for year, block in region.work]
     left_out = []
+    lost: set[tuple[str, str, str]] = set()
     stage(f"cutting patches of {len(jobs)} blocks")
 
     def job(region: MappedRegion, year: int, block: Block) -> _Cut | str | None:
@@ -241,8 +251,9 @@ def _cut_all(
         if isinstance(cut, str):
             left_out.append({"region": region.name, "year": year, "block": block.key, "reason": cut})
         elif cut is not None:
+            lost.update((region.name, *scene) for scene in cut.failed if scene[0] not in region.without)
             _write(cut, region, year, config, writer)
-    return left_out
+    return left_out, [dict(zip(("region", "scene", "reason"), one, strict=True)) for one in sorted(lost)]
 
 
 def _in_order(
@@ -267,13 +278,17 @@ def _in_order(
 
 @dataclass(frozen=True, eq=False)
 class _Cut:
-    """The stack (c,y,x), labels, flags and optical dates (y,x) under the patches of a block."""
+    """The stack (c,y,x), labels, flags and optical dates (y,x) under the patches of a block.
+
+    ``failed`` are scenes that could not be read, and why.
+    """
 
     window: Window
     stack: NDArray[np.float32]
     labels: NDArray[np.uint8]
     flags: NDArray[np.uint8]
     day: NDArray[np.int32]
+    failed: tuple[tuple[str, str], ...]
 
 
 def _read_block(
@@ -291,7 +306,7 @@ def _read_block(
     context = replace(region.context, pca=basis)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            stack, inputs, _ = features_of(
+            stack, inputs, report = features_of(
                 context, year, window, Stopwatch(), last_attempt=attempt == ATTEMPTS
             )
             break
@@ -300,7 +315,8 @@ def _read_block(
     else:
         return reason
     day = inputs["source_date"].values if "source_date" in inputs else np.zeros(window.shape, np.int32)
-    return _Cut(window, stack.values, *labels.labels(context.region, year, window, stack.values), day)
+    found = labels.labels(context.region, year, window, stack.values)
+    return _Cut(window, stack.values, *found, day, report.scenes_failed)
 
 
 def patches_window(block: Block, patch_px: int, stride_px: int) -> Window | None:

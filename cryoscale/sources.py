@@ -30,7 +30,10 @@ YEARS_APART = 5
 
 @dataclass(frozen=True, eq=False)
 class MappedRegion:
-    """A finished run as a source of patches: what its blocks know, and which of them are done."""
+    """A finished run as a source of patches: what its blocks know, and which of them are done.
+
+    ``without`` are the scenes that the run could not read itself, somewhere.
+    """
 
     number: int
     name: str
@@ -38,6 +41,7 @@ class MappedRegion:
     identity: str
     work: tuple[tuple[int, Block], ...]
     set_aside: int
+    without: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +114,17 @@ def open_regions(runs: Sequence[str]) -> list[MappedRegion]:
                 "complete it with cryoscale run first",
             )
         context = run_context(out, manifest["identity_sha256"])
-        work = tuple(sorted(Ledger(out).done()))
+        done = Ledger(out).done()
+        work = tuple(sorted(done))
+        without = frozenset(scene for marker in done.values() for scene, _ in marker.scenes_failed)
         if not all(context.items_of(year).get("optical") for year, _ in work):
             raise SourceError(
                 f"run {out} without an optical scene", "a run that was mapped from optics", "leave it out"
             )
         unique = name if names.count(name) == 1 else f"{name} ({out})"
         aside = len(status.set_aside)
-        regions.append(MappedRegion(number, unique, context, manifest["identity_sha256"], work, aside))
+        identity = manifest["identity_sha256"]
+        regions.append(MappedRegion(number, unique, context, identity, work, aside, without))
     return regions
 
 
@@ -153,7 +160,12 @@ def label_source(config: SampleConfig, regions: Sequence[MappedRegion]) -> Label
 
 def notes_on(regions: Sequence[MappedRegion], labels: LabelSource) -> list[str]:
     """What a person should know before learning from this, a line each."""
-    notes = []
+    notes = [
+        f"{outlines.crossed} of the {outlines.name} cross themselves: what their loops hold "
+        "counts by turns as within and without"
+        for outlines in (labels.glaciers, labels.debris)
+        if outlines is not None and outlines.crossed
+    ]
     for region in regions:
         if region.set_aside:
             notes.append(f"{region.name}: {region.set_aside} blocks that the run set aside give no patches")

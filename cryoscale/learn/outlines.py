@@ -52,6 +52,11 @@ class Outlines:
         return bool(len(shapes.sindex.query(region, predicate="intersects")))
 
     @property
+    def crossed(self) -> int:
+        """How many polygons cross themselves, so that nobody knows what lies within."""
+        return int((~self.frame.geometry.is_valid).sum())
+
+    @property
     def years(self) -> tuple[int, int] | None:
         """The first and last year of the imagery that they were drawn on, where they say."""
         spans = [source["src_date"] for source in self.sources if source.get("src_date")]

@@ -146,6 +146,7 @@ def summarise(
             *(f"no pixel of {name} anywhere: it cannot be learnt from this" for name in absent),
         ],
         "blocks_left_out": list(left_out),
+        "scenes_failed": patches.attrs["source"].get("scenes_failed", []),
     }
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from cryoscale.errors import ConfigError, ExtraError, InputError, SourceError, WeightsError
+from cryoscale.features.stack import PcaBasis
+from cryoscale.learn.alone import alone_in
 from cryoscale.learn.augment import OPTICAL_ONLY
 from cryoscale.learn.checkpoint import TrainState, told_as
 from cryoscale.learn.curves import draw_curves, save_curves
@@ -65,17 +67,23 @@ def train(
         WeightsError: if ``out`` does not end in .safetensors, or the initial weights do not fit.
         SourceError: if the patch set is absent, or nothing can be learnt from it.
         ConfigError: if the recipe's parts do not go together.
-        OutputError: if the work folder holds a training by another recipe, or on other patches.
+        OutputError: if the work folder holds a training by another recipe, or on other patches, or another
+            process trains in it.
         TrainingError: if the loss is no longer finite or the disk is full; the last whole epoch is kept.
     """
     if out.suffix != ".safetensors":
         raise WeightsError(f"{out}", "a path that ends in .safetensors", "rename it")
     work = work or config.work or out.with_suffix(".training")
-    with join(config.device, config.batch) as ranks:
+    with join(config.device, config.batch) as ranks, ExitStack() as held:
         progress = progress if ranks.first else None
+        simulated = config.simulation is not None
+        if ranks.first and simulated:  # whose patches are made there; else it is left alone until all fits
+            held.enter_context(alone_in(work))
         patches = _patches(config, work, ranks, progress)
         run = _Run(config, patches, out, work, ranks)
         refuse_unfit(patches, config, by_gradient=run.architecture != FOREST)
+        if ranks.first and not simulated:
+            held.enter_context(alone_in(work))
         if progress:
             progress(run.describe())
         fitted = run.fit_forest() if run.architecture == FOREST else run.fit(progress)
@@ -96,7 +104,13 @@ def _patches(config: TrainConfig, work: Path, ranks: Ranks, progress: Progress |
         return patches
     work.mkdir(parents=True, exist_ok=True)
     if ranks.first:
-        from_simulation(config.simulation, work / "patches.zarr", progress=progress)
+        basis = None if config.initial is None else weights.read_card(config.initial).pca
+        from_simulation(
+            config.simulation,
+            work / "patches.zarr",
+            progress=progress,
+            basis=None if basis is None else PcaBasis.from_dict(basis.model_dump()),
+        )
     ranks.wait()
     return Patches.open(work / "patches.zarr")
 

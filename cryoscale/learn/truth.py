@@ -62,7 +62,12 @@ def open_truth(
             def read(window: Window) -> NDArray[np.uint8]:
                 rows, cols = window.slices_in(whole)
                 part = ((rows.start, rows.stop), (cols.start, cols.stop))
-                return _as_labels(warped.read(1, window=part), path)
+                try:
+                    values = warped.read(1, window=part)
+                except rasterio.errors.RasterioIOError as error:
+                    told = f"truth {path} ({error.__cause__ or error})"
+                    raise SourceError(told, "a raster of labels that is whole", "check the file") from None
+                return _as_labels(values, path)
 
             yield read
 

@@ -14,12 +14,13 @@ import pytest
 import rasterio
 
 from cryoscale.cli import main
-from cryoscale.errors import InputError, SourceError
+from cryoscale.errors import InputError, OperatorError, SourceError
 from cryoscale.features.stack import CHANNELS
 from cryoscale.judge import Wanted, judge
 from cryoscale.learn.evaluate import evaluate
 from cryoscale.ledger import Ledger
 from cryoscale.models.weights import card_path, read_card
+from cryoscale.read import snapshot
 from cryoscale.repredict import choose_variants
 from cryoscale.results import Run
 from cryoscale.settings import Settings
@@ -107,6 +108,28 @@ def test_a_map_predicted_again_is_that_of_a_run_which_never_had_it(
     judge(str(run), truth, wanted, on_stage=stages.append)
     assert not [text for text in stages if "workers" in text]
     assert {key: marker.finished for key, marker in ledger.done().items()} == before
+
+
+def test_what_is_predicted_again_without_a_scene_of_its_run_is_no_comparison_and_done_anew(
+    finished: tuple[TinyRange, Path, Path], tmp_path: Path
+) -> None:
+    tiny, run, _ = finished
+    truth, wanted = tiny.folder / "truth", Wanted(out=str(tmp_path / "ev"), without="velocity")
+    scene = snapshot.thaw(f"{run}/items.parquet")["2018/optical"][0]
+    files = [Path(asset.href.removeprefix("file://")) for asset in scene.assets.values()]
+    files = [file for file in files if file.suffix == ".tif"]
+    for file in files:
+        file.rename(file.with_suffix(".away"))
+    try:
+        with pytest.raises(OperatorError, match=rf"without velocity, but also without scene {scene.id}"):
+            judge(str(run), truth, wanted)
+    finally:
+        for file in files:
+            file.with_suffix(".away").rename(file)
+    assert not (tmp_path / "ev" / "evaluation.json").exists()
+    judge(str(run), truth, wanted)
+    again = Ledger(str(tmp_path / "ev" / "without" / "velocity"))
+    assert not [marker.scenes_failed for marker in again.markers() if marker.scenes_failed]
 
 
 def test_each_is_all_that_a_run_has_to_leave_out(finished: tuple[TinyRange, Path, Path]) -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from cryoscale.errors import ConfigError, WeightsError
-from cryoscale.learn.recipe import load_config
+from cryoscale.learn.recipe import TrainConfig, load_config
 from cryoscale.learn.train import train
 from cryoscale.models import weights
 from tests.toy_training import PCA, SMALL, make_patches, recipe, toy_networks  # noqa: F401
@@ -126,6 +126,25 @@ def test_what_does_not_go_together_with_the_initial_weights_is_refused(home, abr
         recipe(abroad, freeze_encoder=True)
     with pytest.raises(ValidationError, match="either epochs or iterations"):
         recipe(abroad, iterations=3)
+
+
+def test_simulated_patches_to_train_on_from_weights_are_made_in_the_weights_own_basis(
+    home, tmp_path, monkeypatch
+):
+    class Made(Exception):
+        pass
+
+    def noted(config, out, *, progress, basis):
+        raise Made(basis)
+
+    monkeypatch.setattr("cryoscale.learn.train.from_simulation", noted)
+    simulated = {"train_seeds": [1], "validation_seeds": [2], "size": "tiny"}
+    for initial, wanted in ((home, PCA), (None, None)):
+        given = {} if initial is None else {"initial": initial}
+        with pytest.raises(Made) as made:
+            train(TrainConfig(simulation=simulated, **given), out=tmp_path / "w.safetensors")
+        (basis,) = made.value.args
+        assert (None if basis is None else basis.to_dict()) == wanted
 
 
 def test_paths_in_a_recipe_are_looked_up_beside_it(home, abroad, tmp_path):

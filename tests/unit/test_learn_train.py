@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +154,24 @@ def test_a_work_folder_of_another_recipe_is_refused(patch_set, tmp_path):
     (tmp_path / "w.training" / "state.safetensors").write_bytes(b"\x80\x04 a pickle")
     with pytest.raises(OutputError, match="state that cryoscale has saved"):
         train(tiny(patch_set, epochs=1), out=tmp_path / "w.safetensors")
+
+
+def test_a_work_folder_in_which_another_process_trains_is_refused_as_long_as_it_lives(patch_set, tmp_path):
+    out = tmp_path / "w.safetensors"
+    code = (
+        "import sys, time; from pathlib import Path; from cryoscale.learn.alone import alone_in\n"
+        "with alone_in(Path(sys.argv[1])): print('in', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(out.with_suffix(".training"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(OutputError, match="another process trains.*one training at a time"):
+            train(tiny(patch_set), out=out)
+        assert list(tmp_path.iterdir()) == [out.with_suffix(".training")]
+        other.kill()
+    train(tiny(patch_set, epochs=1), out=out)
+    assert out.exists()
 
 
 def test_patches_that_were_made_anew_are_another_training_and_moved_ones_the_same(tmp_path):
