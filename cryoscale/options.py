@@ -19,5 +19,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a progr
 
 
 def print_json(document: Any) -> None:
-    """A document on standard output, for a program to read."""
-    sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+    """A document on standard output, for a program to read; what has no value is None, null there.
+
+    Raises:
+        ValueError: if a number is NaN or infinite, which JSON has no word for.
+    """
+    sys.stdout.write(json.dumps(document, indent=1, default=str, allow_nan=False) + "\n")

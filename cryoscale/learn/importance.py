@@ -107,7 +107,11 @@ class Drop:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: mean, sample standard deviation over the repeats, and the repeats."""
         return {
-            name: {"mean": _finite(np.mean(values)), "std": _finite(_std(values)), "repeats": list(values)}
+            name: {
+                "mean": _finite(np.mean(values)),
+                "std": _finite(_std(values)),
+                "repeats": [_finite(value) for value in values],
+            }
             for name, values in (("iou", self.iou), ("accuracy", self.accuracy))
         }
 

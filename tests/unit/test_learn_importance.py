@@ -1,0 +1,60 @@
+"""``cryoscale importance`` on patches that lack something: a class, or any value at all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cryoscale import cli
+from cryoscale.learn.train import train
+from cryoscale.options import print_json
+from tests.toy_training import make_patches, recipe, toy_networks  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Patches of all classes, and weights trained on them."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("sound")
+    patches = make_patches(folder / "patches.zarr")
+    train(recipe(patches, epochs=1), out=folder / "toy.safetensors")
+    return folder
+
+
+def importance(monkeypatch: pytest.MonkeyPatch, *given: object) -> Any:
+    """The exit code of the command."""
+    monkeypatch.setattr(sys, "argv", ["cryoscale", "importance", *map(str, given)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code
+
+
+def test_the_drops_of_a_class_that_is_absent_are_null(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patches = make_patches(tmp_path / "p.zarr", classes=2)
+    asked = [sound / "toy.safetensors", "--patches", patches, "--split", "validation", "--repeats", 2]
+    assert importance(monkeypatch, *asked, "--out", tmp_path / "out", "--json") == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == json.loads((tmp_path / "out" / "importance.json").read_text())
+    absent = {"mean": None, "std": None, "repeats": [None, None]}
+    for rows in (found["channels"], found["groups"]):
+        assert all(
+            parts["debris-covered ice"] == {"iou": absent, "accuracy": absent} for parts in rows.values()
+        )
+        assert all(None not in parts["clean ice"]["iou"]["repeats"] for parts in rows.values())
+    assert (tmp_path / "out" / "importance.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_command_prints_a_number_that_json_does_not_have(
+    value: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        print_json({"iou": [value]})
+    assert capsys.readouterr().out == ""
