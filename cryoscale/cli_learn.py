@@ -189,10 +189,11 @@ def importance(
     from cryoscale.learn.importance import Permuting
     from cryoscale.learn.importance import importance as measure
     from cryoscale.learn.importance_report import LEADING, save
+    from cryoscale.write.objects import require_usable
 
     how = Permuting(repeats, seed, by)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be is told before the work
+        require_usable(out)  # a folder that cannot be is told before the work
     with Console(quiet=json_) as console:
         progress = console.counting("permutations")
         found = measure(weights, patches, split=split, limit=limit, how=how, progress=progress)

@@ -346,7 +346,7 @@ def importance(
 
     Raises:
         WeightsError: if the weights cannot be used.
-        SourceError: if the patches do not fit the weights, or are fewer than two.
+        SourceError: if the patches do not fit the weights, hold no value, or are fewer than two.
     """
     from cryoscale.learn.exchange import Group
     from cryoscale.models import weights

@@ -314,6 +314,15 @@ class Patches:
             pairs = [self.read(index) for index in indices[start : start + size]]
             yield np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs])
 
+    def refuse_empty(self, indices: Sequence[int] | NDArray[np.int64]) -> None:
+        """Raises where these patches hold nothing to learn or to judge by; reads up to the first that does.
+
+        Raises:
+            SourceError: if none of them has a finite value in any channel.
+        """
+        if len(indices) and not any(np.isfinite(self.stored(index)[0]).any() for index in indices):
+            raise _damaged(self._name, f"{len(indices)} patches without a single value")
+
     def statistics(
         self, indices: Sequence[int] | NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -322,7 +331,11 @@ class Patches:
         Infinite values count as absent, as they do to the model. A channel without any value gets mean 0,
         and one that never varies gets deviation 1: standardised, both are then 0 everywhere, which is
         what an absent channel is to the model.
+
+        Raises:
+            SourceError: if no patch has a value.
         """
+        self.refuse_empty(indices)
         count, mean, squares = (np.zeros(len(self.channels)) for _ in range(3))
         for index in indices:
             x = self.read(index)[0].astype(np.float64).reshape(len(self.channels), -1)
@@ -335,8 +348,6 @@ class Patches:
             # keeps the digits that a difference of large sums would lose on elevations.
             squares += np.nansum((x - part[:, np.newaxis]) ** 2, axis=1) + delta**2 * count * share
             mean, count = mean + delta * share, total
-        if len(indices) and not count.any():
-            raise _damaged(self._name, f"{len(indices)} patches without a single value")
         std = np.sqrt(squares / np.maximum(count, 1))
         return mean, np.where(std > 0, std, 1.0)
 

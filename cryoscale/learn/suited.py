@@ -62,7 +62,8 @@ class SuitedPatches:
         """Numbers of the split's patches.
 
         Raises:
-            SourceError: if there are none, or they are labelled with fewer than two of the model's classes.
+            SourceError: if there are none, they are labelled with fewer than two of the model's classes, or
+                hold no value.
         """
         indices = self._indices(split)
         if not len(indices):
@@ -73,6 +74,7 @@ class SuitedPatches:
             given = f"split {split!r} of {self.path} with labels {', '.join(map(str, found)) or 'of nothing'}"
             expected = f"at least two of the classes 0-{self.classes - 1}"
             raise SourceError(given, expected, "take patches that show several classes")
+        self.patches.refuse_empty(indices)
         return indices
 
     def has(self, split: str) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import zarr
 
 from cryoscale import cli
 from cryoscale.learn.train import train
@@ -49,6 +52,25 @@ def test_the_drops_of_a_class_that_is_absent_are_null(
         )
         assert all(None not in parts["clean ice"]["iou"]["repeats"] for parts in rows.values())
     assert (tmp_path / "out" / "importance.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("nothing", [np.nan, np.inf])
+def test_patches_without_a_value_are_refused_as_a_training_refuses_them(
+    sound: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    nothing: float,
+) -> None:
+    shutil.copytree(sound / "patches.zarr", tmp_path / "p.zarr")
+    stacks: Any = zarr.open_group(tmp_path / "p.zarr", mode="a")["x"]
+    stacks[:] = np.full(stacks.shape, nothing, np.float16)
+    asked = [sound / "toy.safetensors", "--patches", tmp_path / "p.zarr", "--split", "validation"]
+    assert importance(monkeypatch, *asked, "--out", tmp_path / "out") == 2
+    said = capsys.readouterr()
+    assert "4 patches without a single value" in said.err
+    assert (said.err.count("\n"), said.out) == (1, "")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
