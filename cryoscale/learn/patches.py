@@ -25,10 +25,12 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from cryoscale.errors import SourceError
 from cryoscale.learn.quality import FLAGS, flags_of, quality_of
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
+from cryoscale.models.weights import PcaCard
 from cryoscale.write import store
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "unused")
@@ -48,6 +50,9 @@ _PLACE = {
 }
 _QUALITY = {"labelled": "f4", "clear": "f4", "modalities": "u1", "doubtful": "f4"}
 _COLUMNS = {**_PLACE, **_QUALITY, "class_pixels": "i4"}
+
+_TOLD: dict[str, TypeAdapter[Any]] = {"pca": TypeAdapter(PcaCard | None), "split": TypeAdapter(str | None)}
+"""Attributes that the card of weights takes from the set they are learnt from; not every set has them."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,7 @@ class Patches:
         return patches
 
     def _fault(self) -> str | None:
-        """What does not fit together among the arrays, in words; None where all does."""
+        """What does not fit together among arrays and attributes, in words; None where all does."""
         n, c, p = len(self), len(self.channels), self.patch_px
         shapes = {"x": (self._x.shape, (n, c, p, p)), "y": (self._y.shape, (n, p, p))}
         if self._quality is not None:
@@ -228,6 +233,12 @@ class Patches:
         for name, names in (("split", SPLITS), ("composite", self.attrs["composites"])):
             if n and not 0 <= self.columns[name].min() <= self.columns[name].max() < len(names):
                 return f"a number in {name} that stands for nothing"
+        for name, kind in _TOLD.items():
+            try:
+                kind.validate_python(self.attrs.get(name))
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                return f"the attribute {'.'.join(map(str, (name, *first['loc'])))}: {first['msg']}"
         return None
 
     def __len__(self) -> int:

@@ -98,7 +98,7 @@ def _patches(config: TrainConfig, work: Path, ranks: Ranks, progress: Progress |
         assert config.patches is not None  # the recipe has one of the two
         patches = Patches.open(config.patches)
         for name in ("pca", "split", "source"):
-            if name not in patches.attrs:
+            if patches.attrs.get(name) is None:
                 given = f"patches {config.patches} without the attribute {name}"
                 raise SourceError(given, "what the weights' card has to say of them", "make the patches anew")
         return patches
@@ -297,10 +297,10 @@ class _Run:
         }
 
 
-def _same_basis(left: dict[str, Any] | None, right: dict[str, Any] | None) -> bool:
-    if left is None or right is None:
-        return left is right
-    return all(np.allclose(left[key], right[key], rtol=1e-4, atol=1e-6) for key in right)
+def _same_basis(left: dict[str, Any], right: dict[str, Any] | None) -> bool:
+    return right is not None and all(
+        np.allclose(left[key], right[key], rtol=1e-4, atol=1e-6) for key in right
+    )
 
 
 def _built(architecture: str, arguments: dict[str, Any]) -> torch.nn.Module:

@@ -21,7 +21,7 @@ from cryoscale.learn.train import train
 from cryoscale.manifest import model_record
 from cryoscale.models import weights
 from cryoscale.models.bandratio import CLASSES
-from tests.toy_training import make_patches, recipe, toy_networks  # noqa: F401
+from tests.toy_training import PCA, make_patches, recipe, toy_networks  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,22 @@ def _no_basis(group: Any) -> None:
     group.attrs.put(left)
 
 
+def _no_basis_told(group: Any) -> None:
+    group.attrs["pca"] = None
+
+
+def _shorter_basis(group: Any) -> None:
+    group.attrs["pca"] = {**PCA, "mean": PCA["mean"][:11]}
+
+
+def _basis_of_words(group: Any) -> None:
+    group.attrs["pca"] = "the usual one"
+
+
+def _split_by_number(group: Any) -> None:
+    group.attrs["split"] = 5
+
+
 def _nothing_seen(group: Any) -> None:
     group["x"][:] = np.full(group["x"].shape, np.nan, np.float16)
 
@@ -84,6 +100,10 @@ def _nothing_seen(group: Any) -> None:
         (_strange_split, "a number in split that stands for nothing"),
         (_no_channels, "without the attribute channels"),
         (_no_basis, "without the attribute pca"),
+        (_no_basis_told, "without the attribute pca"),
+        (_shorter_basis, "the attribute pca.mean: Tuple should have at least 12 items"),
+        (_basis_of_words, "the attribute pca: Input should be"),
+        (_split_by_number, "the attribute split: Input should be a valid string"),
         (_nothing_seen, "without a single value"),
     ],
 )

@@ -98,7 +98,11 @@ def test_a_set_is_known_by_what_it_holds_and_not_by_where_it_lies_or_how_it_is_c
     first = identity("a.zarr", x, y)
     monkeypatch.setattr(module, "SHARD_BYTES", 2 * x[0].nbytes)
     assert identity("b.zarr", np.asfortranarray(x), np.asfortranarray(y)) == first
-    others = [identity("c.zarr", nudged, y), identity("d.zarr", x, mirrored), identity("e.zarr", x, y, pca=1)]
+    others = [
+        identity("c.zarr", nudged, y),
+        identity("d.zarr", x, mirrored),
+        identity("e.zarr", x, y, source=1),
+    ]
     assert len({first, *others}) == 4
 
 
