@@ -27,6 +27,7 @@ _STYLES = {
     "softmax x agreement": ("#2b6f9e", "--"),
     "entropy x agreement": ("#3f9c6b", "--"),
     "softmax + agreement, learnt": ("#c2185b", "-."),
+    "entropy + agreement, learnt": ("#c79a00", "-."),
 }
 
 
@@ -41,7 +42,7 @@ def chart(found: ErrorPrediction) -> bytes:
     """A PNG: share of errors among the surest pixels against the share kept, and the excess AURC as bars."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    rankings = {name: ranking for name, ranking in found.rankings().items() if name in _STYLES}
+    rankings = found.rankings()
     pixels, errors = rankings["softmax"].total
     figure.suptitle(f"What finds the errors of the map: {pixels:,} pixels, {errors:,} wrong", color=_INK)
     _curves(left, rankings)

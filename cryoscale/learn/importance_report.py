@@ -84,7 +84,10 @@ def _bars(ax: Axes, rows: Sequence[tuple[str, Drop]], title: str, iou: str, accu
     ax.set_xlabel("percentage points", fontsize=8)
     ax.tick_params(labelsize=8)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(fontsize=8, frameon=False, loc="lower right")
+    # below the axes, as bars of negative drops may reach any place within
+    ax.legend(
+        fontsize=8, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -16,8 +16,9 @@ from cryoscale.errors import SourceError
 from cryoscale.grid import Block, Window
 from cryoscale.infer.encode import encode
 from cryoscale.learn.confidence import HALF_PX, error_prediction, learnt_ranking
-from cryoscale.learn.confidence_report import save
+from cryoscale.learn.confidence_report import _STYLES, chart, save
 from cryoscale.write import mosaic
+from tests.unit.test_learn_pictures import has_colour
 
 BLOCK = Block(32645, -1210, 190, 256)
 WINDOW = Window(32645, -1210 * 256, 190 * 256, 256, 512)
@@ -181,6 +182,12 @@ def test_json_and_picture_are_written(case, tmp_path: Path) -> None:
     assert written == case[2].to_dict()
     assert (tmp_path / "new" / "confidence.png").read_bytes()[:4] == b"\x89PNG"
     assert len(list((tmp_path / "new").iterdir())) == 2
+
+
+def test_the_picture_shows_every_sign_of_doubt_that_the_figures_have(case) -> None:
+    png = chart(case[2])
+    for name in case[2].to_dict()["signals"]:
+        assert has_colour(png, _STYLES[name][0])
 
 
 def test_a_map_without_errors_has_nothing_to_rank(tmp_path: Path) -> None:

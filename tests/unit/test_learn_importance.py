@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from matplotlib.figure import Figure
 
 from cryoscale import cli
+from cryoscale.learn.importance import Drop
+from cryoscale.learn.importance_report import _bars
 from cryoscale.learn.train import train
 from cryoscale.options import print_json
 from tests.toy_training import make_patches, recipe, toy_networks  # noqa: F401
@@ -71,6 +74,20 @@ def test_patches_without_a_value_are_refused_as_a_training_refuses_them(
     assert "4 patches without a single value" in said.err
     assert (said.err.count("\n"), said.out) == (1, "")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_legend_lies_where_no_bar_can_be() -> None:
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    rows = [(f"channel {n}", Drop((drop,), (drop,))) for n, drop in enumerate((0.02, -0.1, -0.3))]
+    _bars(axes, rows, "Overall", "mean IoU", "accuracy")
+    figure.draw_without_rendering()
+    legend = axes.get_legend().get_window_extent()
+    for other in (axes, axes.xaxis.label, *axes.get_xticklabels()):
+        assert not legend.overlaps(other.get_window_extent())
+    assert figure.bbox.containsx(legend.x0)
+    assert figure.bbox.containsx(legend.x1)
+    assert figure.bbox.containsy(legend.y0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
