@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -350,6 +351,8 @@ def main() -> None:
     import cryoscale.collecting  # noqa: F401 - before all that is heavy
     from cryoscale.errors import CryoscaleError
 
+    # rasterio silences its rasters in memory for itself, in a way that threads take from each other
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")
     try:
         app()
     except CryoscaleError as error:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import geopandas as gpd
 import numpy as np
 import pytest
+from matplotlib.image import imsave
 from matplotlib.path import Path
 from shapely.geometry import Polygon, box
 
+from cryoscale import cli
 from cryoscale.errors import InputError
 from cryoscale.grid import Window
 from cryoscale.learn.labels import CLEAN_ICE, DEBRIS, VEGETATION, WATER, LabelRules, label_window
+from cryoscale.learn.truth import open_truth
 
 WINDOW = Window(32645, -310000, 48000, 40, 60)
 WEST, SOUTH, EAST, NORTH = WINDOW.bounds_m
@@ -169,3 +175,32 @@ def test_labels_of_a_part_are_the_part_of_the_labels_rim_included():
     flat = np.full(part.shape, 0.1, np.float32)
     found, _ = label_window(part, ndwi=flat - 0.3, ndvi=flat, **given)
     np.testing.assert_array_equal(found, whole[part.slices_in(WINDOW)])
+
+
+def test_a_raster_that_lies_nowhere_is_told_in_the_one_line_of_its_error(tmp_path, monkeypatch, capsys):
+    imsave(tmp_path / "truth.png", np.zeros((4, 4)))
+
+    def command():
+        with open_truth(tmp_path / "truth.png", WINDOW):
+            pass
+
+    monkeypatch.setattr(cli, "app", command)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not said, "each would be a second line on stderr"
+
+
+def test_labels_that_threads_burn_at_once_say_nothing(monkeypatch):
+    def command():
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: label(), range(200)))
+
+    monkeypatch.setattr(cli, "app", command)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        cli.main()
+    assert not said
