@@ -107,6 +107,7 @@ def judge(
         SourceError: no finished run lies there, or truth, outlines, strata or weights cannot be used.
         InputError: ``without`` names what the run does not have.
         OutputError: nothing can be written where the judgement is to go.
+        NoRoomError: the disk there is full.
     """
     wanted = wanted or Wanted()
     run = Run(out)

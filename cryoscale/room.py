@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from cryoscale.errors import NoRoomError
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_ROOM = _FULL | {errno.EROFS}
 
 
 @contextmanager
@@ -20,20 +21,37 @@ def room(out: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        cause = _no_room(error)
+    except (OSError, NoRoomError) as error:
+        cause = _cause(error, _NO_ROOM)
         if cause is None:
             raise
-        raise NoRoomError(
-            f"{out} takes no more ({cause.strerror}); what is done is kept, make room and start the same "
-            "command again"
-        ) from error
+        raise _told(out, cause, "what is done is kept, make room and start the same command again") from error
 
 
-def _no_room(error: BaseException | None) -> OSError | None:
+@contextmanager
+def full_disk_told(path: str, do: str = "make room and start the same command again") -> Iterator[None]:
+    """Write ``path`` in the body; what is no full disk, a read-only one too, is raised as it comes.
+
+    Raises:
+        NoRoomError: names ``path``, in place of the error that the disk is full or over quota.
+    """
+    try:
+        yield
+    except OSError as error:
+        cause = _cause(error, _FULL)
+        if cause is None:
+            raise
+        raise _told(path, cause, do) from error
+
+
+def _told(path: str, cause: OSError, do: str) -> NoRoomError:
+    return NoRoomError(f"{path} takes no more ({cause.strerror}); {do}")
+
+
+def _cause(error: BaseException | None, codes: frozenset[int]) -> OSError | None:
     seen = 0
     while error is not None and seen < 10:  # what wraps what may go round in a circle
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in codes:
             return error
         error, seen = error.__cause__ or error.__context__, seen + 1
     return None

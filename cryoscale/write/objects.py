@@ -27,9 +27,9 @@ import fsspec
 
 from cryoscale.errors import ExtraError, OutputError, StoreUnavailableError
 from cryoscale.patience import RETRY_S, chain, code_of, patiently, status_of
+from cryoscale.room import full_disk_told
 from cryoscale.write import disk
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _WRITER = "cryoscale-writer"
 _ASK_S = 10.0
 """For how long :func:`require_usable` waits for a store to answer: somebody sits before it."""
@@ -343,6 +343,7 @@ def require_usable(url: str | os.PathLike[str]) -> None:
         ExtraError: if the library for this kind of store is not installed.
         OutputError: if the store is unknown, does not answer, or does not let objects be listed,
             written and removed.
+        NoRoomError: if the disk is full or over quota.
     """
     text = os.fspath(url)
     folder = local_path(text)
@@ -351,7 +352,8 @@ def require_usable(url: str | os.PathLike[str]) -> None:
         if folder is None:
             _try_store(text)
         else:
-            _try_folder(os.path.abspath(folder))
+            with full_disk_told(text):
+                _try_folder(os.path.abspath(folder))
     except (OSError, ValueError) as error:
         raise OutputError(
             f"output {text} ({shorten(getattr(error, 'strerror', None) or str(error), 200)})",
@@ -405,8 +407,6 @@ def _remedy(error: Exception) -> str:
         return "correct the address (endpoint) or wait until the server is back"
     if code_of(error) == "NoSuchBucket":
         return "make the bucket or correct its name"
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return "make room or give another --out"
     return "obtain the right to write there or give another --out"
 
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyogrio
 
 from cryoscale.errors import OutputError
+from cryoscale.room import full_disk_told
 from cryoscale.write.columns import metadata
 from cryoscale.write.layers import parts
 
@@ -123,18 +124,23 @@ def move_folder(folder: Path, target: Path) -> None:
 
     Raises:
         OutputError: it cannot be put there.
+        NoRoomError: the disk is full or over quota.
     """
     fresh, stale = (target.with_name(f".{uuid.uuid4().hex}.partial") for _ in range(2))
+
+    def copy(file: str, to: str) -> str:
+        with full_disk_told(str(target)):  # of an OSError copytree would keep the words alone
+            return shutil.copy2(file, to)
+
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(folder, fresh)  # the temporary folder may lie on another disk
-        if target.exists():
-            target.rename(stale)
-        fresh.rename(target)
+        with full_disk_told(str(target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(folder, fresh, copy)  # the temporary folder may lie on another disk
+            if target.exists():
+                target.rename(stale)
+            fresh.rename(target)
     except OSError as error:
-        raise OutputError(
-            str(target), "a folder that can be written", f"make room or choose another: {error}"
-        ) from error
+        raise OutputError(str(target), "a folder that can be written", f"choose another: {error}") from error
     finally:
         for left in (fresh, stale):
             shutil.rmtree(left, ignore_errors=True)

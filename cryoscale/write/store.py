@@ -27,6 +27,7 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 from cryoscale.errors import OutputError, StoreUnavailableError
 from cryoscale.grid import RESOLUTION_M, Window
 from cryoscale.patience import patiently_awaited
+from cryoscale.room import full_disk_told
 from cryoscale.write.held import HeldStore
 from cryoscale.write.objects import Objects, filesystem, local_path
 
@@ -154,6 +155,7 @@ def put(url: str | os.PathLike[str], content: bytes) -> None:
 
     Raises:
         OutputError: if it cannot be written.
+        NoRoomError: if the disk is full or over quota.
         StoreUnavailableError: if a remote store does not answer for long.
     """
     target = os.fspath(url)
@@ -161,13 +163,12 @@ def put(url: str | os.PathLike[str], content: bytes) -> None:
     if root.endswith(":/"):
         root += "/"
     try:
-        Objects(root or slash or ".").put(key, content)
+        with full_disk_told(target):
+            Objects(root or slash or ".").put(key, content)
     except (OutputError, StoreUnavailableError):
         raise
     except OSError as error:
-        raise OutputError(
-            f"{target}", "a path that can be written", f"make room or choose another: {error}"
-        ) from error
+        raise OutputError(target, "a path that can be written", f"choose another: {error}") from error
 
 
 def geo_attributes(window: Window, factor: int = 1) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import shapely
 
 from cryoscale.errors import OutputError
+from cryoscale.room import full_disk_told
 
 
 def read_parts(url: str, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
@@ -96,22 +97,26 @@ def move(file: Path, url: str | os.PathLike[str]) -> None:
 
     Raises:
         OutputError: if it cannot be put there.
+        NoRoomError: if the disk is full or over quota.
     """
     target = os.fspath(url)
     try:
-        if "://" in target:
-            filesystem, path = fsspec.core.url_to_fs(target)
-            filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            filesystem.put_file(str(file), path)
-            return
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(target).with_name(f".{uuid.uuid4().hex}.partial")
-        try:
-            shutil.move(file, partial)  # the temporary folder may lie on another disk
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with full_disk_told(target):
+            _put_file(file, target)
     except OSError as error:
-        raise OutputError(
-            target, "a path that can be written", f"make room or choose another: {error}"
-        ) from error
+        raise OutputError(target, "a path that can be written", f"choose another: {error}") from error
+
+
+def _put_file(file: Path, target: str) -> None:
+    if "://" in target:
+        filesystem, path = fsspec.core.url_to_fs(target)
+        filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        filesystem.put_file(str(file), path)
+        return
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(target).with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        shutil.move(file, partial)  # the temporary folder may lie on another disk
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)

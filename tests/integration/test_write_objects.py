@@ -18,7 +18,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from cryoscale.errors import ExtraError, OutputError, StoreUnavailableError
+from cryoscale.errors import ExtraError, NoRoomError, OutputError, StoreUnavailableError
 from cryoscale.write import objects
 from cryoscale.write.objects import Objects, require_usable
 from cryoscale.write.store import put
@@ -352,7 +352,7 @@ def test_a_read_only_disk_is_refused_and_one_that_is_full_as_well(tmp_path: Path
                 require_usable(folder / "run")
             return
         (folder / "ballast").write_bytes(bytes(256 * 1024))
-        with pytest.raises(OutputError, match="make room"):
+        with pytest.raises(NoRoomError, match="make room"):
             require_usable(folder / "run")
         (folder / "ballast").unlink()
         subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
