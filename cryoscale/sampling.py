@@ -47,6 +47,7 @@ def make_samples(
 
     Raises:
         InputError: anything the caller has to correct.
+        NoRoomError: the disk is full.
     """
     stage = on_stage or (lambda text: None)
     stem = out.removesuffix(".zarr")

@@ -19,6 +19,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from cryoscale.errors import SourceError
 from cryoscale.learn.quality import FLAGS, flags_of, quality_of
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
 from cryoscale.models.weights import PcaCard
+from cryoscale.room import full_disk_told
 from cryoscale.write import store
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "unused")
@@ -77,15 +79,13 @@ class PatchWriter:
     """Appends patches to a new set; what stood at ``path`` (a folder or fsspec URL) before is overwritten.
 
     Shards are written whole and once; the columns come last. A kill at any moment leaves a set
-    that says of itself that it is not complete.
+    that says of itself that it is not complete. Wherever it writes, a full disk raises NoRoomError.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], *, channels: Sequence[str], patch_px: int, dtype: str = "float16"
     ) -> None:
-        self._group = zarr.open_group(store.open_store(path), mode="w")
-        self._group.attrs.update({"channels": list(channels), "composites": [], "complete": False})
-        self._group.attrs["quality_bits"] = dict(FLAGS)
+        self._path = os.fspath(path)
         self._channels = tuple(channels)
         self._composites: list[str] = []
         self._rows: list[dict[str, Any]] = []
@@ -93,15 +93,23 @@ class PatchWriter:
         c, p = len(channels), patch_px
         self._shard = max(1, SHARD_BYTES // (c * p * p * np.dtype(dtype).itemsize))
         self._arrays: dict[str, Any] = {}
-        for name, shape, kind in (("x", (c, p, p), dtype), ("y", (p, p), "u1"), ("quality", (p, p), "u1")):
-            self._arrays[name] = self._group.create_array(
-                name,
-                shape=(0, *shape),
-                chunks=(1, *shape),
-                shards=(self._shard, *shape),
-                dtype=kind,
-                compressors=store.COMPRESSOR,
-            )
+        with self._full_disk_told():
+            self._group = zarr.open_group(store.open_store(path), mode="w")
+            self._group.attrs.update({"channels": list(channels), "composites": [], "complete": False})
+            self._group.attrs["quality_bits"] = dict(FLAGS)
+            for name, shape, kind in (
+                ("x", (c, p, p), dtype),
+                ("y", (p, p), "u1"),
+                ("quality", (p, p), "u1"),
+            ):
+                self._arrays[name] = self._group.create_array(
+                    name,
+                    shape=(0, *shape),
+                    chunks=(1, *shape),
+                    shards=(self._shard, *shape),
+                    dtype=kind,
+                    compressors=store.COMPRESSOR,
+                )
         self._pending: list[tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.uint8]]] = []
 
     def __len__(self) -> int:
@@ -139,9 +147,15 @@ class PatchWriter:
 
     def _flush(self) -> None:
         """Writes what waits as one shard."""
-        for name, values in zip(self._arrays, zip(*self._pending, strict=True), strict=True):
-            self._arrays[name].append(np.stack(values))
+        with self._full_disk_told():
+            for name, values in zip(self._arrays, zip(*self._pending, strict=True), strict=True):
+                self._arrays[name].append(np.stack(values))
         self._pending = []
+
+    def _full_disk_told(self) -> AbstractContextManager[None]:
+        return full_disk_told(
+            self._path, "make room and start the same command again, which makes the patches anew"
+        )
 
     def column(self, name: str) -> NDArray[Any]:
         """One value for each patch so far, by the name of the column."""
@@ -161,14 +175,15 @@ class PatchWriter:
         """Writes what is left, marks the set complete, with these JSON attributes, and opens it."""
         if self._pending:
             self._flush()
-        for name, kind in _COLUMNS.items():
-            shape: tuple[int, ...] = (len(self), len(CLASS_NAMES)) if name == "class_pixels" else (len(self),)
-            chunks = (65536, *shape[1:])
-            column = self._group.create_array(name, shape=shape, chunks=chunks, dtype=kind)
-            if len(self):
-                column[:] = self.column(name)
-        told = {"composites": self._composites, "content_sha256": self._content.hexdigest()}
-        self._group.attrs.update({**attributes, **told, "complete": True})
+        with self._full_disk_told():
+            for name, kind in _COLUMNS.items():
+                shape = (len(self), len(CLASS_NAMES)) if name == "class_pixels" else (len(self),)
+                chunks = (65536, *shape[1:])
+                column = self._group.create_array(name, shape=shape, chunks=chunks, dtype=kind)
+                if len(self):
+                    column[:] = self.column(name)
+            told = {"composites": self._composites, "content_sha256": self._content.hexdigest()}
+            self._group.attrs.update({**attributes, **told, "complete": True})
         return Patches(self._group)
 
 

@@ -41,6 +41,7 @@ from cryoscale.learn.recipe import SimulationConfig
 from cryoscale.learn.scores import NO_DATA
 from cryoscale.learn.splits import random_split
 from cryoscale.learn.truth import whole_truth
+from cryoscale.room import full_disk_told
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -104,6 +105,7 @@ def from_simulation(
 
     Raises:
         OutputError: if ``out`` holds the patches of another configuration.
+        NoRoomError: if its disk is full, or that of temporary files, where the ranges lie meanwhile.
         SourceError: if a process was killed, as for want of memory.
     """
     ready = _ready(config, out)
@@ -123,7 +125,12 @@ def from_simulation(
             zip(getattr(config, f"{split}_seeds"), cycle(config.regimes.get(split, ("himalaya",))))
         )
     ]
-    with tempfile.TemporaryDirectory(prefix="cryoscale-ranges-") as folder, _mapping(processes) as each:
+    scratch = tempfile.gettempdir()
+    with (
+        tempfile.TemporaryDirectory(prefix="cryoscale-ranges-", dir=scratch) as folder,
+        full_disk_told(scratch, "make room there, or name a larger disk by TMPDIR, and start again"),
+        _mapping(processes) as each,
+    ):
         scenes: list[_Scene] = []
         found = each(partial(_read_range, folder=Path(folder), sampled=basis is None), ranges)
         for done, place in enumerate(ranges):

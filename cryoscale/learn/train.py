@@ -69,6 +69,7 @@ def train(
         ConfigError: if the recipe's parts do not go together.
         OutputError: if the work folder holds a training by another recipe, or on other patches, or another
             process trains in it.
+        NoRoomError: if the disk is full while patches are simulated, which are then made anew.
         TrainingError: if the loss is no longer finite or the disk is full; the last whole epoch is kept.
     """
     if out.suffix != ".safetensors":

@@ -27,6 +27,7 @@ from cryoscale.errors import CryoscaleError, ExtraError, WeightsError
 from cryoscale.models.bandratio import CLASSES
 from cryoscale.models.curve import Calibration, Curve
 from cryoscale.models.fetching import on_this_machine
+from cryoscale.room import full_disk_told
 
 if TYPE_CHECKING:
     import torch
@@ -321,6 +322,7 @@ def copy_with_card(source: str | Path, card: Card, path: str | Path) -> None:
     ``path`` may be ``source`` itself, whose tensors are then not touched. Both files are written aside first.
 
     Raises:
+        NoRoomError: if the disk of ``path`` is full; what lay there is kept.
         WeightsError: if the path does not end in .safetensors, or the card is not that of the tensors.
     """
     source, path = Path(source), Path(path)
@@ -329,7 +331,7 @@ def copy_with_card(source: str | Path, card: Card, path: str | Path) -> None:
     if card.sha256 != _sha256(source):
         raise WeightsError(f"a card that is not of {source}", "the card of these weights", "load it again")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
+    with full_disk_told(str(path)), ExitStack() as stack:
         card_part = stack.enter_context(_replacing(card_path(path)))
         card_part.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if not (path.exists() and path.samefile(source)):

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import zarr
 
-from cryoscale.errors import InputError, SourceError
+from cryoscale.errors import InputError, NoRoomError, SourceError
 from cryoscale.features.channels import CHANNELS as ALL_CHANNELS
 from cryoscale.features.channels import MODALITIES
 from cryoscale.learn import patches as module
 from cryoscale.learn.patches import Patches, PatchWriter, Place
 from cryoscale.learn.quality import FLAGS, flags_of, quality_of
+from tests.integration.disks import cramped
 
 CHANNELS = ("B02", "elevation", "absent", "constant")
 
@@ -161,6 +162,18 @@ def test_a_writer_that_is_killed_leaves_no_set_that_opens(tmp_path):
     assert zarr.open_group(tmp_path / "k.zarr", mode="r")["x"].shape[0] == 6, "it did write"
     with pytest.raises(SourceError, match="interrupted"):
         Patches.open(tmp_path / "k.zarr")
+
+
+def test_a_full_disk_is_told_with_the_set_that_it_has_no_room_for(tmp_path):
+    noise = np.random.default_rng(0).normal(size=(4, 96, 96)).astype("f4")
+    path = tmp_path / "disk" / "p.zarr"
+    with cramped(path.parent, "limit"):
+        writer = PatchWriter(path, channels=CHANNELS, patch_px=96, dtype="float32")
+        writer.add(noise, np.ones((96, 96), "u1"), place(0))
+        with pytest.raises(NoRoomError, match=f"^{path} takes no more .*which makes the patches anew$"):
+            writer.finish(pca=None)
+    with pytest.raises(SourceError, match="interrupted"):
+        Patches.open(path)
 
 
 def test_a_set_may_lie_on_a_remote_store():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import numpy as np
 import pytest
 
-from cryoscale.errors import OutputError, SourceError
+from cryoscale.errors import NoRoomError, OutputError, SourceError
 from cryoscale.features.stack import CHANNELS, HALO_PX, PcaBasis, build_stack
 from cryoscale.grid import Window
 from cryoscale.learn.recipe import SimulationConfig
@@ -102,6 +103,18 @@ def test_what_came_of_a_process_that_was_killed_is_told_in_one_line():
     said = r"2 processes .* one of which was killed.*fewer processes"
     with pytest.raises(SourceError, match=said), _mapping(2) as each:
         list(each(os._exit, [9]))
+
+
+def test_a_full_disk_of_temporary_files_is_told_with_its_folder(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("cryoscale.learn.samples._read_range", full)
+    config = SimulationConfig(train_seeds=(101,), validation_seeds=(201,), size="tiny", patch_px=128)
+    with pytest.raises(NoRoomError, match=rf"^{tmp_path} takes no more \(No space left .*TMPDIR"):
+        from_simulation(config, tmp_path / "p.zarr")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_patch_is_what_a_run_would_read_there_to_the_last_bit_of_its_type(made, tmp_path):
