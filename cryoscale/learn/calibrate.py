@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoscale.errors import SourceError, WeightsError
+from cryoscale.errors import SourceError
 from cryoscale.infer.encode import Confidence, confidence
 from cryoscale.learn.reliability import RELIABILITY_BINS, Reliability
 from cryoscale.learn.scores import NO_DATA
@@ -215,11 +215,13 @@ def calibrate(
 
     Raises:
         WeightsError: if the weights cannot be used, or ``out`` does not end in .safetensors.
+        OutputError: if a folder is in the way of ``out`` or its card.
+        NoRoomError: if the disk of ``out`` is full.
         InputError: if the model cannot be asked so.
         SourceError: if the patches do not fit the weights, or cannot teach a calibration.
     """
-    if out is not None and out.suffix != ".safetensors":
-        raise WeightsError(f"--out {out}", "a path that ends in .safetensors", "rename it")
+    if out is not None:
+        weights.require_place(out)
     patches = SuitedPatches(patch_set, weights.read_card(path))
     indices = patches.indices(split)
     predictor, card = _predictor(path, asked)

@@ -67,13 +67,12 @@ def train(
         WeightsError: if ``out`` does not end in .safetensors, or the initial weights do not fit.
         SourceError: if the patch set is absent, or nothing can be learnt from it.
         ConfigError: if the recipe's parts do not go together.
-        OutputError: if the work folder holds a training by another recipe, or on other patches, or another
-            process trains in it.
+        OutputError: if a folder is in the way of what is to be written, or the work folder holds a training
+            by another recipe, or on other patches, or another process trains in it.
         NoRoomError: if the disk is full while patches are simulated, which are then made anew.
         TrainingError: if the loss is no longer finite or the disk is full; the last whole epoch is kept.
     """
-    if out.suffix != ".safetensors":
-        raise WeightsError(f"{out}", "a path that ends in .safetensors", "rename it")
+    weights.require_place(out, _picture(out))
     work = work or config.work or out.with_suffix(".training")
     with join(config.device, config.batch) as ranks, ExitStack() as held:
         progress = progress if ranks.first else None
@@ -92,6 +91,10 @@ def train(
             card = run.finish(fitted)
         ranks.wait()
     return card if ranks.first else weights.read_card(out)
+
+
+def _picture(out: Path) -> Path:
+    return out.with_suffix(".curves.png")
 
 
 def _patches(config: TrainConfig, work: Path, ranks: Ranks, progress: Progress | None) -> Patches:
@@ -234,8 +237,7 @@ class _Run:
             self._draw(state.curves, state.best_epoch)
 
     def _draw(self, rows: list[dict[str, Any]], best_epoch: int) -> None:
-        picture = self.out.with_suffix(".curves.png")
-        draw_curves(rows, picture, title=self.config.name, best_epoch=best_epoch)
+        draw_curves(rows, _picture(self.out), title=self.config.name, best_epoch=best_epoch)
         self.drawn_s = time.monotonic()
 
     @property

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cryoscale.errors import CryoscaleError, ExtraError, WeightsError
+from cryoscale.errors import CryoscaleError, ExtraError, OutputError, WeightsError
 from cryoscale.models.bandratio import CLASSES
 from cryoscale.models.curve import Calibration, Curve
 from cryoscale.models.fetching import on_this_machine
@@ -292,24 +292,43 @@ def _refuse_misfits(
         raise WeightsError(f"{where} with an unknown tensor {unknown}", f"{len(expected)} tensors", do)
 
 
-def save(model: torch.nn.Module, card: Card, path: str | Path) -> Card:
-    """Write ``model`` to ``path`` (X.safetensors) and its card to X.json; returns the card with its sha256.
+def require_place(path: str | Path, *beside: Path) -> Path:
+    """``path`` as one; for before the work, which would be lost if its weights could not be put there.
 
-    Both are written aside and then take their places, so that a failure leaves what was there before; after
-    a crash between the two, their sha256 disagree, which ``load`` refuses.
+    Args:
+        path: where the tensors go, with the card beside them.
+        beside: what else is to be written.
 
     Raises:
-        WeightsError: if the path does not end in .safetensors, or the model is not what the card says.
+        WeightsError: if the path does not end in .safetensors.
+        OutputError: if a folder is in the way of one of the files.
     """
-    from safetensors.torch import save_file
-
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"{path}", "a path that ends in .safetensors", "rename it")
+    for file in (path, card_path(path), *beside):
+        if file.is_dir():
+            raise OutputError(f"output {file}, which is a folder", "a file", "give another --out, or move it")
+    return path
+
+
+def save(model: torch.nn.Module, card: Card, path: str | Path) -> Card:
+    """Write ``model`` to ``path`` (X.safetensors) and its card to X.json; returns the card with its sha256.
+
+    Both are written aside and then take their places, the card last, so that a failure leaves what was there
+    before; after a crash between the two, their sha256 disagree, which ``load`` refuses.
+
+    Raises:
+        WeightsError: if the path does not end in .safetensors, or the model is not what the card says.
+        OutputError: if a folder is in the way of one of the two.
+    """
+    from safetensors.torch import save_file
+
+    path = require_place(path)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     _refuse_misfits("a model", tensors, build(card, device="meta").state_dict())
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as part, _replacing(card_path(path)) as card_part:
+    with _replacing(card_path(path)) as card_part, _replacing(path) as part:
         save_file(tensors, part)
         card = card.model_copy(update={"sha256": _sha256(part)})
         card_part.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -319,15 +338,15 @@ def save(model: torch.nn.Module, card: Card, path: str | Path) -> Card:
 def copy_with_card(source: str | Path, card: Card, path: str | Path) -> None:
     """Give the tensors of ``source``, byte for byte, another card, at ``path`` (X.safetensors) with X.json.
 
-    ``path`` may be ``source`` itself, whose tensors are then not touched. Both files are written aside first.
+    ``path`` may be ``source`` itself, whose tensors are then not touched. Both files are written aside first;
+    the card takes its place last.
 
     Raises:
         NoRoomError: if the disk of ``path`` is full; what lay there is kept.
+        OutputError: if a folder is in the way of one of the two.
         WeightsError: if the path does not end in .safetensors, or the card is not that of the tensors.
     """
-    source, path = Path(source), Path(path)
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}", "a path that ends in .safetensors", "rename it")
+    source, path = Path(source), require_place(path)
     if card.sha256 != _sha256(source):
         raise WeightsError(f"a card that is not of {source}", "the card of these weights", "load it again")
     path.parent.mkdir(parents=True, exist_ok=True)

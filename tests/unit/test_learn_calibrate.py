@@ -13,7 +13,7 @@ import torch
 import zarr
 from sklearn.isotonic import IsotonicRegression
 
-from cryoscale.errors import NoRoomError, SourceError, WeightsError
+from cryoscale.errors import NoRoomError, OutputError, SourceError, WeightsError
 from cryoscale.features.channels import CHANNELS
 from cryoscale.infer.encode import Confidence, confidence, encode
 from cryoscale.learn.calibrate import Asked, Sample, calibrate, fit_curve, fit_temperature
@@ -291,6 +291,15 @@ def test_the_card_can_be_replaced_where_it_lies_and_a_failure_leaves_the_old_one
     assert str(net) not in str(caught.value), "it is not to blame"
     assert (digest(own), digest(weights.card_path(own))) == before
     assert {path.name for path in tmp_path.iterdir()} == {"own.safetensors", "own.json"}
+
+
+def test_a_folder_in_the_way_is_told_before_the_model_is_asked(
+    net: Path, patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryoscale.learn.calibrate.draw", lambda *_: pytest.fail("asked in vain"))
+    (tmp_path / "new.safetensors").mkdir()
+    with pytest.raises(OutputError, match=r"new\.safetensors, which is a folder"):
+        calibrate(net, patches, out=tmp_path / "new.safetensors")
 
 
 def test_without_out_nothing_is_written(net: Path, patches: Path) -> None:

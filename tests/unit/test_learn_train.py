@@ -206,6 +206,15 @@ def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(patch_s
         train(tiny(tmp_path / "empty.zarr"), out=tmp_path / "w.safetensors")
 
 
+@pytest.mark.parametrize("place", ["w.safetensors", "w.json", "w.curves.png"])
+def test_a_folder_in_the_way_of_a_file_is_told_before_anything_is_learnt(patch_set, tmp_path, place):
+    (tmp_path / place).mkdir()
+    with pytest.raises(OutputError, match=rf"{place}, which is a folder; expected a file") as caught:
+        train(tiny(patch_set), out=tmp_path / "w.safetensors")
+    assert caught.value.exit_code == 2
+    assert [path.name for path in tmp_path.rglob("*")] == [place]
+
+
 def test_class_weights_fall_with_frequency_and_absent_classes_weigh_nothing():
     counts = np.array([900, 90, 10, 0])
     inverse = loop.class_weights(counts, 1.0)

@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from cryoscale.errors import WeightsError
+from cryoscale.errors import OutputError, WeightsError
 from cryoscale.models.cryonet import CryoNet
-from cryoscale.models.weights import Card, PcaCard, card_path, load, read_card, save
+from cryoscale.models.weights import Card, PcaCard, card_path, copy_with_card, load, read_card, save
 
 CHANNELS = ("B02", "B04", "slope")
 CLASSES = ("background", "clean_ice")
@@ -112,6 +112,43 @@ def test_a_card_that_cannot_be_written_leaves_the_files_of_before(saved: Path) -
 def test_saving_under_another_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"ends in \.safetensors"):
         save(a_net(), a_card(), tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("place", ["other.safetensors", "other.json"])
+def test_a_folder_in_the_way_of_one_file_leaves_neither(saved: Path, place: str) -> None:
+    other = saved.with_name("other.safetensors")
+    (saved.parent / place).mkdir()
+    for write in (
+        lambda: save(a_net(), a_card(), other),
+        lambda: copy_with_card(saved, read_card(saved), other),
+    ):
+        with pytest.raises(OutputError, match=rf"output .*{place}, which is a folder") as caught:
+            write()
+        assert caught.value.exit_code == 2
+    assert sorted(os.listdir(saved.parent)) == sorted(["net.json", "net.safetensors", place])
+
+
+def test_tensors_that_cannot_take_their_place_leave_the_card_of_before(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def denied(part: Path, target: Path) -> Path:
+        if target == saved:
+            raise PermissionError(target)
+        return replace(part, target)
+
+    other = saved.with_name("other.safetensors")
+    save(a_net(), a_card(), other)
+    before = saved.read_bytes(), card_path(saved).read_bytes()
+    monkeypatch.setattr(Path, "replace", denied)
+    for write in (
+        lambda: save(a_net(), a_card(temperature=2.0), saved),
+        lambda: copy_with_card(other, read_card(other).model_copy(update={"temperature": 2.0}), saved),
+    ):
+        with pytest.raises(PermissionError):
+            write()
+        assert (saved.read_bytes(), card_path(saved).read_bytes()) == before
 
 
 def test_absent_weights_are_refused(tmp_path: Path) -> None:
