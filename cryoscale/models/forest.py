@@ -91,7 +91,8 @@ class RandomForest(nn.Module):
         child, by_channel = self.child.flatten().long(), pixels.T.contiguous()
         row = torch.arange(len(pixels), device=pixels.device)
         at = base.expand(self.trees, len(pixels))  # (trees, p), counted over all trees
-        for _ in range(self.depth):
+        # A tree is never deeper than it has leaves, less one, whatever the card allows it.
+        for _ in range(min(self.depth, self.leaves - 1)):
             right = by_channel[feature[at], row] > threshold[at]
             at = base + child[at] + right
         shares = self.share.flatten(0, 1)

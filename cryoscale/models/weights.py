@@ -45,8 +45,12 @@ ARCHITECTURES: dict[str, str] = {
 _PICKLED_NAMES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
 _PICKLED_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
-Positive = Annotated[float, Field(gt=0)]
-BandRow = Annotated[tuple[float, ...], Field(min_length=12, max_length=12)]
+# A network reckons in float32, which has neither 1e-60 nor 1e60, and has to divide by a deviation.
+Statistic = Annotated[float, Field(ge=-1e30, le=1e30)]
+Deviation = Annotated[float, Field(ge=1e-30, le=1e30)]
+# calibration looks for one between 0.05 and 20; far beyond, all is certain or nothing is
+Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
+BandRow = Annotated[tuple[Statistic, ...], Field(min_length=12, max_length=12)]
 
 
 class _Strict(BaseModel):
@@ -71,11 +75,11 @@ class Card(_Strict):
     architecture: str
     arguments: dict[str, Any]
     channels: Annotated[tuple[str, ...], Field(min_length=1)]
-    mean: tuple[float, ...]
-    std: tuple[Positive, ...]
+    mean: tuple[Statistic, ...]
+    std: tuple[Deviation, ...]
     pca: PcaCard | None = None
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     calibration: Calibration | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     split: str = "not stated"
@@ -159,7 +163,7 @@ def _refuse_what_is_no_safetensors(path: Path) -> None:
             header = json.loads(stream.read(header_bytes))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         expected = 8 + header_bytes + max(ends, default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         given = f"weights {path}, whose header cannot be read"
         raise WeightsError(given, "a safetensors file", "fetch or save the file again") from None
     if size != expected:

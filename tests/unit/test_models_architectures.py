@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cryoscale.errors import ExtraError, WeightsError
+from cryoscale.models.forest import RandomForest
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.weights import ARCHITECTURES, Card, architecture, card_path, load, save
 
@@ -147,3 +148,22 @@ def test_a_network_that_is_not_what_its_card_says_is_not_saved(saved: tuple[str,
     with pytest.raises(WeightsError, match=match):
         save(a_net(name), card, path)
     assert path.read_bytes() == before
+
+
+def test_a_forest_walks_no_further_than_its_deepest_tree_whatever_depth_its_card_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forest = RandomForest(**COUNTS, trees=1, leaves=6, depth=10**9)
+    for node in (0, 2, 4, 6, 8):  # one leaf after the other leaves the way, which is as deep as can be
+        forest.child[0, node], forest.threshold[0, node] = node + 1, node
+    forest.share[0, :, 0] = torch.arange(11.0)
+    walked = []
+
+    def counted(steps: int) -> range:
+        walked.append(steps)
+        return range(min(steps, 100))
+
+    monkeypatch.setattr("cryoscale.models.forest.range", counted, raising=False)
+    pixels = torch.tensor([-1.0, 1.0, 3.0, 5.0, 7.0, 9.0])[:, None].expand(6, 4)
+    assert forest.vote(pixels)[:, 0].tolist() == [1.0, 3.0, 5.0, 7.0, 9.0, 10.0]
+    assert walked == [5]

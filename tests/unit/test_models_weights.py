@@ -196,6 +196,12 @@ def test_a_file_with_something_appended_is_refused(saved: Path) -> None:
     refused(saved, "truncated or has been added to")
 
 
+def test_a_header_that_is_nested_without_end_is_refused(saved: Path) -> None:
+    header = b"[" * 100_000
+    saved.write_bytes(len(header).to_bytes(8, "little") + header)
+    refused(saved, "whose header cannot be read; expected a safetensors file")
+
+
 def test_a_flipped_bit_in_the_tensors_is_refused(saved: Path) -> None:
     data = bytearray(saved.read_bytes())
     data[-1000] ^= 1
@@ -223,8 +229,13 @@ def test_weights_for_other_channels_are_refused_with_the_first_that_differs(save
         (lambda card: card.update(colour="blue"), "colour: Extra inputs"),
         (lambda card: card.pop("channels"), "channels: Field required"),
         (lambda card: card.update(mean=[0.1]), "3 channels, but 1 means"),
-        (lambda card: card.update(std=[1, 0, 1]), r"std\.1: Input should be greater than 0"),
+        (lambda card: card.update(std=[1, 0, 1]), r"std\.1: .* greater than or equal to 1e-30"),
+        (lambda card: card.update(std=[1, 1, 1e-60]), r"std\.2: .* greater than or equal to 1e-30"),
+        (lambda card: card.update(mean=[0, -1e60, 0]), r"mean\.1: .* greater than or equal to -1e"),
+        (lambda card: card["pca"]["mean"].__setitem__(3, 1e60), r"pca\.mean\.3: .* less than or equal to 1e"),
         (lambda card: card.update(temperature=0), "temperature"),
+        (lambda card: card.update(temperature=1e-300), r"temperature: .* greater than or equal to 0\.001"),
+        (lambda card: card.update(temperature=1e300), r"temperature: .* less than or equal to 1000"),
         (lambda card: card.update(classes=["ice", "ice"]), "class is named twice"),
         (lambda card: card.update(sha256=None), "a card with its sha256"),
         (lambda card: card.update(format=2), "format"),
