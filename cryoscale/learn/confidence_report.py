@@ -80,4 +80,4 @@ def _curves(ax: Axes, rankings: Mapping[str, Ranking]) -> None:
     ax.set_ylim(0, 105 * errors / pixels if errors else 1)
     ax.set_xlabel("pixels kept, the surest first, %", fontsize=8)
     ax.set_ylabel("errors among them, %", fontsize=8)
-    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, 0.95))
+    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, 0.95), labelspacing=0.3)

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cryoscale.errors import CryoscaleError, ExtraError, OutputError, WeightsError
 from cryoscale.models.bandratio import CLASSES
@@ -45,11 +45,21 @@ ARCHITECTURES: dict[str, str] = {
 _PICKLED_NAMES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
 _PICKLED_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
+
+def _within(least: float, most: float) -> AfterValidator:
+    def check(value: float) -> float:
+        if not least <= value <= most:
+            raise ValueError(f"{value:g} is not between {least:g} and {most:g}")
+        return value
+
+    return AfterValidator(check)
+
+
 # A network reckons in float32, which has neither 1e-60 nor 1e60, and has to divide by a deviation.
-Statistic = Annotated[float, Field(ge=-1e30, le=1e30)]
-Deviation = Annotated[float, Field(ge=1e-30, le=1e30)]
+Statistic = Annotated[float, _within(-1e30, 1e30)]
+Deviation = Annotated[float, _within(1e-30, 1e30)]
 # calibration looks for one between 0.05 and 20; far beyond, all is certain or nothing is
-Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
+Temperature = Annotated[float, _within(1e-3, 1e3)]
 BandRow = Annotated[tuple[Statistic, ...], Field(min_length=12, max_length=12)]
 
 

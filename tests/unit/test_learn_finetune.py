@@ -142,7 +142,7 @@ def test_simulated_patches_to_train_on_from_weights_are_made_in_the_weights_own_
     for initial, wanted in ((home, PCA), (None, None)):
         given = {} if initial is None else {"initial": initial}
         with pytest.raises(Made) as made:
-            train(TrainConfig(simulation=simulated, **given), out=tmp_path / "w.safetensors")
+            train(TrainConfig(name="t", simulation=simulated, **given), out=tmp_path / "w.safetensors")
         (basis,) = made.value.args
         assert (None if basis is None else basis.to_dict()) == wanted
 
