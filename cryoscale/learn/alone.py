@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryoscale.errors import OutputError
@@ -15,11 +15,13 @@ from cryoscale.errors import OutputError
 def alone_in(work: Path) -> Iterator[None]:
     """In the body no other process trains in ``work``, which is made where it is missing.
 
-    The folder itself is locked, by the kernel, so that nothing stays behind of a process that is killed.
+    The folder itself is locked, by the kernel, so that nothing stays behind of a process that is killed. One
+    that was made here and that nothing was put in goes again.
 
     Raises:
         OutputError: another process does.
     """
+    made = not work.exists()
     work.mkdir(parents=True, exist_ok=True)
     folder = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -32,4 +34,7 @@ def alone_in(work: Path) -> Iterator[None]:
             pass  # a file system without locks: nobody is kept from it, as before there were any
         yield
     finally:
+        if made:
+            with suppress(OSError):
+                work.rmdir()
         os.close(folder)
