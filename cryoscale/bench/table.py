@@ -32,7 +32,8 @@ def markdown(lines: Sequence[Mapping[str, Any]], expected: Mapping[str, Sequence
         table = [HEADER, tuple("---" for _ in HEADER)]
         for name in names:
             line = newest.get(name)
-            title = name if line is None or line is shown[-1] else f"{name} ({line['when'][:10]})"
+            today = line is None or line["when"][:10] == shown[-1]["when"][:10]
+            title = name if line is None or today else f"{name} ({line['when'][:10]})"
             table.append(_row(title, None if line is None else _figures(line)[name]))
         parts.append("\n".join(f"| {' | '.join(row)} |" for row in table))
     return "\n\n".join(parts)
