@@ -65,7 +65,10 @@ def line(
 
 def commit() -> str | None:
     """Of the checkout that is measured, with ``+`` where its Python differs; None where there is none."""
-    git = ("git", "-C", os.fspath(Path(__file__).parents[2]))
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # installed; a repository around that is somebody else's
+        return None
+    git = ("git", "-C", os.fspath(root))
     try:
         found = subprocess.run(
             [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True

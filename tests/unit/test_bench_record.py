@@ -64,6 +64,10 @@ def test_a_record_names_the_commit_that_it_was_taken_at(
     assert re.fullmatch(r"[0-9a-f]{12}", named or "")
     (tmp_path / "one.py").write_text("changed = True")
     assert record.commit() == f"{named}+"
+    installed = tmp_path / "site-packages" / "cryoscale" / "bench" / "record.py"
+    monkeypatch.setattr(record, "__file__", str(installed))
+    installed.parent.mkdir(parents=True)
+    assert record.commit() is None
 
 
 def test_a_table_says_what_was_not_measured() -> None:
