@@ -125,13 +125,12 @@ def repredict(
 
 def _without_scenes_of_the_run(variant: Variant) -> dict[Work, tuple[str, str]]:
     """Blocks of a variant that were made without a scene which the run had: the first such, and why."""
+    failed = {marker.key: marker.scenes_failed for marker in Ledger(variant.folder).markers()}
+    if not any(failed.values()):
+        return {}
     missed = {scene for marker in Ledger(variant.run.out).markers() for scene, _ in marker.scenes_failed}
-    found = {}
-    for marker in Ledger(variant.folder).markers():
-        lost = [scene for scene in marker.scenes_failed if scene[0] not in missed]
-        if lost:
-            found[marker.key] = lost[0]
-    return found
+    lost = {key: [one for one in scenes if one[0] not in missed] for key, scenes in failed.items()}
+    return {key: scenes[0] for key, scenes in lost.items() if scenes}
 
 
 def _refuse_gaps(variant: Variant, outcome: Outcome) -> None:

@@ -9,20 +9,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryoscale.errors import OutputError
+from cryoscale.write.disk import make_folder
 
 
 @contextmanager
 def alone_in(work: Path) -> Iterator[None]:
     """In the body no other process trains in ``work``, which is made where it is missing.
 
-    The folder itself is locked, by the kernel, so that nothing stays behind of a process that is killed. One
-    that was made here and that nothing was put in goes again.
+    The folder itself is locked, by the kernel, so that nothing stays behind of a process that is killed.
+    Where nothing was put in, what was made here goes again.
 
     Raises:
         OutputError: another process does.
     """
-    made = not work.exists()
-    work.mkdir(parents=True, exist_ok=True)
+    made = make_folder(os.path.abspath(work))
     folder = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
@@ -34,7 +34,7 @@ def alone_in(work: Path) -> Iterator[None]:
             pass  # a file system without locks: nobody is kept from it, as before there were any
         yield
     finally:
-        if made:
-            with suppress(OSError):
-                work.rmdir()
+        with suppress(OSError):
+            for one in reversed(made):
+                os.rmdir(one)
         os.close(folder)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,16 +74,11 @@ def train(
     """
     weights.require_place(out, _picture(out))
     work = work or config.work or out.with_suffix(".training")
-    with join(config.device, config.batch) as ranks, ExitStack() as held:
+    with join(config.device, config.batch) as ranks, alone_in(work) if ranks.first else nullcontext():
         progress = progress if ranks.first else None
-        simulated = config.simulation is not None
-        if ranks.first and simulated:  # whose patches are made there; else it is left alone until all fits
-            held.enter_context(alone_in(work))
         patches = _patches(config, work, ranks, progress)
         run = _Run(config, patches, out, work, ranks)
         refuse_unfit(patches, config, by_gradient=run.architecture != FOREST)
-        if ranks.first and not simulated:
-            held.enter_context(alone_in(work))
         if progress:
             progress(run.describe())
         fitted = run.fit_forest() if run.architecture == FOREST else run.fit(progress)

@@ -215,6 +215,12 @@ def test_a_folder_in_the_way_of_a_file_is_told_before_anything_is_learnt(patch_s
     assert [path.name for path in tmp_path.rglob("*")] == [place]
 
 
+def test_a_refused_training_leaves_no_folder_that_it_made(tmp_path):
+    with pytest.raises(SourceError):
+        train(tiny(tmp_path / "absent.zarr"), out=tmp_path / "new" / "home" / "w.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_class_weights_fall_with_frequency_and_absent_classes_weigh_nothing():
     counts = np.array([900, 90, 10, 0])
     inverse = loop.class_weights(counts, 1.0)
