@@ -371,7 +371,7 @@ def main() -> None:
         todo = "give a path that can be used" if unusable else "mend it and run again: what is done is kept"
         _fail(f"{error.strerror or error}{where}; {todo}", 2 if unusable else 1)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped", 130)
+        _fail("interrupted; start the same command again", 130)
 
 
 def _fail(message: str, code: int) -> None:

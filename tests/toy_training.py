@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cryoscale.features.stack import CHANNELS
 from cryoscale.learn.patches import PatchWriter, Place
 from cryoscale.learn.recipe import TrainConfig
+from cryoscale.learn.train import train
 from cryoscale.models import weights
 
 PCA = {"mean": [0.1] * 12, "components": np.eye(3, 12).tolist()}
@@ -138,6 +139,13 @@ def recipe(patches: Path, **changes: Any) -> TrainConfig:
     }
     given = {**values, **changes}
     return TrainConfig(**{name: value for name, value in given.items() if value is not None})
+
+
+def trained(folder: Path) -> Path:
+    """The folder, with sound ``patches.zarr`` and ``toy.safetensors`` trained on them."""
+    torch.set_num_threads(1)
+    train(recipe(make_patches(folder / "patches.zarr"), epochs=1), out=folder / "toy.safetensors")
+    return folder
 
 
 if __name__ == "__main__":

@@ -40,6 +40,12 @@ from cryoscale.settings import ClusterSpec, ModelSpec, Season, Settings
 CPU_WORKERS = 2
 """Beside a CPU actor or two; a GPU, which takes ten blocks a second, has half of the cores to feed it."""
 
+
+def feeders(on_gpu: bool) -> int:
+    """CPU workers of a local cluster that is measured."""
+    return max(CPU_WORKERS, (os.cpu_count() or 1) // 2) if on_gpu else CPU_WORKERS
+
+
 _NOTEBOOK_BATCH = 32
 
 
@@ -60,9 +66,8 @@ class Feed:
 def measure(size: str, predictor: Predictor, feed: Feed) -> Figure:
     """Tiles a second of all actors of a local cluster; limit: as many actors on blocks that lie ready."""
     on_gpu = predictor.device.type == "cuda"
-    cpu_workers = max(CPU_WORKERS, (os.cpu_count() or 1) // 2) if on_gpu else CPU_WORKERS
-    spec = ClusterSpec("local", cpu_workers=cpu_workers, gpu_workers=1 if on_gpu else 0)
-    rival = feed.rival(on_gpu, cpu_workers)
+    spec = ClusterSpec("local", cpu_workers=feeders(on_gpu), gpu_workers=int(on_gpu))
+    rival = feed.rival(on_gpu, spec.cpu_workers)
     block = ground.block_of(feed.block_px)
     tiles = len(ground.origins(block.window, feed.tile_px, feed.overlap))
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +108,7 @@ def measure(size: str, predictor: Predictor, feed: Feed) -> Figure:
             "overlap": feed.overlap,
             "blocks": feed.blocks,
             "actors": actors,
-            "cpu_workers": cpu_workers,
+            "cpu_workers": spec.cpu_workers,
             "rival_blocks": rival.blocks,
         },
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cryoscale.bench import processes
+from cryoscale.bench.fed import feeders
 from cryoscale.bench.figure import Figure, Rival, rounded
 from cryoscale.bench.timeline import draw, spans
 from cryoscale.config import load_config
@@ -49,8 +50,7 @@ def measure(size: str, *, on_gpu: bool = False, rival: bool = True) -> Whole:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         document = simulated_range(out, size, (YEAR,), SEED, lambda text: None)
-        if on_gpu:
-            document["cluster"] |= {"cpu_workers": max(2, (os.cpu_count() or 1) // 2), "gpu_workers": 1}
+        document["cluster"] |= {"cpu_workers": feeders(on_gpu), "gpu_workers": int(on_gpu)}
         with serve(out / "simulated") as url:
             settings = load_config({**document, "catalogs": [{"url": url}]})
             wall: list[tuple[str, float]] = []

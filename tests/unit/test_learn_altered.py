@@ -11,7 +11,6 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-import torch
 import zarr
 
 from cryoscale.errors import InputError, SourceError, WeightsError
@@ -21,17 +20,13 @@ from cryoscale.learn.train import train
 from cryoscale.manifest import model_record
 from cryoscale.models import weights
 from cryoscale.models.bandratio import CLASSES
-from tests.toy_training import PCA, make_patches, recipe, toy_networks  # noqa: F401
+from tests.toy_training import PCA, recipe, toy_networks, trained  # noqa: F401
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set that nothing is wrong with, and weights trained on it."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("sound")
-    patches = make_patches(folder / "patches.zarr")
-    train(recipe(patches, epochs=1), out=folder / "toy.safetensors")
-    return folder
+    return trained(tmp_path_factory.mktemp("sound"))
 
 
 def _label_seven(group: Any) -> None:

@@ -10,26 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import zarr
 from matplotlib.figure import Figure
 
 from cryoscale import cli
 from cryoscale.learn.importance import Drop
 from cryoscale.learn.importance_report import _bars
-from cryoscale.learn.train import train
 from cryoscale.options import print_json
-from tests.toy_training import make_patches, recipe, toy_networks  # noqa: F401
+from tests.toy_training import make_patches, toy_networks, trained  # noqa: F401
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Patches of all classes, and weights trained on them."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("sound")
-    patches = make_patches(folder / "patches.zarr")
-    train(recipe(patches, epochs=1), out=folder / "toy.safetensors")
-    return folder
+    return trained(tmp_path_factory.mktemp("sound"))
 
 
 def importance(monkeypatch: pytest.MonkeyPatch, *given: object) -> Any:
