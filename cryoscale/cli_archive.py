@@ -134,7 +134,7 @@ def diff(
     from cryoscale.archive.index import Archive
     from cryoscale.archive.reported import write_changes
     from cryoscale.console import Console
-    from cryoscale.write.objects import require_usable
+    from cryoscale.write.usable import require_usable
 
     opened, target = Archive(output(archive)), output(out or f"change-{older}-{newer}")
     require_usable(target)

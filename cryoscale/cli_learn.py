@@ -189,7 +189,7 @@ def importance(
     from cryoscale.learn.importance import Permuting
     from cryoscale.learn.importance import importance as measure
     from cryoscale.learn.importance_report import LEADING, save
-    from cryoscale.write.objects import require_usable
+    from cryoscale.write.usable import require_usable
 
     how = Permuting(repeats, seed, by)
     if out is not None:

@@ -37,8 +37,8 @@ from cryoscale.results import Run
 from cryoscale.scenes import is_simulated
 from cryoscale.write import quicklook
 from cryoscale.write.map import hillshade
-from cryoscale.write.objects import require_usable
 from cryoscale.write.store import put
+from cryoscale.write.usable import require_usable
 
 FOLDER = "evaluation"
 

@@ -38,7 +38,7 @@ from cryoscale.roster import Workers
 from cryoscale.session import OnEvent, Session, View, telling
 from cryoscale.settings import Settings
 from cryoscale.slices import Division, Slice
-from cryoscale.write.objects import require_usable
+from cryoscale.write.usable import require_usable
 
 if TYPE_CHECKING:
     from cryoscale.preparation import Draft, OnStage

@@ -22,7 +22,7 @@ from cryoscale.results import Run
 from cryoscale.room import room
 from cryoscale.sealing import asked_of, require_kept, seal
 from cryoscale.settings import FILES, ModelSpec, Season, Settings, SourceSpec
-from cryoscale.write.objects import require_usable
+from cryoscale.write.usable import require_usable
 
 
 def outline(

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from cryoscale.errors import CryoscaleError, OutputError, SourceError, WeightsError
 from cryoscale.models.weights import read_card
-from cryoscale.write.objects import Objects, require_usable
+from cryoscale.write.objects import Objects
+from cryoscale.write.usable import require_usable
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from cryoscale.errors import OutputError
 from cryoscale.write.disk import make_folder, write
-from cryoscale.write.objects import require_usable
+from cryoscale.write.usable import require_usable
 
 
 def machine() -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryoscale.errors import OutputError
-from cryoscale.write.disk import make_folder
+from cryoscale.write.disk import make_folder, unmake
 
 
 @contextmanager
@@ -34,7 +34,5 @@ def alone_in(work: Path) -> Iterator[None]:
             pass  # a file system without locks: nobody is kept from it, as before there were any
         yield
     finally:
-        with suppress(OSError):
-            for one in reversed(made):
-                os.rmdir(one)
+        unmake(made)
         os.close(folder)

@@ -104,6 +104,13 @@ def make_folder(folder: str) -> list[str]:
     return made
 
 
+def unmake(made: list[str]) -> None:
+    """Removes what :func:`make_folder` made, as far as nobody has put anything there by now."""
+    with contextlib.suppress(OSError):
+        for one in reversed(made):
+            os.rmdir(one)
+
+
 def _sync_folder(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -20,19 +20,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from stat import S_ISDIR
-from textwrap import shorten
 from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 
-from cryoscale.errors import ExtraError, OutputError, StoreUnavailableError
+from cryoscale.errors import ExtraError, OutputError
 from cryoscale.patience import RETRY_S, chain, code_of, patiently, status_of
-from cryoscale.room import full_disk_told
 from cryoscale.write import disk
 
 _WRITER = "cryoscale-writer"
-_ASK_S = 10.0
-"""For how long :func:`require_usable` waits for a store to answer: somebody sits before it."""
 
 T = TypeVar("T")
 
@@ -333,35 +329,6 @@ def _local_entry(key: str, state: os.stat_result) -> Entry:
     return Entry(key, state.st_size, f"{state.st_mtime_ns}-{state.st_ino}")
 
 
-# --- before a run -----------------------------------------------------------------------------------
-
-
-def require_usable(url: str | os.PathLike[str]) -> None:
-    """Refuses a folder or store in which nothing could be written, and leaves nothing behind in it.
-
-    Raises:
-        ExtraError: if the library for this kind of store is not installed.
-        OutputError: if the store is unknown, does not answer, or does not let objects be listed,
-            written and removed.
-        NoRoomError: if the disk is full or over quota.
-    """
-    text = os.fspath(url)
-    folder = local_path(text)
-    require_library(text)
-    try:
-        if folder is None:
-            _try_store(text)
-        else:
-            with full_disk_told(text):
-                _try_folder(os.path.abspath(folder))
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            f"output {text} ({shorten(getattr(error, 'strerror', None) or str(error), 200)})",
-            "a folder, or a bucket and a path in it, in which files can be made and removed",
-            _remedy(error),
-        ) from error
-
-
 def require_library(url: str) -> None:
     """Refuses a kind of store that nothing here opens; asks no store.
 
@@ -380,34 +347,6 @@ def require_library(url: str) -> None:
         raise ExtraError(url, what, do) from error
     except ValueError as error:
         raise OutputError(url, "a path, or a URL such as s3://bucket/path", "correct it") from error
-
-
-def _try_store(url: str) -> None:
-    store, key = Objects(url, retry_s=_ASK_S), f".{uuid.uuid4().hex}.partial"
-    next(store.list(key), None)
-    store.put(key, b"")
-    store.delete(key)
-
-
-def _try_folder(folder: str) -> None:
-    made = disk.make_folder(folder)
-    try:
-        key = f"{folder}/.{uuid.uuid4().hex}.partial"
-        disk.write(key, b"0", replace=True)
-        os.unlink(key)
-    finally:
-        for one in reversed(made):
-            # somebody else may have put something there by now
-            with contextlib.suppress(OSError):
-                os.rmdir(one)
-
-
-def _remedy(error: Exception) -> str:
-    if isinstance(error, StoreUnavailableError):
-        return "correct the address (endpoint) or wait until the server is back"
-    if code_of(error) == "NoSuchBucket":
-        return "make the bucket or correct its name"
-    return "obtain the right to write there or give another --out"
 
 
 def _protocol(url: str) -> str:

@@ -19,9 +19,10 @@ import fsspec
 import pytest
 
 from cryoscale.errors import ExtraError, NoRoomError, OutputError, StoreUnavailableError
-from cryoscale.write import objects
-from cryoscale.write.objects import Objects, require_usable
+from cryoscale.write import usable
+from cryoscale.write.objects import Objects
 from cryoscale.write.store import put
+from cryoscale.write.usable import require_usable
 from tests.integration.disks import cramped
 from tests.integration.s3 import S3, Asked
 
@@ -369,7 +370,7 @@ def test_a_bad_address_bucket_or_right_is_refused_in_a_line(s3: S3, monkeypatch:
     s3.plan = lambda asked: "403" if asked.method == "PUT" else None
     with pytest.raises(OutputError, match="right"):
         require_usable(s3.url("run"))
-    monkeypatch.setattr(objects, "_ASK_S", 0.5)
+    monkeypatch.setattr(usable, "_ASK_S", 0.5)
     s3.go()
     with pytest.raises(OutputError, match="address") as caught:
         require_usable(s3.url("run"))
@@ -379,7 +380,7 @@ def test_a_bad_address_bucket_or_right_is_refused_in_a_line(s3: S3, monkeypatch:
 def test_without_the_library_the_extra_is_named() -> None:
     code = (
         "import sys\nsys.modules['s3fs'] = None\n"
-        "from cryoscale.write.objects import require_usable\n"
+        "from cryoscale.write.usable import require_usable\n"
         "try:\n    require_usable('s3://bucket/run')\n"
         "except ImportError as error:\n    print(type(error).__name__, error)"
     )

@@ -11,9 +11,9 @@ import pytest
 
 from cryoscale.errors import NoRoomError, OutputError
 from cryoscale.room import room
-from cryoscale.write.objects import require_usable
 from cryoscale.write.shapefile import move_folder
 from cryoscale.write.store import put
+from cryoscale.write.usable import require_usable
 from cryoscale.write.vectors import move
 from tests.integration.disks import cramped
 

@@ -1,0 +1,67 @@
+"""Whether anything could be written to a folder or store, asked before the work that would be lost."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from textwrap import shorten
+
+from cryoscale.errors import OutputError, StoreUnavailableError
+from cryoscale.patience import code_of
+from cryoscale.room import full_disk_told
+from cryoscale.write import disk
+from cryoscale.write.objects import Objects, local_path, require_library
+
+_ASK_S = 10.0
+"""For how long a store may take to answer: somebody sits before it."""
+
+
+def require_usable(url: str | os.PathLike[str]) -> None:
+    """Refuses a folder or store in which nothing could be written, and leaves nothing behind in it.
+
+    Raises:
+        ExtraError: if the library for this kind of store is not installed.
+        OutputError: if the store is unknown, does not answer, or does not let objects be listed,
+            written and removed.
+        NoRoomError: if the disk is full or over quota.
+    """
+    text = os.fspath(url)
+    folder = local_path(text)
+    require_library(text)
+    try:
+        if folder is None:
+            _try_store(text)
+        else:
+            with full_disk_told(text):
+                _try_folder(os.path.abspath(folder))
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"output {text} ({shorten(getattr(error, 'strerror', None) or str(error), 200)})",
+            "a folder, or a bucket and a path in it, in which files can be made and removed",
+            _remedy(error),
+        ) from error
+
+
+def _try_store(url: str) -> None:
+    store, key = Objects(url, retry_s=_ASK_S), f".{uuid.uuid4().hex}.partial"
+    next(store.list(key), None)
+    store.put(key, b"")
+    store.delete(key)
+
+
+def _try_folder(folder: str) -> None:
+    made = disk.make_folder(folder)
+    try:
+        key = f"{folder}/.{uuid.uuid4().hex}.partial"
+        disk.write(key, b"0", replace=True)
+        os.unlink(key)
+    finally:
+        disk.unmake(made)
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, StoreUnavailableError):
+        return "correct the address (endpoint) or wait until the server is back"
+    if code_of(error) == "NoSuchBucket":
+        return "make the bucket or correct its name"
+    return "obtain the right to write there or give another --out"
