@@ -24,6 +24,7 @@ from cryoscale.settings import (
     CatalogSpec,
     ClusterSpec,
     CoarseLimits,
+    DeriveOn,
     ModelSpec,
     Season,
     Settings,
@@ -130,6 +131,7 @@ class ModelConfig(_Strict):
     precision: Literal["auto", "fp32", "bf16", "bf16-fused", "bf16-compiled", "openvino", "openvino-bf16"] = (
         "auto"
     )
+    derive_on: DeriveOn = "auto"
     flips: bool = False
     mc_dropout: Annotated[int, Field(ge=2, le=1000)] | None = None
     confidence: Literal["entropy", "max"] = "entropy"
@@ -298,6 +300,7 @@ class Config(_Strict):
                 name=self.model.name,
                 overlap=self.model.overlap,
                 precision=self.model.precision,
+                derive_on=self.model.derive_on,
                 flips=self.model.flips,
                 mc_dropout=self.model.mc_dropout or 0,
                 confidence=self.model.confidence,

@@ -243,6 +243,8 @@ def _identity(settings: Settings, model: Mapping[str, Any], catalogue: str) -> d
         **({"coarse": asdict(settings.coarse)} if settings.coarse else {}),
         "overlap": settings.model.overlap,
         "precision": settings.model.precision,
+        # only where it is so: runs begun before there was a choice keep their identity
+        **({"derive_on": "device"} if settings.model.derive_on == "device" else {}),
         "tile_px": settings.tile_px,
         "block_px": settings.block_px,
         "on_missing": settings.on_missing,
@@ -267,6 +269,7 @@ def _context(settings: Settings, model: Mapping[str, Any]) -> dict[str, Any]:
         "velocity_href": velocity.href if velocity else None,
         "max_lst_uncertainty_k": thermal.max_uncertainty_k if thermal else None,
         "loader": settings.loader,
+        "derive_on": "device" if settings.model.derive_on == "device" else "workers",
         "channels": model["channels"],
         "needs_halo": model["needs_halo"],
         "pca": model["pca"],

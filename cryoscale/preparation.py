@@ -29,7 +29,7 @@ from cryoscale.plan import (
 from cryoscale.read import snapshot
 from cryoscale.read.catalog import CatalogAnswer
 from cryoscale.region import ZoneRegion
-from cryoscale.settings import Settings
+from cryoscale.settings import DeriveOn, Settings
 from cryoscale.trial import require_precision, try_precisions, try_precisions_there
 from cryoscale.write import mosaic, quicklook
 from cryoscale.write.mending import mend_metadata
@@ -79,6 +79,7 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
         ledger.refuse_foreign()
     if present is not None:
         settings = with_precision(settings, str(present["identity"]["precision"]))
+        settings = with_derivation(settings, present["identity"].get("derive_on", "workers"))
     answers: list[CatalogAnswer] = []
     items = find_items(settings, answers) if present is None else snapshot.thaw(f"{out}/{ITEMS}")
     catalogs = catalog_record(answers)
@@ -109,13 +110,18 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
 
 
 def tried_there(draft: Draft, site: Site, tell: OnStage) -> Draft:
-    """The draft of a run on a joined cluster, with the precision that a GPU there showed to be best."""
+    """The draft of a run on a joined cluster, with the precision that a GPU there showed to be best.
+
+    And with channels made there, where that showed to pay.
+    """
     model: dict[str, Any] = dict(draft.manifest["model"])
     with site.workers() as found:
-        choice = try_precisions_there(found, draft.settings, model, draft.items, draft.blocks, tell)
-    if choice is None:
+        tried = try_precisions_there(found, draft.settings, model, draft.items, draft.blocks, tell)
+    if tried is None:
         return draft
-    settings, model["precisions"] = with_precision(draft.settings, choice.precision), choice.to_dict()
+    settings, model["precisions"] = with_precision(draft.settings, tried.choice.precision), tried.to_dict()
+    if tried.derivation is not None and tried.derivation.pays:
+        settings = with_derivation(settings, "device")
     catalogue, catalogs = draft.manifest["identity"]["catalogue"], draft.manifest["catalogs"]
     return replace(draft, settings=settings, manifest=compose(settings, model, catalogue, catalogs))
 
@@ -125,6 +131,13 @@ def with_precision(settings: Settings, chosen: str) -> Settings:
     if settings.model.precision != "auto":
         return settings
     return replace(settings, model=replace(settings.model, precision=chosen))
+
+
+def with_derivation(settings: Settings, chosen: DeriveOn) -> Settings:
+    """Settings with what ``derive_on: auto`` came to in this run."""
+    if settings.model.derive_on != "auto":
+        return settings
+    return replace(settings, model=replace(settings.model, derive_on=chosen))
 
 
 def _zones(

@@ -15,6 +15,7 @@ Composite = Literal["best_scene", "median", "least_snow"]
 OnMissing = Literal["nan", "fail"]
 Loader = Literal["direct", "odc-stac", "stackstac"]
 OnUnreadable = Literal["set_aside", "fail"]
+DeriveOn = Literal["auto", "workers", "device"]
 
 
 FILES: tuple[str, ...] = ("product", "pmtiles", "kmz", "cog", "shapefile")
@@ -48,6 +49,8 @@ class ModelSpec:
     name: str | None = None
     overlap: float = 0.5
     precision: str = "auto"
+    derive_on: DeriveOn = "auto"
+    """Who makes channels of bands: the workers that read them, or the device of the model."""
     flips: bool = False
     mc_dropout: int = 0
     confidence: str = "entropy"

@@ -23,6 +23,7 @@ from pystac import Item
 
 from cryoscale.errors import IntegrityError
 from cryoscale.features import stack as features
+from cryoscale.features.packing import Packed
 from cryoscale.features.stack import PcaBasis
 from cryoscale.grid import Block, Window, transformer
 from cryoscale.infer import tiles
@@ -34,7 +35,7 @@ from cryoscale.read.catalog import lies_over, split_bbox
 from cryoscale.read.inputs import ReadReport, read_inputs
 from cryoscale.region import ZoneRegion
 from cryoscale.room import room
-from cryoscale.settings import Composite, Loader, OnMissing, OnUnreadable
+from cryoscale.settings import Composite, DeriveOn, Loader, OnMissing, OnUnreadable
 from cryoscale.write import evidence, mosaic, quicklook
 
 NO_DATA = 255
@@ -42,8 +43,8 @@ NO_DATA = 255
 PREDICT_S = "predict_s"
 """Among the layers that a predictor gives back, how long it took where it ran."""
 
-Predict = Callable[[np.ndarray, Window, Block], Mapping[str, Any]]
-"""Features (c, y, x) on a window, and the block wanted, to its encoded layers."""
+Predict = Callable[[NDArray[np.float32] | Packed, Window, Block], Mapping[str, Any]]
+"""Features (c, y, x) on a window, or what they are made of, and the block wanted, to its encoded layers."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class RunContext:
     max_lst_uncertainty_k: float | None = None
     max_cloud_pct: float | None = None
     loader: Loader = "direct"
+    derive_on: DeriveOn = "workers"
 
     def scenes_over(self, year: int, window: Window) -> list[str]:
         """Ids of the frozen items of a year that meet ``window``: what a block there is made from."""
@@ -109,6 +111,7 @@ def run_context(out: str, identity: str) -> RunContext:
         max_lst_uncertainty_k=context.get("max_lst_uncertainty_k"),
         max_cloud_pct=context.get("max_cloud_pct"),
         loader=context.get("loader", "direct"),
+        derive_on=context.get("derive_on", "workers"),
     )
 
 
@@ -135,10 +138,20 @@ class Stopwatch:
 def features_of(
     context: RunContext, year: int, window: Window, watch: Stopwatch, *, last_attempt: bool = False
 ) -> tuple[xr.DataArray, xr.Dataset, ReadReport]:
-    """The stack (channel, y, x) of exactly ``window``, with the inputs and how reading them went.
+    """The stack (channel, y, x) of exactly ``window``, with the inputs and how reading them went."""
+    inputs, report = inputs_of(context, year, window, watch, last_attempt=last_attempt)
+    with watch.stage("features"):
+        cut = cut_of(window)
+        return stack_of(context, inputs).isel(cut), inputs.isel(cut), report
 
-    Read with the features' halo, so that the stack of a part is the part of the stack. Scenes that are out
-    of reach are left out in the last attempt only: before that, the block is better done again later.
+
+def inputs_of(
+    context: RunContext, year: int, window: Window, watch: Stopwatch, *, last_attempt: bool = False
+) -> tuple[xr.Dataset, ReadReport]:
+    """The inputs (y, x) of ``window`` and the features' halo around it, and how reading them went.
+
+    With the halo the stack of a part is the part of the stack. Scenes that are out of reach are left out in
+    the last attempt only: before that, the block is better done again later.
     """
     outer = window.pad(features.HALO_PX)
     with watch.stage("read"):
@@ -156,10 +169,25 @@ def features_of(
         )
     watch.cpu_seconds["read"] = report.cpu_s  # that of its threads included
     with watch.stage("features"):
-        stack = features.build_stack(inputs, pca=context.pca or _no_pca(), on_missing=context.on_missing)
-        rows, cols = window.slices_in(outer)
-        cut = {"y": rows, "x": cols}
-        return stack.isel(cut), inputs.isel(cut), report
+        return features.with_radar(inputs), report
+
+
+def stack_of(context: RunContext, inputs: xr.Dataset) -> xr.DataArray:
+    """The stack (channel, y, x) of a run's inputs, on all of their pixels."""
+    return features.build_stack(inputs, pca=context.pca or _no_pca(), on_missing=context.on_missing)
+
+
+def packed_of(context: RunContext, inputs: xr.Dataset) -> Packed:
+    """What the run's channels are made of, as numbers, on all pixels of its inputs."""
+    return features.pack_inputs(
+        inputs, context.channels, pca=context.pca or _no_pca(), on_missing=context.on_missing
+    )
+
+
+def cut_of(window: Window) -> dict[str, slice]:
+    """A window in what was read for it."""
+    rows, cols = window.slices_in(window.pad(features.HALO_PX))
+    return {"y": rows, "x": cols}
 
 
 def _no_pca() -> PcaBasis:
@@ -169,20 +197,18 @@ def _no_pca() -> PcaBasis:
 
 def layers_shown(
     inputs: xr.Dataset,
-    stack: xr.DataArray,
     layers: Mapping[str, NDArray[Any]],
     year: int,
     part: tuple[slice, slice],
 ) -> NDArray[np.float16]:
-    """The evidence (layer, y, x) of a block, which is ``part`` of its inputs and of their stack.
+    """The evidence (layer, y, x) of a block, which is ``part`` of its inputs.
 
     ``layers`` are those of its map: where they have no label, it is beside the region and shows nothing.
     """
     label = layers["label"]
 
     def plane(name: str) -> NDArray[np.floating] | None:
-        # coherence of a pair is known only to the stack
-        found = stack.sel(channel=name) if name == "coherence" else inputs.get(name)
+        found = inputs.get(name)
         return None if found is None else np.where(label != NO_DATA, found.values[part], np.float32(np.nan))
 
     return evidence.layers_of(plane, label, np.asarray(layers["source_date"]), year)
@@ -229,13 +255,19 @@ def process_block(
     watch = Stopwatch()
     context = run_context(out, identity)
     outer = tiles.read_window(block, context.tile_px, context.overlap) if context.needs_halo else block.window
-    stack, inputs, report = features_of(context, year, outer, watch, last_attempt=attempt >= ATTEMPTS)
+    inputs, report = inputs_of(context, year, outer, watch, last_attempt=attempt >= ATTEMPTS)
     with watch.stage("features"):
+        sent: NDArray[np.float32] | Packed
+        if context.derive_on == "device":
+            sent, extent = packed_of(context, inputs), outer.pad(features.HALO_PX)
+        else:
+            stack = stack_of(context, inputs).isel(cut_of(outer))
+            sent, extent = _channels(stack, context.channels), outer
+        inputs = inputs.isel(cut_of(outer))
         present = features.modalities(inputs)
-        wanted = _channels(stack, context.channels)
     rows, cols = block.window.slices_in(outer)
     with watch.stage("predict"):
-        layers = dict(predict(wanted, outer, block))
+        layers = dict(predict(sent, extent, block))
     if PREDICT_S in layers:  # elsewhere, while this task waited
         watch.cpu_seconds["predict"] = layers.pop(PREDICT_S)
     with watch.stage("write"), room(out):
@@ -249,7 +281,7 @@ def process_block(
             if name in own
         }
         quicklook.write_block(out, year, block, seen)
-        shown = layers_shown(inputs, stack, layers, year, (rows, cols))
+        shown = layers_shown(inputs, layers, year, (rows, cols))
         evidence.write_block(out, year, block, shown)
     label = layers["label"]
     counts = np.bincount(label[label != NO_DATA].ravel(), minlength=layers["probability"].shape[0])

@@ -8,29 +8,23 @@ of a cluster that is joined a GPU is asked to. Its CPUs take float32, untried.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cryoscale.basis import context_of
 from cryoscale.cluster import ACTOR_THREADS
-from cryoscale.errors import AssetReadError, InputError, StoppedError
-from cryoscale.features.stack import PcaBasis
-from cryoscale.grid import Block, Window, location_code
+from cryoscale.deriving import Derivation, outruns_intake, try_deriving
+from cryoscale.errors import InputError, StoppedError
+from cryoscale.grid import Block
 from cryoscale.infer.actor import gpu_batch
 from cryoscale.infer.hardware import let_go_of_memory
-from cryoscale.infer.predict import optical_channels, valid_pixels
 from cryoscale.infer.tiles import stride_px
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.parity import REFERENCE, Choice, choose
 from cryoscale.plan import Items
-from cryoscale.read.raster import UnreadableError
 from cryoscale.roster import GPU, Workers
 from cryoscale.settings import Settings
-from cryoscale.task import Stopwatch, features_of
+from cryoscale.specimen import Specimen, take
 
 T = TypeVar("T")
 
@@ -44,14 +38,18 @@ WORTH_TILES = 300
 TRIAL_S = 900.0
 """How long a worker elsewhere may take for a trial; a network that is compiled takes a minute or so."""
 
-SAMPLES = 3
-"""Blocks that tiles are taken from, spread over the run."""
 
-_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""Tiles of a sample, side by side."""
+@dataclass(frozen=True)
+class Tried:
+    """What a cluster's GPU showed: the precision to take, and what making channels there comes to."""
 
-_MOST_LOOKED_AT = 12
-"""Blocks that are read at most to find those with data."""
+    choice: Choice
+    derivation: Derivation | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a run's record."""
+        more = {} if self.derivation is None else {"derivation": self.derivation.to_dict()}
+        return {**self.choice.to_dict(), **more}
 
 
 def try_precisions(
@@ -77,7 +75,7 @@ def try_precisions(
         tell("gpu_workers is 0 and there is a GPU, on which each CPU worker will hold a model; 1 holds one")
     if not candidates or (device == "cpu" and _is_short(settings, int(model["parameters"]), len(blocks))):
         return None
-    sample = _sample(settings, model, items, blocks, tell)
+    sample = _taken(settings, model, items, blocks, tell)
     if sample is None:
         # what auto means where nothing was chosen: float32 on a CPU, and bf16 on a GPU
         return None if device == "cpu" else Choice(REFERENCE, ())
@@ -91,11 +89,12 @@ def try_precisions_there(
     items: Items,
     blocks: Sequence[Block],
     tell: Callable[[str], None],
-) -> Choice | None:
+) -> Tried | None:
     """As :func:`try_precisions` on a GPU of a cluster that is joined; None where it shows none.
 
     What one GPU shows holds for all of the cluster: a worker that cannot run what was chosen holds no actor,
-    as no map is made by two arithmetics.
+    as no map is made by two arithmetics. Where the network outruns what its actor can take in, and
+    ``derive_on`` is ``auto``, the GPU is also asked to make channels itself (:mod:`deriving`).
     """
     if not _is_open(settings):
         return None
@@ -103,12 +102,15 @@ def try_precisions_there(
         candidates = _ask(found, _candidates_there, settings, str(model["name"]))
         if not candidates:
             return None
-        sample = _sample(settings, model, items, blocks, tell)
+        sample = _taken(settings, model, items, blocks, tell)
         if sample is None:
-            return Choice(REFERENCE, ())
+            return Tried(Choice(REFERENCE, ()))
         # some 90 MB, which is too much for a task's own message
         sent = found.client.scatter(sample, hash=False)
-        return _told(_ask(found, _chosen, settings, candidates, sent), tell)
+        made = _told(_ask(found, _chosen, settings, candidates, sent), tell)
+        if settings.model.derive_on != "auto" or not outruns_intake(made, settings, model["channels"]):
+            return Tried(made)
+        return Tried(made, _derivation_there(found, settings, made.precision, sent, tell))
     except StoppedError:
         raise
     except Exception as error:  # whatever may go wrong between here and there: the run itself will tell
@@ -173,15 +175,39 @@ def _candidates_there(settings: Settings, network: str) -> list[str]:
     return ["bf16-fused" if network == "cryonet" else "bf16-compiled", "bf16"]
 
 
-def _chosen(settings: Settings, candidates: Sequence[str], sample: _Sample) -> Choice:
+def _chosen(settings: Settings, candidates: Sequence[str], sample: Specimen) -> Choice:
     """What is the quickest of float32 and the candidates, in the process that is asked."""
     import torch
 
     threads = torch.get_num_threads()
     try:
-        return choose(_loader(settings, _device()), candidates, *sample)
+        return choose(_loader(settings, _device()), candidates, sample.tiles, sample.valid, sample.codes)
     finally:
         torch.set_num_threads(threads)
+        let_go_of_memory()
+
+
+def _derivation_there(
+    found: Workers, settings: Settings, precision: str, sent: Any, tell: Callable[[str], None]
+) -> Derivation | None:
+    """As :func:`_derivation` beside a GPU of the cluster; None where it could not be tried."""
+    try:
+        derivation = _ask(found, _derivation, settings, precision, sent)
+    except StoppedError:
+        raise
+    except Exception as error:  # the precision that was found holds all the same
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        tell(f"channels are made by the workers, as no GPU of the cluster could try to: {reason}")
+        return None
+    tell(str(derivation))
+    return derivation
+
+
+def _derivation(settings: Settings, precision: str, sample: Specimen) -> Derivation:
+    """What making channels on the GPU of the process that is asked costs and saves."""
+    try:
+        return try_deriving(_loader(settings, _device()), precision, sample, settings)
+    finally:
         let_go_of_memory()
 
 
@@ -193,6 +219,20 @@ def _ask(found: Workers, work: Callable[..., T], *given: Any) -> T:
     finally:
         future.cancel()
     return answer
+
+
+def _taken(
+    settings: Settings,
+    model: Mapping[str, Any],
+    items: Items,
+    blocks: Sequence[Block],
+    tell: Callable[[str], None],
+) -> Specimen | None:
+    tell("trying precisions on blocks of the run")
+    sample = take(settings, model, items, blocks)
+    if sample is None:
+        tell("no block could be read to try precisions on: float32 it is")
+    return sample
 
 
 def _told(made: Choice, tell: Callable[[str], None]) -> Choice:
@@ -240,53 +280,3 @@ def _loader(settings: Settings, device: str) -> Callable[[str], Any]:
         return model.served_tiles(gpu_batch()) if served else model
 
     return load
-
-
-_Sample = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32] | None]
-"""Tiles (n, c, h, w) of a few blocks, their valid pixels (n, h, w), and location codes where wanted."""
-
-
-def _sample(
-    settings: Settings,
-    model: Mapping[str, Any],
-    items: Items,
-    blocks: Sequence[Block],
-    tell: Callable[[str], None],
-) -> _Sample | None:
-    tell("trying precisions on blocks of the run")
-    basis = PcaBasis.from_dict(model["pca"]) if model["pca"] else None
-    channels = tuple(model["channels"])
-    context = dataclasses.replace(context_of(settings, "", items, basis), channels=channels)
-    step = -(-len(blocks) // _MOST_LOOKED_AT)
-    edge = settings.tile_px
-    tiles, valid, codes = [], [], []
-    for block in blocks[step // 2 :: step]:
-        middle = _middle(block, 2 * edge)
-        try:
-            stack, _, _ = features_of(context, settings.years[-1], middle, Stopwatch())
-        except (AssetReadError, UnreadableError):
-            continue  # the run will say so of this block
-        array = np.ascontiguousarray(stack.sel(channel=list(channels)).to_numpy(), np.float32)
-        mask = valid_pixels(array, optical_channels(channels, len(channels)))
-        if not mask.any():
-            continue
-        for y, x in _CORNERS:
-            cut = np.s_[y * edge : (y + 1) * edge, x * edge : (x + 1) * edge]
-            tiles.append(array[(slice(None), *cut)])
-            valid.append(mask[cut])
-            codes.append(
-                location_code(Window(middle.epsg, middle.row + y * edge, middle.col + x * edge, edge, edge))
-            )
-        if len(tiles) == SAMPLES * len(_CORNERS):
-            break
-    if not tiles:
-        tell("no block could be read to try precisions on: float32 it is")
-        return None
-    return np.stack(tiles), np.stack(valid), np.stack(codes) if model["needs_location"] else None
-
-
-def _middle(block: Block, edge_px: int) -> Window:
-    """A window around the middle of a block, which it may be larger than."""
-    own = block.window
-    row, col = own.row + (own.height - edge_px) // 2, own.col + (own.width - edge_px) // 2
-    return Window(own.epsg, row, col, edge_px, edge_px)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from cryoscale.features.inputs import (
     require_all,
 )
 from cryoscale.features.lazy import is_lazy, map_with_halo
+from cryoscale.features.packing import Packed, pack
 from cryoscale.features.pca import PcaBasis, fit_pca, fit_pca_on, sample_clear_pixels
 
 __all__ = [
@@ -41,7 +42,9 @@ __all__ = [
     "fit_pca",
     "fit_pca_on",
     "modalities",
+    "pack_inputs",
     "sample_clear_pixels",
+    "with_radar",
 ]
 
 HALO_PX = max(terrain.HALO_PX, texture.HALO_PX, insar.HALO_PX)
@@ -105,6 +108,42 @@ def build_stack(
         attrs=attrs,
         name="features",
     )
+
+
+def pack_inputs(
+    dataset: xr.Dataset, channels: Sequence[str], *, pca: PcaBasis | None, on_missing: OnMissing = "nan"
+) -> Packed:
+    """What ``channels`` of :func:`build_stack` are made of, as numbers of 16 bits; see :mod:`packing`.
+
+    Args:
+        dataset: as there, and loaded; a radar pair is taken by :func:`with_radar` first.
+        channels: those that a model takes.
+        pca: the basis of the principal components among them.
+        on_missing: as there.
+
+    Raises:
+        InputError: as there.
+    """
+    check_grid(dataset)
+    if on_missing == "fail":
+        require_all(dataset)
+    given = [name for name in (*BANDS, *PASSED_THROUGH) if name in dataset.data_vars]
+    shape = (dataset.sizes["y"], dataset.sizes["x"])
+    return pack({name: plane(dataset, name).values for name in given}, shape, channels, pca)
+
+
+def with_radar(dataset: xr.Dataset) -> xr.Dataset:
+    """Loaded inputs with coherence and phase among them: those of the radar pair where none are delivered.
+
+    Raises:
+        InputError: the two images of the pair are none of a pair.
+    """
+    if not has_pair(dataset) or {"coherence", "phase"} <= set(dataset.data_vars):
+        return dataset
+    slc1, slc2 = (np.ascontiguousarray(plane(dataset, name).values, np.complex64) for name in PAIR)
+    computed = zip(("coherence", "phase"), insar.coherence_phase(slc1, slc2), strict=True)
+    more = {name: (("y", "x"), values) for name, values in computed if name not in dataset.data_vars}
+    return dataset.assign(more)
 
 
 def modalities(dataset: xr.Dataset) -> xr.DataArray:

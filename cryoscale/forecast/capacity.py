@@ -6,7 +6,7 @@ All sides work at the same time, and the slowest is the clock:
 * **CPU workers**: two tasks each (:mod:`cryoscale.cluster`), by their seconds of the clock, waiting
   included, or by processor seconds over the worker's cores where these are fewer than its tasks;
 * **network**: features travel to the actors (:mod:`cryoscale.infer.wire`), over the link of a GPU's node;
-* **intake**: what arrives there is taken in by the one process of each actor, :data:`INTAKE_BYTES_S`;
+* **intake**: what arrives there is taken in by the one process of each actor, ``wire.INTAKE_BYTES_S``;
 * **scenes**: whoever holds them sends them, all workers together, where it is said how fast;
 * **driver**: one process hands all blocks out, :data:`DRIVER_S` each.
 
@@ -24,12 +24,10 @@ from typing import Final
 
 from cryoscale.errors import ConfigError
 from cryoscale.forecast.rates import Prices
+from cryoscale.infer.wire import INTAKE_BYTES_S
 
 TARGET_TILES_S: Final = 2500.0
 """Tiles of 256 px a second of the full CryoNet on an H200: the target of the design, never measured."""
-
-INTAKE_BYTES_S: Final = 1.99e9
-"""Of one actor's process: benchmarks/results/scaling.jsonl, on 2 cores that who sends has a share in."""
 
 DRIVER_S: Final = 0.0045
 """Of the clock a block, on 2 cores: benchmarks/results/orchestration.jsonl, the scheduler of its own."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from cryoscale.forecast.capacity import (
     FINISH_S,
-    INTAKE_BYTES_S,
     BlockCost,
     Fleet,
     Site,
@@ -16,6 +15,7 @@ from cryoscale.forecast.capacity import (
     intake_s,
 )
 from cryoscale.forecast.rgi import ICE_PCT, Blocks
+from cryoscale.infer.wire import INTAKE_BYTES_S
 
 _MACHINES = ("region", "area km2", "blocks", "GPUs", "busy %", "CPU workers", "CPU nodes", "hours", "slowest")
 _AMOUNTS = ("region", "GPU hours", "CPU worker hours", "then hours", "fetched TB", "stored GB")

@@ -129,7 +129,7 @@ def _sample(
     wanted = np.ascontiguousarray(stack.sel(channel=list(predictor.channels)).values)
     layers = _predicted(actor, wanted, outer, block, sums)
     if layers is not None:
-        _written(layers, inputs, stack, outer, block, year, report, sums, predictor)
+        _written(layers, inputs, outer, block, year, report, sums, predictor)
 
 
 def _predicted(
@@ -164,7 +164,6 @@ def _on_gpu(actor: ModelActor) -> bool:
 def _written(
     layers: dict[str, Any],
     inputs: Any,
-    stack: Any,
     outer: Window,
     block: Block,
     year: int,
@@ -191,7 +190,7 @@ def _written(
         with watch.stage("write"):
             record = mosaic.write_block(url, year, block, layers)
             quicklook.write_block(folder, year, block, seen)
-            shown = layers_shown(inputs, stack, layers, year, (rows, cols))
+            shown = layers_shown(inputs, layers, year, (rows, cols))
             evidence.write_block(folder, year, block, shown)
         described = _size(Path(url), "zarr.json")
         mosaic.build_levels(url, year, block.epsg)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cryoscale.errors import ConfigError, OperatorError, WeightsError
 from cryoscale.grid import Window
 from cryoscale.infer.arrays import ArrayEngine
@@ -28,9 +30,9 @@ from cryoscale.infer.tiles import window_of_block
 from cryoscale.infer.wire import Standard
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
+    from cryoscale.features.packing import Packed
     from cryoscale.grid import Block
     from cryoscale.infer.device import DeviceEngine
 
@@ -114,7 +116,7 @@ class ModelActor:
 
     def predict(
         self,
-        features: NDArray[np.float32],
+        features: NDArray[np.float32] | Packed,
         row: int,
         col: int,
         block: Block | Window,
@@ -124,7 +126,8 @@ class ModelActor:
         """``probability`` (k, y, x), ``label``, ``confidence``, ``disagreement`` (y, x) of ``block``, u1.
 
         Args:
-            features: (c, h, w) float32, physical units, NaN = missing; or as :meth:`wire` allows.
+            features: (c, h, w) float32, physical units, NaN = missing; or as :meth:`wire` allows; or the
+                numbers (p, h, w) that the model's channels are made of, beside it.
             row: world row of the first row of ``features``.
             col: world column of its first column.
             block: the pixels to map, in the zone of the features.
@@ -156,12 +159,18 @@ class ModelActor:
     def serve(self, *arguments: Any) -> tuple[dict[str, NDArray[np.uint8]], float]:
         """As :meth:`predict`, and how long it took: of the GPU by the clock, on a CPU of the processor.
 
-        The features may be told by where they lie, see :mod:`handover`.
+        The features may be told by where they lie, see :mod:`handover`. The last argument is the recipe of
+        numbers, or None.
         """
         tell = time.perf_counter if self._on_gpu else time.thread_time
         start = tell()
-        features, *more = arguments
-        bands = self.predict(features.taken() if isinstance(features, Handed) else features, *more)
+        sent, *more, recipe = arguments
+        features = sent.taken() if isinstance(sent, Handed) else sent
+        if recipe is not None:
+            from cryoscale.features.packing import Packed  # which the recipe has imported
+
+            features = Packed(features, recipe)
+        bands = self.predict(features, *more)
         return bands, tell() - start
 
     def stats(self) -> dict[str, float]:
@@ -213,17 +222,23 @@ class ModelActor:
 
     def _predict(
         self,
-        features: NDArray[np.float32],
+        features: NDArray[np.float32] | Packed,
         origin: tuple[int, int],
         window: Window,
         channels: tuple[str, ...] | None,
     ) -> Mapped:
         """Predict ``window``; start over with half the batch as often as memory runs out."""
         wanted = getattr(self._predictor, "channels", None)
-        optical = optical_channels(channels or wanted, features.shape[0])
-        taken = channel_indices(channels, wanted, features.shape[0])
-        extent = Window(window.epsg, *origin, *features.shape[1:])
-        carried = Carried(features, extent, taken or range(features.shape[0]), optical)
+        array: NDArray[Any]
+        if isinstance(features, np.ndarray):
+            array, recipe, count = features, None, len(features)
+        else:
+            array, recipe = features.numbers, features.recipe
+            channels, count = recipe.channels, len(recipe.channels)
+        optical = optical_channels(channels or wanted, count)
+        taken = channel_indices(channels, wanted, count)
+        extent = Window(window.epsg, *origin, *array.shape[1:])
+        carried = Carried(array, extent, taken or range(count), optical, recipe)
         while True:
             try:
                 return self._engine.predict(carried, window)

@@ -37,6 +37,10 @@ class ArrayEngine:
         Raises:
             OperatorError: if the model answers with another shape, or not finite on a valid pixel.
         """
+        if features.recipe is not None:
+            from cryoscale.infer.derive import derived  # and with it torch, which not every model has
+
+            features = derived(features)
         array, taken = features.array, list(features.taken)
         found = predict_window(
             array if taken == list(range(array.shape[0])) else array[taken],

@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cryoscale.errors import ActorLostError, ActorSilentError
-from cryoscale.infer.handover import lent
+from cryoscale.infer.handover import Handed, Lent, lent
 from cryoscale.infer.wire import NARROW, Standard, narrow
 
 if TYPE_CHECKING:
-    import numpy as np
     from distributed.actor import Actor
     from numpy.typing import NDArray
     from tornado.ioloop import IOLoop
 
+    from cryoscale.features.packing import Packed
     from cryoscale.grid import Block, Window
 
 CONNECT_S = 5.0
@@ -113,13 +115,18 @@ def call_actor(actor: ActorRef, method: str, *args: Any, deadline_s: float) -> A
 
 
 def predict_on(
-    actor: ActorRef, features: NDArray[np.float32], window: Window, block: Block, *, deadline_s: float
+    actor: ActorRef,
+    features: NDArray[np.float32] | Packed,
+    window: Window,
+    block: Block,
+    *,
+    deadline_s: float,
 ) -> tuple[dict[str, NDArray[np.uint8]], float]:
-    """The bands of ``block`` by ``actor``, sent there once its process has room for it, and seconds of work.
+    """The bands of ``block`` by ``actor``, sent once its process has room for it, and seconds of work.
 
     Args:
         actor: the actor.
-        features: (c, h, w) float32 on ``window``, physical units.
+        features: (c, h, w) float32 on ``window``, physical units; or what they are made of.
         window: the pixels that ``features`` lie on.
         block: the pixels to map.
         deadline_s: how long to wait for the room, and then for the answer.
@@ -127,17 +134,10 @@ def predict_on(
     Raises:
         ActorLostError: as :func:`call_actor`.
     """
-    standard = _wire_of(actor, deadline_s)
-    # An actor on a CPU takes seconds for what is sent in tenths, and its features would lie there twice.
-    memory = lent() if standard is not None and _reached_by(actor, deadline_s) else None
-    sent: Any = features
-    if standard is not None and memory is not None:
-        array, sent = memory.array(features.shape, NARROW)
-        narrow(features, standard, out=array)
-    elif standard is not None:
-        sent = narrow(features, standard)
+    recipe = None if isinstance(features, np.ndarray) else features.recipe
+    sent, memory = _in_short(features, actor, deadline_s)
     ticket = call_actor(actor, "admit", deadline_s=deadline_s)
-    place = (window.row, window.col, block, None, ticket)
+    place = (window.row, window.col, block, None, ticket, recipe)
     try:
         bands, seconds = call_actor(actor, "serve", sent, *place, deadline_s=deadline_s)
     except BaseException:
@@ -146,6 +146,34 @@ def predict_on(
             memory.drop()
         raise
     return bands, seconds
+
+
+def _in_short(
+    features: NDArray[np.float32] | Packed, actor: ActorRef, deadline_s: float
+) -> tuple[NDArray[Any] | Handed, Lent | None]:
+    """What an actor is sent, and the memory that it was put into, if the actor can map it."""
+    standard = _wire_of(actor, deadline_s)
+    if isinstance(features, np.ndarray):
+        if standard is None:
+            return features, None
+        shape, fill = features.shape, partial(narrow, features, standard)
+    else:
+        shape, fill = features.numbers.shape, partial(_copied, features.numbers)
+    # An actor on a CPU takes seconds for what is sent in tenths, and its features would lie there twice.
+    memory = lent() if standard is not None and _reached_by(actor, deadline_s) else None
+    if memory is None:
+        return fill(), None
+    array, sent = memory.array(shape, NARROW)
+    fill(out=array)
+    return sent, memory
+
+
+def _copied(numbers: NDArray[np.uint16], out: NDArray[np.uint16] | None = None) -> NDArray[np.uint16]:
+    """The numbers, in ``out`` where that is given."""
+    if out is None:
+        return numbers
+    np.copyto(out, numbers)
+    return out
 
 
 @lru_cache(maxsize=64)

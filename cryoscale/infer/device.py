@@ -31,6 +31,7 @@ from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.infer.wire import NARROW
 
 if TYPE_CHECKING:
+    from cryoscale.infer.derive import Deriver
     from cryoscale.infer.encode import Confidence
     from cryoscale.infer.predict import Tiling
     from cryoscale.infer.wire import Standard
@@ -193,22 +194,33 @@ class _Upload:
         stream: Any,
     ) -> None:
         self._features, self._window, self._size = features, window, tiling.tile_px
+        self._derive = _deriver(features, model.device)
+        self._halo = 0 if self._derive is None else self._derive.halo_px
         self._device, self._standard = model.device, model.standard
         self._stride = stride = stride_px(tiling.tile_px, tiling.overlap)
         self.rows = tile_origins(window.row, window.row + window.height, tiling.tile_px, stride)
         self.cols = tile_origins(window.col, window.col + window.width, tiling.tile_px, stride)
         self.hull = read_window(window, tiling.tile_px, tiling.overlap)
-        self._common = self.hull.intersect(features.extent)
+        self._common = self.hull.intersect(features.extent.pad(-self._halo))
         # Zero is the training mean: what a model sees where features end or are missing. As many channels as
         # tiles have: what a network wants filled up is zero here already, and rows are copied as they lie.
         shape = (*self.hull.shape, like.shape[-1])
         self._canvas = torch.zeros(shape, dtype=like.dtype, device=self._device)
         self.valid = torch.zeros(window.shape, dtype=torch.bool, device=self._device)
         more = [channel for channel in features.optical if channel not in features.taken]
-        self._sent = [*features.taken, *more]
-        at = [self._sent.index(channel) for channel in features.optical]
+        self._laid = [*features.taken, *more]
+        at = [self._laid.index(channel) for channel in features.optical]
         self._optical = torch.tensor(at, device=self._device)
+        self._sent: Sequence[int] = self._laid if self._derive is None else range(len(features.array))
+        self._numbers: Tensor | None = None
+        if self._derive is not None and self._common is not None:
+            around = self._common.pad(self._halo)
+            self._numbers = torch.empty(
+                (len(self._sent), *around.shape), dtype=torch.int16, device=self._device
+            )
         self._next = self._common.row if self._common else 0
+        self._read = self._next - self._halo
+        self._strip_rows = STRIP_ROWS if self._derive is None else self._derive.strip_rows
         self._stream = stream
         self._buffers: list[tuple[Tensor, Any]] = []
         if stream is not None:
@@ -269,13 +281,16 @@ class _Upload:
             return
         bottom = self._common.row + self._common.height
         while self._next < min(row, bottom):
-            height = min(STRIP_ROWS, bottom - self._next)
+            height = min(self._strip_rows, bottom - self._next)
             self._send(replace(self._common, row=self._next, height=height))
             self._next += height
 
     def _send(self, strip: Window) -> None:
-        rows, cols = strip.slices_in(self._features.extent)
-        staged = self._staged(strip)
+        """Send the rows of a strip that are not there yet, and lay its channels into the canvas."""
+        around = strip.pad(self._halo)
+        new = replace(around, row=self._read, height=around.row + around.height - self._read)
+        rows, cols = new.slices_in(self._features.extent)
+        staged = self._staged(new)
         target = staged.numpy()
         for number, channel in enumerate(self._sent):
             np.copyto(target[number], self._array[channel, rows, cols])
@@ -283,8 +298,19 @@ class _Upload:
             there = staged.to(self._device, non_blocking=True)
             if self._stream is not None:
                 self._buffers[self._number % _BUFFERS][1].record(self._stream)
-            self._lay(there, strip)
+            self._lay(there if self._derive is None else self._derived(there, new, strip), strip)
         self._number += 1
+        self._read += new.height
+
+    def _derived(self, there: Tensor, new: Window, strip: Window) -> Tensor:
+        """The channels (c, h, w) of a strip, of the numbers that are there by now."""
+        assert self._numbers is not None
+        assert self._derive is not None
+        assert self._common is not None
+        around = self._common.pad(self._halo)
+        self._numbers[(slice(None), *new.slices_in(around))] = there
+        found = self._derive(self._numbers[(slice(None), *strip.pad(self._halo).slices_in(around))])
+        return found[self._laid]
 
     def _staged(self, strip: Window) -> Tensor:
         """Host memory (c, h, w) that the device no longer reads; page-locked for a GPU."""
@@ -292,7 +318,8 @@ class _Upload:
         if self._stream is None:
             return torch.empty(shape, dtype=self._host)
         if len(self._buffers) < _BUFFERS:
-            whole = torch.empty(STRIP_ROWS * shape[0] * shape[2], dtype=self._host, pin_memory=True)
+            most = (self._strip_rows + 2 * self._halo) * shape[0] * shape[2]
+            whole = torch.empty(most, dtype=self._host, pin_memory=True)
             self._buffers.append((whole, torch.cuda.Event()))
         whole, read = self._buffers[self._number % _BUFFERS]
         read.synchronize()
@@ -301,7 +328,7 @@ class _Upload:
     def _lay(self, strip: Tensor, at: Window) -> None:
         """Put a strip (c, h, w) that is on the device into the canvas and the mask."""
         mean, std = self._standard
-        if self._narrow:  # standardised before it was sent
+        if self._narrow and self._derive is None:  # standardised before it was sent
             strip = strip.view(torch.bfloat16)
             x = strip[: len(mean)]
         else:
@@ -320,6 +347,15 @@ class _Upload:
             return nullcontext()
         context: AbstractContextManager[Any] = torch.cuda.stream(self._stream)
         return context
+
+
+def _deriver(features: Carried, device: torch.device) -> Deriver | None:
+    """What makes channels of numbers; only where there are some it is imported, and numba with it."""
+    if features.recipe is None:
+        return None
+    from cryoscale.infer.derive import Deriver
+
+    return Deriver(features.recipe, device)
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:

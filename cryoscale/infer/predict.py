@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from cryoscale.features.packing import Recipe
+
 Predict = Callable[..., Any]
 """Features (n, c, h, w), physical units with NaN for what is missing, to probabilities (n, k, h, w).
 
@@ -75,16 +77,19 @@ class Carried:
     """Features on their way to the device.
 
     Attributes:
-        array: (c, h, w) float32, physical units, NaN = missing; or, for a device, as of :mod:`wire`.
+        array: (c, h, w) float32, physical units, NaN = missing; or, for a device, as of :mod:`wire`; or
+            the numbers that channels are to be made of.
         extent: the world pixels that it lies on.
-        taken: its channels that the model takes, in the model's order.
-        optical: its channels that have to be finite where there is to be a map.
+        taken: its channels that the model takes, in the model's order; of numbers, of what is made of them.
+        optical: its channels that have to be finite where there is to be a map; likewise.
+        recipe: what numbers stand for.
     """
 
     array: NDArray[Any]
     extent: Window
     taken: Sequence[int]
     optical: Sequence[int]
+    recipe: Recipe | None = None
 
 
 def optical_channels(channels: Sequence[str] | None, count: int) -> list[int]:

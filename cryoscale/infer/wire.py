@@ -6,20 +6,18 @@ Gbit/s carry against less, and half the time of the core that copies it into pag
 the same to the last bit, as the network is given the very numbers that it would have rounded to itself; so
 there is nothing to gate.
 
-Digital numbers would be 34 bytes (twelve bands, temperature, elevation, velocity, coherence and phase in 2
-each). But bands are resampled to 10 m and composited, so that no whole numbers are left to send; elevation in
-2 bytes makes steps of its slopes; and the 13 channels that are derived would have to be made again on the
-device, by a second implementation that is only nearly equal. ``python -m benchmarks.wire`` reckons what it
-would save on a link: nothing that the network could use, unless it is slower than 25 Gbit/s. An actor's
-process takes in less than a link brings: 1.99 GB/s on two cores, 1,806 tiles/s at 50 % overlap, and 18 bands
-of 16 bits would be 3,009 (``benchmarks/results/scaling.jsonl``). That is what they would win, where 139
-workers of two cores feed one GPU over a network, or 46 with three dates; on its own machine features are
-mapped and not sent at all. With fewer it is the reading that a GPU waits for.
+What the channels are made of is 36 bytes (:mod:`cryoscale.features.packing`), from which a device can make
+them itself (:mod:`derive`). Links would not ask for it (``python -m benchmarks.wire``), but an actor's
+process takes in less than a link brings: 1.99 GB/s on two cores, 1,806 tiles/s at 50 % overlap as channels
+and 3,009 as numbers (``benchmarks/results/scaling.jsonl``). That matters where a network does more and some
+140 workers of two cores feed its GPU over a network, or 46 with three dates; on its own machine features are
+mapped and not sent at all. With fewer it is the reading that a GPU waits for. So whether channels are made
+there is found out before a run (:mod:`cryoscale.deriving`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -29,6 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+BYTES_A_CHANNEL: Final = 2
+"""Of a pixel's channel, as it is sent."""
+
+INTAKE_BYTES_S: Final = 1.99e9
+"""Of one actor's process: benchmarks/results/scaling.jsonl, on 2 cores that who sends has a share in."""
 
 NARROW = np.dtype(np.uint16)
 """Of an array that holds standardised features as the bits of bf16, which numpy does not know."""

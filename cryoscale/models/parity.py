@@ -6,6 +6,7 @@ candidate runs beside torch in float32 on tiles of the run itself, and is taken 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Parity:
     @property
     def passes(self) -> bool:
         """Whether it may be used in the place of float32."""
-        return self.agreement >= LEAST_AGREEMENT and self.difference <= MOST_DIFFERENCE
+        return passes(self.agreement, self.difference)
 
     def to_dict(self) -> dict[str, Any]:
         """For a run's record."""
@@ -71,12 +72,22 @@ class Parity:
         return f"{told}, {likeness}" + ("" if self.passes else ", not taken")
 
 
+def passes(agreement: float, difference: float) -> bool:
+    """Whether answers are so like those of float32 that they may stand in their place."""
+    return agreement >= LEAST_AGREEMENT and difference <= MOST_DIFFERENCE
+
+
 @dataclass(frozen=True)
 class Choice:
     """The precision to take, and what all that were tried showed."""
 
     precision: str
     tried: tuple[Parity, ...]
+
+    @property
+    def seconds_a_tile(self) -> float:
+        """Of the network in that precision; infinite where it was not tried."""
+        return next((one.seconds_a_tile for one in self.tried if one.precision == self.precision), math.inf)
 
     def to_dict(self) -> dict[str, Any]:
         """For a run's record."""
@@ -112,7 +123,7 @@ def choose(
         except Exception as error:  # a library that cannot run this network is no reason to stop
             tried.append(Parity(name, why_not=f"cannot be had: {' '.join(str(error).split())[:200]}"))
             continue
-        tried.append(Parity(name, *_likeness(answers, wanted, valid), seconds))
+        tried.append(Parity(name, *likeness(answers, wanted, valid), seconds))
     usable = [parity for parity in tried if parity.passes]
     return Choice(min(usable, key=lambda parity: parity.seconds_a_tile).precision, tuple(tried))
 
@@ -138,9 +149,13 @@ def _answers(
     return np.concatenate(found[1:]), float(np.median(took[1:]) if alone is None else alone())
 
 
-def _likeness(
+def likeness(
     answers: NDArray[np.float32], wanted: NDArray[np.float32], valid: NDArray[np.bool_]
 ) -> tuple[float, float]:
+    """Share of the valid pixels (n, h, w) with the same class, and the mean difference of probabilities.
+
+    The absolute one, of probabilities (n, k, h, w); nothing is alike where an answer is not finite.
+    """
     if not np.isfinite(answers).all():
         return 0.0, 1.0
     alike = answers.argmax(axis=1)[valid] == wanted.argmax(axis=1)[valid]

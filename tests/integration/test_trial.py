@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,10 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from cryoscale import cluster, trial
+from cryoscale import cluster, deriving, trial
 from cryoscale.cluster import Site
 from cryoscale.config import load_config
 from cryoscale.errors import ExtraError, InputError
+from cryoscale.infer import derive
+from cryoscale.infer.derive import Deriver
+from cryoscale.models import parity
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.parity import Choice, Parity
 from cryoscale.pipeline import run as run_pipeline
@@ -147,7 +151,7 @@ def test_on_a_gpu_the_network_is_tried_as_it_is_served_there(
     assert reference["precision"] == "fp32"
     assert 0 < served["difference"] < 0.05  # weights are drawn: too much for the gate, and no more
 
-    monkeypatch.setattr(trial, "_sample", lambda *given: None)
+    monkeypatch.setattr(trial, "_taken", lambda *given: None)
     draft = draft_run(tiny_range.settings(), str(tmp_path / "run"))
     assert draft.manifest["identity"]["precision"] == "fp32"
 
@@ -195,6 +199,76 @@ def test_a_gpu_of_a_cluster_is_asked_which_precision_it_can_be(
     begin(after, str(tmp_path / "run"))
     again = draft_run(tiny_range.settings(cluster={"kind": "tcp://127.0.0.1:1"}), str(tmp_path / "run"))
     assert (again.resumes, again.settings.model.precision) == (True, found["precision"])
+
+
+@pytest.mark.parametrize(("intake_bytes_s", "pays"), [(1e3, True), (1e12, None), (4e6, False)])
+def test_a_network_that_outruns_its_channels_has_them_made_on_the_gpu(
+    tiny_range: TinyRange,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    intake_bytes_s: float,
+    pays: bool | None,
+) -> None:
+    """Where an actor takes in little, much, and so much that making channels costs more than it saves."""
+
+    def on_cpu(**keywords: Any) -> Any:
+        model = load_predictor(**{**keywords, "device": "cpu"})
+        monkeypatch.setattr(type(model), "on_device", True)
+        return model
+
+    class Slow(Deriver):
+        def __call__(self, numbers: torch.Tensor) -> torch.Tensor:
+            if pays is False:
+                time.sleep(0.2)
+            return super().__call__(numbers)
+
+    monkeypatch.setattr(trial, "_device", lambda: "cuda")
+    monkeypatch.setattr(trial, "_candidates_there", lambda settings, network: ["bf16"])
+    monkeypatch.setattr(trial, "load_predictor", on_cpu)
+    monkeypatch.setattr(deriving, "INTAKE_BYTES_S", intake_bytes_s)
+    monkeypatch.setattr(derive, "Deriver", Slow)
+    for name, limit in (("LEAST_AGREEMENT", 0.5), ("MOST_DIFFERENCE", 0.1)):  # the weights are drawn
+        monkeypatch.setattr(parity, name, limit)
+    monkeypatch.setattr(trial, "choose", as_bf16)
+    _, after, told = tried_on_a_cluster(tiny_range, tmp_path / "run")
+    found = after.manifest["model"]["precisions"]
+    assert found["precision"] == "bf16"
+    if pays is None:
+        assert "derivation" not in found
+    else:
+        assert found["derivation"]["pays"] is pays
+        assert 0.5 < found["derivation"]["agreement"] <= 1
+        assert found["derivation"]["numbers_s"] < found["derivation"]["channels_s"]
+        assert told[-1].startswith("channels made on the GPU: ")
+        assert told[-1].endswith(", not taken") is not pays
+    assert after.settings.model.derive_on == ("device" if pays else "auto")
+    assert after.manifest["identity"].get("derive_on") == ("device" if pays else None)
+    assert after.manifest["context"]["derive_on"] == ("device" if pays else "workers")
+    begin(after, str(tmp_path / "run"))
+    again = draft_run(tiny_range.settings(cluster={"kind": "tcp://127.0.0.1:1"}), str(tmp_path / "run"))
+    assert (again.resumes, again.settings.model.derive_on) == (True, "device" if pays else "workers")
+
+
+def test_a_gpu_that_cannot_make_channels_keeps_the_precision_that_was_found(
+    tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any) -> Any:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(trial, "_device", lambda: "cuda")
+    monkeypatch.setattr(trial, "_candidates_there", lambda settings, network: ["bf16"])
+    monkeypatch.setattr(trial, "load_predictor", lambda **given: load_predictor(**{**given, "device": "cpu"}))
+    monkeypatch.setattr(trial, "choose", as_bf16)
+    monkeypatch.setattr(deriving, "INTAKE_BYTES_S", 1e3)
+    monkeypatch.setattr(trial, "try_deriving", fails)
+    _, after, told = tried_on_a_cluster(tiny_range, tmp_path / "run")
+    assert (after.settings.model.precision, after.settings.model.derive_on) == ("bf16", "auto")
+    assert "no GPU of the cluster could try to: no kernel image is available" in told[-1]
+
+
+def as_bf16(*given: Any) -> Choice:
+    """A trial that bf16 has won, a millisecond a tile."""
+    return Choice("bf16", (Parity("fp32", 1.0, 0.0, 0.004), Parity("bf16", 1.0, 0.0, 0.001)))
 
 
 def test_a_cluster_without_a_gpu_is_left_as_it_was_and_one_that_fails_is_told(

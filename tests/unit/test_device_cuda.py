@@ -7,18 +7,23 @@ import pytest
 import torch
 
 from cryoscale.bench.network import predictor_of
+from cryoscale.features.packing import HALO_PX
+from cryoscale.features.stack import CHANNELS, pack_inputs
 from cryoscale.grid import Window
 from cryoscale.infer.actor import GPU_BATCH, ModelActor
 from cryoscale.infer.arrays import ArrayEngine
+from cryoscale.infer.derive import Deriver
 from cryoscale.infer.device import DeviceEngine
 from cryoscale.infer.encode import Confidence
 from cryoscale.infer.merge import Merger
-from cryoscale.infer.predict import Tiling
+from cryoscale.infer.predict import Carried, Tiling
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.infer.wire import narrow
 from cryoscale.models import gates
 from cryoscale.models.serving import Served
 from tests.toy_networks import toy
+from tests.unit.test_features_packing import BASIS
+from tests.unit.test_infer_derive import scene
 from tests.unit.test_infer_device import BLOCK, OUTER, assert_alike, carried, features_on
 
 pytestmark = [
@@ -75,6 +80,34 @@ def test_a_large_block_gives_the_same_bytes_each_time_and_in_either_form(precisi
     plain = exact.predict(carried(array, extent), window).bands
     alike = (plain["label"] == wanted["label"])[plain["label"] != 255].mean()
     assert alike > 0.95  # drawn weights are unsure everywhere; trained ones pass the gate at 0.995
+
+
+def test_channels_made_on_a_gpu_are_those_made_on_a_cpu() -> None:
+    packed = pack_inputs(scene(300, 400), CHANNELS, pca=BASIS)
+    numbers = torch.from_numpy(packed.numbers.view(np.int16))
+    found = Deriver(packed.recipe, torch.device("cuda"))(numbers.cuda()).cpu().numpy()
+    wanted = Deriver(packed.recipe, torch.device("cpu"))(numbers).numpy()
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+    np.testing.assert_allclose(found, wanted, rtol=4 * np.finfo(np.float32).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-fused"])
+def test_a_large_block_of_numbers_is_mapped_as_its_channels_are(precision: str) -> None:
+    window = Window(32645, -512, 256, 512, 512)
+    extent = read_window(window, 64, 0.5)
+    model = toy("cryonet", device="cuda", precision=precision)
+    packed = pack_inputs(scene(*extent.pad(HALO_PX).shape), model.channels, pca=None)
+    numbers = torch.from_numpy(packed.numbers.view(np.int16))
+    features = Deriver(packed.recipe, torch.device("cpu"))(numbers).numpy()
+    engine = DeviceEngine(model, Tiling(64, 0.5, 32), PLAIN)
+    sent = Carried(packed.numbers, extent.pad(HALO_PX), range(3), (0, 1), packed.recipe)
+    wanted = engine.predict(carried(features, extent), window).bands
+    found = engine.predict(sent, window).bands
+    assert_alike(found, wanted, few=0.02)
+    for _ in range(3):  # a strip that was read too early would not be so each time
+        again = engine.predict(sent, window).bands
+        for name, band in found.items():
+            np.testing.assert_array_equal(again[name], band, err_msg=name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

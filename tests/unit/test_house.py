@@ -23,8 +23,10 @@ BEYOND = {
     "view": {"write"},
     # a tile that is flipped takes its aspect along
     "models/variants": {"features"},
-    # the actor holds a model
-    "infer/actor": {"models"},
+    # the actor holds a model, and is handed what channels are made of
+    "infer/actor": {"models", "features"},
+    # it makes on a device what they make on a worker
+    "infer/derive": {"features"},
 }
 # The storeys above the stages, lowest first: each imports only what lies below it.
 STOREYS = [
@@ -58,6 +60,8 @@ STOREYS = [
     "dealing",
     "waiting",
     "basis",
+    "specimen",
+    "deriving",
     "trial",
     "blocktask",
     "preload",
