@@ -209,6 +209,7 @@ def _of_config(settings: Settings, made: Plan, gpu_tiles_s: float | None, site: 
     from cryoscale.forecast.rgi import Blocks
 
     tiles_s, told = gpu_rate(made.profile, gpu_tiles_s, made.passes)
+    site = replace(site, derive_on=settings.model.derive_on)
     if site.hours is None and site.gpus is None and settings.cluster.gpu_workers:
         site = replace(site, gpus=settings.cluster.gpu_workers)
     years = len(settings.years)

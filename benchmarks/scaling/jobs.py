@@ -29,9 +29,10 @@ class Form:
 
 FORMS = (
     # to a GPU, which rounds them so; what rounding costs the task is not counted (see benchmarks.wire)
-    Form("30 channels of 16 bits (as it is)", 30 * 2, True),
-    # twelve bands, elevation, temperature, two of velocity, coherence and phase
-    Form("18 input bands of 16 bits (what if)", 18 * 2, False),
+    Form("30 channels of 16 bits", 30 * 2, True),
+    # what they are made of, elevation in two; neither is counted what packing costs the task, nor what making
+    # channels costs the GPU
+    Form("18 numbers of 16 bits, channels made by the GPU", 18 * 2, False),
 )
 
 

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from cryoscale.features import terrain, texture
 from cryoscale.features.channels import BANDS, CHANNELS
-from cryoscale.features.inputs import PASSED_THROUGH
 from cryoscale.features.pca import PcaBasis
 from cryoscale.features.spectral import INDEX_BANDS
 from cryoscale.kernel import kernel
 
 HALO_PX: Final = max(terrain.HALO_PX, texture.HALO_PX)
 """Pixels that inputs reach further, on each side, than the channels made of them."""
+
+_HALF, _WHOLE = "velocity", "elevation"
 
 _MOST = 2**16 - 2
 """The last cell; they are counted from 0, and a cell's number is one more."""
@@ -48,8 +49,8 @@ CELLS: Final[Mapping[str, Cells]] = {
     "coherence": Cells(2**15),  # up to 2
     "phase": Cells(2**13, -(2**15)),  # rad, from -4 to 4
 }
-"""Inputs that are numbered by cells. Of the others ``velocity`` is a float of 16 bits, up to 65 km a year,
-and ``elevation`` the two halves of its float of 32, the upper one first."""
+"""Inputs that are numbered by cells, in the order of their planes. After them come ``velocity``, a float of
+16 bits, up to 65 km a year, and the two halves of ``elevation``'s float of 32, the upper one first."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Packed:
 
 def planes_of(name: str) -> int:
     """How many planes of numbers an input takes."""
-    return 2 if name == "elevation" else 1
+    return 2 if name == _WHOLE else 1
 
 
 def bytes_a_pixel(channels: Iterable[str] = CHANNELS) -> int:
@@ -91,16 +92,16 @@ def bytes_a_pixel(channels: Iterable[str] = CHANNELS) -> int:
 
 
 def inputs_for(channels: Iterable[str]) -> tuple[str, ...]:
-    """Names of the inputs that ``channels`` are made of, in the order of the stack."""
+    """Names of the inputs that ``channels`` are made of, in the order of their planes."""
     wanted = {name for channel in channels for name in _inputs_of(channel)}
-    return tuple(name for name in (*BANDS, *PASSED_THROUGH) if name in wanted)
+    return tuple(name for name in (*CELLS, _HALF, _WHOLE) if name in wanted)
 
 
 def _inputs_of(channel: str) -> Sequence[str]:
     if channel in INDEX_BANDS:
         return INDEX_BANDS[channel]
     if channel in ("slope", "aspect"):
-        return ("elevation",)
+        return (_WHOLE,)
     if channel == "GLCM_dissimilarity":
         return ("B08",)
     return BANDS if channel.startswith(("PCA", "TC_")) else (channel,)
@@ -129,7 +130,7 @@ def pack(
         plane = np.ascontiguousarray(planes[name], np.float32)
         if name in CELLS:
             _number(plane, CELLS[name].a_unit, CELLS[name].first, numbers[at])
-        elif name == "velocity":
+        elif name == _HALF:
             _shorten(plane, numbers[at])
         else:
             _halve(plane, numbers[at], numbers[at + 1])

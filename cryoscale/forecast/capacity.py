@@ -5,7 +5,8 @@ All sides work at the same time, and the slowest is the clock:
 * **GPUs**: tiles of all blocks over the tiles that the actors predict;
 * **CPU workers**: two tasks each (:mod:`cryoscale.cluster`), by their seconds of the clock, waiting
   included, or by processor seconds over the worker's cores where these are fewer than its tasks;
-* **network**: features travel to the actors (:mod:`cryoscale.infer.wire`), over the link of a GPU's node;
+* **network**: features travel to the actors (:mod:`cryoscale.infer.wire`), over the link of a GPU's node,
+  or what a GPU makes channels of (:mod:`cryoscale.features.packing`), as a run finds out (``derive_on``);
 * **intake**: what arrives there is taken in by the one process of each actor, ``wire.INTAKE_BYTES_S``;
 * **scenes**: whoever holds them sends them, all workers together, where it is said how fast;
 * **driver**: one process hands all blocks out, :data:`DRIVER_S` each.
@@ -23,11 +24,24 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cryoscale.errors import ConfigError
+from cryoscale.features.channels import CHANNELS
+from cryoscale.features.packing import bytes_a_pixel
 from cryoscale.forecast.rates import Prices
-from cryoscale.infer.wire import INTAKE_BYTES_S
+from cryoscale.infer.wire import BYTES_A_CHANNEL, INTAKE_BYTES_S
+from cryoscale.settings import DeriveOn
 
 TARGET_TILES_S: Final = 2500.0
 """Tiles of 256 px a second of the full CryoNet on an H200: the target of the design, never measured."""
+
+CHANNELS_BYTES_PX: Final = BYTES_A_CHANNEL * len(CHANNELS)
+"""Features in bf16."""
+
+NUMBERS_BYTES_PX: Final = bytes_a_pixel()
+"""What they are made of."""
+
+MAKE_S_PX: Final = 1.2e-9
+"""Of a GPU, in which it makes the channels of a pixel: reckoned from the bytes that its steps move, at 4.3
+TB/s, benchmarks/results/wire.jsonl; never measured."""
 
 DRIVER_S: Final = 0.0045
 """Of the clock a block, on 2 cores: benchmarks/results/orchestration.jsonl, the scheduler of its own."""
@@ -50,7 +64,7 @@ class BlockCost:
         read_s, features_s, write_s: of one processor.
         wait_s: of the clock, beside that, for scenes.
         tiles: passes of the network over a tile.
-        sent_bytes: features on their way to an actor.
+        sent_px: pixels on their way to an actor, those of the rim among them.
         fetched_bytes: of scenes; None where not counted.
         stored_bytes: of map, levels, pictures, ledger; None where no rate is known.
     """
@@ -60,7 +74,7 @@ class BlockCost:
     write_s: float
     wait_s: float
     tiles: float
-    sent_bytes: float
+    sent_px: float
     fetched_bytes: float | None
     stored_bytes: float | None
 
@@ -83,6 +97,7 @@ class Site:
         worker_cores, worker_gib: what the pod of a CPU worker asks for.
         node_gpus, node_gbit_s: of a GPU node; its link unlimited where None.
         scenes_gbit_s: what the scenes' store sends, unlimited where None.
+        derive_on: who makes channels of bands, as in a configuration.
         prices: of a worker's hour, of a GPU's, of 1e9 bytes fetched.
     """
 
@@ -97,6 +112,7 @@ class Site:
     node_gpus: int = 1
     node_gbit_s: float | None = None
     scenes_gbit_s: float | None = None
+    derive_on: DeriveOn = "auto"
     prices: Prices = field(default_factory=Prices)
 
     def __post_init__(self) -> None:
@@ -142,7 +158,7 @@ class Site:
 
     def gpu_s(self, cost: BlockCost) -> float:
         """Seconds that a GPU takes for a block, by its own speed, its share of the link or its intake."""
-        return max(self.predict_s(cost), self.link_s(cost), intake_s(cost))
+        return self._gpu_s(cost, self.derives(cost))
 
     def predict_s(self, cost: BlockCost) -> float:
         """Seconds that a GPU predicts for a block."""
@@ -150,9 +166,35 @@ class Site:
 
     def link_s(self, cost: BlockCost) -> float:
         """Seconds in which a GPU's share of its node's link brings a block."""
+        return self._link_s(self.sent_bytes(cost))
+
+    def intake_s(self, cost: BlockCost) -> float:
+        """Seconds in which an actor's process takes a block in."""
+        return self.sent_bytes(cost) / INTAKE_BYTES_S
+
+    def sent_bytes(self, cost: BlockCost) -> float:
+        """What an actor is sent of a block: channels, or what it makes them of."""
+        return cost.sent_px * (NUMBERS_BYTES_PX if self.derives(cost) else CHANNELS_BYTES_PX)
+
+    def derives(self, cost: BlockCost) -> bool:
+        """Whether GPUs make channels: where that is told, or they are done sooner with it."""
+        if self.derive_on != "auto":
+            return self.derive_on == "device"
+        return self._gpu_s(cost, True) < self._gpu_s(cost, False)
+
+    def make_s(self, cost: BlockCost) -> float:
+        """Seconds in which a GPU makes the channels of a block, if it does."""
+        return cost.sent_px * MAKE_S_PX if self.derives(cost) else 0.0
+
+    def _gpu_s(self, cost: BlockCost, derives: bool) -> float:
+        sent_bytes = cost.sent_px * (NUMBERS_BYTES_PX if derives else CHANNELS_BYTES_PX)
+        make_s = cost.sent_px * MAKE_S_PX if derives else 0.0
+        return max(self.predict_s(cost) + make_s, self._link_s(sent_bytes), sent_bytes / INTAKE_BYTES_S)
+
+    def _link_s(self, sent_bytes: float) -> float:
         if self.node_gbit_s is None:
             return 0.0
-        return cost.sent_bytes * 8.0 / (self.node_gbit_s * 1e9 / self.node_gpus)
+        return sent_bytes * 8.0 / (self.node_gbit_s * 1e9 / self.node_gpus)
 
     def scenes_s(self, cost: BlockCost) -> float:
         """Seconds in which the scenes' store sends those of a block, at most."""
@@ -197,20 +239,15 @@ class Fleet:
     money: Mapping[str, float]
 
 
-def intake_s(cost: BlockCost) -> float:
-    """Seconds in which an actor's process takes a block's features in."""
-    return cost.sent_bytes / INTAKE_BYTES_S
-
-
 def fleet_for(blocks: int, cost: BlockCost, site: Site) -> Fleet:
     """The cluster that maps ``blocks`` of ``cost`` each, as :class:`Site` asks."""
     gpus, workers = site.gpus or 1, site.cpu_workers
     if site.hours is not None:
         gpus = _whole(blocks * site.gpu_s(cost) / (site.hours * 3600.0))
     sides = {
-        "GPUs": blocks * site.predict_s(cost) / gpus,
+        "GPUs": blocks * (site.predict_s(cost) + site.make_s(cost)) / gpus,
         "network": blocks * site.link_s(cost) / gpus,
-        "intake": blocks * intake_s(cost) / gpus,
+        "intake": blocks * site.intake_s(cost) / gpus,
         "scenes": blocks * site.scenes_s(cost),
         "driver": blocks * DRIVER_S,
     }

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cryoscale.forecast.capacity import (
+    CHANNELS_BYTES_PX,
     FINISH_S,
+    NUMBERS_BYTES_PX,
     BlockCost,
     Fleet,
     Site,
     fleet_for,
-    intake_s,
 )
 from cryoscale.forecast.rgi import ICE_PCT, Blocks
 from cryoscale.infer.wire import INTAKE_BYTES_S
@@ -66,12 +67,12 @@ class ClusterPlan:
     @property
     def intake_gbit_s(self) -> float:
         """What such a GPU takes in."""
-        return self.cost.sent_bytes * 8e-9 / self.site.gpu_s(self.cost)
+        return self.site.sent_bytes(self.cost) * 8e-9 / self.site.gpu_s(self.cost)
 
     @property
     def most_busy(self) -> float:
-        """Share of the time in which such a GPU predicts."""
-        return self.site.predict_s(self.cost) / self.site.gpu_s(self.cost)
+        """Share of the time in which such a GPU predicts, or makes channels."""
+        return (self.site.predict_s(self.cost) + self.site.make_s(self.cost)) / self.site.gpu_s(self.cost)
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -82,7 +83,13 @@ class ClusterPlan:
                 for where, few, many in self.rows
             ],
             "years": self.years,
-            "block": {**asdict(self.cost), "cpu_s": self.cost.cpu_s, "gpu_s": self.site.predict_s(self.cost)},
+            "block": {
+                **asdict(self.cost),
+                "cpu_s": self.cost.cpu_s,
+                "gpu_s": self.site.predict_s(self.cost),
+                "make_s": self.site.make_s(self.cost),
+                "sent_bytes": self.site.sent_bytes(self.cost),
+            },
             "site": {**site, "prices": self.site.prices.model_dump(mode="json")},
             "feed": {
                 "cpu_workers_a_gpu": self.feed,
@@ -104,6 +111,7 @@ class ClusterPlan:
             f"{cost.features_s:.3g}, writing {cost.write_s:.3g}; {basis.rates}), {cost.wait_s:.3g} s of "
             f"waiting, {site.predict_s(cost):.3g} s of a GPU ({cost.tiles:,.0f} tiles)",
             basis.gpu_rate,
+            *self._made_there(),
             f"a GPU that {self._waits()} takes {self.feed:,.0f} CPU workers ({site.worker_cores} cores, "
             f"{site.worker_gib:g} GiB, two blocks each), {self.feed / site.workers_a_node:,.1f} nodes of "
             f"{site.node_cores} cores and {site.node_gib:g} GiB, and {self.intake_gbit_s:,.1f} Gbit/s "
@@ -114,13 +122,21 @@ class ClusterPlan:
         ]
         return "\n".join(lines)
 
+    def _made_there(self) -> list[str]:
+        """Whether GPUs make channels, and what of."""
+        if not self.site.derives(self.cost):
+            return []
+        made = f"{self.site.make_s(self.cost):.3g} s a block beside the network, reckoned and not measured"
+        sent = f"are sent {NUMBERS_BYTES_PX} bytes a pixel in the place of {CHANNELS_BYTES_PX}"
+        return [f"GPUs make channels of bands and {sent} ({made}), if a trial before the run finds it to pay"]
+
     def _waits(self) -> str:
         """Whether it waits, and what for."""
         if self.most_busy > 0.995:
             return "never waits"
-        by_link = self.site.link_s(self.cost) > intake_s(self.cost)
+        by_link = self.site.link_s(self.cost) > self.site.intake_s(self.cost)
         for_what = "its link" if by_link else f"its intake of {INTAKE_BYTES_S / 1e9:.3g} GB/s"
-        return f"waits for nothing but {for_what}, and predicts {100 * self.most_busy:.0f} % of the time,"
+        return f"waits for nothing but {for_what}, and works {100 * self.most_busy:.0f} % of the time,"
 
 
 def assumed_ice(ice_pct: tuple[float, float] | None) -> str:

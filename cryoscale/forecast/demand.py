@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 from cryoscale.errors import ConfigError
-from cryoscale.features.channels import CHANNELS
 from cryoscale.features.stack import HALO_PX
 from cryoscale.forecast.capacity import TARGET_TILES_S, BlockCost
 from cryoscale.forecast.expense import need_of
@@ -35,9 +34,6 @@ MB_A_DATE: Final = 87.0
 
 MB_FETCHED_A_DATE: Final = 155.0
 """All decoded pixels of these chunks: what is fetched is this at most, as files are compressed."""
-
-SENT_BYTES_PX: Final = 2 * len(CHANNELS)
-"""Features in bf16."""
 
 LATENCY_MS: Final = 50.0
 """After which a store answers a request, where nothing is measured: assumed, as in benchmarks.scaling."""
@@ -95,7 +91,7 @@ def cost_by_dates(profile: Profile, dates: int, overlap: float, latency_ms: floa
         write_s=write * block_px / 1e6,
         wait_s=waiting_s,
         tiles=float(down[0] * across[0]),
-        sent_bytes=float(hull.height[0] * hull.width[0]) * SENT_BYTES_PX,
+        sent_px=float(hull.height[0] * hull.width[0]),
         fetched_bytes=dates * MB_FETCHED_A_DATE * 1e6,
         stored_bytes=None if profile.disk is None else need_of(profile.disk, block_px, 1, 0).total,
     )
@@ -121,14 +117,14 @@ def cost_of_plan(settings: Settings, plan: Plan) -> BlockCost:
     sent = 0.0
     for area in plan.areas:
         hulls, _, _ = Windows.of(area.zone.epsg, area.selection.blocks).hulls(settings.tile_px, overlap)
-        sent += float((hulls.height * hulls.width).sum()) * SENT_BYTES_PX * len(settings.years)
+        sent += float((hulls.height * hulls.width).sum()) * len(settings.years)
     return BlockCost(
         read_s=work.read_s / blocks,
         features_s=work.features_s / blocks,
         write_s=work.write_s / blocks,
         wait_s=work.read_s * (clock - 1.0) / blocks,
         tiles=plan.tiles_with_data * plan.passes / blocks,
-        sent_bytes=sent / blocks,
+        sent_px=sent / blocks,
         fetched_bytes=(plan.fetched_bytes + plan.header_bytes) / blocks,
         stored_bytes=None if plan.disk is None else plan.disk.total / blocks,
     )

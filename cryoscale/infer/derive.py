@@ -5,8 +5,9 @@ the same values grey levels, indices and elevation are the same bits; slope, asp
 are computed in float64 there and here, and agree to the rounding of float32. What numbers leave out of the
 inputs is told in :mod:`cryoscale.features.packing`.
 
-A strip of rows is made at a time, by torch's own steps: some eighty a strip, all of them bound by memory, and
-beside the network's long ones on a stream of their own.
+A strip of rows is made at a time, by torch's own steps, all of them bound by memory, beside the network's
+long ones on a stream of their own. What takes the same steps takes them together, since starting one costs
+the host as much as some megabytes cost a GPU: ``python -m benchmarks.wire`` counts both.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cryoscale.features.channels import BANDS
-from cryoscale.features.packing import CELLS, HALO_PX, planes_of
+from cryoscale.features.packing import CELLS, HALO_PX
 from cryoscale.features.spectral import INDEX_BANDS, TASSELLED_CAP
 from cryoscale.features.terrain import HALO_PX as HORN_PX
 from cryoscale.features.texture import HALO_PX as GLCM_PX
@@ -29,13 +30,14 @@ from cryoscale.features.texture import LEVELS, WINDOW_PX
 from cryoscale.grid import RESOLUTION_M
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cryoscale.features.packing import Recipe
+    from cryoscale.features.pca import PcaBasis
     from cryoscale.infer.predict import Carried
 
-STRIP_ROWS = 128
-"""Rows at a time: at 2304 pixels a step of torch is 1.2 MB a plane, long beside what starting it takes."""
+STRIP_ROWS = 256
+"""Rows at a time: at 2304 pixels a step is 2.4 MB a plane, and a block's first batch waits for 640 rows."""
 
 _AXES = ("PCA1", "PCA2", "PCA3", "TC_brightness", "TC_greenness", "TC_wetness")
 
@@ -77,18 +79,30 @@ class Deriver:
     strip_rows = STRIP_ROWS
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        self._recipe = recipe
-        self._first: dict[str, int] = {}
-        at = 0
-        for name in recipe.inputs:
-            self._first[name] = at
-            at += planes_of(name)
-        axes, mean = np.concatenate([np.zeros((3, len(BANDS))), TASSELLED_CAP]), np.zeros((6, len(BANDS)))
-        if recipe.pca is not None:
-            axes[:3], mean[:3] = recipe.pca.components, recipe.pca.mean
-        starts = [0.0 - math.fsum(products) for products in axes * mean]
-        self._axes = torch.tensor(axes, dtype=torch.float64, device=device)
-        self._starts = torch.tensor(starts, dtype=torch.float64, device=device)[:, None]
+        at = {name: number for number, name in enumerate(recipe.channels)}
+        cells = {name: number for number, name in enumerate(n for n in recipe.inputs if n in CELLS)}
+
+        def places(names: Iterable[str], among: Mapping[str, int]) -> Tensor:
+            """On the device, where a list would be sent anew each time."""
+            return torch.tensor([among[name] for name in names], dtype=torch.long, device=device)
+
+        def column(values: Iterable[float], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(list(values), dtype=dtype, device=device)[:, None, None]
+
+        self._at, self._cells, self._device = at, cells, device
+        self._a_unit = column((CELLS[name].a_unit for name in cells), torch.float32)
+        self._before = column((CELLS[name].first - 1 for name in cells), torch.int32)
+        own = [name for name in cells if name in at]
+        self._own = places(own, at), places(own, cells)
+        pairs = {name: of for name, of in INDEX_BANDS.items() if name in at and cells.keys() >= set(of)}
+        first, second = ([of[which] for of in pairs.values()] for which in (0, 1))
+        self._indices = places(pairs, at), places(first, cells), places(second, cells)
+        known = _AXES if recipe.pca is not None else _AXES[3:]
+        axes = [name for name in known if name in at and cells.keys() >= set(BANDS)]
+        self._projected = places(axes, at), places(BANDS if axes else (), cells)
+        self._starts, self._weights = (of.to(device) for of in _projection(recipe.pca, axes))
+        self._velocity = len(cells) if "velocity" in recipe.inputs else None
+        self._elevation = recipe.planes - 2 if "elevation" in recipe.inputs else None
 
     def __call__(self, numbers: Tensor) -> Tensor:
         """Channels (c, y, x) float32, physical units, NaN = missing.
@@ -97,51 +111,48 @@ class Deriver:
             numbers: (plane, y + 2 * ``HALO_PX``, x + 2 * ``HALO_PX``), the bits in int16, of which torch
                 knows more than of uint16.
         """
-        height, width = (size - 2 * HALO_PX for size in numbers.shape[1:])
-        inputs = {name: self._values(name, numbers) for name in self._recipe.inputs}
-        own = {name: _inner(plane, HALO_PX) for name, plane in inputs.items()}
-        shape = (len(self._recipe.channels), height, width)
-        out = torch.full(shape, math.nan, dtype=torch.float32, device=numbers.device)
-        at = {name: number for number, name in enumerate(self._recipe.channels)}
-        for name in at.keys() & own.keys():
-            out[at[name]] = own[name]
-        for name, (a, b) in INDEX_BANDS.items():
-            if name in at and a in own and b in own:
-                out[at[name]] = normalized_difference(own[a], own[b])
-        if at.keys() & set(_AXES) and own.keys() >= set(BANDS):
-            projected = self._projected(torch.stack([own[band] for band in BANDS]))
-            for name, plane in zip(_AXES, projected, strict=True):
-                if name in at and not (name.startswith("PCA") and self._recipe.pca is None):
-                    out[at[name]] = plane
-        if at.keys() & {"slope", "aspect"} and "elevation" in inputs:
-            for name, plane in zip(("slope", "aspect"), self._slopes(inputs["elevation"]), strict=True):
-                if name in at:
-                    out[at[name]] = plane
-        if "GLCM_dissimilarity" in at and "B08" in inputs:
-            near = _inner(numbers[self._first["B08"]], HALO_PX - GLCM_PX)
+        at, inner = self._at, _inner(numbers, HALO_PX)
+        out = torch.full((len(at), *inner.shape[1:]), math.nan, device=self._device)
+        values = self._values(inner[: len(self._cells)])
+        to, of = self._own
+        out[to] = values[of]
+        to, first, second = self._indices
+        out[to] = normalized_difference(values[first], values[second])
+        to, of = self._projected
+        if len(to):
+            flat = values[of].double().flatten(1)
+            out[to] = torch.addmm(self._starts, self._weights, flat).float().view(-1, *inner.shape[1:])
+        if self._elevation is not None:
+            upper, lower = numbers[self._elevation : self._elevation + 2].int()
+            elevation = ((upper << 16) | (lower & 0xFFFF)).view(torch.float32)
+            made = {"elevation": _inner(elevation, HALO_PX)}
+            if at.keys() & {"slope", "aspect"}:
+                made["slope"], made["aspect"] = slope_aspect(_inner(elevation, HALO_PX - HORN_PX))
+            for name in made.keys() & at.keys():
+                out[at[name]] = made[name]
+        if self._velocity is not None and "velocity" in at:
+            out[at["velocity"]] = inner[self._velocity].view(torch.float16)
+        if "GLCM_dissimilarity" in at and "B08" in self._cells:
+            near = _inner(numbers[self._cells["B08"]], HALO_PX - GLCM_PX)
             out[at["GLCM_dissimilarity"]] = glcm_dissimilarity(_levels(near))
         return out
 
-    def _values(self, name: str, numbers: Tensor) -> Tensor:
-        """An input (y, x) in physical units."""
-        plane = numbers[self._first[name]]
-        if name == "velocity":
-            return plane.view(torch.float16).float()
-        if name == "elevation":
-            lower = numbers[self._first[name] + 1].int() & 0xFFFF
-            return ((plane.int() << 16) | lower).view(torch.float32)
-        cells, number = CELLS[name], plane.int() & 0xFFFF
-        cell = number + (cells.first - 1)
-        middle = torch.where(cell == 0, 0.0, (cell + 0.5) / cells.a_unit)
+    def _values(self, numbers: Tensor) -> Tensor:
+        """Inputs (n, y, x) that are numbered by cells, in physical units."""
+        number = numbers.int() & 0xFFFF
+        cell = number + self._before
+        middle = torch.where(cell == 0, 0.0, (cell + 0.5) / self._a_unit)
         return torch.where(number == 0, math.nan, middle)
 
-    def _projected(self, bands: Tensor) -> Tensor:
-        """The bands (12, y, x) on all axes, as (6, y, x)."""
-        flat = bands.double().flatten(1)
-        return torch.addmm(self._starts, self._axes, flat).float().view(-1, *bands.shape[1:])
 
-    def _slopes(self, elevation: Tensor) -> tuple[Tensor, Tensor]:
-        return slope_aspect(_inner(elevation, HALO_PX - HORN_PX))
+def _projection(pca: PcaBasis | None, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Starts (k, 1) and weights (k, 12) of some axes, as those of :class:`spectral.Projection`."""
+    basis = (np.zeros((3, len(BANDS))), np.zeros(len(BANDS))) if pca is None else (pca.components, pca.mean)
+    axes = np.concatenate([basis[0], TASSELLED_CAP])
+    mean = np.concatenate([np.broadcast_to(basis[1], (3, len(BANDS))), np.zeros((3, len(BANDS)))])
+    chosen = [_AXES.index(name) for name in names]
+    starts = [0.0 - math.fsum(products) for products in axes[chosen] * mean[chosen]]
+    return torch.tensor(starts, dtype=torch.float64)[:, None], torch.from_numpy(axes[chosen])
 
 
 def normalized_difference(a: Tensor, b: Tensor) -> Tensor:
@@ -203,5 +214,5 @@ def glcm_dissimilarity(grey: Tensor) -> Tensor:
 
 
 def _inner(plane: Tensor, rim_px: int) -> Tensor:
-    """A plane (y, x) without its rim."""
-    return plane[rim_px : plane.shape[0] - rim_px, rim_px : plane.shape[1] - rim_px]
+    """Planes (..., y, x) without their rim."""
+    return plane[..., rim_px : plane.shape[-2] - rim_px, rim_px : plane.shape[-1] - rim_px]

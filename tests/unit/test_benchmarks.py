@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from benchmarks import (
@@ -241,8 +242,20 @@ def test_what_travels_to_an_actor_is_reckoned_by_form_and_link(
     )
     slow = [form["tiles_s_by_link"]["25 Gbit/s between machines"] for form in (whole, short)]
     assert slow[0] < 2500 < slow[1]
+    assert numbers["bytes_a_pixel"] == 36
     assert min(results["measured"].values()) > 0
-    assert "60 bytes a pixel" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "60 bytes a pixel" in told
+    assert "cpu makes channels of " in told
+
+
+def test_steps_on_memory_are_counted_and_looks_at_it_are_not() -> None:
+    x = torch.ones(10, 10)
+    with wire.Steps() as counted:
+        y = x[2:4].view(20) + 1.0
+        y.mul_(2.0)
+    # 20 numbers are read and written, twice
+    assert (counted.steps, counted.bytes) == (2, 4 * 80)
 
 
 def test_a_record_says_which_packages_are_absent_and_lines_are_added(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ COST = BlockCost(
     write_s=1.0,
     wait_s=12.0,
     tiles=300.0,
-    sent_bytes=200e6,
+    sent_px=200e6 / 60,
     fetched_bytes=1e9,
     stored_bytes=2e7,
 )
@@ -81,9 +81,17 @@ def test_gpus_that_are_given_are_fed_until_they_are_the_slowest() -> None:
     ("given", "side", "seconds"),
     [
         # 200 MB through half of 10 Gbit/s, as two GPUs share a node's link
-        ({"gpus": 2, "node_gpus": 2, "node_gbit_s": 10.0}, "network", 1000 * 0.32 / 2),
+        (
+            {"gpus": 2, "node_gpus": 2, "node_gbit_s": 10.0, "derive_on": "workers"},
+            "network",
+            1000 * 0.32 / 2,
+        ),
         # and past a process that takes in 1.99 GB/s, while such a GPU predicts for 60 ms
-        ({"gpus": 2, "tiles_s": 5000.0}, "intake", 1000 * 0.2 / 1.99 / 2),
+        ({"gpus": 2, "tiles_s": 5000.0, "derive_on": "workers"}, "intake", 1000 * 0.2 / 1.99 / 2),
+        # unless it makes channels itself: 36 bytes of 60 are 60.3 ms, and 3.3 Mpixel 4 ms beside the network
+        ({"gpus": 2, "tiles_s": 5000.0}, "GPUs", 1000 * (0.06 + 0.004) / 2),
+        ({"gpus": 2, "tiles_s": 9000.0}, "intake", 1000 * 0.12 / 1.99 / 2),
+        ({"gpus": 2, "derive_on": "device"}, "GPUs", 1000 * (0.12 + 0.004) / 2),
         ({"gpus": 4, "scenes_gbit_s": 10.0}, "scenes", 1000 * 0.8),
         ({"gpus": 64}, "driver", 1000 * DRIVER_S),
     ],
@@ -100,7 +108,9 @@ def test_a_block_costs_what_its_pixels_and_dates_cost() -> None:
     cost = cost_by_dates(BY_HAND, dates=2, overlap=0.5)
     # 17 x 17 tiles at every 128 px touch a block, over 2304 px; the features' kernels reach 3 px further
     assert cost.tiles == 289
-    assert cost.sent_bytes == 2304**2 * 30 * 2
+    assert cost.sent_px == 2304**2
+    as_channels, as_numbers = (Site(derive_on=on).sent_bytes(cost) for on in ("workers", "device"))
+    assert (as_channels, as_numbers) == (2304**2 * 30 * 2, 2304**2 * 18 * 2)
     assert cost.features_s == pytest.approx(0.5 * 2310**2 / 1e6)
     assert cost.write_s == pytest.approx(0.25 * 2048**2 / 1e6)
     assert cost.read_s == pytest.approx(2 * (290 * 0.01 + 87 * 0.1))

@@ -92,7 +92,7 @@ def test_velocities_are_rounded_as_numpy_rounds_them(values: list[float]) -> Non
 
 
 def test_only_what_is_wanted_and_there_is_sent() -> None:
-    assert inputs_for(CHANNELS) == (*BANDS, "LST", "elevation", "velocity", "coherence", "phase")
+    assert inputs_for(CHANNELS) == (*BANDS, "LST", "coherence", "phase", "velocity", "elevation")
     assert bytes_a_pixel() == 36
     assert inputs_for(("aspect", "NDSI")) == ("B03", "B11", "elevation")
     assert inputs_for(("GLCM_dissimilarity",)) == ("B08",)

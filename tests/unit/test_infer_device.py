@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cryoscale.errors import ActorSilentError, ConfigError, OperatorError
 from cryoscale.grid import Window
-from cryoscale.infer import calling, device, merge
+from cryoscale.infer import calling, device, merge, upload
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.arrays import ArrayEngine
 from cryoscale.infer.blend import Blender
@@ -180,7 +180,7 @@ def test_answers_that_are_not_finite_on_a_valid_pixel_are_refused() -> None:
 
 def test_on_streams_memory_is_written_again_only_after_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeCuda(monkeypatch)
-    monkeypatch.setattr(device, "STRIP_ROWS", 20)
+    monkeypatch.setattr(upload, "STRIP_ROWS", 20)
     window, model = Window(EPSG, -70, 37, 150, 131), toy(precision="bf16")
     extent = read_window(window, 64, 0.5)
     engine = DeviceEngine(model, Tiling(64, 0.5, 4), PLAIN)
