@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import unquote, urlparse
@@ -44,7 +44,10 @@ NO_COLLECTION = "no such collection"
 STALL_S = 60.0
 """How long an API may be silent."""
 
-__all__ = ["CatalogAnswer", "digest", "freeze", "interval", "search", "split_bbox", "thaw"]
+_DAYS_TOLD = 8
+"""Days that there are in place of one that was asked for, as many as a line holds."""
+
+__all__ = ["CatalogAnswer", "day_of", "digest", "freeze", "interval", "search", "split_bbox", "thaw"]
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ def search(
     bbox: Sequence[float] | None = None,
     intersects: Geometry | None = None,
     datetime: str | None = None,
+    days: Collection[date] = (),
     max_cloud_pct: float | None = None,
     on_answer: Callable[[CatalogAnswer], None] | None = None,
 ) -> list[Item]:
@@ -90,6 +94,8 @@ def search(
         intersects: a geometry in degrees, GeoJSON or shapely, instead of ``bbox``.
         datetime: an instant or an interval ``start/end`` as STAC writes it; None for collections that
             no season applies to, such as elevation models.
+        days: where given, items of other days (UTC) are left out. An item's day is that of its ``datetime``;
+            one that gives an interval alone is of the day on which that ends, by which pairs are called.
         max_cloud_pct: items above are left out; items that do not say are kept.
         on_answer: told what each catalogue said that was asked, in their order.
 
@@ -119,7 +125,7 @@ def search(
             failures.append(f"{named} ({error})")
             continue
         answered = True
-        kept = [
+        fitting = [
             item
             for item in found
             if item.collection_id == collection
@@ -128,11 +134,13 @@ def search(
             and _within(item, span)
             and _clear_enough(item, max_cloud_pct)
         ]
+        kept = [item for item in fitting if not days or day_of(item) in days]
         if kept:
             items = _finished(kept, sign)
             tell(CatalogAnswer(named, collection, "taken", len(items)))
             return items
-        tell(CatalogAnswer(named, collection, "empty", reason=_why_empty(url, collection, found)))
+        why = _of_other_days(fitting, days) if fitting else _why_empty(url, collection, found)
+        tell(CatalogAnswer(named, collection, "empty", reason=why))
     if failures and not answered:
         raise CatalogUnavailableError(
             f"given {'; '.join(failures)}; expected a catalogue that answers for {collection}; "
@@ -144,6 +152,13 @@ def search(
 def _log(answer: CatalogAnswer) -> None:
     if answer.outcome == "failed":
         log.warning("catalogue %s did not answer: %s", answer.url, answer.reason)
+
+
+def _of_other_days(items: Sequence[Item], days: Collection[date]) -> str:
+    """What there is in the place of the days that were asked for: whoever mistook one sees it."""
+    there = sorted({str(day_of(item)) for item in items})
+    more = f" and {len(there) - _DAYS_TOLD} more" if len(there) > _DAYS_TOLD else ""
+    return f"no item of {', '.join(map(str, sorted(days)))}, but of {', '.join(there[:_DAYS_TOLD])}{more}"
 
 
 def _why_empty(url: str, collection: str, found: Sequence[Item]) -> str:
@@ -314,6 +329,12 @@ def _within(item: Item, span: tuple[datetime, datetime] | None) -> bool:
     if first is None or last is None:
         return False
     return _utc(first) <= span[1] and _utc(last) >= span[0]
+
+
+def day_of(item: Item) -> date | None:
+    """The day (UTC) of an item, as :func:`search` tells it; None where it gives no time."""
+    moment = item.datetime or item.common_metadata.end_datetime
+    return None if moment is None else _utc(moment).astimezone(UTC).date()
 
 
 def _utc(moment: datetime) -> datetime:

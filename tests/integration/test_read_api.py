@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -140,6 +140,13 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 def search(api: Api, **options: Any) -> list[str]:
     return [one.id for one in catalog.search([{"url": api.url}], collection="s2", **options)]
+
+
+def test_items_of_other_days_than_those_asked_for_are_left_out_of_one_search(api: Api) -> None:
+    season = "2018-10-01T00:00:00Z/2018-10-31T23:59:59Z"
+    days = [date(2018, 10, 4), date(2018, 10, 9), date(2018, 10, 10)]
+    assert search(api, datetime=season, days=days) == ["d", "e"]
+    assert {one["datetime"] for one in api.asked} == {season}
 
 
 def test_all_pages_come_in_order_each_item_once(api: Api) -> None:

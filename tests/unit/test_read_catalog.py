@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,48 @@ def test_items_are_selected_by_place_time_and_cloud(tmp_path: Path) -> None:
     assert ids(found) == ["in", "unknown", "evening"]
     area = mapping(box(10.5, 46.5, 10.6, 46.6))
     assert ids(catalog.search([here], collection="sentinel-2-l2a", intersects=area)) == ["elsewhere"]
+
+
+def test_days_are_those_of_utc_and_a_pair_without_an_instant_is_of_the_day_on_which_it_ends(
+    tmp_path: Path,
+) -> None:
+    far = item("far")
+    far.properties["datetime"] = "2018-10-14T22:30:00-02:00"
+    far.datetime = datetime.fromisoformat("2018-10-14T22:30:00-02:00")
+    pairs = {"ends": ("2018-09-21", "2018-10-15"), "begins": ("2018-10-15", "2018-11-08")}
+    made = [item("before", "2018-10-14T23:59:59"), item("first", "2018-10-15"), far]
+    made += [item("last", "2018-10-15T23:59:59"), item("after", "2018-10-16")]
+    for name, (start, end) in pairs.items():
+        times = {"start_datetime": f"{start}T00:13:00Z", "end_datetime": f"{end}T00:13:00Z"}
+        pair = item(name, **times)
+        pair.datetime = None
+        made.append(pair)
+    made.append(item("both", "2018-10-15", **times))
+    here = folder(tmp_path, *made)
+    asked = {"collection": "sentinel-2-l2a", "datetime": "2018-10-01/2018-10-31"}
+    found = catalog.search([here], **asked, days=[date(2018, 10, 15)])
+    assert set(ids(found)) == {"first", "far", "last", "ends", "both"}
+    assert len(catalog.search([here], **asked)) == 8
+
+
+def test_a_catalogue_without_the_days_is_passed_over_and_says_which_it_has(tmp_path: Path) -> None:
+    one = folder(tmp_path / "one", item("a", "2018-10-05"), item("b", "2018-10-25"), item("c", "2018-10-25"))
+    other = folder(tmp_path / "other", item("d", "2018-10-15"), item("e", "2018-10-05"))
+    many = folder(tmp_path / "many", *(item(str(n), f"2018-10-{n:02d}") for n in range(1, 12)))
+    said: list[catalog.CatalogAnswer] = []
+
+    def search(*catalogs: dict[str, str], day: int = 15) -> list[str]:
+        said.clear()
+        days = {date(2018, 10, day)}
+        found = catalog.search(catalogs, collection="sentinel-2-l2a", days=days, on_answer=said.append)
+        return ids(found)
+
+    assert search(one, other) == ["d"]
+    assert [(a.outcome, a.items) for a in said] == [("empty", 0), ("taken", 1)]
+    assert said[0].reason == "no item of 2018-10-15, but of 2018-10-05, 2018-10-25"
+    assert search(many) == []
+    assert "but of 2018-10-01, 2018-10-02, " in said[0].reason
+    assert said[0].reason.endswith(", 2018-10-08 and 3 more")
 
 
 def test_a_region_over_the_antimeridian_finds_the_items_on_both_sides_and_on_it(tmp_path: Path) -> None:
