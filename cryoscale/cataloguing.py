@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, time
 from typing import Any
 
 from cryoscale.read import snapshot
@@ -25,8 +25,11 @@ def write_catalog(settings: Settings, out: str, manifest: dict[str, Any]) -> Non
     """``OUT/catalog.json`` and its items."""
     season, scenes, further = {}, {}, {}
     for year in settings.years:
-        start, end = settings.season.interval(year).split("/")
-        season[year] = (datetime.fromisoformat(start), datetime.fromisoformat(end))
+        begins, ends = settings.imagery_days(year)
+        season[year] = (
+            datetime.combine(begins, time.min, UTC),
+            datetime.combine(ends, time(23, 59, 59), UTC),
+        )
         first, count = _scenes(out, year)
         scenes[year], further[year] = [(name, None) for name in first], count - len(first)
     model = manifest["model"]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cryoscale.cluster_config import ClusterConfig
 from cryoscale.complaint import explain
+from cryoscale.dates import Day, require_dates
 from cryoscale.document import read_document
 from cryoscale.errors import ConfigError, RegionError
 from cryoscale.region import RegionSpec, read_region
@@ -72,7 +73,14 @@ class CatalogConfig(_Strict):
     sign: Literal["planetary-computer"] | None = None
 
 
-class OpticalConfig(_Strict):
+class SeasonalConfig(_Strict):
+    """A collection whose items are of the season, or of ``dates`` alone: UTC days that lie in it."""
+
+    collection: str
+    dates: Annotated[list[Day], Field(min_length=1)] | None = None
+
+
+class OpticalConfig(SeasonalConfig):
     """Sentinel-2 L2A.
 
     ``max_cloud_pct`` is a limit over the ice, not over the scene: one that is cloudier as a whole is looked
@@ -80,21 +88,19 @@ class OpticalConfig(_Strict):
     no more than the limit around a pixel.
     """
 
-    collection: str
     max_cloud_pct: Annotated[float, Field(ge=0, le=100)] = 60.0
     composite: Literal["best_scene", "median", "least_snow"] = "least_snow"
 
 
-class CollectionConfig(_Strict):
-    """A source that is a collection of a catalogue."""
+class TerrainConfig(_Strict):
+    """An elevation model, which has no season."""
 
     collection: str
 
 
-class ThermalConfig(_Strict):
+class ThermalConfig(SeasonalConfig):
     """Landsat Collection 2 Level 2; temperatures less certain than the limit are left out."""
 
-    collection: str
     max_uncertainty_k: Annotated[float, Field(gt=0, le=100)] | None = None
 
 
@@ -115,11 +121,11 @@ class SourcesConfig(_Strict):
     """The modalities; one that is left out is a missing channel."""
 
     optical: OpticalConfig
-    terrain: CollectionConfig | None = None
+    terrain: TerrainConfig | None = None
     thermal: ThermalConfig | None = None
     velocity: VelocityConfig | None = None
-    insar: CollectionConfig | None = None
-    radar: CollectionConfig | None = None
+    insar: SeasonalConfig | None = None
+    radar: SeasonalConfig | None = None
 
 
 class ModelConfig(_Strict):
@@ -238,7 +244,7 @@ class Config(_Strict):
 
         Raises:
             RegionError: the region is reversed, empty or unreadable.
-            ConfigError: the loader is not installed.
+            ConfigError: the loader is not installed, or a source's dates are not of the run's seasons.
         """
         if self.loader == "stackstac" and find_spec("stackstac") is None:
             raise ConfigError(
@@ -259,6 +265,10 @@ class Config(_Strict):
                 buffer_m=region.buffer_m,
             )
         )
+        season = Season(self.season.start, self.season.end) if self.season else Season.default(geometry)
+        years = tuple(sorted(set(self.years)))
+        sources = self._sources(path)
+        require_dates(sources, season, years)
         candidates, known = self.candidates, None
         if candidates is not None and candidates.rgi is not None:
             known = read_region(
@@ -288,10 +298,10 @@ class Config(_Strict):
         return Settings(
             name=self.name,
             region=geometry,
-            years=tuple(sorted(set(self.years))),
-            season=Season(self.season.start, self.season.end) if self.season else Season.default(geometry),
+            years=years,
+            season=season,
             catalogs=tuple(CatalogSpec(path(c.url), c.sign) for c in self.catalogs),
-            sources=self._sources(path),
+            sources=sources,
             on_missing=self.on_missing,
             on_unreadable=self.on_unreadable,
             loader=self.loader,
@@ -335,6 +345,7 @@ class Config(_Strict):
                 max_cloud_pct=getattr(source, "max_cloud_pct", None),
                 max_uncertainty_k=getattr(source, "max_uncertainty_k", None),
                 composite=getattr(source, "composite", None),
+                dates=tuple(sorted(getattr(source, "dates", None) or ())),
             )
         return specs
 

@@ -152,6 +152,8 @@ class Console:
                 for key, scenes, one in sources
             ],
         )
+        for modality, days in plan.dates.items():
+            self.say(f"{modality}: scenes of {', '.join(days)} alone")
         self._plan_work(plan)
         if plan.missing:
             self.say(f"missing modalities: {', '.join(plan.missing)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -11,7 +11,16 @@ from cryoscale.errors import ConfigError
 
 
 class _OnceLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Safe YAML that refuses a key given twice, of which YAML's own loader takes the last without a word."""
+    """Safe YAML that refuses a key given twice, of which YAML's own loader takes the last without a word.
+
+    Days stay the text that they are: YAML's own loader stumbles over one that the calendar lacks, and would
+    have people quote those that it has.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)

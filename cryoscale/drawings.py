@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from cryoscale.dates import spelled
 from cryoscale.reporting import plates_of
 from cryoscale.scenes import is_simulated
 from cryoscale.settings import Settings
@@ -21,6 +22,9 @@ from cryoscale.write.vectors import read_parts
 
 Kind = Literal["map", "plates", "cog", "pmtiles", "product", "kmz", "shapefile"]
 """What takes long comes first: whoever is done early then takes what is short."""
+
+_DATES_SHOWN = 2
+"""Dates that fit below a map; the report has them all."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,7 @@ class Drawer:
         settings, out = self.settings, self.out
         name = "map.png" if year == settings.years[-1] else f"map-{year}.png"
         zones = mosaic.zones(out, year)
-        season = f"season {settings.season.start} to {settings.season.end}"
-        caption = f"Model {self.manifest['model']['name']}; {season}."
+        caption = f"Model {self.manifest['model']['name']}; {_when(settings, year)}."
         if is_simulated(out):
             caption = f"Simulated imagery: no real place. {caption}"
         inventory = self.folder / "inventory"
@@ -101,3 +104,12 @@ class Drawer:
             title=f"{settings.name}, {year}",
             caption=caption,
         )
+
+
+def _when(settings: Settings, year: int) -> str:
+    """The season, and the dates of the optical scenes where they are named."""
+    days = settings.dates_of("optical", year)
+    told = spelled(days) if len(days) <= _DATES_SHOWN else f"{len(days)} dates"
+    return f"season {settings.season.start} to {settings.season.end}" + (
+        f", optical of {told}" if days else ""
+    )

@@ -19,6 +19,7 @@ from typing import Any
 import shapely
 
 import cryoscale
+from cryoscale.dates import spelled
 from cryoscale.errors import InputError, OutputError, WeightsError
 from cryoscale.features.stack import CHANNELS, MODALITIES
 from cryoscale.models import loading
@@ -216,10 +217,12 @@ def require_modalities(settings: Settings, items: Items) -> None:
         )
     for key, found in items.items():
         if not found:
+            period, modality = key.split("/")
+            days = settings.dates_of(modality, int(period)) if period != "all" else ()
             raise InputError(
-                f"no item for {key} under on_missing: fail",
+                f"no item for {key}{f' of {spelled(days)}' if days else ''} under on_missing: fail",
                 "every modality of sources",
-                "widen the season, or leave the source out",
+                f"{'correct its dates' if days else 'widen the season'}, or leave the source out",
             )
 
 
@@ -238,6 +241,7 @@ def _identity(settings: Settings, model: Mapping[str, Any], catalogue: str) -> d
             name: [s.collection, s.href, s.composite, s.max_cloud_pct, *_limit(s)]
             for name, s in sorted(settings.sources.items())
         },
+        **_dates(settings),
         "candidates": shapely.to_geojson(settings.candidates) if settings.candidates else None,
         # only where it is asked for, so that runs begun without the choice keep their identity
         **({"coarse": asdict(settings.coarse)} if settings.coarse else {}),
@@ -249,6 +253,12 @@ def _identity(settings: Settings, model: Mapping[str, Any], catalogue: str) -> d
         "block_px": settings.block_px,
         "on_missing": settings.on_missing,
     }
+
+
+def _dates(settings: Settings) -> dict[str, dict[str, list[str]]]:
+    """The days that sources are taken from, where any is named; runs begun without keep their identity."""
+    named = {m: [str(day) for day in s.dates] for m, s in sorted(settings.sources.items()) if s.dates}
+    return {"dates": named} if named else {}
 
 
 def _limit(source: SourceSpec) -> list[float]:

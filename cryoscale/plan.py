@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cryoscale.dates import spelled
 from cryoscale.errors import AssetReadError, NoScenesError, SourceError
 from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import RESOLUTION_M, Block, Window
@@ -43,6 +45,8 @@ def halo_m(settings: Settings) -> float:
 def find_items(settings: Settings, answers: list[CatalogAnswer] | None = None) -> Items:
     """Search every source of the settings; a modality with nothing to find has an empty list.
 
+    Of a source with ``dates`` these days alone.
+
     Args:
         settings: of the run.
         answers: filled with what each catalogue said to each search; without it, fail-overs are logged.
@@ -52,10 +56,15 @@ def find_items(settings: Settings, answers: list[CatalogAnswer] | None = None) -
         SourceError: a local catalogue or velocity file is absent, or no API has a collection.
         CatalogUnavailableError: no catalogue answers.
     """
-    found = search_items(settings, answers)
+    said: list[CatalogAnswer] = [] if answers is None else answers
+    found = _search(settings, said)
+    if answers is None:
+        _warn(found, said)
     for year in settings.years:
         if not found.get(f"{year}/optical"):
-            _raise_no_scenes(settings, year, grown_bbox(settings.region, halo_m(settings)))
+            _raise_no_scenes(settings, year, grown_bbox(settings.region, halo_m(settings)), said)
+    for line in without_scene(settings, found) if answers is None else ():
+        log.warning(line)
     return found
 
 
@@ -66,37 +75,55 @@ def search_items(settings: Settings, answers: list[CatalogAnswer] | None = None)
         SourceError: a local catalogue or velocity file is absent.
         CatalogUnavailableError: no catalogue answers.
     """
-    found: Items = {}
     said: list[CatalogAnswer] = [] if answers is None else answers
+    found = _search(settings, said)
+    if answers is None:
+        _warn(found, said)
+    return found
+
+
+def _search(settings: Settings, said: list[CatalogAnswer]) -> Items:
+    """What the catalogues have; ``said`` is filled with what each answered."""
+    found: Items = {}
     bbox = grown_bbox(settings.region, halo_m(settings))
     for modality, source in settings.sources.items():
         if source.href is not None:
             _check_href(source.href)
         if source.collection is None:
             continue
-        for period, interval in _periods(settings, modality).items():
+        for period, (interval, days) in _periods(settings, modality).items():
             found[f"{period}/{modality}"] = catalog.search(
                 settings.catalogs,
                 collection=source.collection,
                 bbox=bbox,
                 datetime=interval,
+                days=days,
                 max_cloud_pct=search_limit_pct(source.max_cloud_pct),
                 on_answer=said.append,
             )
         _require_collection(source.collection, said)
-    if answers is None:
-        for line in [*fail_overs(catalog_record(said)), *unmasked(found)]:
-            log.warning(line)
     return found
 
 
-def _periods(settings: Settings, modality: str) -> dict[str, str | None]:
-    """What to search in time: a DEM has no season, and velocity comes as the mosaic of a year."""
+def _warn(found: Items, said: Sequence[CatalogAnswer]) -> None:
+    for line in [*fail_overs(catalog_record(said)), *unmasked(found)]:
+        log.warning(line)
+
+
+def _periods(settings: Settings, modality: str) -> dict[str, tuple[str | None, tuple[date, ...]]]:
+    """What to search in time: a DEM has no season, and velocity comes as the mosaic of a year.
+
+    Where dates are named the season is searched all the same: it is one search, and its answer says which
+    dates there are in place of one that is not.
+    """
     if modality == "terrain":
-        return {"all": None}
+        return {"all": (None, ())}
     if modality == "velocity":
-        return {str(year): f"{year}-01-01T00:00:00Z/{year}-12-31T23:59:59Z" for year in settings.years}
-    return {str(year): settings.season.interval(year) for year in settings.years}
+        return {str(year): (f"{year}-01-01T00:00:00Z/{year}-12-31T23:59:59Z", ()) for year in settings.years}
+    return {
+        str(year): (settings.season.interval(year), settings.dates_of(modality, year))
+        for year in settings.years
+    }
 
 
 def _require_collection(collection: str, said: Sequence[CatalogAnswer]) -> None:
@@ -147,6 +174,20 @@ def unmasked(items: Items) -> list[str]:
     return lines
 
 
+def without_scene(settings: Settings, items: Items) -> list[str]:
+    """Lines for people on dates that a source names and that no scene is of."""
+    lines = []
+    for modality, source in settings.sources.items():
+        found = [items.get(f"{year}/{modality}", []) for year in settings.years]
+        lacking = set(source.dates) - {catalog.day_of(item) for some in found for item in some}
+        if lacking:
+            limit = search_limit_pct(source.max_cloud_pct)
+            clear = "" if limit is None else f" under {limit:g} % cloud"
+            told = f"no {modality} scene{clear} of {spelled(lacking)}"
+            lines.append(f"{told}, which sources.{modality}.dates names")
+    return lines
+
+
 def _check_href(href: str) -> None:
     """Open what lies there, so that a wrong address is told before it sets every block aside."""
     if "://" not in href and not Path(href).exists():
@@ -159,14 +200,21 @@ def _check_href(href: str) -> None:
         ) from error
 
 
-def _raise_no_scenes(settings: Settings, year: int, bbox: Sequence[float]) -> None:
+def _raise_no_scenes(
+    settings: Settings, year: int, bbox: Sequence[float], said: Sequence[CatalogAnswer]
+) -> None:
     optical = settings.sources["optical"]
     where = ", ".join(public(c.url) for c in settings.catalogs)
+    days = settings.dates_of("optical", year)
+    when = spelled(days) if days else settings.season.interval(year)
+    same = [a for a in said if days and a.collection == optical.collection and when in a.reason]
+    others = "; ".join(f"{answer.url}: {answer.reason}" for answer in same)
     raise NoScenesError(
-        f"no item of {optical.collection} in {where} for {settings.season.interval(year)} within "
-        f"{'/'.join(f'{v:.3f}' for v in bbox)} under {search_limit_pct(optical.max_cloud_pct):g} % cloud",
+        f"no item of {optical.collection} in {where} for {when} within "
+        f"{'/'.join(f'{v:.3f}' for v in bbox)} under {search_limit_pct(optical.max_cloud_pct):g} % cloud"
+        + (f" ({others})" if others else ""),
         "at least one optical scene a year",
-        "widen season or region, or name another catalogue",
+        f"{'correct sources.optical.dates' if days else 'widen season or region'}, or name another catalogue",
     )
 
 

@@ -24,6 +24,7 @@ from cryoscale.plan import (
     find_items,
     search_items,
     unmasked,
+    without_scene,
     zone_regions,
 )
 from cryoscale.read import snapshot
@@ -83,7 +84,7 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
     answers: list[CatalogAnswer] = []
     items = find_items(settings, answers) if present is None else snapshot.thaw(f"{out}/{ITEMS}")
     catalogs = catalog_record(answers)
-    for line in [*fail_overs(catalogs), *unmasked(items)]:
+    for line in [*fail_overs(catalogs), *unmasked(items), *without_scene(settings, items)]:
         tell(line)
     require_modalities(settings, items)
     planned = ledger.planned(present) if present is not None else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,11 @@ def settings_of(run: Run, kinds: Sequence[str] | None = None, rgi: str | None = 
         season=Season(*identity["season"]),
         catalogs=(),
         sources={
-            name: SourceSpec(collection=source[0], href=source[1])
+            name: SourceSpec(
+                collection=source[0],
+                href=source[1],
+                dates=tuple(map(date.fromisoformat, identity.get("dates", {}).get(name, ()))),
+            )
             for name, source in identity["sources"].items()
         },
         model=ModelSpec(weights=_weights(run), name=config.model.name, overlap=identity["overlap"]),

@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import pandas as pd
 
+from cryoscale.dates import spelled
 from cryoscale.features.stack import MODALITIES
 from cryoscale.grid import RESOLUTION_M
 from cryoscale.infer.tiles import stride_px
@@ -145,12 +146,19 @@ def _summary(settings: Settings, manifest: dict[str, Any], account: Account) -> 
         "Not mapped": f"{(inside - valid) * pixel_km2:,.1f} km² where no scene was clear",
         "Years": ", ".join(map(str, settings.years)),
         "Season": f"{settings.season.start} to {settings.season.end}",
+        **_dates(settings),
         "Tiles": f"{settings.tile_px} px, overlap {settings.model.overlap:g}" + _gates(manifest["model"]),
         "Work": f"{sum(account.seconds.values()):,.0f} s over all blocks",
         "Catalogue": manifest["identity"]["catalogue"][:16],
         **_catalogs(manifest.get("catalogs", [])),
         **_sample(manifest),
     }
+
+
+def _dates(settings: Settings) -> dict[str, str]:
+    """Which sources were taken from single days of the season."""
+    named = [f"{name} {spelled(source.dates)}" for name, source in settings.sources.items() if source.dates]
+    return {"Dates": "; ".join(named)} if named else {}
 
 
 def _gates(model: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, ClassVar, Literal
 
 from shapely.geometry import MultiPolygon, Polygon
@@ -20,6 +21,9 @@ DeriveOn = Literal["auto", "workers", "device"]
 
 FILES: tuple[str, ...] = ("product", "pmtiles", "kmz", "cog", "shapefile")
 """What can be written of a year beside GeoParquet and GeoPackage."""
+
+SEASONAL: tuple[str, ...] = ("optical", "thermal", "insar", "radar")
+"""Modalities whose scenes are of the season; elevation has none, and velocity is of a whole year."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class SourceSpec:
     max_cloud_pct: float | None = None
     composite: Composite | None = None
     max_uncertainty_k: float | None = None
+    dates: tuple[date, ...] = ()
+    """Days (UTC), in order, whose scenes alone are taken; empty for the whole season."""
 
 
 @dataclass(frozen=True)
@@ -135,19 +141,27 @@ class Season:
         Raises:
             ConfigError: the month has no such day.
         """
+        first, last = self.days(year)
+        return f"{first}T00:00:00Z/{last}T23:59:59Z"
+
+    def days(self, year: int) -> tuple[date, date]:
+        """First and last day of the season of ``year``.
+
+        Raises:
+            ConfigError: the month has no such day.
+        """
         first = year - 1 if self.start > self.end else year
-        start, end = _date(first, self.start), _date(year, self.end)
-        return f"{start}T00:00:00Z/{end}T23:59:59Z"
+        return _date(first, self.start), _date(year, self.end)
 
 
-def _date(year: int, month_day: str) -> str:
+def _date(year: int, month_day: str) -> date:
     month, day = (int(part) for part in month_day.split("-"))
     last = calendar.monthrange(year, month)[1]
     if (month, day) == (2, 29):
         day = min(day, last)
     if day > last:
         raise ConfigError(f"season day {month_day}", f"a day of a month of {last} days", "correct it")
-    return f"{year:04d}-{month:02d}-{day:02d}"
+    return date(year, month, day)
 
 
 @dataclass(frozen=True)
@@ -198,3 +212,15 @@ class Settings:
     cluster: ClusterSpec = ClusterSpec()
     document: Mapping[str, Any] = field(default_factory=dict)
     """The configuration as it was written, for the run's record."""
+
+    def dates_of(self, modality: str, year: int) -> tuple[date, ...]:
+        """Days of the season of ``year`` that the modality is taken from; empty for all of them."""
+        first, last = self.season.days(year)
+        return tuple(day for day in self.sources.get(modality, SourceSpec()).dates if first <= day <= last)
+
+    def imagery_days(self, year: int) -> tuple[date, date]:
+        """First and last day that scenes of ``year`` are of: the season's, or fewer where dates are named."""
+        season = self.season.days(year)
+        spans = [self.dates_of(name, year) or season for name in SEASONAL if name in self.sources]
+        days = [day for span in spans or [season] for day in span]
+        return min(days), max(days)

@@ -60,6 +60,8 @@ class Plan:
     years: tuple[int, ...]
     region_km2: float
     scenes: Mapping[str, int]
+    dates: Mapping[str, Sequence[str]]
+    """Days that sources are taken from, where they are named."""
     missing: tuple[str, ...]
     zones: tuple[ZonePlan, ...]
     sources: Mapping[str, Mapping[str, float]]
@@ -188,6 +190,7 @@ def make_plan(settings: Settings, items: Items | None = None, asked: Asked = Ask
         years=settings.years,
         region_km2=_region_km2(settings),
         scenes={key: len(value) for key, value in sorted(found.items())},
+        dates={name: [str(day) for day in s.dates] for name, s in settings.sources.items() if s.dates},
         missing=tuple(m for m in MODALITIES if not _present(settings, found, m)),
         zones=tuple(counter.zones),
         sources=counter.by_source,

@@ -74,6 +74,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"region": {"file": "nowhere.geojson"}}, "nowhere.geojson"),
     ({"region": {"bbox": [10.0, 46.0, 10.1, 46.1]}}, "no item of sentinel-2-l2a"),
     ({"years": [1999]}, "no item of sentinel-2-l2a"),
+    (
+        {"sources": {"optical": {"collection": "sentinel-2-l2a", "dates": ["2018-10-16"]}}},
+        "no item of 2018-10-16, but of 2018-10-05, 2018-10-15, 2018-10-25); expected",
+    ),
     ({"catalogs": [{"url": "no/such/folder"}]}, "no/such/folder"),
     ({"model": {"weights": "nothing.safetensors"}}, "nothing.safetensors"),
     ({"model": {"name": "magic"}}, "band-ratio"),

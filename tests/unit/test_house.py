@@ -32,6 +32,7 @@ BEYOND = {
 STOREYS = [
     "region",
     "settings",
+    "dates",
     "roster",
     "records",
     "processor",
