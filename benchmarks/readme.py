@@ -20,10 +20,11 @@ _NETWORKS = tuple(
     f"{stage} {size}" for size in ("small", "cryonet") for stage in ("network", "actor", "fed actor")
 )
 _BY_TRIAL = tuple(f"network {size}, by trial" for size in ("small", "cryonet"))
+_OF_NUMBERS = tuple(f"actor of numbers {size}" for size in ("small", "cryonet"))
 _REST = ("reading", "blending", "writing", "orchestration", "mapping", "end to end")
 EXPECTED = {
     "cpu": ("features", *_NETWORKS, *_BY_TRIAL, *_REST),
-    "cuda": (*_NETWORKS, "mapping", "GPU busy", "end to end"),
+    "cuda": (*_NETWORKS, *_OF_NUMBERS, "mapping", "GPU busy", "end to end"),
 }
 """Figures by device that the table has a row for, measured or not."""
 

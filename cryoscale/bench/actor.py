@@ -14,6 +14,8 @@ from cryoscale.bench import ground
 from cryoscale.bench.clock import seconds
 from cryoscale.bench.figure import Figure, Rival
 from cryoscale.features.channels import CHANNELS
+from cryoscale.features.packing import HALO_PX
+from cryoscale.features.stack import pack_inputs
 from cryoscale.grid import Window
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.blend import hann
@@ -57,6 +59,33 @@ def measure(
             "batch": batch,
             "bytes_a_pixel": sent.dtype.itemsize * len(CHANNELS),
         },
+    )
+
+
+def measure_numbers(predictor: Predictor, by_channels: Figure, network: Figure) -> Figure:
+    """Tiles a second where the actor is sent what channels are made of; limit: the network alone, likewise.
+
+    Args:
+        predictor: the model.
+        by_channels: what :func:`measure` found, of which the sizes are taken.
+        network: the network alone, in this run.
+    """
+    sizes = by_channels.more
+    window = ground.block_of(sizes["block_px"]).window
+    outer = read_window(window, sizes["tile_px"], sizes["overlap"])
+    around = outer.pad(HALO_PX)
+    bands = ground.bands(outer.height, halo_px=HALO_PX)
+    packed = pack_inputs(bands, predictor.channels, pca=ground.PCA)
+    actor = ModelActor({}, tile_px=sizes["tile_px"], overlap=sizes["overlap"], load=lambda **_: predictor)
+    took = seconds(lambda: actor.predict(packed, around.row, around.col, window), turns=2)
+    return Figure(
+        network.workload.replace("network", "actor of numbers"),
+        sizes["tiles"] / took,
+        "tiles/s",
+        network.rate,
+        "the network alone, in this run",
+        Rival("the actor sent channels", by_channels.rate, "in this run, 30 channels made before"),
+        {**sizes, "batch": actor.describe()["batch"], "bytes_a_pixel": 2 * packed.recipe.planes},
     )
 
 

@@ -225,7 +225,11 @@ def _figures(
         if "actor" in wanted:
             on_stage(f"actor {size}")
             edge = scale.gpu_px if device == "cuda" else scale.actor_px
-            yield actor.measure(predictor, alone, edge, scale.tile_px, OVERLAP)
+            by_channels = actor.measure(predictor, alone, edge, scale.tile_px, OVERLAP)
+            yield by_channels
+            if device == "cuda" or size == "tiny":  # a CPU leaves channels to whoever reads
+                on_stage(f"actor {size} that makes channels")
+                yield actor.measure_numbers(predictor, by_channels, alone)
         if "fed-actor" in wanted:
             on_stage(f"actor {size}, fed by Dask")
             few = FEW_BLOCKS if size == "cryonet" else scale.fed_blocks

@@ -62,7 +62,7 @@ def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Pat
     assert line["versions"]["openvino"]
     assert line["results"]["limits"]["copy_gb_s"] > 0
     stages = line["results"]["figures"]
-    network_stages = {"network tiny", "actor tiny", "fed actor tiny"}
+    network_stages = {"network tiny", "actor tiny", "actor of numbers tiny", "fed actor tiny"}
     others = {"features", "blending", "reading", "writing", "orchestration", "mapping", "end to end"}
     assert set(stages) == network_stages | {"network tiny, by trial"} | others
     assert stages["network tiny, by trial"]["precision"] in quicker_on_cpus()
