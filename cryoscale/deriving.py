@@ -26,7 +26,7 @@ from cryoscale.settings import Settings
 from cryoscale.specimen import Specimen, corners
 
 TURNS = 5
-"""Times that channels are made of which the median is taken; the first, which warms up, not among them."""
+"""Times that channels of a block's tiles are made, after one that warms up; the median of all is taken."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,13 @@ def try_deriving(
     for packed in specimen.packed:
         make = Deriver(packed.recipe, device)
         numbers = torch.from_numpy(packed.numbers.view(np.int16)).to(device)
-        for _ in range(1 + TURNS):
+        for turn in range(1 + TURNS):
             begun = time.perf_counter()
             made = make(numbers)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            took.append((time.perf_counter() - begun) / made[0].numel())
+            if turn:
+                took.append((time.perf_counter() - begun) / made[0].numel())
         tiles += corners(made.cpu().numpy(), settings.tile_px)
     answers = model(np.stack(tiles), *_codes(specimen))
     px_a_tile = _px_a_tile(settings)

@@ -157,8 +157,8 @@ def _number(plane: NDArray[np.float32], a_unit: int, first: int, out: NDArray[np
 def _shorten(plane: NDArray[np.float32], out: NDArray[np.uint16]) -> None:
     """Floats of 16 bits, to the nearest, ties to even; what is beyond the largest becomes it.
 
-    Brought to the exponents of the shorter ones by a power of two, which is 13 times as quick as numpy's own
-    way; below 6e-5 it may round twice, to a neighbour some 6e-8 away.
+    Brought to the exponents of the shorter ones by a power of two, so that whole numbers do the rest; below
+    6e-5 it may round twice, to a neighbour some 6e-8 away.
     """
     width = plane.shape[1]
     row = np.empty(width, np.float32)
