@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
+
+import cryoscale.collecting  # noqa: F401 - as every command begins; before all that is heavy is imported
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many processes as cores: their libraries' own threads would only spin beside each other, which
@@ -42,6 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for table in (READING, RUNS):
         if not config.pluginmanager.is_registered(table):
             config.pluginmanager.register(table, table.title)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: no later look for garbage goes through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -10,12 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from cryoscale.cli import main
 from cryoscale.cluster import FROZEN_S
 from cryoscale.ledger import Ledger
 from cryoscale.write.objects import Objects
@@ -113,6 +117,30 @@ def write_config(path: Path, document: dict[str, Any]) -> Path:
 def run_to_end(config: Path, out: str | Path, *more: str) -> dict[str, Any]:
     """The whole run in one go; what ``--json`` says of it."""
     code, said, complained = Command.start("run", config, "--out", out, "--json", *more).end()
+    assert code == 0, complained
+    document: dict[str, Any] = json.loads(said)
+    return document
+
+
+def here(*arguments: str | Path) -> tuple[int, str, str]:
+    """The command in this process: exit code, what it said, what it complained of.
+
+    A process of its own imports for two processor seconds before it does anything, and the fork server of
+    its workers for another: that is for commands that are to be killed, frozen, or met at their work.
+    """
+    said, complained, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(complained):
+        patch.setattr(sys, "argv", ["cryoscale", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return code, said.getvalue(), complained.getvalue()
+
+
+def run_here(config: Path, out: str | Path, *more: str) -> dict[str, Any]:
+    """As :func:`run_to_end`, in this process: how a run is completed that another began."""
+    code, said, complained = here("run", config, "--out", out, "--json", *more)
     assert code == 0, complained
     document: dict[str, Any] = json.loads(said)
     return document

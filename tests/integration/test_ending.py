@@ -23,7 +23,7 @@ from cryoscale.redraw import outline, settings_of
 from cryoscale.results import Run
 from cryoscale.settings import ModelSpec, Settings
 from tests.integration.conftest import Calm
-from tests.integration.faults import run_to_end
+from tests.integration.faults import run_here
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def write_times(run: Path) -> dict[str, int]:
 
 def test_the_same_command_on_a_finished_run_writes_none_of_its_files(calm: Calm, run: Path) -> None:
     before = write_times(run)
-    told = run_to_end(calm.config, run)
+    told = run_here(calm.config, run)
     assert (told["computed"], told["skipped"]) == (0, calm.blocks)
     assert write_times(run) == before
     assert len(before) > 20

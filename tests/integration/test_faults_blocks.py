@@ -17,7 +17,8 @@ from tests.integration.faults import (
     Command,
     bytes_that_differ,
     few_blocks,
-    run_to_end,
+    here,
+    run_here,
     write_config,
 )
 from tests.tables import Table
@@ -70,22 +71,22 @@ def test_a_poisonous_block_is_set_aside_with_its_inputs_and_the_others_are_done(
         assert any("poisoned" in line for line in record["traceback"])
 
         # as it stands, the same command tries it no more; status tells it by its cause
-        code, said, _ = Command.start("run", calm.config, "--out", out, "--json", env=env).end()
+        code, said, _ = here("run", calm.config, "--out", out, "--json")
         assert (code, json.loads(said)["computed"]) == (1, 0)
-        code, said, _ = Command.start("status", out).end()
+        code, said, _ = here("status", out)
         assert code == 1
         assert "set aside, 1 blocks" in said
-        code, said, _ = Command.start("verify", out, "--json").end()
+        code, said, _ = here("verify", out, "--json")
         assert code == 1
         assert json.loads(said)["set_aside"] == [f"2018/{victim.epsg}/{victim.key}"]
 
     switch.unlink()
-    told = run_to_end(calm.config, out, "--retry-set-aside")
+    told = run_here(calm.config, out, "--retry-set-aside")
     differ = bytes_that_differ(out, calm.out)
     faults.add(f"a block with {harm}", 1, record["attempts"] - 1, differ)
     assert told["computed"] == 1
     assert differ == 0
-    assert Command.start("verify", out).end()[0] == 0
+    assert here("verify", out)[0] == 0
 
 
 @pytest.fixture
@@ -100,11 +101,11 @@ def test_redo_does_exactly_the_blocks_that_a_region_meets_again(calm: Calm, copy
     before = {marker.key: marker.finished for marker in Ledger(str(copy)).markers()}
     west, south, east, north = yaml.safe_load(calm.config.read_text())["region"]["bbox"]
     corner = [west, south, west + (east - west) / 20, south + (north - south) / 20]
-    told = run_to_end(calm.config, copy, "--redo", ",".join(map(str, corner)))
+    told = run_here(calm.config, copy, "--redo", ",".join(map(str, corner)))
     assert (told["computed"], told["skipped"]) == (1, calm.blocks - 1)
     assert bytes_that_differ(copy, calm.out) == 0
     assert before.keys() == {marker.key for marker in Ledger(str(copy)).markers()}
-    code, _, complained = Command.start("run", calm.config, "--out", copy, "--redo", "10,46,10.1,46.1").end()
+    code, _, complained = here("run", calm.config, "--out", copy, "--redo", "10,46,10.1,46.1")
     assert (code, len(complained.splitlines())) == (2, 1)
     assert "no block" in complained
 
@@ -125,7 +126,7 @@ def test_a_changed_configuration_is_refused_with_the_difference_and_begins_anew_
 ) -> None:
     for change, words in CHANGES:
         config = write_config(tmp_path / "other.yaml", few_blocks(tiny_range) | change)
-        code, _, complained = Command.start("run", config, "--out", copy).end()
+        code, _, complained = here("run", config, "--out", copy)
         assert (code, len(complained.splitlines())) == (2, 1), complained
         assert words in complained
         assert "--new-run" in complained
@@ -135,10 +136,10 @@ def test_a_changed_configuration_is_refused_with_the_difference_and_begins_anew_
     config = write_config(
         tmp_path / "other.yaml", few_blocks(tiny_range) | {"outlines": {"min_area_km2": 0.05}}
     )
-    told = run_to_end(config, copy, "--new-run")
+    told = run_here(config, copy, "--new-run")
     assert told["computed"] == calm.blocks
     assert (copy / "notes.txt").read_text() == "mine", "what is not the run's is left alone"
-    assert Command.start("verify", copy).end()[0] == 0
+    assert here("verify", copy)[0] == 0
 
 
 def test_a_run_killed_while_it_is_cleared_away_is_cleared_by_the_next(
@@ -159,6 +160,6 @@ def test_a_run_killed_while_it_is_cleared_away_is_cleared_by_the_next(
         patch.setattr(Objects, "delete_all", dies)
         with pytest.raises(KeyboardInterrupt):
             Ledger(str(copy)).clear()
-    assert run_to_end(calm.config, copy)["computed"] == calm.blocks
+    assert run_here(calm.config, copy)["computed"] == calm.blocks
     assert bytes_that_differ(copy, calm.out) == 0
     assert os.path.exists(copy / "run.json")

@@ -15,7 +15,7 @@ from cryoscale import lease
 from cryoscale.errors import LeaseLostError, OutputError
 from cryoscale.write.objects import Objects
 from tests.integration.conftest import Calm
-from tests.integration.faults import Command, bytes_that_differ, done, run_to_end, until
+from tests.integration.faults import Command, bytes_that_differ, done, here, run_here, until
 from tests.tables import Table
 
 
@@ -41,7 +41,7 @@ def test_a_dead_drivers_lease_holds_nobody_up(calm: Calm, tmp_path: Path) -> Non
     assert until(lambda: done(out) >= 1, first)
     first.kill_all()
     first.end()
-    assert run_to_end(calm.config, out)["skipped"] >= 1
+    assert run_here(calm.config, out)["skipped"] >= 1
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_driver_that_is_frozen_and_followed_stops_when_it_wakes(
     first.kill(signal.SIGSTOP)
     # the next driver is on another machine as far as it can see, and waits for the silence
     _from_elsewhere(out)
-    told = run_to_end(calm.config, out)
+    told = run_here(calm.config, out)
     first.kill(signal.SIGCONT)
     code, _, complained = first.end()
     assert code == 75, complained
@@ -138,7 +138,7 @@ def test_a_driver_that_is_frozen_and_followed_stops_when_it_wakes(
     differ = bytes_that_differ(out, calm.out)
     faults.add("a driver frozen, followed, and woken", 1, told["computed"], differ)
     assert differ == 0
-    assert Command.start("verify", out).end()[0] == 0
+    assert here("verify", out)[0] == 0
 
 
 JUMPING = """

@@ -19,7 +19,7 @@ from tests.integration.faults import (
     bytes_that_differ,
     done,
     few_blocks,
-    run_to_end,
+    run_here,
     until,
     wait_or_end,
     write_config,
@@ -47,7 +47,7 @@ def test_a_driver_killed_at_twenty_random_moments_loses_nothing(
             command.kill()
             command.end()
             computed += done(out) - before
-        told = run_to_end(calm.config, out)
+        told = run_here(calm.config, out)
         assert told["computed"] + told["skipped"] == calm.blocks
         repeated += told["computed"] + computed - calm.blocks
         differ += bytes_that_differ(out, calm.out)
@@ -66,7 +66,7 @@ def test_everything_killed_at_once_is_completed_by_the_same_command(
         command.kill_all()
         command.end()
     kept = done(out)
-    told = run_to_end(calm.config, out)
+    told = run_here(calm.config, out)
     differ = bytes_that_differ(out, calm.out)
     faults.add(
         "SIGKILL of driver, scheduler and workers at once", 2, calm.blocks - kept - told["computed"], differ
@@ -123,7 +123,7 @@ def test_sigterm_finishes_what_is_in_work_and_says_that_it_can_be_resumed(
     assert "the same command goes on" in complained
     assert "Traceback" not in complained
     assert not command.children()
-    told = run_to_end(calm.config, out)
+    told = run_here(calm.config, out)
     differ = bytes_that_differ(out, calm.out)
     faults.add("SIGTERM of the driver", 1, told["computed"] + kept - calm.blocks, differ)
     assert told["skipped"] == kept

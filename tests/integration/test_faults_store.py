@@ -18,7 +18,7 @@ from cryoscale.pipeline import run as run_pipeline
 from cryoscale.results import Run
 from cryoscale.write.objects import Objects
 from tests.integration.conftest import Calm
-from tests.integration.faults import Command, bytes_that_differ, done, run_to_end, until
+from tests.integration.faults import Command, bytes_that_differ, done, here, run_here, run_to_end, until
 from tests.integration.s3 import S3
 from tests.tables import Table
 
@@ -57,7 +57,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_room_on_it_completes_the_run(
         assert kept < calm.blocks
         assert Ledger(str(out)).set_asides() == {}, "no block is to blame for a full disk"
         _resize(disk, "size=64m")
-        told = run_to_end(calm.config, out)
+        told = run_here(calm.config, out)
         differ = bytes_that_differ(out, calm.out)
         assert told["skipped"] == kept
         partial = [path for path in out.rglob("*") if path.name.endswith(".partial")]
@@ -83,11 +83,11 @@ def test_an_output_that_becomes_read_only_ends_the_run_and_blames_no_block(
         assert "Read-only" in complained
         assert "Traceback" not in complained
         kept = done(out)
-        refused, _, words = Command.start("run", calm.config, "--out", out).end()
+        refused, _, words = here("run", calm.config, "--out", out)
         assert (refused, len(words.splitlines())) == (2, 1)
         assert "Read-only" in words
         _resize(disk, "rw")
-        told = run_to_end(calm.config, out)
+        told = run_here(calm.config, out)
         differ = bytes_that_differ(out, calm.out)
         assert told["skipped"] == kept
     faults.add("output read-only in the middle of a run", 1, told["computed"] + kept - calm.blocks, differ)
@@ -115,7 +115,7 @@ def test_a_store_that_goes_away_in_the_middle_of_a_run_costs_no_block(
     faults.add("S3 server away for 20 s", 1, told["repeated"], differ)
     assert told["set_aside"] == []
     assert differ == 0
-    code, said, complained = Command.start("verify", out, "--json").end()
+    code, said, complained = here("verify", out, "--json")
     assert code == 0, said + complained
 
 
@@ -128,7 +128,7 @@ def test_a_driver_killed_while_it_writes_to_s3_is_followed_by_the_next(
     command.kill()
     command.end()
     kept = done(out)
-    told = run_to_end(calm.config, out)
+    told = run_to_end(calm.config, out)  # a fork server that is there knows nothing of this server's keys
     differ = bytes_that_differ(out, calm.out)
     faults.add("SIGKILL of the driver, output on S3", 1, told["computed"] + kept - calm.blocks, differ)
     assert told["skipped"] == kept
@@ -215,18 +215,18 @@ def test_what_is_damaged_is_found_by_verify_and_mended_by_run(
 
 def test_the_commands_tell_damage_by_their_exit_codes(calm: Calm, copy: Path) -> None:
     _flip(_shard(copy))
-    code, said, complained = Command.start("verify", copy, "--json").end()
+    code, said, complained = here("verify", copy, "--json")
     found = json.loads(said)
     assert (code, found["sound"]) == (1, False), complained
     (fault,) = found["faults"]
     assert (fault["kind"], fault["repair"]) == ("shard", True)
     assert "probability was written to since" in fault["reason"]
-    assert run_to_end(calm.config, copy)["computed"] == 1
-    assert Command.start("verify", copy).end()[0] == 0
+    assert run_here(calm.config, copy)["computed"] == 1
+    assert here("verify", copy)[0] == 0
 
 
 def test_verify_of_a_sound_run_says_so_and_how_long_a_thousand_blocks_take(calm: Calm) -> None:
-    code, said, _ = Command.start("verify", calm.out, "--json").end()
+    code, said, _ = here("verify", calm.out, "--json")
     found = json.loads(said)
     assert code == 0
     assert found["sound"]

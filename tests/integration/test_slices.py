@@ -27,7 +27,7 @@ from cryoscale.pipeline import run
 from cryoscale.sealing import is_sealed, seal
 from cryoscale.slices import DIVISION, PREPARING, Division, Slice, dissolve
 from tests.integration.conftest import Calm, TinyRange
-from tests.integration.faults import Command, bytes_that_differ, few_blocks, until, write_config
+from tests.integration.faults import Command, bytes_that_differ, few_blocks, here, until, write_config
 from tests.integration.s3 import S3
 from tests.made_runs import bare_manifest
 from tests.tables import Table
@@ -76,7 +76,7 @@ def test_slices_side_by_side_one_of_them_killed_and_started_again_make_the_map_o
     assert calm.blocks - 2 <= begun["block"] <= calm.blocks
     repeated = sum(answer["computed"] for answer in answers) + len(kept) - calm.blocks
     faults.add("SIGKILL of one of three slices", 1, max(repeated, 0), differ)
-    assert Command.start("verify", out).end()[0] == 0
+    assert here("verify", out)[0] == 0
 
 
 # --- what is done once ------------------------------------------------------------------------------
