@@ -24,6 +24,7 @@ from cryoscale.settings import ClusterSpec
 _IMPORTED = [
     "cryoscale.collecting",  # first, since it makes the others quicker
     *("cryoscale.cli", "distributed", "distributed.nanny", "cryoscale.leaving", "cryoscale.featurise"),
+    "dask.array",  # which xarray imports as soon as it holds an array
 ]
 _WITH_ACTORS = ["cryoscale.blocktask", "cryoscale.infer.actor", "cryoscale.models.loading"]
 _WITH_NETWORKS = ["torch", "cryoscale.models.predictor"]

@@ -126,7 +126,8 @@ def test_fused_and_by_openvino_the_network_answers_as_it_is_written(size: tuple[
     made = FusedCryoNet(fold_batch_norms(net, torch.randn(1, 8, 64, 64)), torch.float32)
     found = made.probabilities(made(x.contiguous(memory_format=torch.channels_last)), 1.0)
     np.testing.assert_allclose(found.permute(0, 3, 1, 2), wanted, atol=1e-4)
-    answers = torch.cat([OpenVinoNetwork(net, "fp32")(one[None]) for one in x])
+    by_openvino = OpenVinoNetwork(net, "fp32")
+    answers = torch.cat([by_openvino(one[None]) for one in x])
     np.testing.assert_allclose(torch.softmax(answers, dim=1), wanted, atol=1e-4)
 
 
