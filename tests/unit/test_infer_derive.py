@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -27,18 +26,10 @@ from tests.fake_cuda import FakeCuda
 from tests.toy_networks import toy
 from tests.unit.test_features_packing import BASIS, unpacked
 from tests.unit.test_features_stack import inputs
+from tests.unit.test_infer_device import OnDevice, one_thread  # noqa: F401 - a fixture of every test here
 
 CPU = torch.device("cpu")
 EPSG = 32645
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks gain nothing by a second one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def scene(height: int = 60, width: int = 70, *, holes: float = 0.01, seed: int = 0) -> xr.Dataset:
@@ -124,18 +115,6 @@ def test_all_at_once_is_the_same_as_strip_by_strip(monkeypatch: pytest.MonkeyPat
 # --- on an actor ---------------------------------------------------------------------------------
 
 
-class OnDevice:
-    """A model that wants its tiles kept on its device."""
-
-    on_device = True
-
-    def __init__(self, precision: str) -> None:
-        self.inner = toy(precision=precision)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-
 BLOCK = Window(EPSG, -64, 64, 150, 131)
 OUTER = read_window(BLOCK, 64, 0.5)
 AROUND = OUTER.pad(HALO_PX)
@@ -156,7 +135,7 @@ def sent() -> tuple[Packed, np.ndarray]:
 @pytest.mark.parametrize("on_device", [True, False])
 def test_a_block_sent_as_numbers_is_mapped_as_one_sent_as_channels(precision: str, on_device: bool) -> None:
     packed, features = sent()
-    model = OnDevice(precision) if on_device else toy(precision=precision)
+    model = OnDevice(9, precision=precision) if on_device else toy(precision=precision)
     actor = ModelActor({}, 64, 0.5, batch=4, load=lambda: model)
     wanted = actor.predict(features, OUTER.row, OUTER.col, BLOCK)
     found = actor.predict(packed, AROUND.row, AROUND.col, BLOCK)
@@ -170,7 +149,7 @@ def test_on_streams_rows_go_once_and_in_any_number_at_a_time(
     monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     packed, features = sent()
-    actor = ModelActor({}, 64, 0.5, batch=4, load=lambda: OnDevice("bf16"))
+    actor = ModelActor({}, 64, 0.5, batch=4, load=lambda: OnDevice(9, precision="bf16"))
     wanted = actor.predict(features, OUTER.row, OUTER.col, BLOCK)
     fake = FakeCuda(monkeypatch)
     monkeypatch.setattr(device, "_has_streams", lambda device: True)
@@ -185,7 +164,7 @@ def test_on_streams_rows_go_once_and_in_any_number_at_a_time(
 @pytest.mark.parametrize("way", ["mapped", "sent", "a CPU"])
 def test_a_task_gives_numbers_by_hand_or_sends_them(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     packed, features = sent()
-    model = toy() if way == "a CPU" else OnDevice("bf16")
+    model = toy() if way == "a CPU" else OnDevice(9, precision="bf16")
     served, given_ = ModelActor({}, 64, 0.5, batch=4, load=lambda: model), list[Any]()
     loop = asyncio.new_event_loop()
 
@@ -210,7 +189,7 @@ def test_a_task_gives_numbers_by_hand_or_sends_them(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("on_device", [True, False])
 def test_numbers_that_end_within_the_block_are_mapped_as_far_as_their_channels_go(on_device: bool) -> None:
     packed, features = sent()
-    model = OnDevice("fp32") if on_device else toy()
+    model = OnDevice(9) if on_device else toy()
     actor = ModelActor({}, 64, 0.5, batch=4, load=lambda: model)
     cut = Packed(np.ascontiguousarray(packed.numbers[:, 50:-70, 40:]), packed.recipe)
     wanted = actor.predict(
