@@ -204,12 +204,16 @@ def _of_regions(where: _Where, rates: Profile | None, gpu_tiles_s: float | None,
 
 
 def _of_config(settings: Settings, made: Plan, gpu_tiles_s: float | None, site: Site) -> ClusterPlan:
+    from cryoscale.deriving import is_open
     from cryoscale.forecast.clusters import Basis, ClusterPlan
     from cryoscale.forecast.demand import cost_of_plan, gpu_rate
     from cryoscale.forecast.rgi import Blocks
 
     tiles_s, told = gpu_rate(made.profile, gpu_tiles_s, made.passes)
-    site = replace(site, derive_on=settings.model.derive_on)
+    if settings.model.derive_on != "auto" or is_open(settings):
+        site = replace(site, derive_on=settings.model.derive_on)
+    else:  # nothing will be tried, and workers make the channels
+        site = replace(site, derive_on="workers")
     if site.hours is None and site.gpus is None and settings.cluster.gpu_workers:
         site = replace(site, gpus=settings.cluster.gpu_workers)
     years = len(settings.years)

@@ -79,12 +79,22 @@ class Derivation:
         return told + (f": {self.gain:.2f} times as quick" if self.pays else ", not taken")
 
 
+def is_open(settings: Settings) -> bool:
+    """Whether a trial may find that channels are best made on the device: beside that of the precision.
+
+    Not for a network that is asked several times a tile, turned or with dropout, which outruns nothing.
+    """
+    model = settings.model
+    asked = model.derive_on == "auto" and model.precision == "auto" and model.weights is not None
+    return asked and model.passes == 1
+
+
 def outruns_intake(choice: Choice, settings: Settings, channels: Sequence[str]) -> bool:
     """Whether the network in the precision chosen is quicker than an actor takes its channels in.
 
-    In float32, or turned and asked eight times a tile, it is not.
+    In float32 it is not.
     """
-    if choice.precision == REFERENCE or settings.model.passes > 1:
+    if choice.precision == REFERENCE:
         return False
     return choice.seconds_a_tile < _taken_in_s(settings, BYTES_A_CHANNEL * len(channels))
 

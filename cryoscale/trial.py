@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cryoscale.cluster import ACTOR_THREADS
-from cryoscale.deriving import Derivation, outruns_intake, try_deriving
+from cryoscale.deriving import Derivation, is_open, outruns_intake, try_deriving
 from cryoscale.errors import InputError, StoppedError
 from cryoscale.grid import Block
 from cryoscale.infer.actor import gpu_batch
@@ -105,10 +105,10 @@ def try_precisions_there(
         sample = _taken(settings, model, items, blocks, tell)
         if sample is None:
             return Tried(Choice(REFERENCE, ()))
-        # some 90 MB, which is too much for a task's own message
+        # some 120 MB, which is too much for a task's own message
         sent = found.client.scatter(sample, hash=False)
         made = _told(_ask(found, _chosen, settings, candidates, sent), tell)
-        if settings.model.derive_on != "auto" or not outruns_intake(made, settings, model["channels"]):
+        if not is_open(settings) or not outruns_intake(made, settings, model["channels"]):
             return Tried(made)
         return Tried(made, _derivation_there(found, settings, made.precision, sent, tell))
     except StoppedError:

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.scaling.simulator import Job
+from cryoscale.features.channels import CHANNELS
+from cryoscale.features.packing import bytes_a_pixel
 from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import Block
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
+from cryoscale.infer.wire import BYTES_A_CHANNEL
 from cryoscale.ledger import Marker
 from cryoscale.read.inputs import READ_THREADS
 
@@ -29,10 +32,10 @@ class Form:
 
 FORMS = (
     # to a GPU, which rounds them so; what rounding costs the task is not counted (see benchmarks.wire)
-    Form("30 channels of 16 bits", 30 * 2, True),
+    Form("30 channels of 16 bits", BYTES_A_CHANNEL * len(CHANNELS), True),
     # what they are made of, elevation in two; neither is counted what packing costs the task, nor what making
     # channels costs the GPU
-    Form("18 numbers of 16 bits, channels made by the GPU", 18 * 2, False),
+    Form("18 numbers of 16 bits, channels made by the GPU", bytes_a_pixel(), False),
 )
 
 

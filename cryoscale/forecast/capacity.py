@@ -158,7 +158,7 @@ class Site:
 
     def gpu_s(self, cost: BlockCost) -> float:
         """Seconds that a GPU takes for a block, by its own speed, its share of the link or its intake."""
-        return self._gpu_s(cost, self.derives(cost))
+        return max(self.predict_s(cost) + self.make_s(cost), self.link_s(cost), self.intake_s(cost))
 
     def predict_s(self, cost: BlockCost) -> float:
         """Seconds that a GPU predicts for a block."""
@@ -166,7 +166,9 @@ class Site:
 
     def link_s(self, cost: BlockCost) -> float:
         """Seconds in which a GPU's share of its node's link brings a block."""
-        return self._link_s(self.sent_bytes(cost))
+        if self.node_gbit_s is None:
+            return 0.0
+        return self.sent_bytes(cost) * 8.0 / (self.node_gbit_s * 1e9 / self.node_gpus)
 
     def intake_s(self, cost: BlockCost) -> float:
         """Seconds in which an actor's process takes a block in."""
@@ -177,24 +179,20 @@ class Site:
         return cost.sent_px * (NUMBERS_BYTES_PX if self.derives(cost) else CHANNELS_BYTES_PX)
 
     def derives(self, cost: BlockCost) -> bool:
-        """Whether GPUs make channels: where that is told, or they are done sooner with it."""
+        """Whether GPUs make channels: where that is told, or a run's trial would find it to pay.
+
+        That knows what an actor's process takes in, and nothing of the link of its node.
+        """
         if self.derive_on != "auto":
             return self.derive_on == "device"
-        return self._gpu_s(cost, True) < self._gpu_s(cost, False)
+        takes_s = max(
+            self.predict_s(cost) + cost.sent_px * MAKE_S_PX, cost.sent_px * NUMBERS_BYTES_PX / INTAKE_BYTES_S
+        )
+        return takes_s < max(self.predict_s(cost), cost.sent_px * CHANNELS_BYTES_PX / INTAKE_BYTES_S)
 
     def make_s(self, cost: BlockCost) -> float:
         """Seconds in which a GPU makes the channels of a block, if it does."""
         return cost.sent_px * MAKE_S_PX if self.derives(cost) else 0.0
-
-    def _gpu_s(self, cost: BlockCost, derives: bool) -> float:
-        sent_bytes = cost.sent_px * (NUMBERS_BYTES_PX if derives else CHANNELS_BYTES_PX)
-        make_s = cost.sent_px * MAKE_S_PX if derives else 0.0
-        return max(self.predict_s(cost) + make_s, self._link_s(sent_bytes), sent_bytes / INTAKE_BYTES_S)
-
-    def _link_s(self, sent_bytes: float) -> float:
-        if self.node_gbit_s is None:
-            return 0.0
-        return sent_bytes * 8.0 / (self.node_gbit_s * 1e9 / self.node_gpus)
 
     def scenes_s(self, cost: BlockCost) -> float:
         """Seconds in which the scenes' store sends those of a block, at most."""

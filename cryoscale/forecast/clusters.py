@@ -128,7 +128,8 @@ class ClusterPlan:
             return []
         made = f"{self.site.make_s(self.cost):.3g} s a block beside the network, reckoned and not measured"
         sent = f"are sent {NUMBERS_BYTES_PX} bytes a pixel in the place of {CHANNELS_BYTES_PX}"
-        return [f"GPUs make channels of bands and {sent} ({made}), if a trial before the run finds it to pay"]
+        tried = ", if a trial before the run finds it to pay" if self.site.derive_on == "auto" else ""
+        return [f"GPUs make channels of bands and {sent} ({made}){tried}"]
 
     def _waits(self) -> str:
         """Whether it waits, and what for."""

@@ -92,6 +92,8 @@ def test_gpus_that_are_given_are_fed_until_they_are_the_slowest() -> None:
         ({"gpus": 2, "tiles_s": 5000.0}, "GPUs", 1000 * (0.06 + 0.004) / 2),
         ({"gpus": 2, "tiles_s": 9000.0}, "intake", 1000 * 0.12 / 2.3 / 2),
         ({"gpus": 2, "derive_on": "device"}, "GPUs", 1000 * (0.12 + 0.004) / 2),
+        # a slow link alone does not make them: no trial knows of it
+        ({"gpus": 1, "node_gbit_s": 10.0, "tiles_s": 2500.0}, "network", 1000 * 0.16),
         ({"gpus": 4, "scenes_gbit_s": 10.0}, "scenes", 1000 * 0.8),
         ({"gpus": 64}, "driver", 1000 * DRIVER_S),
     ],

@@ -8,7 +8,7 @@ import pytest
 from shapely.geometry import MultiPolygon
 
 from cryoscale import deriving
-from cryoscale.deriving import Derivation, outruns_intake
+from cryoscale.deriving import Derivation, is_open, outruns_intake
 from cryoscale.features.channels import CHANNELS
 from cryoscale.models.parity import Choice, Parity
 from cryoscale.settings import ModelSpec, Season, Settings
@@ -41,13 +41,14 @@ def test_only_a_network_that_outruns_its_intake_is_asked() -> None:
     # 2304 x 2304 pixels for 17 x 17 tiles
     at_most_s = 2304**2 / 17**2 * 60 / 2.3e9
 
-    def outruns(seconds: float, precision: str = "bf16-fused", model: ModelSpec = settings.model) -> bool:
-        choice = Choice(precision, (Parity(precision, 1.0, 0.0, seconds),))
-        return outruns_intake(choice, replace(settings, model=model), CHANNELS)
+    def outruns(seconds: float, precision: str = "bf16-fused") -> bool:
+        return outruns_intake(Choice(precision, (Parity(precision, 1.0, 0.0, seconds),)), settings, CHANNELS)
 
     assert outruns(0.99 * at_most_s)
     assert not outruns(1.01 * at_most_s)
     assert not outruns(0.1 * at_most_s, precision="fp32")
-    assert not outruns(0.1 * at_most_s, model=replace(settings.model, flips=True))
+    for shut in ({"flips": True}, {"precision": "bf16"}, {"derive_on": "workers"}, {"weights": None}):
+        assert not is_open(replace(settings, model=replace(settings.model, **shut)))
+    assert is_open(settings)
     assert not outruns_intake(Choice("bf16", ()), settings, CHANNELS)  # not tried
     assert deriving.INTAKE_BYTES_S == 2.3e9
