@@ -41,7 +41,7 @@ def finish(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
         stage("making coarser levels of the map")
         for year in settings.years:
             for epsg in mosaic.zones(out, year):
-                mosaic.build_levels(f"{out}/mosaic.zarr", year, epsg)
+                mosaic.build_levels(f"{out}/mosaic.zarr", year, epsg, crew.each)
         _what_follows(settings, out, stage, settings.years, crew)
 
 

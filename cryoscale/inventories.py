@@ -47,8 +47,8 @@ def write_inventory(
     """Glaciers of one year over all zones, as ``inventory/<year>.parquet`` and ``.gpkg`` under ``folder``.
 
     Beside them the complexes that they are parts of, the divides that they share, their hypsometry, the area
-    of all with its interval, and what the columns of all years mean. Blocks are looked at, complexes divided
-    and glaciers described by ``each``.
+    of all with its interval, and what the columns of all years mean. Blocks are looked at, complexes divided,
+    glaciers described and their fronts found by ``each``.
     """
     maps = {epsg: mosaic.open_mosaic(out, year, epsg, dask=False) for epsg in mosaic.zones(out, year)}
     parquet = folder / "inventory" / f"{year}.parquet"
@@ -65,8 +65,8 @@ def write_inventory(
         divide_inventory(found, glaciers, divider, maps, settings.block_px, each)
         glaciers.describe(_Describer(ground, known, evidence_of(out, year)), each)
         elevations = {} if ground is None else ground.elevations
-        with Waters(maps, elevations, settings.block_px) as waters, Fronts(year) as fronts:
-            find_fronts(glaciers, Finder(maps, waters), ground, fronts)
+        with Waters(maps, elevations, settings.block_px, each) as waters, Fronts(year) as fronts:
+            find_fronts(glaciers, Finder(maps, waters), ground, fronts, each)
             glaciers.write(parquet, parquet.with_suffix(".gpkg"), {"fronts": fronts.frames()})
             fronts.write(parquet.with_name(f"{year}-fronts.parquet"))
         glaciers.write_divides(parquet.with_name(f"{year}-intersects.parquet"))

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pyproj import Geod
 from shapely.geometry import MultiLineString, Point, Polygon
 
+from cryoscale.crew import Each, in_pairs
 from cryoscale.write import zones
 from cryoscale.write.arrays import NODATA
 from cryoscale.write.axes import axis_of
@@ -245,6 +246,9 @@ class _Tiles:
         self._maps = maps
         self._held: OrderedDict[tuple[int, str, int, int], NDArray[np.generic]] = OrderedDict()
 
+    def __reduce__(self) -> tuple[type[_Tiles], tuple[Mapping[int, xr.Dataset]]]:
+        return _Tiles, (self._maps,)  # another process keeps tiles of its own
+
     def at(self, epsg: int, name: str, pixels: NDArray[np.int64], beyond: int) -> NDArray[np.generic]:
         """Values at pixels ``(..., 2)``, row and column."""
         data = self._maps[epsg][name]
@@ -319,15 +323,36 @@ class Fronts(Scratch):
         write_parts(self.frames(), path, None if bounds[0] is None else bounds)
 
 
-def find_fronts(glaciers: Inventory, finder: Finder, ground: Ground | None, fronts: Fronts) -> None:
-    """Put the fronts of all glaciers into ``fronts``, and set the terminus type of each glacier.
+@dataclass(frozen=True, eq=False)
+class _Finding:
+    """A glacier to its terminus type, and to its fronts: whether each belongs to the terminus, and its axis."""
 
-    The glaciers must have been described before.
-    """
-    for one in glaciers.shaped():
-        found, terminus = finder.fronts_of(one)
-        glaciers.set_term_type(one.number, term_type(found, terminus, one.term_type))
+    finder: Finder
+    ground: Ground | None
+
+    def __call__(self, one: Shaped) -> tuple[int, list[tuple[Front, bool, str]]]:
+        found, terminus = self.finder.fronts_of(one)
         least_m = np.inf if terminus is None else LEAST_SHARE * terminus.perimeter_m
+        fronts = []
         for front in found:
             ends = front.at_terminus_m >= max(least_m, np.finfo(float).tiny)
-            fronts.add(one.name, front, ends, axis_of(front.line, ends, one.outline, ground))
+            fronts.append((front, ends, axis_of(front.line, ends, one.outline, self.ground)))
+        return term_type(found, terminus, one.term_type), fronts
+
+
+def find_fronts(
+    glaciers: Inventory, finder: Finder, ground: Ground | None, fronts: Fronts, each: Each = map
+) -> None:
+    """Put the fronts of all glaciers into ``fronts``, and set the terminus type of each glacier.
+
+    Args:
+        glaciers: as they have been described.
+        finder: of their fronts.
+        ground: the elevation of the year's zones, for the axes of fronts at a terminus.
+        fronts: gets them.
+        each: by what every glacier is looked at, see :class:`cryoscale.crew.Crew`.
+    """
+    for one, (code, found) in in_pairs(each, _Finding(finder, ground), glaciers.shaped()):
+        glaciers.set_term_type(one.number, code)
+        for front in found:
+            fronts.add(one.name, *front)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from cryoscale.crew import Each
 from cryoscale.grid import RESOLUTION_M, Window
 from cryoscale.write.store import (
     COMPRESSOR,
@@ -35,8 +38,14 @@ _SMALLEST_PX = 256
 """No further level where the longer edge is at most this many pixels: one chunk shows it all."""
 
 
-def build_levels(store_url: str | os.PathLike[str], year: int, epsg: int) -> list[int]:
+def build_levels(store_url: str | os.PathLike[str], year: int, epsg: int, each: Each = map) -> list[int]:
     """Writes the coarser levels of one zone's map as sub-groups ``x2``, ``x4``, …; repeats replace them.
+
+    Args:
+        store_url: the store of the run's maps.
+        year: the year mapped.
+        epsg: the zone's EPSG code.
+        each: by what the shards of a level are filled, see :class:`cryoscale.crew.Crew`.
 
     Returns:
         The factors of the levels, finest first, without 1.
@@ -45,12 +54,13 @@ def build_levels(store_url: str | os.PathLike[str], year: int, epsg: int) -> lis
     base = zarr.open_group(store, path=path, mode="r+", use_consolidated=False)
     attributes: dict[str, Any] = base.attrs.asdict()
     window, block_px = Window(epsg, *attributes["cryoscale:window"]), int(attributes["cryoscale:block_px"])
-    factors, finer = _factors(window, block_px), base
+    factors, finer = _factors(window, block_px), path
     for factor in factors:
-        level = _create_level(base, window, factor, block_px)
-        height, width = window.height // factor, window.width // factor
-        for y, x in _shards((height, width), block_px):
-            _fill_shard(finer, level, y, x)
+        _create_level(base, window, factor, block_px)
+        level = f"{path}/{level_name(factor)}"
+        shape = window.height // factor, window.width // factor
+        for _ in each(_Filling(os.fspath(store_url), finer, level), _shards(shape, block_px)):
+            pass
         finer = level
     base.update_attributes(geo_attributes(window) | multiscale_attributes(window, [1, *factors]))
     consolidate(store)
@@ -107,7 +117,7 @@ def _factors(window: Window, block_px: int) -> list[int]:
     return factors
 
 
-def _create_level(base: zarr.Group, window: Window, factor: int, block_px: int) -> zarr.Group:
+def _create_level(base: zarr.Group, window: Window, factor: int, block_px: int) -> None:
     level = base.create_group(level_name(factor), overwrite=True)
     shape, chunk_px = (window.height // factor, window.width // factor), inner_chunk_px(block_px)
     for name in ("probability", "label", *_AVERAGED):
@@ -136,7 +146,6 @@ def _create_level(base: zarr.Group, window: Window, factor: int, block_px: int) 
     copy = level.create_array("class", shape=names.shape, dtype="str", dimension_names=("class",))
     copy[:] = names[:]
     level.update_attributes(geo_attributes(window, factor))
-    return level
 
 
 def _shards(shape: tuple[int, int], block_px: int) -> Iterator[tuple[slice, slice]]:
@@ -144,13 +153,40 @@ def _shards(shape: tuple[int, int], block_px: int) -> Iterator[tuple[slice, slic
         yield slice(row, min(row + block_px, shape[0])), slice(col, min(col + block_px, shape[1]))
 
 
-def _fill_shard(finer: zarr.Group, level: zarr.Group, y: slice, x: slice) -> None:
-    source = (slice(2 * y.start, 2 * y.stop), slice(2 * x.start, 2 * x.stop))
-    probability, label = halve_probability(_read(finer, "probability", source))
-    _write(level, "probability", (y, x), probability)
-    _write(level, "label", (y, x), label)
-    for name in _AVERAGED:
-        _write(level, name, (y, x), halve_mean(_read(finer, name, source)))
+@dataclass(frozen=True)
+class _Filling:
+    """Rows and columns of a shard, which it fills from the level below.
+
+    Attributes:
+        store_url: the store of both.
+        finer: where in it the level below is.
+        level: where the shard's own is.
+    """
+
+    store_url: str
+    finer: str
+    level: str
+
+    @cached_property
+    def _groups(self) -> tuple[zarr.Group, zarr.Group]:
+        store = open_store(self.store_url)
+        finer, level = (
+            zarr.open_group(store, path=path, mode="r+", use_consolidated=False)
+            for path in (self.finer, self.level)
+        )
+        return finer, level
+
+    def __call__(self, shard: tuple[slice, slice]) -> None:
+        y, x = shard
+        finer, level = self._groups
+        source = (slice(2 * y.start, 2 * y.stop), slice(2 * x.start, 2 * x.stop))
+        if (_read(finer, "label", source) == _NODATA).all():
+            return  # most of a zone's rectangle, where a range is a band across it
+        probability, label = halve_probability(_read(finer, "probability", source))
+        _write(level, "probability", shard, probability)
+        _write(level, "label", shard, label)
+        for name in _AVERAGED:
+            _write(level, name, shard, halve_mean(_read(finer, name, source)))
 
 
 def _read(group: zarr.Group, name: str, part: tuple[slice, slice]) -> NDArray[np.uint8]:

@@ -18,7 +18,8 @@ class Scratch:
 
     def __init__(self, tables: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="cryoscale-")
-        self._base = sqlite3.connect(Path(self._folder.name, "scratch.sqlite"))
+        self._path = Path(self._folder.name, "scratch.sqlite")
+        self._base = sqlite3.connect(self._path)
         self._base.executescript(tables)
 
     def __enter__(self) -> Self:

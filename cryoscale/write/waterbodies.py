@@ -17,8 +17,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from cryoscale.crew import Each
 from cryoscale.grid import RESOLUTION_M, transformer
 from cryoscale.write.arrays import NODATA
+from cryoscale.write.polygons import Sides
 from cryoscale.write.zonal import CLEAN_ICE, DEBRIS, affine_of
 from cryoscale.write.zones import Cut
 
@@ -94,17 +96,23 @@ class Zone:
         inner = slice(top - north, bottom - north), slice(left - west, right - west)
         if not (label[1:-1, 1:-1] == WATER).any():
             return Block(np.zeros((bottom - top, right - left), np.int32), label)
-        water = broad(outer)[inner] & self.own(top, left, bottom - top, right - left)
+        water = broad(outer)[inner]
+        if self.reaches_cut(top, left, *water.shape):
+            row, col = np.nonzero(water)
+            x, y = self.dataset["x"].values[left + col], self.dataset["y"].values[top + row]
+            water[row, col] = _in_box(*self.degrees(x, y), self.cut)
         numbers, _ = ndimage.label(water)
         return Block(numbers.astype(np.int32), label)
 
-    def own(self, top: int, left: int, height: int, width: int) -> NDArray[np.bool_]:
-        """Which pixels lie on the zone's own side of every cut."""
+    def reaches_cut(self, top: int, left: int, height: int, width: int) -> bool:
+        """Whether a pixel of a part, or one beside it, lies beyond a cut: those around it tell of all."""
         if not self.cut.lons_deg and not self.cut.lats_deg:
-            return np.ones((height, width), bool)
-        x = self.dataset["x"].values[left : left + width]
-        y = self.dataset["y"].values[top : top + height]
-        return _in_box(*self.degrees(*np.meshgrid(x, y)), self.cut)
+            return False
+        x = self.dataset["x"].values[left] + RESOLUTION_M * np.arange(-1, width + 1)
+        y = self.dataset["y"].values[top] - RESOLUTION_M * np.arange(-1, height + 1)
+        east = np.concatenate([x, x, np.full(y.size, x[0]), np.full(y.size, x[-1])])
+        north = np.concatenate([np.full(x.size, y[0]), np.full(x.size, y[-1]), y, y])
+        return not _in_box(*self.degrees(east, north), self.cut).all()
 
     def degrees(
         self, x: NDArray[np.float64], y: NDArray[np.float64]
@@ -131,62 +139,59 @@ def _in_box(lon: NDArray[np.float64], lat: NDArray[np.float64], cut: Cut) -> NDA
     return np.asarray((turned <= east) & (lat >= south) & (lat <= north), bool)
 
 
-def bodies(zone: Zone, elevation: xr.DataArray | None) -> Iterator[Body]:
-    """Bodies that are large enough or may go on in another zone."""
+def bodies(zone: Zone, elevation: xr.DataArray | None, each: Each = map) -> Iterator[Body]:
+    """Bodies that are large enough or may go on in another zone.
+
+    Args:
+        zone: whose they are.
+        elevation: (y, x) in m on the zone's own grid, of any step; None where there is none.
+        each: by what blocks are looked at, see :class:`cryoscale.crew.Crew`; they are joined here.
+    """
     height, width = zone.dataset["label"].shape
-    joining = _Joining()
-    for top in range(0, height, zone.step_px):
+    tops, lefts = range(0, height, zone.step_px), range(0, width, zone.step_px)
+    looked_at = iter(each(_Look(zone, elevation), ((top, left) for top in tops for left in lefts)))
+    joining = _Joining(width)
+    for top in tops:
         joining.begin_row(min(zone.step_px, height - top))
-        below = np.zeros(width, np.int64)
-        for left in range(0, width, zone.step_px):
-            block = zone.block(top, left)
-            given = np.zeros(block.numbers.shape, np.int64)
-            if block.numbers.any():
-                given = joining.number(_look(zone, block, elevation, top, left), block.numbers)
-            columns = slice(left, min(left + zone.step_px, width))
-            joining.meet(given, columns)
-            below[columns] = given[-1]
-        yield from joining.end_row(below, last=top + zone.step_px >= height)
+        for left in lefts:
+            joining.add(left, *next(looked_at))
+        yield from joining.end_row(last=top == tops[-1])
 
 
 class _Joining:
-    """The bodies that are open, row of blocks by row of blocks."""
+    """The bodies that are open, row of blocks by row of blocks, of a zone that is so many pixels wide."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         self._last = 0
         self._parent: dict[int, int] = {}
         self._open: dict[int, Body] = {}
-        self._above: NDArray[np.int64] | None = None
+        self._above, self._below = np.zeros((2, width), np.int64)
         self._left = np.zeros(0, np.int64)
 
     def begin_row(self, height: int) -> None:
         """A row of blocks of that many rows of pixels."""
         self._left = np.zeros(height, np.int64)
 
-    def number(self, found: list[Body], local: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Numbers (y, x) of the bodies of a block, given in the order of its own numbers."""
+    def add(self, left: int, sides: Sides, found: list[Body]) -> None:
+        """A block, its first column, with its bodies in the order of its own numbers."""
         given = np.zeros(len(found) + 1, np.int64)
-        sides = np.unique(np.concatenate([local[0], local[-1], local[:, 0], local[:, -1]]))
         goes_on = np.zeros(given.size, bool)
-        goes_on[sides] = True
+        goes_on[sides.numbers] = True
         for index, body in enumerate(found, start=1):
             if goes_on[index] or _stays(body):
                 self._last += 1
                 self._parent[self._last] = self._last
                 self._open[self._last] = body
                 given[index] = self._last
-        return given[local]
+        columns = slice(left, left + sides.north.size)
+        own = sides.renamed(given)
+        self._join(self._above[columns], own.north)
+        self._join(self._left, own.west)
+        self._left, self._below[columns] = own.east, own.south
 
-    def meet(self, given: NDArray[np.int64], columns: slice) -> None:
-        """Join what meets at the upper and at the left side of a block."""
-        if self._above is not None:
-            self._join(self._above[columns], given[0])
-        self._join(self._left, given[:, 0])
-        self._left = given[:, -1]
-
-    def end_row(self, below: NDArray[np.int64], *, last: bool) -> Iterator[Body]:
+    def end_row(self, *, last: bool) -> Iterator[Body]:
         """What nothing can join any more and stays."""
-        numbers, inverse = np.unique(below, return_inverse=True)
+        numbers, inverse = np.unique(self._below, return_inverse=True)
         roots = np.array([self._root(number) if number else 0 for number in numbers.tolist()], np.int64)
         self._above = roots[inverse]
         self._parent = {} if last else {root: root for root in roots.tolist() if root}
@@ -219,6 +224,19 @@ def _stays(body: Body) -> bool:
     return body.counts.px * PIXEL_KM2 >= LEAST_KM2 or bool(body.at_cut)
 
 
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """The first row and column of a block to what it has along its sides, and to its bodies."""
+
+    zone: Zone
+    elevation: xr.DataArray | None
+
+    def __call__(self, corner: tuple[int, int]) -> tuple[Sides, list[Body]]:
+        block = self.zone.block(*corner)
+        found = _look(self.zone, block, self.elevation, *corner) if block.numbers.any() else []
+        return Sides.of(block.numbers), found
+
+
 def _look(zone: Zone, block: Block, elevation: xr.DataArray | None, top: int, left: int) -> list[Body]:
     """The bodies of a block, in the order of its numbers."""
     count = int(block.numbers.max())
@@ -245,8 +263,9 @@ def _look(zone: Zone, block: Block, elevation: xr.DataArray | None, top: int, le
         )
         for at, box in enumerate(ndimage.find_objects(block.numbers), start=1)
     ]
-    for at, points in _along_cut(zone, row + top, col + left, number):
-        found[at - 1].at_cut.append(points)
+    if zone.reaches_cut(top, left, *block.numbers.shape):
+        for at, points in _along_cut(zone, row + top, col + left, number):
+            found[at - 1].at_cut.append(points)
     return found
 
 
@@ -278,8 +297,6 @@ def _along_cut(
     zone: Zone, row: NDArray[np.int64], col: NDArray[np.int64], number: NDArray[np.int32]
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Of each body the places of its pixels that are the last before a cut."""
-    if not zone.cut.lons_deg and not zone.cut.lats_deg:
-        return
     x, y = zone.dataset["x"].values[col], zone.dataset["y"].values[row]
     last = np.zeros(row.size, bool)
     for right, up in ((-1, 0), (1, 0), (0, -1), (0, 1)):

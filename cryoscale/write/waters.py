@@ -17,15 +17,17 @@ They are found block by block (:mod:`cryoscale.write.waterbodies`) and kept on d
 
 from __future__ import annotations
 
+import sqlite3
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from cryoscale.crew import Each
 from cryoscale.write.scratch import Scratch
 from cryoscale.write.waterbodies import LEAST_KM2, PIXEL_KM2, Zone, bodies, joined
 from cryoscale.write.zones import cuts
@@ -85,10 +87,17 @@ class Waters(Scratch):
         maps: by EPSG code, with ``label`` ``(y, x)`` of pixels of 10 m.
         elevations: by EPSG code, elevation (y, x) in m on the zone's own grid, of any step; may lack zones.
         step_px: edge of the parts that are read one after the other; it bounds the memory, no more.
+        each: by what these are looked at, see :class:`cryoscale.crew.Crew`.
+
+    Pickled, they are the same waters on disk, which live no longer than where they were found.
     """
 
     def __init__(
-        self, maps: Mapping[int, xr.Dataset], elevations: Mapping[int, xr.DataArray], step_px: int
+        self,
+        maps: Mapping[int, xr.Dataset],
+        elevations: Mapping[int, xr.DataArray],
+        step_px: int,
+        each: Each = map,
     ) -> None:
         super().__init__(_TABLES)
         where = cuts(list(maps))
@@ -98,7 +107,7 @@ class Waters(Scratch):
         at_cut: list[tuple[int, int, NDArray[np.float64]]] = []
         last = 0
         for epsg, zone in self._zones.items():
-            for body in bodies(zone, elevations.get(epsg)):
+            for body in bodies(zone, elevations.get(epsg), each):
                 last += 1
                 row = (last, last, *astuple(body.counts))
                 self._base.execute(f"INSERT INTO bodies VALUES ({', '.join('?' * len(row))})", row)
@@ -110,6 +119,14 @@ class Waters(Scratch):
         self._base.executescript(_FINISH)
         blocks = self._base.execute("SELECT DISTINCT zone, y, x FROM pieces")
         self._blocks = {(zone, y, x) for zone, y, x in blocks}
+
+    def __getstate__(self) -> tuple[object, ...]:
+        return self._path, self._zones, self._step_px, self._blocks
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._path, self._zones, self._step_px, self._blocks = state
+        self._base = sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)
+        self._held = OrderedDict()
 
     def __len__(self) -> int:
         (count,) = self._base.execute("SELECT count(*) FROM waters").fetchone()

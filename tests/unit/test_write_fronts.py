@@ -17,6 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from shapely.geometry import LineString, MultiLineString
 
+from cryoscale.crew import Each
 from cryoscale.grid import ZONE_COLLAR_M, Window, transformer, window_over_bounds
 from cryoscale.write import outlines
 from cryoscale.write.displacement import UNCERTAINTY_M, displacement, write_displacements
@@ -26,6 +27,7 @@ from cryoscale.write.ground import Ground
 from cryoscale.write.inventory import Description, Inventory
 from cryoscale.write.succession import write_links
 from cryoscale.write.waters import Kind, Water, Waters
+from tests.crews import crew_of
 
 EPSG = 32645
 ROWS, COLS = np.mgrid[:240, :120]
@@ -81,17 +83,18 @@ def inventory(
     step_px: int = 64,
     year: int = 2018,
     folder: Path | None = None,
+    each: Each = map,
 ) -> Year:
-    """Glaciers and fronts by the way that a run takes."""
+    """Glaciers and fronts by the way that a run takes, waters and fronts by several processes or by one."""
     with (
         outlines.survey(maps, year=year) as complexes,
         Inventory({"year": year}) as glaciers,
-        Waters(maps, {} if ground is None else ground.elevations, step_px) as waters,
+        Waters(maps, {} if ground is None else ground.elevations, step_px, each) as waters,
         Fronts(year) as fronts,
     ):
         divide_inventory(complexes, glaciers, Divider(ground if divided else None, None), maps, step_px)
         glaciers.describe(lambda outline, _: Description({}) if ground is None else ground.under(outline))
-        find_fronts(glaciers, Finder(maps, waters), ground, fronts)
+        find_fronts(glaciers, Finder(maps, waters), ground, fronts, each)
         if folder is not None:
             glaciers.write(folder / f"{year}.parquet", folder / f"{year}.gpkg", {"fronts": fronts.frames()})
             fronts.write(folder / f"{year}-fronts.parquet")
@@ -315,6 +318,25 @@ def test_fronts_do_not_depend_on_the_size_of_the_blocks(step_px: int) -> None:
     columns = ["length_m", "kind", "at_terminus", "water_area_km2", "water_zmean_m", "axis", "date"]
     pd.testing.assert_frame_equal(found[columns], expected[columns])
     assert shapely.equals_exact(found.geometry.to_numpy(), expected.geometry.to_numpy()).all()
+
+
+def test_several_processes_find_the_waters_and_fronts_that_one_finds() -> None:
+    """Ten tongues, each with two lakes of its own, over as many rows of blocks; one lake is shared by three."""
+    rows, cols = np.mgrid[:600, :480]
+    ice = (rows % 60 < 30) & (cols >= 100) & (cols < 300)
+    lakes = ((rows % 60 < 30) & ((cols >= 60) & (cols < 100) | (cols >= 300) & (cols < 340))) | (
+        (rows < 120) & (cols >= 300) & (cols < 340)
+    )
+    data = map_of(labels(ice, lakes))
+    level = np.where(lakes, 500.0, 500.0 + 2.0 * (cols.max() - cols))
+    alone = inventory({EPSG: data}, ground_of(data, level))
+    with crew_of(2, "cryoscale.write.fronts") as crew:
+        shared = inventory({EPSG: data}, ground_of(data, level), each=crew.each)
+    assert len(alone.glaciers) == 10
+    assert len(alone.fronts) == 20
+    assert alone.fronts["water_id"].nunique() == 18
+    pd.testing.assert_frame_equal(alone.fronts, shared.fronts)
+    assert alone.term_types == shared.term_types
 
 
 LON, LAT = 84.0, 28.0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -305,7 +307,16 @@ def test_levels_are_means_of_valid_pixels_and_lie_where_the_map_lies(out: str) -
     assert mosaic.open_overview(out, 2018, 32645, longest_px=300)["label"].shape == (256, 288)
     assert mosaic.open_overview(out, 2018, 32645, longest_px=10)["label"].shape == (128, 144)
     before = mosaic.open_mosaic(out, 2018, 32645, factor=4).load()
-    assert mosaic.build_levels(store, 2018, 32645) == factors
+    filled: list[Any] = []
+
+    def each(work: Callable[[Any], Any], shards: Iterable[Any]) -> Iterator[Any]:
+        """As another process does it."""
+        backwards = list(shards)[::-1]
+        filled.extend(backwards)
+        return map(pickle.loads(pickle.dumps(work)), backwards)
+
+    assert mosaic.build_levels(store, 2018, 32645, each) == factors
+    assert len(filled) == 20 + 6
     xr.testing.assert_identical(before, mosaic.open_mosaic(out, 2018, 32645, factor=4).load())
 
 
