@@ -325,7 +325,7 @@ class Fronts(Scratch):
 
 @dataclass(frozen=True, eq=False)
 class _Finding:
-    """A glacier to its terminus type, and to its fronts: whether each belongs to the terminus, and its axis."""
+    """A glacier to its terminus type, and to its fronts: whether each belongs to the terminus; its axis."""
 
     finder: Finder
     ground: Ground | None

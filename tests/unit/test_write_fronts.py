@@ -321,7 +321,7 @@ def test_fronts_do_not_depend_on_the_size_of_the_blocks(step_px: int) -> None:
 
 
 def test_several_processes_find_the_waters_and_fronts_that_one_finds() -> None:
-    """Ten tongues, each with two lakes of its own, over as many rows of blocks; one lake is shared by three."""
+    """Ten tongues with a lake at either end, over as many rows of blocks; one lake is shared by three."""
     rows, cols = np.mgrid[:600, :480]
     ice = (rows % 60 < 30) & (cols >= 100) & (cols < 300)
     lakes = ((rows % 60 < 30) & ((cols >= 60) & (cols < 100) | (cols >= 300) & (cols < 340))) | (
