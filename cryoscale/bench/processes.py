@@ -17,6 +17,7 @@ from distributed import Client
 
 _DASK = [sys.executable, "-m", "dask"]
 START_S = 120.0
+_COUNTS = 20
 
 
 def rss_mib(pid: int) -> float:
@@ -31,13 +32,25 @@ def cpu_s(pid: int) -> float:
 
 
 def family_cpu_s(pid: int) -> float:
-    """The same, of a process and all below it, those that have ended and were waited for among them."""
-    total = 0.0
-    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+    """The same, of a process and all below it, those that have ended and were waited for among them.
+
+    They are counted again where one of them ended meanwhile: it would be counted nowhere, its parent's time
+    being read by then.
+    """
+    for _ in range(_COUNTS):
+        family, total = _family(pid), 0.0
         with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
+            for process in family:
+                times = process.cpu_times()
+                total += times.user + times.system + times.children_user + times.children_system
+            if _family(pid) == family:
+                break
     return total
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    head = psutil.Process(pid)
+    return [head, *head.children(recursive=True)]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -49,6 +50,14 @@ from cryoscale.settings import ClusterSpec
 from cryoscale.write import mosaic
 
 
+@pytest.fixture
+def _less_to_copy_and_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a machine can do, measured on so little that it is no measure."""
+    monkeypatch.setattr(limits, "_COPY_BYTES", 2**20)
+    monkeypatch.setitem(limits._EDGE, "cpu", 128)
+
+
+@pytest.mark.usefixtures("_less_to_copy_and_multiply")
 def test_a_bench_prints_every_stage_beside_its_limit_and_its_rival(tmp_path: Path) -> None:
     kept, drawn = tmp_path / "bench.jsonl", tmp_path / "new" / "timeline.png"
     command = ["bench", "--scale", "tiny", "--device", "cpu", "--out", str(kept), "--timeline", str(drawn)]
@@ -369,6 +378,26 @@ def test_processes_that_have_ended_are_counted_to_their_family() -> None:
     assert processes.family_cpu_s(os.getpid()) - before >= 0.45
 
 
+def test_a_process_that_ends_while_its_family_is_counted_is_in_the_sum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, counted = processes.family_cpu_s(os.getpid()), psutil.Process.cpu_times
+    burn = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", burn], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+
+        def too_late(process: psutil.Process) -> Any:
+            """The child is gone when its turn comes, and waited for."""
+            if process.pid == child.pid:
+                child.kill()
+                child.wait()
+            return counted(process)
+
+        monkeypatch.setattr(psutil.Process, "cpu_times", too_late)
+        assert processes.family_cpu_s(os.getpid()) - before >= 0.45
+
+
 def test_xarrays_writer_stores_the_same_layers(tmp_path: Path) -> None:
     layers, block = ground.layers(256), ground.block_of(256)
     names = [str(number) for number in range(ground.CLASSES)]
@@ -397,6 +426,7 @@ def test_the_papers_network_takes_the_operations_that_others_count() -> None:
     assert network.gflop_a_tile("cryonet", 256) == pytest.approx(127.5, rel=0.01)
 
 
+@pytest.mark.usefixtures("_less_to_copy_and_multiply")
 def test_what_was_measured_before_somebody_stopped_it_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
