@@ -210,6 +210,10 @@ def _of_config(settings: Settings, made: Plan, gpu_tiles_s: float | None, site: 
     from cryoscale.forecast.rgi import Blocks
 
     tiles_s, told = gpu_rate(made.profile, gpu_tiles_s, made.passes)
+    if settings.model.weights is not None:
+        from cryoscale.models.weights import read_card
+
+        site = replace(site, channels=tuple(read_card(settings.model.weights).channels))
     if settings.model.derive_on != "auto" or is_open(settings):
         site = replace(site, derive_on=settings.model.derive_on)
     else:  # nothing will be tried, and workers make the channels

@@ -25,12 +25,19 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import connection, get_context, parent_process, set_forkserver_preload
+from multiprocessing import connection, parent_process, set_forkserver_preload
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 log = logging.getLogger("cryoscale")
+
+if sys.platform == "linux":
+    from multiprocessing.context import ForkServerContext as _Starts
+    from multiprocessing.context import ForkServerProcess as _Process
+else:
+    from multiprocessing.context import SpawnContext as _Starts
+    from multiprocessing.context import SpawnProcess as _Process
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -128,9 +135,8 @@ class Crew:
             if sys.platform == "linux":
                 # of use where no server is running yet, as one is after a run with workers of this machine
                 set_forkserver_preload(["cryoscale.collecting", self._imports])
-            context = get_context("forkserver" if sys.platform == "linux" else "spawn")
             self._folder = tempfile.TemporaryDirectory(prefix="cryoscale-")
-            self._pool = ProcessPoolExecutor(self._processes, context, _begin)
+            self._pool = ProcessPoolExecutor(self._processes, _Context(), _begin)
             self._arrivals = [self._pool.submit(_arrive, self._imports) for _ in range(self._processes)]
 
     def _by_all(self, work: Callable[[T], R], things: Iterator[T]) -> Iterator[R]:
@@ -210,6 +216,20 @@ def _first(underway: deque[tuple[T, Future[R] | None]]) -> R:
         answer = future.result()
     underway.popleft()
     return answer
+
+
+class _Helper(_Process):
+    """A process of the crew, which ignores SIGTERM.
+
+    By that, and waiting for it, the pool ends the others when one has died.
+    """
+
+    def terminate(self) -> None:
+        self.kill()
+
+
+class _Context(_Starts):
+    Process = _Helper
 
 
 # --- in a process of the crew -----------------------------------------------------------------------

@@ -31,7 +31,7 @@ from cryoscale.read import snapshot
 from cryoscale.read.catalog import CatalogAnswer
 from cryoscale.region import ZoneRegion
 from cryoscale.settings import DeriveOn, Settings
-from cryoscale.trial import require_precision, try_precisions, try_precisions_there
+from cryoscale.trial import require_precision, try_precisions, try_precisions_there, untried
 from cryoscale.write import mosaic, quicklook
 from cryoscale.write.mending import mend_metadata
 
@@ -103,6 +103,8 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
         choice = try_precisions(settings, model, items, blocks, tell)
         if choice is not None:
             settings, model["precisions"] = with_precision(settings, choice.precision), choice.to_dict()
+        else:  # by name: whoever goes on with the run elsewhere would take auto for something else
+            settings = with_precision(settings, untried(settings))
     require_precision(settings)
     manifest = compose(settings, model, snapshot.digest(items), catalogs)
     if present is not None:

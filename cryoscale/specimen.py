@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoscale.basis import context_of
-from cryoscale.errors import AssetReadError
+from cryoscale.errors import AssetReadError, InputError
 from cryoscale.features.packing import Packed
 from cryoscale.features.stack import PcaBasis
 from cryoscale.grid import Block, Window, location_code
@@ -69,9 +69,9 @@ def take(
         middle = _middle(block, 2 * edge)
         try:
             inputs, _ = inputs_of(context, settings.years[-1], middle, Stopwatch())
-        except (AssetReadError, UnreadableError):
-            continue  # the run will say so of this block
-        stack = stack_of(context, inputs).isel(cut_of(middle)).sel(channel=list(channels))
+            stack = stack_of(context, inputs).isel(cut_of(middle)).sel(channel=list(channels))
+        except (AssetReadError, UnreadableError, InputError):
+            continue  # the run will say so of this block, or sets it aside for what must not be missing
         array = np.ascontiguousarray(stack.to_numpy(), np.float32)
         mask = valid_pixels(array, optical_channels(channels, len(channels)))
         if not mask.any():

@@ -79,7 +79,27 @@ def try_precisions(
     if sample is None:
         # what auto means where nothing was chosen: float32 on a CPU, and bf16 on a GPU
         return None if device == "cpu" else Choice(REFERENCE, ())
-    return _told(_chosen(settings, candidates, sample), tell)
+    try:
+        return _told(_chosen(settings, candidates, sample), tell)
+    except StoppedError:
+        raise
+    except (
+        Exception
+    ) as error:  # a GPU that others fill, at this moment; whether it suffices, the run will tell
+        tell(f"no precision could be tried: {_reason(error)}")
+        return None
+
+
+def untried(settings: Settings) -> str:
+    """What ``precision: auto`` comes to where nothing was tried; still ``auto`` where it is not known yet.
+
+    That is so of a cluster that is joined, until its workers are asked, and of a model without weights.
+    """
+    if settings.model.weights is None or settings.cluster.kind != "local":
+        return "auto"
+    from cryoscale.models.predictor import choose_device, choose_precision
+
+    return choose_precision("auto", choose_device("auto"))
 
 
 def try_precisions_there(
@@ -98,10 +118,11 @@ def try_precisions_there(
     """
     if not _is_open(settings):
         return None
+    candidates: list[str] = []
     try:
         candidates = _ask(found, _candidates_there, settings, str(model["name"]))
         if not candidates:
-            return None
+            return Tried(Choice(REFERENCE, ()))
         sample = _taken(settings, model, items, blocks, tell)
         if sample is None:
             return Tried(Choice(REFERENCE, ()))
@@ -114,9 +135,8 @@ def try_precisions_there(
     except StoppedError:
         raise
     except Exception as error:  # whatever may go wrong between here and there: the run itself will tell
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        tell(f"no precision could be tried on the cluster, whose GPUs run bf16 untried: {reason}")
-        return None
+        tell(f"no precision could be tried on the cluster, whose GPUs run bf16 untried: {_reason(error)}")
+        return Tried(Choice("bf16", ())) if candidates else None
 
 
 def require_precision(settings: Settings) -> None:
@@ -196,8 +216,7 @@ def _derivation_there(
     except StoppedError:
         raise
     except Exception as error:  # the precision that was found holds all the same
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        tell(f"channels are made by the workers, as no GPU of the cluster could try to: {reason}")
+        tell(f"channels are made by the workers, as no GPU of the cluster could try to: {_reason(error)}")
         return None
     tell(str(derivation))
     return derivation
@@ -209,6 +228,10 @@ def _derivation(settings: Settings, precision: str, sample: Specimen) -> Derivat
         return try_deriving(_loader(settings, _device()), precision, sample, settings)
     finally:
         let_go_of_memory()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _ask(found: Workers, work: Callable[..., T], *given: Any) -> T:

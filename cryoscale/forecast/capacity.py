@@ -33,12 +33,6 @@ from cryoscale.settings import DeriveOn
 TARGET_TILES_S: Final = 2500.0
 """Tiles of 256 px a second of the full CryoNet on an H200: the target of the design, never measured."""
 
-CHANNELS_BYTES_PX: Final = BYTES_A_CHANNEL * len(CHANNELS)
-"""Features in bf16."""
-
-NUMBERS_BYTES_PX: Final = bytes_a_pixel()
-"""What they are made of."""
-
 MAKE_S_PX: Final = 1.2e-9
 """Of a GPU, in which it makes the channels of a pixel: reckoned from the bytes that its steps move, at 4.3
 TB/s, benchmarks/results/wire.jsonl; never measured."""
@@ -63,7 +57,8 @@ class BlockCost:
     Attributes:
         read_s, features_s, write_s: of one processor.
         wait_s: of the clock, beside that, for scenes.
-        tiles: passes of the network over a tile.
+        tiles: passes of the network over a tile with data.
+        whole_tiles: tiles of a block that has data throughout.
         sent_px: pixels on their way to an actor, those of the rim among them.
         fetched_bytes: of scenes; None where not counted.
         stored_bytes: of map, levels, pictures, ledger; None where no rate is known.
@@ -74,6 +69,7 @@ class BlockCost:
     write_s: float
     wait_s: float
     tiles: float
+    whole_tiles: float
     sent_px: float
     fetched_bytes: float | None
     stored_bytes: float | None
@@ -97,7 +93,8 @@ class Site:
         worker_cores, worker_gib: what the pod of a CPU worker asks for.
         node_gpus, node_gbit_s: of a GPU node; its link unlimited where None.
         scenes_gbit_s: what the scenes' store sends, unlimited where None.
-        derive_on: who makes channels of bands, as in a configuration.
+        channels: of the network.
+        derive_on: who makes them of bands, as in a configuration.
         prices: of a worker's hour, of a GPU's, of 1e9 bytes fetched.
     """
 
@@ -112,6 +109,7 @@ class Site:
     node_gpus: int = 1
     node_gbit_s: float | None = None
     scenes_gbit_s: float | None = None
+    channels: tuple[str, ...] = CHANNELS
     derive_on: DeriveOn = "auto"
     prices: Prices = field(default_factory=Prices)
 
@@ -174,21 +172,31 @@ class Site:
         """Seconds in which an actor's process takes a block in."""
         return self.sent_bytes(cost) / INTAKE_BYTES_S
 
+    @property
+    def channels_bytes_px(self) -> int:
+        """Of features in bf16."""
+        return BYTES_A_CHANNEL * len(self.channels)
+
+    @property
+    def numbers_bytes_px(self) -> int:
+        """Of what they are made of."""
+        return bytes_a_pixel(self.channels)
+
     def sent_bytes(self, cost: BlockCost) -> float:
         """What an actor is sent of a block: channels, or what it makes them of."""
-        return cost.sent_px * (NUMBERS_BYTES_PX if self.derives(cost) else CHANNELS_BYTES_PX)
+        return cost.sent_px * (self.numbers_bytes_px if self.derives(cost) else self.channels_bytes_px)
 
     def derives(self, cost: BlockCost) -> bool:
         """Whether GPUs make channels: where that is told, or a run's trial would find it to pay.
 
-        That knows what an actor's process takes in, and nothing of the link of its node.
+        That knows what an actor's process takes in, and nothing of the link of its node or of tiles without
+        data.
         """
         if self.derive_on != "auto":
             return self.derive_on == "device"
-        takes_s = max(
-            self.predict_s(cost) + cost.sent_px * MAKE_S_PX, cost.sent_px * NUMBERS_BYTES_PX / INTAKE_BYTES_S
-        )
-        return takes_s < max(self.predict_s(cost), cost.sent_px * CHANNELS_BYTES_PX / INTAKE_BYTES_S)
+        tile_s, tile_px = 1.0 / self.tiles_s, cost.sent_px / cost.whole_tiles
+        takes_s = max(tile_s + tile_px * MAKE_S_PX, tile_px * self.numbers_bytes_px / INTAKE_BYTES_S)
+        return takes_s < max(tile_s, tile_px * self.channels_bytes_px / INTAKE_BYTES_S)
 
     def make_s(self, cost: BlockCost) -> float:
         """Seconds in which a GPU makes the channels of a block, if it does."""

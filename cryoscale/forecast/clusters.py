@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cryoscale.forecast.capacity import (
-    CHANNELS_BYTES_PX,
     FINISH_S,
-    NUMBERS_BYTES_PX,
     BlockCost,
     Fleet,
     Site,
@@ -127,7 +125,8 @@ class ClusterPlan:
         if not self.site.derives(self.cost):
             return []
         made = f"{self.site.make_s(self.cost):.3g} s a block beside the network, reckoned and not measured"
-        sent = f"are sent {NUMBERS_BYTES_PX} bytes a pixel in the place of {CHANNELS_BYTES_PX}"
+        numbers, channels = self.site.numbers_bytes_px, self.site.channels_bytes_px
+        sent = f"are sent {numbers} bytes a pixel in the place of {channels}"
         tried = ", if a trial before the run finds it to pay" if self.site.derive_on == "auto" else ""
         return [f"GPUs make channels of bands and {sent} ({made}){tried}"]
 

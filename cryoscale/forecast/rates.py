@@ -191,8 +191,10 @@ def profile_of_run(out: str) -> Profile:
     gpu = bool(cluster.get("gpu_workers"))
     choices = manifest["config"].get("model", {})
     passes = (8 if choices.get("flips") else 1) * max(choices.get("mc_dropout") or 0, 1)
+    # whose markers tell of sending numbers, and of making channels beside the network
+    there = context.get("derive_on", "workers") == "device"
     speed = {}
-    if seconds["predict"] > 0:
+    if seconds["predict"] > 0 and (gpu or not there):
         rate = TileRate(tiles_per_s=tiles / seconds["predict"], device="gpu" if gpu else "cpu")
         speed = {model_key(model, passes): rate}
     return Profile(
@@ -200,7 +202,7 @@ def profile_of_run(out: str) -> Profile:
         name=f"run {manifest['name']}",
         cpu_cores=cores(),
         read=Reading(**reading, clock=max(clock / seconds["read"], 1.0) if seconds["read"] else 1.0),
-        features_s_per_mpx=seconds["features"] / hull_mpx,
+        features_s_per_mpx=None if there else seconds["features"] / hull_mpx,
         write_s_per_mpx=seconds["write"] / block_mpx,
         tiles=speed,
         disk=_disk_of_run(out, markers),

@@ -108,10 +108,10 @@ class ModelActor:
         self._tiling = Tiling(tile_px, overlap, batch or (gpu_batch() if self._on_gpu else 1))
         self._refuse_tile()
         self._engine = self._chosen_engine()
-        self._gate = Gate()
         self._work = Work(load_s=time.perf_counter() - start)
         self._ready_at = time.perf_counter()
         self._busy: tuple[float, float | None] = (0.0, None)
+        self._gate = Gate(busy_since=lambda: self._busy[1])
         show_metrics(self)
 
     def predict(

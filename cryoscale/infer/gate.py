@@ -15,14 +15,22 @@ PLACES = 2
 """Blocks in an actor's process: one that is predicted, and one that is ready when it is done."""
 
 ARRIVAL_S = 60.0
-"""How long a place is kept for a block that does not arrive, since its sender may be dead."""
+"""How long a place is kept for a block that does not arrive, since its sender may be dead.
+
+What lies here already, and waits for another to be done, arrives only then.
+"""
 
 
 class Gate:
-    """Places, given in the order in which they were asked for; all of it lives on one event loop."""
+    """Places, given in the order in which they were asked for; all of it lives on one event loop.
 
-    def __init__(self, places: int = PLACES) -> None:
-        self._places = places
+    Args:
+        places: how many.
+        busy_since: when what is being done was begun, None where nothing is; by any clock.
+    """
+
+    def __init__(self, places: int = PLACES, busy_since: Callable[[], float | None] = lambda: None) -> None:
+        self._places, self._busy_since = places, busy_since
         self._inside: dict[int, asyncio.TimerHandle | None] = {}
         self._waiting: deque[asyncio.Future[int]] = deque()
         self._tickets = count()
@@ -54,9 +62,20 @@ class Gate:
     def _admit(self) -> int:
         assert self._loop is not None
         ticket = next(self._tickets)
-        self._inside[ticket] = self._loop.call_later(ARRIVAL_S, self._left, ticket)
+        self._inside[ticket] = self._loop.call_later(ARRIVAL_S, self._missed, ticket, None)
         self.most = max(self.most, len(self._inside))
         return ticket
+
+    def _missed(self, ticket: int, before: float | None) -> None:
+        """It did not arrive in time; before, if it did not either, something begun at this moment was done.
+
+        As long as that goes on it may be here. What is begun afterwards would have come after it.
+        """
+        since = self._busy_since()
+        if since is None or before not in (None, since) or self._loop is None:
+            self._left(ticket)
+        elif ticket in self._inside:
+            self._inside[ticket] = self._loop.call_later(ARRIVAL_S, self._missed, ticket, since)
 
     def _arrived(self, ticket: int) -> None:
         timer = self._inside.get(ticket)

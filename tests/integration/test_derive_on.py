@@ -11,6 +11,7 @@ import xarray as xr
 
 from cryoscale.config import load_config
 from cryoscale.errors import ConfigError, OutputError
+from cryoscale.forecast.rates import load_profile
 from cryoscale.pipeline import run as run_pipeline
 from tests.integration.conftest import TinyRange, map_here
 from tests.integration.faults import bytes_that_differ, few_by_network
@@ -46,6 +47,11 @@ def test_such_a_run_is_the_map_of_its_workers_to_half_a_step_and_its_own_to_the_
             else:
                 assert np.abs(ours - theirs).max() <= 3
                 assert np.abs(ours - theirs).mean() < 0.05
+
+    # its workers only pack, and its CPUs make channels beside the network: neither is a rate for other runs
+    profiles = [load_profile(str(out)) for out in (here, there)]
+    assert [profile.features_s_per_mpx is None for profile in profiles] == [False, True]
+    assert [len(profile.tiles) for profile in profiles] == [1, 0]
 
     # a block that is done again is the same, and the whole run in another process, block after block
     marker = next(path for path in (there / "ledger" / "done").rglob("*.json"))

@@ -14,18 +14,19 @@ from typing import Any
 import pytest
 import torch
 
-from cryoscale import cluster, deriving, trial
+from cryoscale import cluster, deriving, specimen, trial
 from cryoscale.cluster import Site
 from cryoscale.config import load_config
 from cryoscale.errors import ExtraError, InputError
 from cryoscale.infer import derive
 from cryoscale.infer.derive import Deriver
-from cryoscale.models import parity
+from cryoscale.models import parity, predictor
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.parity import Choice, Parity
 from cryoscale.pipeline import run as run_pipeline
 from cryoscale.preparation import Draft, begin, draft_run, tried_there
 from cryoscale.settings import Settings
+from cryoscale.task import stack_of
 from tests.integration.conftest import TinyRange, map_here
 from tests.integration.faults import bytes_that_differ, few_by_network
 
@@ -53,9 +54,60 @@ def test_precisions_are_tried_on_blocks_of_the_run_and_told(
 def test_a_short_run_is_done_in_float32_untried(tiny_range: TinyRange, tmp_path: Path) -> None:
     told: list[str] = []
     draft = draft_run(tiny_range.settings(), str(tmp_path / "run"), told.append)
-    assert draft.manifest["identity"]["precision"] == "auto"
+    assert draft.manifest["identity"]["precision"] == "fp32"
     assert "precisions" not in draft.manifest["model"]
     assert not any("precision" in line for line in told)
+
+
+def test_a_run_that_nothing_was_tried_for_is_gone_on_with_in_float32_where_there_is_a_gpu(
+    tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would take bf16 for what ``auto`` means: the map would be made by two arithmetics."""
+    begin(draft_run(tiny_range.settings(), str(tmp_path / "run")), str(tmp_path / "run"))
+    monkeypatch.setattr(trial, "_device", lambda: "cuda")
+    at = {"auto": "cuda"}
+    monkeypatch.setattr(predictor, "choose_device", lambda name: torch.device(at.get(name, name)))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    again = draft_run(tiny_range.settings(), str(tmp_path / "run"))
+    assert (again.resumes, again.settings.model.precision) == (True, "fp32")
+    dropping = tiny_range.settings()
+    dropping = replace(dropping, model=replace(dropping.model, mc_dropout=2))
+    assert trial.untried(dropping) == "bf16"
+    assert trial.untried(replace(dropping, cluster=replace(dropping.cluster, kind="tcp://there:1"))) == "auto"
+    assert trial.untried(tiny_range.settings(model={"name": "band-ratio"})) == "auto"
+
+
+def test_a_trial_that_fails_here_is_told_and_the_run_is_done_untried(
+    tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(trial, "_is_short", lambda *given: False)
+    monkeypatch.setattr(trial, "choose", fails)
+    told: list[str] = []
+    draft = draft_run(tiny_range.settings(), str(tmp_path / "run"), told.append)
+    assert told[-1] == "no precision could be tried: CUDA out of memory. Tried to allocate 2.00 GiB"
+    assert draft.manifest["identity"]["precision"] == "fp32"
+
+
+def test_blocks_that_lack_what_must_not_be_missing_are_not_tried_on(
+    tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are set aside by the run: they do not sink it."""
+    looked: list[Any] = []
+
+    def lacking(context: Any, inputs: Any) -> Any:
+        looked.append(inputs)
+        if len(looked) == 1:
+            raise InputError("inputs without insar (coherence, phase)", "every modality", "leave the block")
+        return stack_of(context, inputs)
+
+    monkeypatch.setattr(trial, "_is_short", lambda *given: False)
+    monkeypatch.setattr(specimen, "stack_of", lacking)
+    draft = draft_run(tiny_range.settings(), str(tmp_path / "run"))
+    assert len(looked) > 1
+    assert draft.manifest["model"]["precisions"]["tried"]
 
 
 @pytest.mark.parametrize(
@@ -271,11 +323,12 @@ def as_bf16(*given: Any) -> Choice:
     return Choice("bf16", (Parity("fp32", 1.0, 0.0, 0.004), Parity("bf16", 1.0, 0.0, 0.001)))
 
 
-def test_a_cluster_without_a_gpu_is_left_as_it_was_and_one_that_fails_is_told(
+def test_a_cluster_without_a_gpu_takes_float32_and_one_that_fails_is_told(
     tiny_range: TinyRange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, after, told = tried_on_a_cluster(tiny_range, tmp_path / "run")
-    assert after is before
+    assert before.manifest["identity"]["precision"] == "auto"
+    assert after.manifest["identity"]["precision"] == after.settings.model.precision == "fp32"
     assert told == []
 
     def fails(settings: Settings, network: str) -> list[str]:
@@ -286,6 +339,12 @@ def test_a_cluster_without_a_gpu_is_left_as_it_was_and_one_that_fails_is_told(
     assert after is before
     assert len(told) == 1
     assert "untried: CUDA driver version is insufficient" in told[0]
+
+    monkeypatch.setattr(trial, "_candidates_there", lambda settings, network: ["bf16-fused"])
+    monkeypatch.setattr(trial, "choose", lambda *given: fails(*given[:2]))
+    _, after, told = tried_on_a_cluster(tiny_range, tmp_path / "run")
+    assert after.manifest["identity"]["precision"] == "bf16"
+    assert "untried: CUDA driver version is insufficient" in told[-1]
 
 
 def test_a_run_is_gone_on_with_in_the_precision_that_it_was_begun_with(
