@@ -31,7 +31,9 @@ class Cut:
     """The part of the world that a zone keeps, and which of its sides are cuts to a neighbour.
 
     Attributes:
-        box_deg: west, south, east, north; infinite-like (the whole globe) where nobody joins on.
+        box_deg: west, south, east, north. Where nobody joins on it ends at a pole, and half-way to the next
+            zone around the globe, maybe beyond 180: boxes share their sides and no more, so that a place
+            lies in one of them, whole turns left out.
         lons_deg: meridians at which this zone is cut.
         lats_deg: parallels (the equator) at which it is cut.
     """
@@ -46,6 +48,7 @@ def cuts(zones: list[int]) -> dict[int, Cut]:
     if len(zones) == 1:
         return {zones[0]: Cut((-180.0, -90.0, 180.0, 90.0), (), ())}
     bounds = {epsg: zone_bounds_deg(epsg) for epsg in zones}
+    halves = _half_ways(sorted({(west + east) / 2 for west, _, east, _ in bounds.values()}))
     found = {}
     for epsg, (west, south, east, north) in bounds.items():
         others = [box for other, box in bounds.items() if other != epsg]
@@ -60,14 +63,25 @@ def cuts(zones: list[int]) -> dict[int, Cut]:
             for lat, side in ((south, 3), (north, 1))
             if any(box[side] == lat and box[0] == west for box in others)
         )
+        before, after = halves[(west + east) / 2]
         box = (
-            west if west in lons else -180.0,
+            west if west in lons else before,
             south if south in lats else -90.0,
-            east if east in lons else 180.0,
+            east if east in lons else after,
             north if north in lats else 90.0,
         )
         found[epsg] = Cut(box, lons, lats)
     return found
+
+
+def _half_ways(centres: Sequence[float]) -> dict[float, tuple[float, float]]:
+    """Of some meridians in order, each with the longitudes half-way to the next ones, west and east."""
+    after = [*centres[1:], centres[0] + 360.0]
+    before = [centres[-1] - 360.0, *centres[:-1]]
+    return {
+        centre: ((west + centre) / 2, (centre + east) / 2)
+        for west, centre, east in zip(before, centres, after, strict=True)
+    }
 
 
 def to_degrees(polygons: PolygonArray, crs: str) -> PolygonArray:

@@ -20,6 +20,7 @@ from shapely.geometry import MultiPolygon, Polygon, box, mapping
 from cryoscale.grid import RESOLUTION_M, Window, utm_epsg
 from cryoscale.read import catalog
 from cryoscale.region import RegionSpec, ZoneRegion, grown_bbox, read_region, zones_of
+from cryoscale.write.zones import cuts
 
 GEOD = Geod(ellps="WGS84")
 MANNERS = ("plain", "crossing", "split", "beyond")
@@ -173,3 +174,40 @@ def test_a_buffer_reaches_as_far_as_it_says_also_over_the_antimeridian(
         assert shapely.contains_xy(grown, (x + 180.0) % 360.0 - 180.0, y) == inside
     area = sum(abs(GEOD.geometry_area_perimeter(part)[0]) for part in shapely.get_parts(grown))
     assert area == pytest.approx(np.pi * 4000.0**2, rel=0.02)
+
+
+@settings(max_examples=300)
+@given(
+    zones=st.sets(
+        st.tuples(
+            st.sampled_from([32600, 32700]), st.one_of(st.sampled_from([1, 2, 59, 60]), st.integers(1, 60))
+        ),
+        min_size=2,
+        max_size=5,
+    ),
+    lon=st.floats(-180, 180),
+    lat=st.floats(-80, 84),
+)
+def test_a_place_lies_on_the_side_of_one_zone_of_a_run(
+    zones: set[tuple[int, int]], lon: float, lat: float
+) -> None:
+    """Its own, if that is one of them; whichever zones there are, and wherever on the globe."""
+    epsgs = sorted(base + number for base, number in zones)
+    rows: dict[int, list[int]] = {}
+    holding = []
+    for epsg, cut in cuts(epsgs).items():
+        west, south, east, north = cut.box_deg
+        turned = west + (lon - west) % 360.0
+        if min(abs(lon - side) % 360.0 for side in (west, east)) < 1e-9 or abs(lat) < 1e-9:
+            return  # on a side that two share
+        if turned < east and south < lat < north:
+            holding.append(epsg)
+        rows.setdefault(epsg % 100, []).append(epsg)
+    own = utm_epsg(lon, lat)
+    if own in epsgs:
+        assert own in holding
+    # of two hemispheres' zones that do not lie above one another, both may hold a place that neither maps
+    numbers = {epsg % 100 for epsg in holding}
+    assert len(numbers) == 1
+    if len(rows[numbers.pop()]) == 1:
+        assert len(holding) == 1

@@ -339,37 +339,66 @@ def test_several_processes_find_the_waters_and_fronts_that_one_finds() -> None:
     assert alone.term_types == shared.term_types
 
 
-LON, LAT = 84.0, 28.0
+LAT = 28.0
 
 
-def beside_the_border(epsg: int) -> xr.Dataset:
-    """A glacier over the border of two zones that ends in a lake over it."""
+def beside_the_border(border_lon: float, epsg: int, side: int) -> xr.Dataset:
+    """A glacier over the border of two zones that ends in a lake over it; by the zone west (1), east (-1)."""
     to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
-    x, y = to_zone.transform(LON, LAT)
+    x, y = to_zone.transform(border_lon, LAT)
     window = window_over_bounds(epsg, (x - 1200, y - 1600, x + 1200, y + 1600))
     y_m, x_m = window.coordinates()
     lon, lat = transformer(f"EPSG:{epsg}", "EPSG:4326").transform(*np.meshgrid(x_m, y_m))
-    east = (lon - LON) * 111_320.0 * np.cos(np.deg2rad(LAT))
+    east = ((lon - border_lon + 180.0) % 360.0 - 180.0) * 111_320.0 * np.cos(np.deg2rad(LAT))
     north = (lat - LAT) * 110_800.0
     inside = np.abs(east) < 400
     label = np.where(
         inside & (north > 0) & (north < 1400), 1, np.where(inside & (north <= 0) & (north > -600), 3, 0)
     )
-    beyond_m = east * (1 if epsg % 100 == 44 else -1)
-    label[beyond_m > ZONE_COLLAR_M] = 255
+    label[east * side > ZONE_COLLAR_M] = 255
     return xr.Dataset(
         {"label": (("y", "x"), label.astype(np.uint8))}, {"y": y_m, "x": x_m}, {"crs": f"EPSG:{epsg}"}
     )
 
 
-def test_a_glacier_over_the_border_of_two_zones_has_one_front_with_one_lake() -> None:
-    maps = {epsg: beside_the_border(epsg) for epsg in (32644, 32645)}
+@pytest.mark.parametrize(
+    ("border_lon", "west", "east"), [(84.0, 32644, 32645), (180.0, 32660, 32601)], ids=["84 E", "180"]
+)
+def test_a_glacier_over_the_border_of_two_zones_has_one_front_with_one_lake(
+    border_lon: float, west: int, east: int
+) -> None:
+    maps = {west: beside_the_border(border_lon, west, 1), east: beside_the_border(border_lon, east, -1)}
     found = inventory(maps, None)
+    if border_lon == 180.0:  # outlines end there, as RFC 7946 wants it, and so do fronts
+        assert found.fronts["length_m"].sum() == pytest.approx(800.0, abs=15.0)
+        assert found.fronts["water_id"].nunique() == 1
+        assert found.fronts["water_area_km2"].tolist() == pytest.approx([0.8 * 0.6] * 2, rel=0.02)
+        return
     (shore,) = found.fronts.itertuples()
     assert len(shore.geometry.geoms) == 1
     assert shore.length_m == pytest.approx(800.0, abs=15.0)
     assert shore.water_area_km2 == pytest.approx(0.8 * 0.6, rel=0.02)
     assert np.abs(shapely.get_coordinates(shore.geometry)[:, 1] - LAT).max() * 110_800.0 < 10.0
+
+
+@pytest.mark.parametrize(
+    ("own", "other"), [(32645, 32644), (32645, 32632), (32601, 32660), (32660, 32601), (32701, 32760)]
+)
+def test_a_front_does_not_depend_on_the_other_zones_of_a_run(own: int, other: int) -> None:
+    """Next door, far away, and over 180 degrees, where nothing of the glacier is."""
+
+    def in_zone(epsg: int, label: NDArray[np.uint8]) -> xr.Dataset:
+        data = map_of(label)
+        if epsg > 32700:
+            data = data.assign_coords(y=data["y"] + 3_200_000.0)
+        return data.assign_attrs(crs=f"EPSG:{epsg}")
+
+    ice = until(200)
+    alone = inventory({own: in_zone(own, labels(ice, LAKE))}, None)
+    plain = in_zone(other, labels(NOTHING, NOTHING))
+    beside = inventory(dict(sorted({own: in_zone(own, labels(ice, LAKE)), other: plain}.items())), None)
+    assert len(alone.fronts) == 1
+    pd.testing.assert_frame_equal(alone.fronts, beside.fronts)
 
 
 def test_a_front_begins_with_its_lake_and_ends_on_land(tmp_path: Path) -> None:
