@@ -140,7 +140,7 @@ def run(
         settings = load_config(config)
         again = Again(new_run, parse_region(redo) if redo else None, retry_set_aside)
         part = Slice.parse(slice_) if slice_ else None
-        if refresh:
+        if refresh and not new_run:  # which searches anew, whatever was found before
             from cryoscale.preparation import look_again, refuse_to_mix
 
             changes = look_again(settings, output(out))

@@ -79,6 +79,13 @@ class SeasonalConfig(_Strict):
     collection: str
     dates: Annotated[list[Day], Field(min_length=1)] | None = None
 
+    @field_validator("dates", mode="before")
+    @classmethod
+    def _some(cls, value: object) -> object:
+        if value is None:  # written, with nothing after it: not what leaving it out means
+            raise ValueError("no day; list some, or leave dates out for all of the season")
+        return value
+
 
 class OpticalConfig(SeasonalConfig):
     """Sentinel-2 L2A.

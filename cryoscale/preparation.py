@@ -79,8 +79,7 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
     if present is None and not anew:
         ledger.refuse_foreign()
     if present is not None:
-        settings = with_precision(settings, str(present["identity"]["precision"]))
-        settings = with_derivation(settings, present["identity"].get("derive_on", "workers"))
+        settings = _as_begun(settings, present)
     answers: list[CatalogAnswer] = []
     items = find_items(settings, answers) if present is None else snapshot.thaw(f"{out}/{ITEMS}")
     catalogs = catalog_record(answers)
@@ -127,6 +126,13 @@ def tried_there(draft: Draft, site: Site, tell: OnStage) -> Draft:
         settings = with_derivation(settings, "device")
     catalogue, catalogs = draft.manifest["identity"]["catalogue"], draft.manifest["catalogs"]
     return replace(draft, settings=settings, manifest=compose(settings, model, catalogue, catalogs))
+
+
+def _as_begun(settings: Settings, present: dict[str, Any]) -> Settings:
+    """Settings with what ``auto`` came to in the run that lies there."""
+    identity = present["identity"]
+    settings = with_precision(settings, str(identity["precision"]))
+    return with_derivation(settings, identity.get("derive_on", "workers"))
 
 
 def with_precision(settings: Settings, chosen: str) -> Settings:
@@ -222,11 +228,16 @@ def look_again(settings: Settings, out: str) -> snapshot.Changes | None:
     """How the catalogues differ by now from what the run in ``out`` froze; None where there is no run.
 
     Raises:
-        InputError: the frozen catalogue or one to search is not there.
+        InputError: the frozen catalogue or one to search is not there, or the run is of other settings, whose
+            scenes are others without any provider's doing.
         CatalogUnavailableError: no catalogue answers.
     """
-    if Ledger(out).manifest() is None:
+    present = Ledger(out).manifest()
+    if present is None:
         return None
+    settings = _as_begun(settings, present)
+    catalogue, catalogs = present["identity"]["catalogue"], present.get("catalogs", [])
+    refuse_another(present, compose(settings, model_record(settings), catalogue, catalogs), out)
     return snapshot.compare(snapshot.thaw(f"{out}/{ITEMS}"), search_items(settings))
 
 

@@ -87,3 +87,7 @@ def test_a_run_is_not_gone_on_with_under_other_days(tiny_range: TinyRange, tmp_p
     with pytest.raises(OutputError, match=r"dates\.thermal .*2018-10-18.* there, .*2018-10-02.* now"):
         prepare(settings(tiny_range, **{**DATES, "thermal": ["2018-10-02"]}), dated)
     assert prepare(settings(tiny_range, **DATES), dated)[1]
+    # whose scenes are others, and by no provider's doing
+    with pytest.raises(OutputError, match=r"dates\.thermal .*2018-10-18.* there, .*2018-10-02.* now"):
+        look_again(settings(tiny_range, **{**DATES, "thermal": ["2018-10-02"]}), dated)
+    assert not look_again(settings(tiny_range, **DATES), dated)

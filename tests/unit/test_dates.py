@@ -86,6 +86,7 @@ def test_a_day_may_be_written_without_quotes_and_stands_in_the_record_as_text(tm
         (["2018-10-15", "2018-10-32"], "sources.optical.dates.1.*a day that the calendar has"),
         ("2018-10-15", "sources.optical.dates: '2018-10-15'.*list"),
         ([], "sources.optical.dates.*at least 1"),
+        (None, "sources.optical.dates.*no day; list some, or leave dates out for all of the season"),
         (["2018-10-15", "2018-10-16", "2018-10-15"], "optical.dates with 2018-10-15 more than once"),
         (["2018-10-15", date(2018, 10, 15)], "optical.dates with 2018-10-15 more than once"),
         (
