@@ -219,9 +219,8 @@ def _first(underway: deque[tuple[T, Future[R] | None]]) -> R:
 
 
 class _Helper(_Process):
-    """A process of the crew, which ignores SIGTERM.
-
-    By that, and waiting for it, the pool ends the others when one has died.
+    """A process of the crew, which ignores SIGTERM: with that the pool ends the others when one has died, and
+    waits for them.
     """
 
     def terminate(self) -> None:

@@ -237,7 +237,8 @@ def look_again(settings: Settings, out: str) -> snapshot.Changes | None:
         return None
     settings = _as_begun(settings, present)
     catalogue, catalogs = present["identity"]["catalogue"], present.get("catalogs", [])
-    refuse_another(present, compose(settings, model_record(settings), catalogue, catalogs), out)
+    # by the run's own model: a look needs no weights, and whoever goes on with the run is held to them
+    refuse_another(present, compose(settings, present["model"], catalogue, catalogs), out)
     return snapshot.compare(snapshot.thaw(f"{out}/{ITEMS}"), search_items(settings))
 
 

@@ -83,9 +83,7 @@ def try_precisions(
         return _told(_chosen(settings, candidates, sample), tell)
     except StoppedError:
         raise
-    except (
-        Exception
-    ) as error:  # a GPU that others fill, at this moment; whether it suffices, the run will tell
+    except Exception as error:  # e.g. a GPU that others fill: whether it suffices, the run will tell
         tell(f"no precision could be tried: {_reason(error)}")
         return None
 

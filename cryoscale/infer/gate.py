@@ -67,9 +67,10 @@ class Gate:
         return ticket
 
     def _missed(self, ticket: int, before: float | None) -> None:
-        """It did not arrive in time; before, if it did not either, something begun at this moment was done.
+        """It did not arrive in time. ``before`` is when that was begun which was being done the last time.
 
-        As long as that goes on it may be here. What is begun afterwards would have come after it.
+        While that goes on, the block may lie here and wait for it. Once something else was begun it does not:
+        it would have come first.
         """
         since = self._busy_since()
         if since is None or before not in (None, since) or self._loop is None:

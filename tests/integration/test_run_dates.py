@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import numpy as np
@@ -91,3 +93,15 @@ def test_a_run_is_not_gone_on_with_under_other_days(tiny_range: TinyRange, tmp_p
     with pytest.raises(OutputError, match=r"dates\.thermal .*2018-10-18.* there, .*2018-10-02.* now"):
         look_again(settings(tiny_range, **{**DATES, "thermal": ["2018-10-02"]}), dated)
     assert not look_again(settings(tiny_range, **DATES), dated)
+
+
+def test_a_look_at_the_providers_needs_no_weights(tiny_range: TinyRange, tmp_path: Path) -> None:
+    """Whoever keeps an archive asks what is new where no model lies."""
+    for path in tiny_range.weights.parent.glob(f"{tiny_range.weights.stem}.*"):
+        copy(path, tmp_path / path.name)
+    weights, out = tmp_path / tiny_range.weights.name, str(tmp_path / "run")
+    asked = settings(tiny_range, **DATES)
+    asked = replace(asked, model=replace(asked.model, name=None, weights=str(weights)))
+    prepare(asked, out)
+    weights.unlink()
+    assert not look_again(asked, out)
