@@ -23,6 +23,7 @@ from cryoscale.cli import main
 from cryoscale.cluster import FROZEN_S
 from cryoscale.ledger import Ledger
 from cryoscale.write.objects import Objects
+from tests.forked import Forked
 from tests.integration.conftest import TinyRange
 
 DEADLINE_S = 2 * FROZEN_S + 60.0
@@ -49,18 +50,20 @@ def few_by_network(tiny: TinyRange, **changes: Any) -> dict[str, Any]:
 class Command:
     """``cryoscale`` in a process group of its own, as a user starts it."""
 
-    process: subprocess.Popen[str]
+    process: Forked | subprocess.Popen[str]
 
     @classmethod
     def start(cls, *arguments: str | Path, env: dict[str, str] | None = None) -> Command:
-        """Starts it; what it says is kept."""
+        """Starts it; what it says is kept. With an environment of its own it is an interpreter of its own."""
+        if env is None:
+            return cls(Forked("cryoscale", *arguments))
         process = subprocess.Popen(
             [sys.executable, "-m", "cryoscale", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={**os.environ, "PYTHONFAULTHANDLER": "1", **(env or {})},
+            env={**os.environ, "PYTHONFAULTHANDLER": "1", **env},
         )
         return cls(process)
 

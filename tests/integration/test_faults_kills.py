@@ -7,12 +7,12 @@ import random
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryoscale.ledger import MADE
+from tests.forked import Forked
 from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import (
     Command,
@@ -154,17 +154,15 @@ def test_a_run_waits_for_a_scheduler_that_dies_and_goes_on_when_it_is_back(
 @contextmanager
 def _cluster(port: int) -> Iterator[None]:
     """A scheduler on that port and a worker of either kind, all killed at the end."""
-    dask = [sys.executable, "-m", "dask"]
     quiet = ("--no-dashboard", "--host", "127.0.0.1")
-    worker = [*dask, "worker", f"tcp://127.0.0.1:{port}", *quiet, "--no-nanny", "--nthreads", "2"]
+    worker = ["worker", f"tcp://127.0.0.1:{port}", *quiet, "--no-nanny", "--nthreads", "2"]
     commands = [
-        [*dask, "scheduler", *quiet, "--port", str(port), "--no-show"],
+        ["scheduler", *quiet, "--port", str(port), "--no-show"],
         [*worker, "--resources", "CPU=2"],
         [*worker, "--resources", "GPU=1"],
     ]
-    processes = [
-        subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for line in commands
-    ]
+    nowhere = subprocess.DEVNULL
+    processes = [Forked("dask", *line, stdout=nowhere, stderr=nowhere) for line in commands]
     try:
         yield
     finally:

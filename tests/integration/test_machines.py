@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from cryoscale.ledger import Ledger, Work
 from cryoscale.machines import machine_of
 from cryoscale.outcome import Outcome, Watch
 from cryoscale.settings import ClusterSpec
+from tests.forked import Forked
 from tests.integration.faults import until
 from tests.integration.test_run_joined import scheduler, worker
 
@@ -116,7 +116,7 @@ def driven(scheduler: str, out: Path, prepare: Callable[[Drive], object]) -> Ite
 
 
 @pytest.fixture
-def two(scheduler: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def two(scheduler: str) -> Iterator[tuple[str, Forked]]:
     """The scheduler of two machines that do blocks and one that has an actor; and the second one's worker."""
     with (
         worker(scheduler, "CPU=1", host=FIRST),
@@ -128,9 +128,7 @@ def two(scheduler: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         yield scheduler, second
 
 
-def test_each_machine_does_what_lies_side_by_side(
-    two: tuple[str, subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_each_machine_does_what_lies_side_by_side(two: tuple[str, Forked], tmp_path: Path) -> None:
     with driven(two[0], tmp_path / "run", lambda drive: (drive.hold(FIRST), drive.hold(SECOND))) as drive:
         for host in (FIRST, SECOND):
             until(lambda host=host: drive.has_begun(host))
@@ -144,9 +142,7 @@ def test_each_machine_does_what_lies_side_by_side(
     assert drive.outcome.repeated == 0
 
 
-def test_what_a_dead_machine_was_to_do_is_done_by_the_other(
-    two: tuple[str, subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_what_a_dead_machine_was_to_do_is_done_by_the_other(two: tuple[str, Forked], tmp_path: Path) -> None:
     scheduler, second = two
     with driven(scheduler, tmp_path / "run", lambda drive: drive.hold(SECOND)) as drive:
         until(lambda: drive.has_begun(SECOND))
@@ -158,7 +154,7 @@ def test_what_a_dead_machine_was_to_do_is_done_by_the_other(
 
 
 def test_what_a_machine_that_drains_has_given_back_is_done_before_it_is_gone(
-    two: tuple[str, subprocess.Popen[str]], tmp_path: Path
+    two: tuple[str, Forked], tmp_path: Path
 ) -> None:
     scheduler, second = two
     with driven(scheduler, tmp_path / "run", lambda drive: drive.hold(SECOND)) as drive:
@@ -172,7 +168,7 @@ def test_what_a_machine_that_drains_has_given_back_is_done_before_it_is_gone(
 
 @pytest.mark.parametrize("dies", [False, True], ids=["both stay", "one dies"])
 def test_features_are_made_side_by_side_too_and_by_the_other_where_a_machine_dies(
-    two: tuple[str, subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+    two: tuple[str, Forked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
 ) -> None:
     scheduler, second = two
     monkeypatch.setattr(featurise, "write_feature_block", featured)

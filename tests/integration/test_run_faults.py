@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from cryoscale.ledger import Ledger
 from cryoscale.outcome import Progress
 from cryoscale.pipeline import run as run_pipeline
 from cryoscale.roster import workers_at
+from tests.forked import Forked
 from tests.integration.conftest import TinyRange, map_here
 from tests.integration.faults import few_by_network
 
@@ -154,8 +154,8 @@ def test_a_killed_driver_loses_nothing_that_was_done(
 ) -> None:
     config, out = tmp_path / "run.yaml", tmp_path / "run"
     config.write_text(yaml.safe_dump(few_by_network(tiny_range)))
-    command = [sys.executable, "-m", "cryoscale.cli", "run", str(config), "--out", str(out)]
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    nowhere = subprocess.DEVNULL
+    driver = Forked("cryoscale", "run", config, "--out", out, stdout=nowhere, stderr=nowhere)
     deadline = time.monotonic() + 240
     while not Ledger(str(out)).done() and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)

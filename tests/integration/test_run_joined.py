@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,18 +21,16 @@ from cryoscale.ledger import Ledger
 from cryoscale.pipeline import run as run_pipeline
 from cryoscale.read.kept import KEEP_GIB
 from cryoscale.settings import ClusterSpec
+from tests.forked import Forked
 from tests.integration.conftest import TinyRange, map_here
 from tests.integration.faults import Command, few_blocks, write_config
 from tests.integration.misbehave import by_content, misbehaving, remote_catalogue
 from tests.integration.test_read_kept import is_shared
 
-DASK = [sys.executable, "-m", "dask"]
 
-
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str) -> Forked:
     """A process of Dask's own command line on loopback."""
-    command = [*DASK, *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    return Forked("dask", *arguments, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture
@@ -55,7 +52,7 @@ def scheduler() -> Iterator[str]:
 
 
 @contextmanager
-def worker(scheduler: str, kind: str, *more: str, host: str = "127.0.0.1") -> Iterator[subprocess.Popen[str]]:
+def worker(scheduler: str, kind: str, *more: str, host: str = "127.0.0.1") -> Iterator[Forked]:
     """A worker with that resource, not yet joined; another host is another machine."""
     quiet = ("--no-nanny", "--no-dashboard", "--host", host, "--nthreads", "2")
     process = start("worker", scheduler, "--resources", kind, *quiet, *more)

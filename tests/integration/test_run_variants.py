@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from cryoscale.preparation import prepare
 from cryoscale.repredict import Variant, settings_of
 from cryoscale.results import Run
 from tests.integration.conftest import TinyRange, map_here
+from tests.integration.faults import Command
 from tests.unit.test_learn_calibrate import write_patches
 
 
@@ -200,29 +200,25 @@ def test_choices_that_make_no_sense_are_refused(tiny_range: TinyRange, model: di
 # --- from outside -------------------------------------------------------------------------------
 
 
-def cryoscale(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cryoscale.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_importance_and_calibrate_from_outside(
     tiny_range: TinyRange, patch_set: Path, tmp_path: Path
 ) -> None:
     net = tiny_range.weights
-    done = cryoscale(
-        "importance", net, "--patches", patch_set, "--repeats", 2, "--out", tmp_path / "imp", "--json"
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    code, said, complained = Command.start(
+        "importance", net, "--patches", patch_set, "--repeats", "2", "--out", tmp_path / "imp", "--json"
+    ).end()
+    assert code == 0, complained
+    found = json.loads(said)
     assert found == json.loads((tmp_path / "imp" / "importance.json").read_text())
     assert set(found["channels"]) == set(Patches.open(patch_set).channels)
     assert len(found["channels"]["B02"]["overall"]["iou"]["repeats"]) == 2
     assert (tmp_path / "imp" / "importance.png").read_bytes()[:4] == b"\x89PNG"
     assert (found["split"], found["note"]) == ("test", None)
-    done = cryoscale("calibrate", net, "--patches", patch_set, "--out", tmp_path / "new.safetensors")
-    assert done.returncode == 0, done.stderr
-    assert "temperature 1.000 before" in done.stdout
-    assert weights.read_card(tmp_path / "new.safetensors").calibration is not None
+    made = tmp_path / "new.safetensors"
+    code, said, complained = Command.start("calibrate", net, "--patches", patch_set, "--out", made).end()
+    assert code == 0, complained
+    assert "temperature 1.000 before" in said
+    assert weights.read_card(made).calibration is not None
 
 
 def test_a_set_without_test_patches_is_measured_on_those_for_validation_which_is_said(

@@ -22,18 +22,19 @@ from cryoscale.metrics import served
 from cryoscale.outcome import Progress
 from cryoscale.pipeline import run as run_pipeline
 from cryoscale.session import View
+from tests.forked import Forked
 from tests.integration.conftest import TinyRange
+from tests.integration.faults import Command
 from tests.unit.test_metrics import scrape
 
-CRYOSCALE = [sys.executable, "-m", "cryoscale.cli"]
 MODEL = {"name": "band-ratio"}
 
 
 def status(out: Path, *more: str) -> list[dict[str, Any]]:
     """What ``cryoscale status --json`` says in a process of its own; a document, or one a look."""
-    command = [*CRYOSCALE, "status", str(out), "--json", *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return [json.loads(line) for line in done.stdout.splitlines()] if more else [json.loads(done.stdout)]
+    code, said, complained = Command.start("status", out, "--json", *more).end(timeout_s=120)
+    assert code == 0, complained
+    return [json.loads(line) for line in said.splitlines()] if more else [json.loads(said)]
 
 
 def log_of(out: Path) -> list[dict[str, Any]]:
@@ -49,8 +50,8 @@ def test_a_killed_driver_is_told_as_dead_and_its_log_ended_nothing(
     config.write_text(yaml.safe_dump(tiny_range.config(model=MODEL)))
     (out / "ledger").mkdir(parents=True)
     (out / journal.FOLDER).write_text("a file where the log's folder should be")
-    command = [*CRYOSCALE, "run", str(config), "--out", str(out), "--log", str(tmp_path / "own.jsonl")]
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = ["run", config, "--out", out, "--log", tmp_path / "own.jsonl"]
+    driver = Forked("cryoscale", *command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while not Ledger(str(out)).count_done() and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)

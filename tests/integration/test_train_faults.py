@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from safetensors.torch import load_file
 from cryoscale.errors import TrainingError
 from cryoscale.learn.train import train
 from cryoscale.models import weights
+from tests.forked import Forked
 from tests.toy_training import SMALL, make_patches, recipe, toy_networks  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -43,18 +41,11 @@ def cryonet(patches: Path, **changes: Any) -> Any:
     return recipe(patches, **{**values, **changes})
 
 
-def start(config: Any, folder: Path, *more: str) -> subprocess.Popen[str]:
+def start(config: Any, folder: Path, module: str = "cryoscale") -> Forked:
     """The command line in a process of its own, on one thread."""
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
-    return subprocess.Popen(
-        [sys.executable, *more, "train", str(path), "--out", str(folder / "w.safetensors")],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Forked(module, "train", path, "--out", folder / "w.safetensors")
 
 
 def epochs_done(folder: Path) -> int:
@@ -72,7 +63,7 @@ def test_a_training_killed_at_any_moment_ends_in_the_very_weights_of_an_undistur
     chance = random.Random()  # another moment each time: whatever it is, the result must be the same
     seen = []
     for wanted in (1, 2):
-        process = start(config, tmp_path, "-m", "cryoscale")
+        process = start(config, tmp_path)
         deadline = time.monotonic() + 120
         while epochs_done(tmp_path) < wanted and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -85,7 +76,7 @@ def test_a_training_killed_at_any_moment_ends_in_the_very_weights_of_an_undistur
     assert seen[1] >= 2
     _, usable = weights.load(tmp_path / "w.training" / "best.safetensors")
     assert usable.training["epochs_done"] < 6
-    process = start(config, tmp_path, "-m", "cryoscale")
+    process = start(config, tmp_path)
     out, error = process.communicate(timeout=240)
     assert process.returncode == 0, error
     assert f"epoch   {seen[1]}/6" not in out, "what was done is not done again"
@@ -179,7 +170,7 @@ def test_weights_that_are_lost_in_the_last_step_of_an_epoch_are_not_kept(
 
 def test_from_the_command_line_it_is_one_line_and_exit_code_1(patches: Path, tmp_path: Path) -> None:
     model = {"name": "toy-plain", "arguments": {"sound_steps": 0}}
-    process = start(recipe(patches, model=model), tmp_path, "-m", "tests.toy_training")
+    process = start(recipe(patches, model=model), tmp_path, "tests.toy_training")
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1
     assert len(error.strip().splitlines()) == 1

@@ -25,6 +25,7 @@ from tornado.httpclient import AsyncHTTPClient
 
 from cryoscale import preload
 from cryoscale.errors import WeightsError
+from tests.forked import Forked
 from tests.integration.conftest import Calm, TinyRange
 from tests.integration.faults import Command, bytes_that_differ, done, few_blocks, until, write_config
 from tests.ports import free_port
@@ -62,7 +63,7 @@ cryoscale.infer.actor.ModelActor.predict = held
 class Pod:
     """A process ``dask worker`` as a pod runs it."""
 
-    process: subprocess.Popen[str]
+    process: Forked
     http: int
 
     def ready(self) -> tuple[int, str]:
@@ -100,14 +101,14 @@ class Site:
     def start(self, resources: str, env: Mapping[str, str] | None = None) -> Pod:
         """A worker that offers ``resources``."""
         http = free_port()
-        line = [sys.executable, "-m", "dask", "worker", self.address, "--no-dashboard", "--no-nanny"]
+        line = ["worker", self.address, "--no-dashboard", "--no-nanny"]
         line += ["--host", "127.0.0.1", "--dashboard-address", f"127.0.0.1:{http}"]
         line += ["--nthreads", "1", "--resources", resources, "--local-directory", str(self.folder)]
         line += ["--preload", "tap", "--preload", "cryoscale.preload"]
         path = os.pathsep.join([str(self.folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         with (self.folder / f"{resources}-{http}.log").open("w") as log:
             more = {"PYTHONPATH": path, **(env or {})}
-            process = subprocess.Popen(line, stdout=log, stderr=log, text=True, env={**os.environ, **more})
+            process = Forked("dask", *line, stdout=log, stderr=log, env={**os.environ, **more})
         self.workers.append(Pod(process, http))
         return self.workers[-1]
 
