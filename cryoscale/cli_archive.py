@@ -132,12 +132,13 @@ def diff(
     """Say what changed between two years, on ground that both have seen: tables, maps and charts."""
     from cryoscale.archive.change import difference, regions
     from cryoscale.archive.index import Archive
-    from cryoscale.archive.reported import write_changes
+    from cryoscale.archive.reported import require_own, write_changes
     from cryoscale.console import Console
     from cryoscale.write.usable import require_usable
 
     opened, target = Archive(output(archive)), output(out or f"change-{older}-{newer}")
     require_usable(target)
+    require_own(target)
     console = Console(quiet=json_)
     with console:
         found = []

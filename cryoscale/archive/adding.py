@@ -38,7 +38,8 @@ from cryoscale.archive.index import (
 )
 from cryoscale.archive.source import FinishedRun, bounds_of
 from cryoscale.archive.tables import TYPES, read_complete
-from cryoscale.errors import LeaseLostError, OutputError
+from cryoscale.errors import LeaseLostError, NoRoomError, OutputError
+from cryoscale.room import full_disk_told
 from cryoscale.write import disk
 from cryoscale.write.objects import local_path
 from cryoscale.write.vectors import read_parts, write_parts
@@ -88,7 +89,7 @@ def add(
     index = _begun(archive)
     source = FinishedRun.proven(run, years, stage)
     name = checked_region(region if region is not None else source.name.replace(" ", "-"))
-    wanted = {year: source.content_sha256(year) for year in source.years}
+    wanted = {year: (source.content_sha256(year), source.former_sha256(year)) for year in source.years}
     to_do, there = _sorted_out(index, name, wanted, new_version)
     if not to_do:
         return Added((), tuple(there))
@@ -98,7 +99,8 @@ def add(
         to_do, there = _sorted_out(_begun(archive), name, wanted, new_version)  # it may have changed since
         for year in to_do:
             stage(f"adding {year} to region {name}")
-            new.append(_add_year(archive, source, name, year, alone))
+            with _room(archive, year):
+                new.append(_add_year(archive, source, name, year, alone))
     return Added(tuple(new), tuple(there))
 
 
@@ -163,22 +165,26 @@ def _begun(archive: Archive) -> Index:
 
 
 def _sorted_out(
-    index: Index, region: str, wanted: Mapping[int, str], new_version: bool
+    index: Index, region: str, wanted: Mapping[int, tuple[str, ...]], new_version: bool
 ) -> tuple[list[int], list[Entry]]:
-    """Years that have to be added, and entries of those that are there with the same content."""
+    """Years that have to be added, and entries of those that are there with the same content.
+
+    Args:
+        wanted: by year what an entry of its content may have as digest.
+    """
     to_do, there = [], []
     for year, content in wanted.items():
         versions = index.versions(region, year)
-        same = [one for one in versions if one.content_sha256 == content]
+        same = [one for one in versions if one.content_sha256 in content]
         if any(one.state == CURRENT for one in same):
             there.append(next(one for one in same if one.state == CURRENT))
         elif not versions or new_version:
             to_do.append(year)
         else:
-            last = versions[-1]
-            what = f"the same content, {same[-1].state}" if same else f"other content ({last.state})"
+            one = same[-1] if same else versions[-1]
+            what = f"the same content, {one.state}" if same else f"other content ({one.state})"
             raise OutputError(
-                f"year {year} of region {region!r}, which is there as version {last.version} with {what}",
+                f"year {year} of region {region!r}, which is there as version {one.version} with {what}",
                 "a year that is not there, or the same content again",
                 "give --new-version to add it as another version, or another --region",
             )
@@ -203,6 +209,22 @@ def _adding(root: str) -> Iterator[lease.Lease]:
             given = error.given.replace("output", "archive", 1).replace("is driving", "is adding to")
             raise _taken(given) from error
         yield held
+
+
+@contextmanager
+def _room(archive: Archive, year: int) -> Iterator[None]:
+    """Add a year in the body; where a disk is full, what there is of it makes room again.
+
+    Raises:
+        NoRoomError: names the places that may be full.
+    """
+    places = f"archive {archive.root}, or {tempfile.gettempdir()} for temporary files,"
+    try:
+        with full_disk_told(places, f"{year} was not added; make room and start the same command again"):
+            yield
+    except NoRoomError:
+        sweep(archive, _begun(archive))
+        raise
 
 
 def _taken(given: str) -> OutputError:

@@ -30,6 +30,7 @@ from cryoscale.archive.identity import outlines
 from cryoscale.archive.index import Archive, Entry
 from cryoscale.archive.retreat import Side, retreat
 from cryoscale.errors import InputError
+from cryoscale.ledger import MANIFEST
 from cryoscale.write.bootstrap import COMMON, block_of, region_interval
 from cryoscale.write.scratch import Scratch
 from cryoscale.write.succession import BIRTH, VANISHED, changes, link_years
@@ -104,7 +105,7 @@ def difference(archive: Archive, region: str, older: int, newer: int) -> Change:
     with _Shapes(archive, pair[0]) as first, _Shapes(archive, pair[1]) as second:
         facts = [_measured(archive, own, [other]) for own, other in ((maps[0], maps[1]), (maps[1], maps[0]))]
         links = link_years(outlines(archive, pair[0]), outlines(archive, pair[1]))
-        common = COMMON if pair[0].model == pair[1].model else 0.0
+        common = COMMON if _trained(archive, pair[0]) == _trained(archive, pair[1]) else 0.0
         table = _events(changes(links), facts, common)
         table = table.join(_retreats(table, (first, second), maps))
         older_shapes, newer_shapes = (
@@ -126,6 +127,12 @@ def difference(archive: Archive, region: str, older: int, newer: int) -> Change:
         models,
         simulated,
     )
+
+
+def _trained(archive: Archive, entry: Entry) -> tuple[str, str | None]:
+    """Name of the model that mapped a version and digest of its weights: two trainings are two models."""
+    manifest = json.loads(archive.objects.get(f"records/{entry.place}/{MANIFEST}") or b"{}")
+    return entry.model, (manifest.get("identity", {}).get("model") or {}).get("sha256")
 
 
 def _is_simulated(archive: Archive, entry: Entry) -> bool:

@@ -53,7 +53,7 @@ def export(
         OutputError: there is something at ``out``.
     """
     entries = _chosen(archive, region, years, version)
-    package = out.endswith(".gpkg")
+    package = out.lower().endswith(".gpkg")
     if package and mosaics:
         raise InputError("--mosaics with a GeoPackage", "a folder, which can hold maps", "give a folder")
     _refuse_taken(out, package)

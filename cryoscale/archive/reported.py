@@ -12,6 +12,8 @@ import pandas as pd
 
 from cryoscale.archive.change import Change
 from cryoscale.archive.drawn import draw_change, draw_series
+from cryoscale.errors import OutputError
+from cryoscale.write.objects import Objects
 from cryoscale.write.store import put
 
 COLUMNS: Mapping[str, tuple[str, str]] = {
@@ -64,6 +66,7 @@ _RENAMED = {
     "newer_seen_debris_km2": "newer_debris_km2",
 }
 _DECIMALS = 6
+_TOLD = "change.json"
 
 
 def write_changes(found: Sequence[Change], out: str) -> list[str]:
@@ -71,11 +74,12 @@ def write_changes(found: Sequence[Change], out: str) -> list[str]:
 
     ``glaciers.csv`` and ``glaciers.parquet`` (a row an event, :data:`COLUMNS`), ``regions.csv``,
     ``series.csv``, ``change.json`` with all of it but the geometry, ``attributes_metadata.json``, and a
-    ``map-<region>.png`` and ``series-<region>.png`` each.
+    ``map-<region>.png`` and ``series-<region>.png`` each. They replace those of an earlier comparison.
 
     Raises:
-        OutputError: if a file cannot be written.
+        OutputError: if a file cannot be written, or the folder holds something else.
     """
+    require_own(out)
     glaciers = gpd.GeoDataFrame(
         pd.concat([_glaciers(one) for one in found], ignore_index=True), crs="EPSG:4326"
     )
@@ -94,14 +98,33 @@ def write_changes(found: Sequence[Change], out: str) -> list[str]:
         "regions.csv": _csv(pd.json_normalize(totals, sep="_")),
         "series.csv": _csv(series),
         "attributes_metadata.json": _json(meant),
-        "change.json": _json({"regions": totals, "series": _records(series), "glaciers": _records(plain)}),
+        _TOLD: _json({"regions": totals, "series": _records(series), "glaciers": _records(plain)}),
     }
     for one in found:
         files[f"map-{one.region}.png"] = draw_change(one)
         files[f"series-{one.region}.png"] = draw_series(one)
+    objects = Objects(out)
+    for name in objects.names():
+        if name.startswith(("map-", "series-")) and name.endswith(".png") and name not in files:
+            objects.delete(name)
     for name, content in files.items():
         put(f"{out}/{name}", content)
     return list(files)
+
+
+def require_own(out: str) -> None:
+    """See that a folder is empty, absent, or that of an earlier comparison.
+
+    Raises:
+        OutputError: what it holds may be somebody's outlines, whose table has the name of ours.
+    """
+    names = Objects(out).names()
+    if names and _TOLD not in names:
+        raise OutputError(
+            f"output {out}, which holds {', '.join(names[:3])} and no {_TOLD}",
+            "a new or empty folder, or that of an earlier comparison",
+            "give another --out",
+        )
 
 
 def _glaciers(change: Change) -> gpd.GeoDataFrame:

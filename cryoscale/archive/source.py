@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from cryoscale.write.vectors import read_parts, write_parts
 
 _RECORDS = ("region.json", "hypsometry.csv", "rgi_links.csv")
 """Of a run's inventory, by what follows ``<year>-``."""
+_CONTENT = (*_RECORDS, "complexes.parquet", "intersects.parquet")
+"""Likewise, all that makes a year beside its map and outlines; what is drawn from those is not counted."""
 _ZARR = "zarr.json"
 _HERE = ("localhost", "127.0.0.1", "::1")
 
@@ -43,7 +45,6 @@ class FinishedRun:
 
     out: str
     years: tuple[int, ...]
-    _checksums: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def proven(cls, out: str, years: Sequence[int], stage: Callable[[str], None]) -> FinishedRun:
@@ -113,22 +114,39 @@ class FinishedRun:
 
     def content_sha256(self, year: int) -> str:
         """Over a year's blocks and outlines, whatever the run is called and whenever it was made."""
-        if year not in self._checksums:
-            total = hashlib.sha256()
-            blocks = {f"{m.epsg}/{m.block.key}": m.checksum for m in self.ledger.markers() if m.year == year}
-            files = (self.ledger.get(SEAL) or {})["files"]
-            # a GeoPackage holds the moment it was written; all that is in it is in the others too
-            own = {
-                name: sha256
-                for name, sha256 in files.items()
-                if name.startswith((f"inventory/{year}.", f"inventory/{year}-"))
-                and not name.endswith(".gpkg")
-                and not _links_years(name)
-            }
-            for key, told in sorted({**blocks, **own}.items()):
-                total.update(f"{key} {told}\n".encode())
-            self._checksums[year] = total.hexdigest()
-        return self._checksums[year]
+        own = {f"inventory/{year}.parquet", *(f"inventory/{year}-{name}" for name in _CONTENT)}
+        return self._digest(year, {name: sha for name, sha in self._sealed.items() if name in own})
+
+    def former_sha256(self, year: int) -> str:
+        """As entries had it that were added while files for other programs counted as content."""
+        own = {
+            name: sha256
+            for name, sha256 in self._sealed.items()
+            if name.startswith((f"inventory/{year}.", f"inventory/{year}-"))
+            and not name.endswith(".gpkg")
+            and not _links_years(name)
+        }
+        return self._digest(year, own)
+
+    @cached_property
+    def _sealed(self) -> dict[str, str]:
+        """The sha256 of each file of the run's end."""
+        return dict((self.ledger.get(SEAL) or {})["files"])
+
+    @cached_property
+    def _blocks(self) -> dict[int, dict[str, str]]:
+        """The checksum of each block of the years."""
+        found: dict[int, dict[str, str]] = {year: {} for year in self.years}
+        for marker in self.ledger.markers():
+            if marker.year in found:
+                found[marker.year][f"{marker.epsg}/{marker.block.key}"] = marker.checksum
+        return found
+
+    def _digest(self, year: int, files: Mapping[str, str]) -> str:
+        total = hashlib.sha256()
+        for key, told in sorted({**self._blocks[year], **files}.items()):
+            total.update(f"{key} {told}\n".encode())
+        return total.hexdigest()
 
     @cached_property
     def items(self) -> list[dict[str, Any]]:

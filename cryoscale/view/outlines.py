@@ -35,7 +35,8 @@ class Outlines:
         reader = self._archive(year)
         if reader is None:
             return None
-        with suppress(ValueError):  # pmtiles says so of a place that is off the grid of its zoom
+        # pmtiles says so of a place that is off the grid of its zoom, and of a zoom that nothing has
+        with suppress(ValueError, OverflowError):
             found: bytes | None = reader.get(*tile)
             return found
         return None

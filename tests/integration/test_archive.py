@@ -23,10 +23,13 @@ from cryoscale.archive.adding import add, withdraw
 from cryoscale.archive.checking import verify_archive
 from cryoscale.archive.exporting import export
 from cryoscale.archive.index import ROOT, Archive
+from cryoscale.archive.source import FinishedRun
 from cryoscale.archive.tables import TYPES, read_complete
 from cryoscale.cli import main
-from cryoscale.errors import InputError, LeaseLostError, OutputError, SourceError
+from cryoscale.errors import InputError, LeaseLostError, NoRoomError, OutputError, SourceError
+from cryoscale.sealing import seal
 from cryoscale.write import mosaic
+from tests.integration.disks import cramped
 from tests.made_runs import EPSG, Tongue, Year, make_run
 
 THREE = (Tongue(800, 600, 1500, 500, 400), Tongue(2200, 700, 1200, 300), Tongue(3600, 500, 2500, 600))
@@ -112,6 +115,44 @@ def test_other_content_is_refused_unless_it_is_to_be_a_version(runs: dict[str, P
     assert (len(first), len(second)) == (3, 2)
     assert set(second["glacier_id"]) <= set(first["glacier_id"])
     assert verify_archive(archive).sound
+
+
+def test_files_for_other_programs_are_no_content(runs: dict[str, Path], archive: str, tmp_path: Path) -> None:
+    run = shutil.copytree(runs["2018"], tmp_path / "run")
+    former = FinishedRun.proven(str(run), (), print).former_sha256(2018)
+    product = run / "inventory" / "2018-rgi" / "submission_info.csv"
+    product.parent.mkdir(exist_ok=True)
+    product.write_text("anlys_time\nthe hour at which this run was begun\n")
+    seal(str(run))
+    assert FinishedRun.proven(str(run), (), print).former_sha256(2018) != former
+    assert len(add(archive, str(run), region="made").unchanged) == 1
+
+
+def test_content_is_known_again_by_the_digest_that_earlier_entries_have(
+    runs: dict[str, Path], archive: str
+) -> None:
+    source = FinishedRun.proven(str(runs["2018"]), (), print)
+    catalog = Path(archive, ROOT)
+    text = catalog.read_text()
+    assert source.content_sha256(2018) in text
+    catalog.write_text(text.replace(source.content_sha256(2018), source.former_sha256(2018)))
+    assert len(add(archive, str(runs["2018"]), region="made").unchanged) == 1
+
+
+def test_the_version_that_has_the_same_content_is_named(runs: dict[str, Path], archive: str) -> None:
+    add(archive, str(runs["2018 again"]), region="made", new_version=True)
+    with pytest.raises(OutputError, match="as version 1 with the same content, superseded"):
+        add(archive, str(runs["2018"]), region="made")
+
+
+def test_a_full_disk_is_named_and_what_there_was_of_the_year_is_gone(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    with cramped(tmp_path / "small", "tmpfs"):
+        root = tmp_path / "small" / "archive"
+        with pytest.raises(NoRoomError, match=f"archive {root}.*2018 was not added"):
+            add(str(root), str(runs["2018"]), region="made")
+        assert not [path for path in root.rglob("*") if path.is_file() and "ledger" not in path.parts]
 
 
 def test_a_withdrawn_year_is_read_as_a_version_and_does_not_come_back_by_itself(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from datetime import date
@@ -21,6 +22,7 @@ from cryoscale.archive.index import Archive
 from cryoscale.archive.reported import COLUMNS, write_changes
 from cryoscale.cli import main
 from cryoscale.errors import InputError, OutputError
+from cryoscale.write.bootstrap import COMMON
 from cryoscale.write.uncertainty import LEVEL
 from tests.made_runs import EPSG, Tongue, Year, make_run, place_of
 
@@ -166,6 +168,35 @@ def test_tables_maps_and_charts_are_written(change: Change, tmp_path: Path) -> N
     assert told["regions"][0]["change_km2"] == change.total["change_km2"]
     for name in ("map-made.png", "series-made.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_comparison_replaces_an_earlier_one_and_nothing_else(
+    archive: Archive, change: Change, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    write_changes([replace(change, region="other")], str(out))
+    names = write_changes([change], str(out))
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    export(archive, str(tmp_path / "export"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
+    with pytest.raises(OutputError, match=r"centrelines\.parquet.*another --out"):
+        write_changes([change], str(tmp_path / "export"))
+    with pytest.raises(OutputError, match=r"catalog\.json"):
+        write_changes([change], archive.root)
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
+
+
+@pytest.mark.parametrize(("older", "newer", "common"), [("a", "a", COMMON), ("a", "b", 0.0)])
+def test_two_trainings_of_one_model_err_apart(
+    archive: Archive, tmp_path: Path, older: str, newer: str, common: float
+) -> None:
+    root = shutil.copytree(archive.root, tmp_path / "archive")
+    for year, sha256 in ((2018, older), (2024, newer)):
+        (record,) = root.glob(f"records/**/year={year}/**/run.json")
+        told = json.loads(record.read_text())
+        told["identity"]["model"] = {"name": "drawn", "sha256": sha256}
+        record.write_text(json.dumps(told))
+    assert difference(Archive(str(root)), "made", 2018, 2024).total["errors_in_common"] == common
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,7 @@ def test_where_there_is_no_imagery_the_relief_stands_in(run: Path, tmp_path: Pat
         "tiles/roads/2016/10/757/428",
         "outlines/2016/14/0/0",
         "outlines/2016/3/99/0",
+        "outlines/2016/40/1/1",
         "outlines/2017/0/0/0",
         "api/glaciers/G000000E00000N",
         "library/shiny.js",
