@@ -47,6 +47,15 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(table, table.title)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whole benchmarks, at their smallest, are a tenth of all tests' time: a tier of their own."""
+    if "benchmarks" in config.option.markexpr:
+        return
+    for item in items:
+        if item.get_closest_marker("benchmarks"):
+            item.add_marker(pytest.mark.skip(reason="asked for by: python -m pytest -m benchmarks"))
+
+
 def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: no later look for garbage goes through it again."""
     gc.collect()

@@ -74,8 +74,11 @@ class Plate:
 
 
 def webp(figure: Figure) -> bytes:
-    """A page as a picture; lossy, at a tenth of a PNG's bytes: a confidence is noise to PNG."""
-    return image(figure, 0.08, format="webp", pil_kwargs={"quality": 82})
+    """A page as a picture; lossy, at a tenth of a PNG's bytes: a confidence is noise to PNG.
+
+    Of the efforts that an encoder can make, one that takes half the usual one's time for 4 % more bytes.
+    """
+    return image(figure, 0.08, format="webp", pil_kwargs={"quality": 82, "method": 2})
 
 
 def image(figure: Figure, margin_in: float, **how: Any) -> bytes:

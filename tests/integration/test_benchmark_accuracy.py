@@ -41,6 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench
 
 
+@pytest.mark.benchmarks
 def test_every_job_is_done_once_and_the_page_and_the_record_say_that_all_is_simulated(made: Bench) -> None:
     jobs = plan(made, CHOSEN)
     before = {job.name: done_path(made.out, job.name).stat().st_mtime_ns for job in jobs}
@@ -63,6 +64,7 @@ def test_every_job_is_done_once_and_the_page_and_the_record_say_that_all_is_simu
     assert (made.out / "importance" / "importance.png").exists()
 
 
+@pytest.mark.benchmarks
 def test_table_one_holds_what_scikit_learn_finds_in_the_mosaics(made: Bench) -> None:
     (place,) = made.scale.test
     truth, labels = [], []
@@ -99,6 +101,7 @@ def test_table_one_holds_what_scikit_learn_finds_in_the_mosaics(made: Bench) -> 
         assert float(row_of[name].split(" / ")[0]) == pytest.approx(iou, abs=0.006)
 
 
+@pytest.mark.benchmarks
 def test_the_random_split_has_the_same_patches_and_the_ablation_the_same_but_for_its_channels(
     made: Bench,
 ) -> None:
@@ -120,6 +123,7 @@ def test_the_random_split_has_the_same_patches_and_the_ablation_the_same_but_for
         assert np.isfinite(x[lost]).any()
 
 
+@pytest.mark.benchmarks
 def test_the_transfer_set_lies_in_another_regime_and_in_the_same_components(made: Bench) -> None:
     here, there = (Patches.open(made.patches(kind)) for kind in ("blocked", "transfer"))
     assert here.attrs["pca"] == there.attrs["pca"]
@@ -127,6 +131,7 @@ def test_the_transfer_set_lies_in_another_regime_and_in_the_same_components(made
     assert set(here.columns["epsg"]) == {32644, 32645}
 
 
+@pytest.mark.benchmarks
 def test_a_folder_of_another_scale_and_unknown_names_are_refused(made: Bench, capsys) -> None:
     with pytest.raises(OutputError, match="another benchmark"):
         claim(made.out, CPU)
@@ -241,6 +246,7 @@ def test_at_the_deadline_jobs_and_what_they_have_started_are_ended(
     assert not psutil.pid_exists(int((tmp_path / "child").read_text()))
 
 
+@pytest.mark.benchmarks
 def test_a_report_before_the_end_says_what_is_missing_and_has_dashes_for_it(
     made: Bench, tmp_path: Path
 ) -> None:

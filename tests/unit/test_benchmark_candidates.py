@@ -14,6 +14,7 @@ from benchmarks import (
 )
 
 
+@pytest.mark.benchmarks
 def test_the_candidates_saving_and_loss_are_told_mask_by_mask(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

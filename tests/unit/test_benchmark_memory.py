@@ -12,6 +12,7 @@ from scipy import ndimage
 from benchmarks import memory, pod_memory, run_memory, streaming
 
 
+@pytest.mark.benchmarks
 def test_the_memory_of_a_region_and_of_one_four_times_larger_is_told_step_by_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -30,6 +31,7 @@ def test_the_memory_of_a_region_and_of_one_four_times_larger_is_told_step_by_ste
     assert more[0] < more[1]
 
 
+@pytest.mark.benchmarks
 def test_streamed_outlines_are_those_of_the_ground_laid_out_and_the_peaks_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,6 +48,7 @@ def test_streamed_outlines_are_those_of_the_ground_laid_out_and_the_peaks_are_to
     assert "times that of 4 blocks" in capsys.readouterr().out
 
 
+@pytest.mark.benchmarks
 def test_the_peaks_of_a_run_are_told_for_a_region_and_for_a_larger_one(tmp_path: Path) -> None:
     kept = tmp_path / "run_memory.jsonl"
     run_memory.main(["--scale", "tiny", "--out", str(kept)])
@@ -56,6 +59,7 @@ def test_the_peaks_of_a_run_are_told_for_a_region_and_for_a_larger_one(tmp_path:
     assert told["whole"]["worker_mib"] > 100
 
 
+@pytest.mark.benchmarks
 def test_the_peaks_of_pods_are_told_process_by_process(tmp_path: Path) -> None:
     kept = tmp_path / "pod_memory.jsonl"
     pod_memory.main(["--scale", "tiny", "--out", str(kept)])

@@ -32,6 +32,7 @@ def job(tmp_path: Path) -> routes.Job:
     return routes.Job("", path, f"{path}/drawn.safetensors", path, 32, 0.5, 64, 1)
 
 
+@pytest.mark.benchmarks
 def test_a_comparison_without_the_libraries_says_so_and_keeps_a_whole_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from cryoscale.features.stack import HALO_PX
 from cryoscale.ledger import Marker
 
 
+@pytest.mark.benchmarks
 def test_scaling_is_told_by_gpus_with_what_holds_it_and_beside_a_measured_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

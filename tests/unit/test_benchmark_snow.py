@@ -33,6 +33,7 @@ def test_the_threshold_of_otsu_lies_between_two_classes_of_cells() -> None:
     )
 
 
+@pytest.mark.benchmarks
 def test_the_benchmark_of_snow_runs_and_keeps_a_whole_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ from cryoscale.features.channels import CHANNELS
 from cryoscale.grid import Window
 
 
+@pytest.mark.benchmarks
 def test_the_comparison_of_readers_runs_and_keeps_a_whole_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +101,7 @@ def tiny_grounds(tmp_path_factory: pytest.TempPathFactory) -> list[overlap.Groun
     return list(overlap.grounds(overlap.SCALES["tiny"], tmp_path_factory.mktemp("grounds")))
 
 
+@pytest.mark.benchmarks
 def test_the_price_of_overlap_is_told_tiling_by_tiling(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
