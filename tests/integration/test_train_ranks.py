@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from safetensors.torch import load_file
 from cryoscale.errors import ConfigError
 from cryoscale.learn.train import train
 from cryoscale.models import weights
+from tests.forked import Forked
 from tests.ports import free_port
 from tests.toy_training import make_patches, recipe, toy_networks  # noqa: F401
 
@@ -32,27 +31,39 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_patches(tmp_path_factory.mktemp("patches") / "p.zarr", count=21)
 
 
-def launch(config: Any, folder: Path, processes: int = 2) -> subprocess.Popen[str]:
+def launch(config: Any, folder: Path) -> Forked:
     """``torchrun -m tests.toy_training train``: the command line, with the toy networks."""
+    given = ("--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={free_port()}")
+    command = [*given, "-m", "tests.toy_training", *training(config, folder)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+    return Forked("torch.distributed.run", *command, env=env)
+
+
+def beside_each_other(config: Any, folder: Path) -> list[Forked]:
+    """The two processes that the launcher starts, told as it tells them, without its imports and theirs."""
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    env = {**os.environ, **group, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return [
+        Forked(
+            "tests.toy_training",
+            *training(config, folder),
+            env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+
+
+def training(config: Any, folder: Path) -> list[str]:
     folder.mkdir(exist_ok=True)
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", "-m", "tests.toy_training"]
-    return subprocess.Popen(
-        [*command, "train", str(path), "--out", str(folder / "w.safetensors")],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return ["train", str(path), "--out", str(folder / "w.safetensors")]
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    out, error = process.communicate(timeout=240)
-    assert process.returncode == 0, error
-    return out
+def finish(*processes: Forked) -> str:
+    told = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), told
+    return "".join(out for out, _ in told)
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
@@ -112,8 +123,8 @@ def test_a_group_that_is_killed_as_a_whole_goes_on_to_the_same_weights(patches: 
     done = len(curve(killed))
     assert 1 <= done < 40
     assert not (killed / "w.safetensors").exists()
-    finish(launch(config, killed))
-    finish(launch(config, straight))
+    finish(*beside_each_other(config, killed))
+    finish(*beside_each_other(config, straight))
     assert [row["epoch"] for row in curve(killed)] == list(range(1, 41))
     assert [row["loss"] for row in curve(killed)] == [row["loss"] for row in curve(straight)]
     assert (killed / "w.safetensors").read_bytes() == (straight / "w.safetensors").read_bytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from cryoscale.fleet import REFUSALS, Fleet, Seat
 from cryoscale.infer.calling import ActorRef
 from cryoscale.roster import CPU, GPU, workers_at
 from cryoscale.settings import ClusterSpec
+from tests.forked import Forked
 
 
 class Future:
@@ -231,12 +231,13 @@ def test_a_hanging_actor_in_a_pod_has_its_process_ended_since_no_nanny_would(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = {"dashboard": False, "host": "127.0.0.1"}
-    command = [sys.executable, "-m", "dask", "worker", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
+    command = ["worker", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
+    nowhere = subprocess.DEVNULL
     with (
         SpecCluster({}, {"cls": Scheduler, "options": options}, silence_logs=50) as there,
         DaskClient(there) as client,
-        subprocess.Popen([*command, there.scheduler_address], stderr=subprocess.DEVNULL) as worker,
     ):
+        worker = Forked("dask", *command, there.scheduler_address, stdout=nowhere, stderr=nowhere)
         client.wait_for_workers(1, timeout=60)
         (address,) = workers_at(client)
         fleet, _ = watched(client, monkeypatch)
