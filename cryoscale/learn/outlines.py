@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale.errors import InputError, SourceError
+from cryoscale.write.around import box_around
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -115,11 +115,11 @@ def _read(path: Path, name: str, regions: Sequence[BaseGeometry]) -> GeoDataFram
         else:
             import pyogrio
 
-            if pyogrio.read_info(path)["crs"] is None:
+            crs = pyogrio.read_info(path)["crs"]
+            if crs is None:
                 # asked first: without a CRS there is no telling which polygons are near
                 raise _without_crs(path, name)
-            around = geopandas.GeoSeries([box(*region.bounds) for region in regions], crs=4326)
-            frame = geopandas.read_file(path, bbox=around)
+            frame = geopandas.read_file(path, bbox=box_around(regions, crs))
     except InputError:
         raise
     except Exception as error:  # drivers raise many kinds for files that they cannot read

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pyogrio
 import shapely
-from shapely.geometry import Polygon, box
+from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale.errors import SourceError
 from cryoscale.write import zones
+from cryoscale.write.around import box_around
 from cryoscale.write.columns import COLUMNS
 from cryoscale.write.polygons import PolygonArray, explode
 from cryoscale.write.rings import crossing, names_of
@@ -83,9 +84,7 @@ def read_glaciers(path: str, region: BaseGeometry) -> gpd.GeoDataFrame:
         raise SourceError(f"known glaciers {path}, which are not there", expected, "correct outlines.rgi")
     try:
         crs = pyogrio.read_info(path)["crs"]
-        # a box without a CRS of its own is taken for one in that of the file
-        around = gpd.GeoSeries([box(*region.bounds)], crs="EPSG:4326")
-        frame = gpd.read_file(path, bbox=around if crs else None)
+        frame = gpd.read_file(path, bbox=box_around([region], crs) if crs else None)
     except Exception as error:  # GDAL's drivers raise whatever they like
         reason = " ".join(str(error).split())
         raise SourceError(

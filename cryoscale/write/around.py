@@ -1,0 +1,37 @@
+"""The box around regions in the CRS of a vector file, so that no more of it is read than lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from shapely.geometry.base import BaseGeometry
+
+from cryoscale.grid import transformer
+
+_STEPS = 100
+"""Points along each side of a region's box: in a projection its sides are bent, and corners tell nothing."""
+
+_PAD = 0.01
+"""Share of the box that it is grown by on each side: what sides bulge between two points, many times over."""
+
+
+def box_around(regions: Iterable[BaseGeometry], crs: str) -> tuple[float, float, float, float] | None:
+    """West, south, east, north of a box in ``crs`` that holds all of the regions (degrees).
+
+    None where there is no such box: a region that the projection cannot show, or one over the meridian at
+    which longitudes of ``crs`` begin again. Then the whole file has to be read.
+
+    Raises:
+        pyproj.exceptions.ProjError: there is no way from degrees to ``crs``.
+    """
+    to_file = transformer("EPSG:4326", crs)
+    # a box of its own for each: that around all of them could hold a pole, or half the globe
+    found = np.array([to_file.transform_bounds(*region.bounds, densify_pts=_STEPS) for region in regions])
+    if not np.isfinite(found).all() or (found[:, 0] > found[:, 2]).any():
+        return None
+    low, high = found[:, :2].min(axis=0), found[:, 2:].max(axis=0)
+    pad = _PAD * (high - low)
+    west, south = (low - pad).tolist()
+    east, north = (high + pad).tolist()
+    return west, south, east, north

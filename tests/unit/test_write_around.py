@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+from shapely.geometry import Point, box
+
+from cryoscale.learn.outlines import read_outlines
+from cryoscale.write.around import box_around
+from cryoscale.write.carried import read_glaciers
+
+REGION = box(6.5, 45.5, 13.5, 47.5)
+
+
+def rim(west: float, south: float, east: float, north: float) -> gpd.GeoDataFrame:
+    """Small glaciers along the southern and northern rim of a box, within it."""
+    places = [(x, y) for x in np.linspace(west + 0.1, east - 0.1, 9) for y in (south + 0.01, north - 0.01)]
+    ids = [f"RGI2000-v7.0-G-11-{number:05d}" for number in range(len(places))]
+    return gpd.GeoDataFrame({"rgi_id": ids}, geometry=[Point(*xy).buffer(0.005) for xy in places], crs=4326)
+
+
+@pytest.mark.parametrize("epsg", [4326, 32632, 3035])
+def test_of_a_file_in_any_projection_the_whole_rim_of_a_region_is_read(tmp_path: Path, epsg: int) -> None:
+    glaciers = rim(*REGION.bounds)
+    path = tmp_path / "rgi.gpkg"
+    glaciers.to_crs(epsg).to_file(path)
+    assert len(read_glaciers(str(path), REGION)) == len(glaciers)
+    assert len(read_outlines([path], "glacier outlines", [REGION]).frame) == len(glaciers)
+
+
+@pytest.mark.parametrize(
+    ("bbox", "crs"),
+    [
+        ((-50.0, 69.0, -40.0, 72.0), "EPSG:3413"),
+        ((-180.0, 75.0, 180.0, 89.0), "EPSG:3413"),
+        ((10.0, 76.5, 30.0, 80.5), "EPSG:3575"),
+        ((-24.0, 63.3, -14.0, 66.5), "EPSG:3057"),
+        ((170.0, -45.0, 180.0, -43.0), "EPSG:2193"),
+        ((-40.0, 60.0, -20.0, 70.0), "EPSG:3832"),  # which begins again within it
+    ],
+)
+def test_the_box_holds_what_lies_along_the_sides(bbox: tuple[float, float, float, float], crs: str) -> None:
+    found = box_around([box(*bbox)], crs)
+    assert found is not None
+    assert rim(*bbox).to_crs(crs).geometry.within(box(*found)).all()
+
+
+def test_where_no_box_can_be_told_there_is_none() -> None:
+    assert box_around([box(-10.0, -89.0, 10.0, 89.0)], "EPSG:32632") is not None
+    assert box_around([box(100.0, 88.0, 110.0, 89.0)], "+proj=gnom +lat_0=-90 +type=crs") is None
+    another_meridian = "+proj=longlat +pm=10 +datum=WGS84 +type=crs"
+    assert box_around([box(-180.0, 60.0, -165.0, 62.0)], another_meridian) is None
