@@ -12,7 +12,9 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -24,6 +26,7 @@ from cryoscale.basis import fit_basis
 from cryoscale.errors import AssetReadError, InputError, OutputError, SourceError
 from cryoscale.features.stack import CHANNELS, PcaBasis
 from cryoscale.grid import Block, Window
+from cryoscale.learn.alone import alone_in
 from cryoscale.learn.patches import Patches, PatchWriter, Place
 from cryoscale.learn.samples import cut_patches
 from cryoscale.learn.sampleset import SampleConfig, require_learnable, summarise
@@ -34,6 +37,7 @@ from cryoscale.models.weights import read_card
 from cryoscale.sources import LabelSource, MappedRegion, label_source, notes_on, open_regions
 from cryoscale.task import ATTEMPTS, Stopwatch, features_of
 from cryoscale.write import store
+from cryoscale.write.objects import local_path
 
 OnStage = Callable[[str], None]
 
@@ -43,24 +47,32 @@ def make_samples(
 ) -> dict[str, Any]:
     """Writes the patches of finished runs to ``out`` (X.zarr), with a picture sheet X.png and X.json.
 
-    Returns the summary, as X.json has it. Whatever is wrong leaves none of the three behind.
+    Returns the summary, as X.json has it. Whatever is wrong leaves none of the three behind, unless a picture
+    or a summary was there before. A local set is written by one process at a time.
 
     Raises:
         InputError: anything the caller has to correct.
         NoRoomError: the disk is full.
     """
     stage = on_stage or (lambda text: None)
-    stem = out.removesuffix(".zarr")
     _refuse_to_overwrite(out)
-    for path in (f"{stem}.png", f"{stem}.json"):
-        _refuse_a_folder(path)
+    folder = local_path(out)
+    with nullcontext() if folder is None else alone_in(Path(folder), does="cuts patches"):
+        _refuse_to_overwrite(out)  # again: another may just have finished
+        return _make(runs, out, config, stage)
+
+
+def _make(runs: Sequence[str], out: str, config: SampleConfig, stage: OnStage) -> dict[str, Any]:
+    stem = out.removesuffix(".zarr")
     regions = open_regions(runs)
     _require_names(config.held_out, regions)
     labels = label_source(config, regions)
     learnt_from = [region for region in regions if region.name not in config.held_out]
     stage("looking for the basis of the principal components")
     basis, basis_source = _basis(config, learnt_from, stage)
-    ours = [out]
+    # a picture of before was replaced by then, and is not to be taken away as well
+    pictured = _exists(f"{stem}.png")
+    writer = None
     try:
         writer = PatchWriter(out, channels=CHANNELS, patch_px=config.patch_px, dtype=config.dtype)
         left_out, lost = _cut_all(regions, labels, basis, config, writer, stage)
@@ -69,12 +81,13 @@ def make_samples(
         summary = summarise(patches, out, left_out=left_out, notes=notes_on(regions, labels))
         stage("drawing the picture sheet")
         draw_sheet(f"{stem}.png", patches)
-        ours.append(f"{stem}.png")
         store.put(f"{stem}.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
     except BaseException:
         # a set without its summary would stand in the way of the same command
-        for path in ours:
-            _remove(path)
+        if writer is None or writer.is_mine:
+            _remove(out)
+            if not pictured:
+                _remove(f"{stem}.png")
         raise
     return summary
 
@@ -190,37 +203,57 @@ def _basis(config: SampleConfig, regions: Sequence[MappedRegion], stage: OnStage
 
 
 def _refuse_to_overwrite(out: str) -> None:
-    """A set that was interrupted is ours to replace; anything else is not.
+    """A set that was interrupted is ours to replace, and what lies beside one; anything else is not.
 
     Raises:
         OutputError: something else lies there, or the name is not that of a Zarr store.
     """
     if not out.endswith(".zarr"):
         raise OutputError(f"output {out}", "a path that ends in .zarr", "rename it")
-    if Ledger(out).is_empty():
+    _refuse_what_is_beside(out.removesuffix(".zarr"))
+    filesystem, path = fsspec.core.url_to_fs(out)
+    if Ledger(out).is_empty() and not filesystem.isfile(path):
         return
     try:
         interrupted = zarr.open_group(store.open_store(out, read_only=True), mode="r").attrs.get("complete")
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+    except (FileNotFoundError, NotADirectoryError, zarr.errors.GroupNotFoundError):
         interrupted = None
     if interrupted is not False:
         raise OutputError(f"output {out}, which exists", "a new store", "give another --out, or remove it")
 
 
-def _refuse_a_folder(file: str) -> None:
-    """What lies beside the set is written last, and would fail after hours of cutting.
+def _refuse_what_is_beside(stem: str) -> None:
+    """X.png and X.json are written last: a folder there would fail after hours of cutting.
 
     Raises:
-        OutputError: a folder of that name is in the way.
+        OutputError: a folder is in the way of one, or a file of that name is no summary, as the card of
+            X.safetensors.
     """
+    for file in (f"{stem}.png", f"{stem}.json"):
+        filesystem, path = fsspec.core.url_to_fs(file)
+        if filesystem.isdir(path):
+            raise OutputError(f"output {file}, which is a folder", "a file", "give another --out, or move it")
+    if _exists(f"{stem}.json") and not _is_summary(filesystem.cat_file(path)):
+        given = f"output {stem}.json, which is no summary of a patch set (the card of weights?)"
+        raise OutputError(given, "such a summary, or nothing there", "give another --out, or move it")
+
+
+def _is_summary(content: bytes) -> bool:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"split_rule", "class_pixels"} <= set(found)
+
+
+def _exists(file: str) -> bool:
     filesystem, path = fsspec.core.url_to_fs(file)
-    if filesystem.isdir(path):
-        raise OutputError(f"output {file}, which is a folder", "a file", "give another --out, or move it")
+    return bool(filesystem.exists(path))
 
 
 def _remove(out: str) -> None:
-    filesystem, path = fsspec.core.url_to_fs(out)
-    if filesystem.exists(path):
+    if _exists(out):
+        filesystem, path = fsspec.core.url_to_fs(out)
         filesystem.rm(path, recursive=True)
 
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ import zarr
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from cryoscale.errors import SourceError
+from cryoscale.errors import OutputError, SourceError
 from cryoscale.learn.quality import FLAGS, flags_of, quality_of
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
 from cryoscale.models.weights import PcaCard
@@ -90,12 +91,15 @@ class PatchWriter:
         self._composites: list[str] = []
         self._rows: list[dict[str, Any]] = []
         self._content = hashlib.sha256()
+        self._token: str | None = uuid.uuid4().hex
         c, p = len(channels), patch_px
         self._shard = max(1, SHARD_BYTES // (c * p * p * np.dtype(dtype).itemsize))
         self._arrays: dict[str, Any] = {}
         with self._full_disk_told():
-            self._group = zarr.open_group(store.open_store(path), mode="w")
-            self._group.attrs.update({"channels": list(channels), "composites": [], "complete": False})
+            self._group = store.create_group(path)
+            self._group.attrs.update(
+                {"channels": list(channels), "composites": [], "complete": False, "writer": self._token}
+            )
             self._group.attrs["quality_bits"] = dict(FLAGS)
             for name, shape, kind in (
                 ("x", (c, p, p), dtype),
@@ -171,8 +175,24 @@ class PatchWriter:
         for index, split in zip(indices, splits, strict=True):
             self._rows[int(index)]["split"] = SPLITS.index(str(split))
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether what lies at the path still is this writer's: no other has begun there meanwhile."""
+        try:
+            found = zarr.open_group(store.open_store(self._path, read_only=True), mode="r")
+        except (FileNotFoundError, zarr.errors.GroupNotFoundError):
+            return False
+        return found.attrs.get("writer") == self._token
+
     def finish(self, **attributes: Any) -> Patches:
-        """Writes what is left, marks the set complete, with these JSON attributes, and opens it."""
+        """Writes what is left, marks the set complete, with these JSON attributes, and opens it.
+
+        Raises:
+            OutputError: another writer has begun at the same path, whose set it now is.
+        """
+        if not self.is_mine:
+            given = f"output {self._path}, which another process has begun to write meanwhile"
+            raise OutputError(given, "one at a time", "wait for it, or give another --out")
         if self._pending:
             self._flush()
         with self._full_disk_told():
@@ -183,7 +203,9 @@ class PatchWriter:
                 if len(self):
                     column[:] = self.column(name)
             told = {"composites": self._composites, "content_sha256": self._content.hexdigest()}
-            self._group.attrs.update({**attributes, **told, "complete": True})
+            kept = {name: value for name, value in self._group.attrs.asdict().items() if name != "writer"}
+            self._group.attrs.put({**kept, **attributes, **told, "complete": True})
+        self._token = None
         return Patches(self._group)
 
 

@@ -315,7 +315,7 @@ def require_place(path: str | Path, *beside: Path) -> Path:
 
     Raises:
         WeightsError: if the path does not end in .safetensors.
-        OutputError: if a folder is in the way of one of the files.
+        OutputError: if a folder is in the way of one of the files, or other JSON in that of the card.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -323,7 +323,19 @@ def require_place(path: str | Path, *beside: Path) -> Path:
     for file in (path, card_path(path), *beside):
         if file.is_dir():
             raise OutputError(f"output {file}, which is a folder", "a file", "give another --out, or move it")
+    if _is_other_json(card_path(path)):
+        given = f"card {card_path(path)}, where other JSON lies, as the summary of a patch set"
+        raise OutputError(given, "a card, or nothing there", "give another --out, or move it")
     return path
+
+
+def _is_other_json(file: Path) -> bool:
+    """Whether a file is whole JSON and no card; a card that was damaged may be written again."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return False
+    return not (isinstance(found, dict) and "architecture" in found)
 
 
 def save(model: torch.nn.Module, card: Card, path: str | Path) -> Card:

@@ -108,7 +108,18 @@ def unmake(made: list[str]) -> None:
     """Removes what :func:`make_folder` made, as far as nobody has put anything there by now."""
     with contextlib.suppress(OSError):
         for one in reversed(made):
-            os.rmdir(one)
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(one)
+
+
+def empty(folder: str) -> None:
+    """Removes all that lies in a folder, which itself stays, and whatever lock is on it; none is fine."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+        for one in found:
+            if one.is_dir(follow_symlinks=False):
+                shutil.rmtree(one.path)
+            else:
+                os.unlink(one.path)
 
 
 def _sync_folder(folder: str) -> None:

@@ -28,6 +28,7 @@ from cryoscale.errors import OutputError, StoreUnavailableError
 from cryoscale.grid import RESOLUTION_M, Window
 from cryoscale.patience import patiently_awaited
 from cryoscale.room import full_disk_told
+from cryoscale.write import disk
 from cryoscale.write.held import HeldStore
 from cryoscale.write.objects import Objects, filesystem, local_path
 
@@ -148,6 +149,18 @@ def open_resting(store_url: str | os.PathLike[str]) -> Store:
 def open_overwriting(store_url: str | os.PathLike[str]) -> Store:
     """As :func:`open_store`, to write whole shards and chunks into: it finds none of those that are there."""
     return _UnreadChunks(open_store(store_url))
+
+
+def create_group(store_url: str | os.PathLike[str]) -> zarr.Group:
+    """A group without anything in it at a path or URL, in the place of all that lay there.
+
+    A local folder is emptied and stays, which zarr's mode "w" would remove together with a lock on it.
+    """
+    path = local_path(store_url)
+    if path is None:
+        return zarr.open_group(open_store(store_url), mode="w")
+    disk.empty(path)
+    return zarr.open_group(open_store(store_url), mode="a")
 
 
 def put(url: str | os.PathLike[str], content: bytes) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import zarr
 
-from cryoscale.errors import InputError, NoRoomError, SourceError
+from cryoscale.errors import InputError, NoRoomError, OutputError, SourceError
 from cryoscale.features.channels import CHANNELS as ALL_CHANNELS
 from cryoscale.features.channels import MODALITIES
 from cryoscale.learn import patches as module
@@ -253,3 +253,26 @@ def test_a_label_that_is_no_class_is_refused(tmp_path):
     writer = PatchWriter(tmp_path / "l.zarr", channels=CHANNELS, patch_px=32)
     with pytest.raises(InputError, match="label 7"):
         writer.add(np.ones((4, 32, 32), "f4"), np.full((32, 32), 7, "u1"), place(0))
+
+
+def test_a_writer_leaves_a_set_that_another_has_begun_in_its_place(tmp_path):
+    first, second = (
+        PatchWriter(tmp_path / "p.zarr", channels=ALL_CHANNELS, patch_px=32, dtype="float32")
+        for _ in range(2)
+    )
+    assert not first.is_mine
+    with pytest.raises(OutputError, match="another process has begun to write"):
+        first.finish()
+    assert second.is_mine
+    assert len(second.finish()) == 0
+    assert second.is_mine
+    assert "writer" not in Patches.open(tmp_path / "p.zarr").attrs
+
+
+def test_what_lay_at_the_path_goes_and_the_folder_with_its_lock_stays(tmp_path):
+    (tmp_path / "p.zarr" / "y").mkdir(parents=True)
+    (tmp_path / "p.zarr" / "old").touch()
+    before = (tmp_path / "p.zarr").stat().st_ino
+    PatchWriter(tmp_path / "p.zarr", channels=ALL_CHANNELS, patch_px=32).finish()
+    assert (tmp_path / "p.zarr").stat().st_ino == before
+    assert not (tmp_path / "p.zarr" / "old").exists()

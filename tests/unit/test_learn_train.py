@@ -166,7 +166,7 @@ def test_a_work_folder_in_which_another_process_trains_is_refused_as_long_as_it_
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "in\n"
-        with pytest.raises(OutputError, match="another process trains.*one training at a time"):
+        with pytest.raises(OutputError, match="another process trains.*one at a time"):
             train(tiny(patch_set), out=out)
         assert list(tmp_path.iterdir()) == [out.with_suffix(".training")]
         other.kill()
@@ -213,6 +213,14 @@ def test_a_folder_in_the_way_of_a_file_is_told_before_anything_is_learnt(patch_s
         train(tiny(patch_set), out=tmp_path / "w.safetensors")
     assert caught.value.exit_code == 2
     assert [path.name for path in tmp_path.rglob("*")] == [place]
+
+
+def test_the_summary_of_a_patch_set_is_not_overwritten_by_a_card(patch_set, tmp_path):
+    (tmp_path / "w.json").write_text('{"patches": {"train": 8}}')
+    with pytest.raises(OutputError, match=r"w\.json, where other JSON lies.*another --out"):
+        train(tiny(patch_set), out=tmp_path / "w.safetensors")
+    assert (tmp_path / "w.json").read_text() == '{"patches": {"train": 8}}'
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_refused_training_leaves_no_folder_that_it_made(tmp_path):
