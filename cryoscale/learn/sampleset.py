@@ -88,7 +88,8 @@ def require_learnable(splits: NDArray[np.str_], class_pixels: NDArray[np.int64],
     """Refuses splits (n,) that nothing can be learnt from, given pixels of each class a patch (n, k).
 
     Raises:
-        InputError: a split has fewer than two patches, or training lacks a class that others have.
+        InputError: a split has fewer than two patches, or training lacks a class that others have. What only
+            a region has that is left out may be lacking: that is what it was left out to show.
     """
     for split in rule.splits:
         count = int((splits == split).sum())
@@ -100,7 +101,9 @@ def require_learnable(splits: NDArray[np.str_], class_pixels: NDArray[np.int64],
                 "lower --block-px, --gap-px, --stride or --min-labelled, or add runs",
             )
     learnt = class_pixels[splits == "train"].sum(axis=0)
-    for name, here, anywhere in zip(CLASS_NAMES, learnt, class_pixels.sum(axis=0), strict=True):
+    # no other seed or block brings into training what lies in a region left out, or on ground shared with it
+    could_be = np.isin(splits, ["train", "validation"]) | (rule.kind != "leave-one-out")
+    for name, here, anywhere in zip(CLASS_NAMES, learnt, class_pixels[could_be].sum(axis=0), strict=True):
         if anywhere and not here:
             raise InputError(
                 f"a training split without a pixel of {name}, of which there are {anywhere}",
@@ -119,11 +122,6 @@ def summarise(
         **{name: patches.columns[name] for name in ("epsg", "row", "col")}, patch_px=patches.patch_px
     )
     splits = np.array(SPLITS)[patches.columns["split"]]
-    absent = [
-        name
-        for name, count in zip(CLASS_NAMES, patches.columns["class_pixels"].sum(axis=0), strict=True)
-        if not count
-    ]
     return {
         "out": out,
         "patches": {split: len(found) for split, found in by_split.items()},
@@ -141,13 +139,23 @@ def summarise(
         "split_rule": patches.attrs["split_rule"],
         "shared_ground": leak_of(ground, splits),
         "source": patches.attrs["source"],
-        "notes": [
-            *notes,
-            *(f"no pixel of {name} anywhere: it cannot be learnt from this" for name in absent),
-        ],
+        "notes": [*notes, *_lacks(patches)],
         "blocks_left_out": list(left_out),
         "scenes_failed": patches.attrs["source"].get("scenes_failed", []),
     }
+
+
+def _lacks(patches: Patches) -> list[str]:
+    """What the set has no pixel of to learn from, as notes."""
+    everywhere = _by_class(patches, np.arange(len(patches)))
+    learnt = _by_class(patches, patches.indices("train"))
+    return [
+        f"no pixel of {name} in training, of which there are {count}: allow_absent: [{name}] trains without"
+        if count
+        else f"no pixel of {name} anywhere: it cannot be learnt from this"
+        for name, count in everywhere.items()
+        if not learnt[name]
+    ]
 
 
 def _by_class(patches: Patches, indices: NDArray[np.int64]) -> dict[str, int]:

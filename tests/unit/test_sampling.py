@@ -1,19 +1,22 @@
-"""What patches are written over, and by how many at once; nothing is cut."""
+"""What patches are written over, by how many at once, and what is said of them; nothing is cut."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cryoscale import sampling
 from cryoscale.errors import InputError, OutputError
 from cryoscale.features.channels import CHANNELS
-from cryoscale.learn.patches import PatchWriter
-from cryoscale.learn.sampleset import SampleConfig
+from cryoscale.learn.patches import PatchWriter, Place
+from cryoscale.learn.sampleset import SampleConfig, require_learnable, summarise
+from cryoscale.learn.splits import SplitRule
 
 CONFIG = SampleConfig(truth=Path("truth"))
 
@@ -94,3 +97,28 @@ def test_a_file_at_the_output_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.zarr").touch()
     with pytest.raises(OutputError, match="which exists"):
         sampling.make_samples([], f"{tmp_path}/x.zarr", CONFIG)
+
+
+def test_a_class_that_only_a_region_left_out_has_is_noted_and_no_fault() -> None:
+    splits = np.array(["train", "train", "validation", "validation", "test", "test", "unused"])
+    pixels = np.ones((7, 5), np.int64)
+    pixels[:4, 3] = 0
+    rule = SplitRule("leave-one-out", 0.2, 0.0, 64, 8, 0)
+    require_learnable(splits, pixels, rule)
+    with pytest.raises(InputError, match="without a pixel of water"):
+        require_learnable(splits, pixels, replace(rule, kind="blocked", test_fraction=0.2))
+    pixels[3, 3] = 1
+    with pytest.raises(InputError, match="without a pixel of water"):
+        require_learnable(splits, pixels, rule)
+
+
+def test_the_notes_name_the_classes_that_training_lacks(tmp_path: Path) -> None:
+    writer = PatchWriter(tmp_path / "p.zarr", channels=CHANNELS, patch_px=32)
+    for split, highest in (("train", 2), ("validation", 2), ("test", 3)):
+        labels = np.resize(np.arange(highest + 1, dtype=np.uint8), (32, 32))
+        writer.add(np.ones((30, 32, 32), np.float32), labels, Place(32645, 0, 0, 1, "median", split))
+    patches = writer.finish(regions={}, split="", split_rule={}, source={})
+    assert summarise(patches, "p.zarr")["notes"] == [
+        "no pixel of water in training, of which there are 256: allow_absent: [water] trains without",
+        "no pixel of vegetation anywhere: it cannot be learnt from this",
+    ]
