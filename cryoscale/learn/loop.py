@@ -114,7 +114,8 @@ def fit(
 
     Best is the highest mean IoU on the validation patches. ``state_path`` holds the state after the last
     whole epoch; where it exists and was made by the same configuration, training goes on from it.
-    ``on_epoch`` is called by the first process after each state that it has written.
+    ``on_epoch`` is called by the first process after each state that it has written, and for the one that is
+    gone on from: a kill may have come between the two.
 
     Raises:
         TrainingError: if the loss is no longer finite, or a state cannot be written; the last one is kept.
@@ -128,6 +129,8 @@ def fit(
     if state.epoch or state.best:
         state.restore(loop.model, loop.optimizer)
         loop.scaler.load_state_dict(state.scaler)
+        if on_epoch and start.ranks.first and state.epoch < loop.epochs:
+            on_epoch(state, loop.standard)
 
     def keep(row: dict[str, Any], scores: Scores) -> None:
         state.curves.append(row)

@@ -130,6 +130,24 @@ def test_a_training_killed_after_two_epochs_goes_on_to_the_same_weights_bit_for_
     assert curves[0] == curves[1]
 
 
+def test_a_kill_between_a_state_and_the_best_weights_does_not_leave_those_behind(tmp_path, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    out, config = tmp_path / "w.safetensors", recipe(make_patches(tmp_path / "p.zarr"), epochs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("cryoscale.learn.train._Run._after_epoch", kill)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, out=out)
+    best = tmp_path / "w.training" / "best.safetensors"
+    assert not best.exists()
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out=out, progress=lambda event: kill() if event["kind"] == "step" else None)
+    state = load_file(best.with_name("state.safetensors"))
+    found = load_file(best)
+    assert all(torch.equal(found[name], state[f"best/{name}"]) for name in found)
+
+
 def test_the_same_recipe_gives_the_same_weights_and_another_seed_gives_others(patch_set, tmp_path):
     cards = [
         train(tiny(patch_set, epochs=1, seed=seed), out=tmp_path / f"{n}.safetensors")
