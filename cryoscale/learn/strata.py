@@ -62,7 +62,8 @@ STRATA: tuple[Stratum, ...] = (
         (0.0, 10.0, 20.0, 30.0, 40.0, 90.1),
         ("below 10", "10 to 20", "20 to 30", "30 to 40", "40 and more"),
     ),
-    Stratum("shadow", "light", "", (0.0, 0.5, 1.01), ("sunlit", "in shadow")),
+    # masks of 0 and 255 are as common as those of 0 and 1
+    Stratum("shadow", "light", "", (0.0, 0.5, math.inf), ("sunlit", "in shadow")),
 )
 """What is known to tell easy ground from hard; debris is counted where truth has debris."""
 
@@ -125,7 +126,8 @@ def open_strata(folder: Path, groups: Sequence[tuple[int, int]]) -> Layers:
     folder ``<year>`` goes first.
 
     Raises:
-        SourceError: there is no such raster for any of the maps.
+        SourceError: there is no such raster for any of the maps; or, when asked for a window, one cannot be
+            read or holds a value that is in no class.
     """
     paths = {(year, epsg): _strata_paths(folder, year, epsg) for year, epsg in groups}
     if not any(paths.values()):
@@ -138,10 +140,25 @@ def open_strata(folder: Path, groups: Sequence[tuple[int, int]]) -> Layers:
         )
 
     def layers(year: int, window: Window) -> dict[str, NDArray[np.float32]]:
-        found = paths[year, window.epsg]
-        return {name: read_stratum(path, window) for name, path in found.items()}
+        found = {name: read_stratum(path, window) for name, path in paths[year, window.epsg].items()}
+        for stratum in STRATA:
+            if stratum.name in found:
+                _refuse_outside(stratum, found[stratum.name], paths[year, window.epsg][stratum.name])
+        return found
 
     return layers
+
+
+def _refuse_outside(stratum: Stratum, values: NDArray[np.float32], path: Path) -> None:
+    low, high = stratum.edges[0], stratum.edges[-1]
+    outside = values[np.isfinite(values) & ~((values >= low) & (values < high))]
+    if outside.size:
+        upwards = f"from {low:g} on" if math.isinf(high) else f"from {low:g} to {high:g}"
+        raise SourceError(
+            f"stratum {path} with a value of {outside[0]:g}",
+            f"{stratum.title} {upwards}{f' {stratum.unit}' if stratum.unit else ''}, or declared no data",
+            f"correct it, or declare it with gdal_edit.py -a_nodata {outside[0]:g}",
+        )
 
 
 def _strata_paths(folder: Path, year: int, epsg: int) -> dict[str, Path]:
@@ -177,13 +194,13 @@ def read_stratum(path: Path, window: Window) -> NDArray[np.float32]:
                 "src_nodata": source.nodata,
                 "nodata": float("nan"),
                 "dtype": "float32",
-                # without no data to go by, what lies beyond the file is told by its mask
+                # without no data to go by, what lies beyond the file is told by its mask, the last band
                 "add_alpha": source.nodata is None,
             }
             with WarpedVRT(source, **options) as warped:
                 values = np.asarray(warped.read(1), np.float32)
                 if source.nodata is None:
-                    values = np.where(warped.read(2) > 0, values, np.float32(np.nan))
+                    values = np.where(warped.read(warped.count) > 0, values, np.float32(np.nan))
                 return values
     except rasterio.errors.RasterioIOError as error:
         raise SourceError(f"stratum {path} ({error})", "a raster", "check the file") from None

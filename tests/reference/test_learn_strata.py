@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import rasterio
@@ -22,15 +24,15 @@ def write_values(path, values, window, nodata=None):
         path,
         "w",
         driver="GTiff",
-        height=values.shape[0],
-        width=values.shape[1],
-        count=1,
+        height=values.shape[-2],
+        width=values.shape[-1],
+        count=len(values) if values.ndim == 3 else 1,
         dtype=values.dtype,
         crs=f"EPSG:{window.epsg}",
         transform=rasterio.Affine(10, 0, west, 0, -10, north),
         nodata=nodata,
     ) as target:
-        target.write(values, 1)
+        target.write(values.reshape(target.count, *values.shape[-2:]))
 
 
 @pytest.fixture
@@ -97,6 +99,33 @@ def test_a_stratum_of_the_year_and_of_the_zone_goes_first(tmp_path):
     layers = open_strata(tmp_path, [(2018, 32645), (2019, 32645)])
     assert layers(2018, INNER)["shadow"].max() == 1
     assert layers(2019, INNER)["shadow"].min() == 2
+
+
+def test_a_raster_of_several_bands_is_known_where_it_lies_whatever_its_second_band_holds(tmp_path):
+    values = np.zeros((2, 40, 30), np.float32)
+    values[0] = 25.0
+    part = Window(32645, INNER.row, INNER.col, 40, 30)
+    write_values(tmp_path / "slope_deg.tif", values, part)
+    found = open_strata(tmp_path, [(2018, 32645)])(2018, part.pad(5))["slope_deg"]
+    assert (found[5:-5, 5:-5] == 25).all()
+    assert np.isfinite(found).sum() == 40 * 30
+
+
+def test_a_mask_of_0_and_255_is_shade_as_well_and_values_of_no_class_are_told(tmp_path):
+    shadow = np.repeat(np.uint8([[0, 255]]), 20, axis=0)
+    part = Window(32645, INNER.row, INNER.col, *shadow.shape)
+    write_values(tmp_path / "shadow.tif", shadow, part)
+    layers = open_strata(tmp_path, [(2018, 32645)])(2018, part)
+    truth = np.ones(part.shape, np.uint8)
+    found = StrataScores()
+    found.add(SimpleNamespace(truth=truth, label=truth, inner=lambda plane: plane), layers)
+    assert {name: int(each.confusion.sum()) for name, each in found.scores()["shadow"].items()} == {
+        "sunlit": 20,
+        "in shadow": 20,
+    }
+    write_values(tmp_path / "slope_deg.tif", np.float32([[-9999, 10]]), part)
+    with pytest.raises(SourceError, match=r"slope_deg\.tif with a value of -9999.*-a_nodata -9999"):
+        open_strata(tmp_path, [(2018, 32645)])(2018, part)
 
 
 @pytest.mark.parametrize(
