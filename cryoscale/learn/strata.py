@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
 from cryoscale.errors import SourceError
@@ -195,7 +195,7 @@ def read_stratum(path: Path, window: Window) -> NDArray[np.float32]:
                 "nodata": float("nan"),
                 "dtype": "float32",
                 # without no data to go by, what lies beyond the file is told by its mask, the last band
-                "add_alpha": source.nodata is None,
+                "add_alpha": source.nodata is None and ColorInterp.alpha not in source.colorinterp,
             }
             with WarpedVRT(source, **options) as warped:
                 values = np.asarray(warped.read(1), np.float32)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 from sklearn import metrics
 
 from cryoscale.errors import SourceError
@@ -109,6 +110,17 @@ def test_a_raster_of_several_bands_is_known_where_it_lies_whatever_its_second_ba
     found = open_strata(tmp_path, [(2018, 32645)])(2018, part.pad(5))["slope_deg"]
     assert (found[5:-5, 5:-5] == 25).all()
     assert np.isfinite(found).sum() == 40 * 30
+
+
+def test_a_raster_whose_last_band_is_its_mask_is_known_where_that_says_so(tmp_path):
+    values = np.full((2, 20, 20), 255, np.uint8)
+    values[1, :5] = 0
+    part = Window(32645, INNER.row, INNER.col, 20, 20)
+    write_values(tmp_path / "shadow.tif", values, part)
+    with rasterio.open(tmp_path / "shadow.tif", "r+") as target:
+        target.colorinterp = (ColorInterp.gray, ColorInterp.alpha)
+    found = open_strata(tmp_path, [(2018, 32645)])(2018, part)["shadow"]
+    np.testing.assert_array_equal(np.isfinite(found), values[1] > 0)
 
 
 def test_a_mask_of_0_and_255_is_shade_as_well_and_values_of_no_class_are_told(tmp_path):
