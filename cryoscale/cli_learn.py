@@ -250,7 +250,10 @@ def confidence(
     from cryoscale.learn.confidence import error_prediction
     from cryoscale.learn.confidence_report import save
     from cryoscale.results import Run
+    from cryoscale.write.usable import require_usable
 
+    if out is not None:
+        require_usable(out)  # a folder that cannot be is told before the work
     require_finished(Run(output(run)))
     found = error_prediction(output(run), truth)
     if out is not None:

@@ -224,6 +224,8 @@ def calibrate(
         weights.require_place(out)
     patches = SuitedPatches(patch_set, weights.read_card(path))
     indices = patches.indices(split)
+    # whether anything can be judged on the other split is known before the model is asked for an hour
+    kept = patches.indices(held_out) if held_out != split and patches.has(held_out) else None
     predictor, card = _predictor(path, asked)
     tell = progress or (lambda done, total: None)
     sample = draw(predictor, patches, indices, tell)
@@ -234,8 +236,8 @@ def calibrate(
     if asked.once:
         new = new.model_copy(update={"temperature": temperature})
     figures = [_figures(split, sample, (card, new), asked)]
-    if held_out != split and patches.has(held_out):
-        rest = draw(predictor, patches, patches.indices(held_out), tell)
+    if kept is not None:
+        rest = draw(predictor, patches, kept, tell)
         figures.append(_figures(held_out, rest, (card, new), asked))
     record = {"split": split, "splits": {one.split: one.to_dict() for one in figures}}
     new = new.model_copy(update={"metrics": {**card.metrics, "calibration": record}})

@@ -302,6 +302,18 @@ def test_a_folder_in_the_way_is_told_before_the_model_is_asked(
         calibrate(net, patches, out=tmp_path / "new.safetensors")
 
 
+def test_what_cannot_be_judged_on_is_told_before_the_model_is_asked(
+    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_patches(tmp_path / "patches.zarr", net)
+    columns = zarr.open_array(path / "class_pixels", mode="r+")
+    columns[3, 1:] = 0  # of the test patch
+    monkeypatch.setattr("cryoscale.learn.calibrate.draw", lambda *_: pytest.fail("asked in vain"))
+    for held_out, message in (("best", "split 'best'"), ("test", "split 'test' .*with labels 0;")):
+        with pytest.raises(SourceError, match=message):
+            calibrate(net, path, held_out=held_out)
+
+
 def test_without_out_nothing_is_written(net: Path, patches: Path) -> None:
     before = sorted(net.parent.iterdir()), digest(weights.card_path(net))
     calibrate(net, patches)

@@ -12,7 +12,8 @@ from scipy.stats import entropy
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from cryoscale.errors import SourceError
+from cryoscale import cli_learn
+from cryoscale.errors import OutputError, SourceError
 from cryoscale.grid import Block, Window
 from cryoscale.infer.encode import encode
 from cryoscale.learn.confidence import HALF_PX, error_prediction, learnt_ranking
@@ -182,6 +183,12 @@ def test_json_and_picture_are_written(case, tmp_path: Path) -> None:
     assert written == case[2].to_dict()
     assert (tmp_path / "new" / "confidence.png").read_bytes()[:4] == b"\x89PNG"
     assert len(list((tmp_path / "new").iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_is_told_before_the_map_is_ranked(tmp_path: Path) -> None:
+    (tmp_path / "doubt").touch()
+    with pytest.raises(OutputError, match="doubt .*a folder"):
+        cli_learn.confidence("absent", tmp_path / "t.tif", out=tmp_path / "doubt")
 
 
 def test_the_picture_shows_every_sign_of_doubt_that_the_figures_have(case) -> None:
