@@ -37,6 +37,9 @@ __all__ = ["Fit", "TrainConfig", "load_config", "train", "train_from_config"]
 REDRAW_S = 10.0
 """Curves are drawn after every epoch that ends this long after the last drawing, and after the last one."""
 
+BEST = "best.safetensors"
+"""The best weights so far, in the work folder."""
+
 FOREST = "random-forest"
 """The learner that is not trained by gradients."""
 
@@ -66,14 +69,15 @@ def train(
     Raises:
         WeightsError: if ``out`` does not end in .safetensors, or the initial weights do not fit.
         SourceError: if the patch set is absent, or nothing can be learnt from it.
-        ConfigError: if the recipe's parts do not go together.
-        OutputError: if a folder is in the way of what is to be written, or the work folder holds a training
-            by another recipe, or on other patches, or another process trains in it.
+        ConfigError: if the recipe's parts do not go together, or the initial weights would be replaced.
+        OutputError: if a folder or other JSON is in the way of what is to be written, or the work folder
+            holds a training by another recipe, or on other patches, or another process trains in it.
         NoRoomError: if the disk is full while patches are simulated, which are then made anew.
         TrainingError: if the loss is no longer finite or the disk is full; the last whole epoch is kept.
     """
     weights.require_place(out, _picture(out))
     work = work or config.work or out.with_suffix(".training")
+    _refuse_to_replace_initial(config, out, work / BEST)
     with join(config.device, config.batch) as ranks, alone_in(work) if ranks.first else nullcontext():
         progress = progress if ranks.first else None
         patches = _patches(config, work, ranks, progress)
@@ -86,6 +90,16 @@ def train(
             card = run.finish(fitted)
         ranks.wait()
     return card if ranks.first else weights.read_card(out)
+
+
+def _refuse_to_replace_initial(config: TrainConfig, *written: Path) -> None:
+    """The weights that a training starts from are asked for again when it goes on after a kill."""
+    first = config.initial
+    if first is None or not first.exists():
+        return
+    if any(path.exists() and path.samefile(first) for path in written):
+        given = f"initial {first}, which this training would replace"
+        raise ConfigError(given, "weights that stay", "give another --out, or a copy as initial")
 
 
 def _picture(out: Path) -> Path:
@@ -237,7 +251,7 @@ class _Run:
 
     @property
     def _best(self) -> Path:
-        return self.work / "best.safetensors"
+        return self.work / BEST
 
     def finish(self, fitted: Fit) -> weights.Card:
         """Temperature, scores and card of the best epoch; writes the weights."""

@@ -108,6 +108,17 @@ def test_a_fine_tuning_that_was_stopped_goes_on_to_the_same_weights(home, abroad
     assert [row["epoch"] for row in curve(out)] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("name", ["w.safetensors", "w.training/best.safetensors"])
+def test_weights_that_the_training_would_replace_are_no_start(abroad, tmp_path, name):
+    first = tmp_path / name
+    first.parent.mkdir(exist_ok=True)
+    first.write_bytes(b"weights")
+    config = recipe(abroad, initial=tmp_path / "." / name, model=None, **ALLOWED)
+    with pytest.raises(ConfigError, match=f"initial .*{name}, which this training would replace"):
+        train(config, out=tmp_path / "w.safetensors")
+    assert first.read_bytes() == b"weights"
+
+
 def test_what_does_not_go_together_with_the_initial_weights_is_refused(home, abroad, tmp_path):
     allowed = {"initial": home, **ALLOWED}
     out = tmp_path / "w.safetensors"
