@@ -288,24 +288,24 @@ class _Loop:
 
     @torch.inference_mode()
     def validate(self) -> tuple[Scores, float]:
-        """Scores and mean loss on the validation patches."""
+        """Scores and loss on the validation patches, all of them as one batch, however many fit into one."""
         self.model.eval()
         self.ranks.share_buffers(self.model)
         confusion = torch.zeros((len(CLASS_NAMES),) * 2, dtype=torch.int64, device=self.device)
-        losses = []
+        # of one pixel without a label, which adds nothing: a process may have no share of any batch
+        logits = torch.zeros((1, len(CLASS_NAMES), 1, 1), device=self.device)
+        unknown = torch.full((1, 1, 1), NO_DATA, device=self.device)
+        sums = self.loss.sums(logits, unknown).double()
         for batch in self.feed.validation():
-            if batch is None:  # the loss still is a sum over all processes: this one adds nothing
-                logits = torch.zeros((1, len(CLASS_NAMES), 1, 1), device=self.device)
-                unknown = torch.full((1, 1, 1), NO_DATA, device=self.device)
-                batch = Batch(logits, unknown, None)
-            else:
-                with self._mixed():
-                    logits = self.model(*batch.inputs)
-            losses.append(self._loss(logits, batch))
+            if batch is None:
+                continue
+            with self._mixed():
+                logits = self.model(*batch.inputs)
+            sums += self.loss.sums(logits.float(), batch.y)
             confusion += confusion_on_device(batch.y, logits.argmax(1))
-        whole = self.ranks.total(confusion).cpu().numpy()
-        mean = float(np.mean([float(loss) for loss in losses])) if losses else float("nan")
-        return Scores(whole), mean
+        scores = Scores(self.ranks.total(confusion).cpu().numpy())
+        loss = float(self.loss.value(self.ranks.total(sums)))
+        return scores, loss if len(self.feed.validation_indices) else float("nan")
 
     def _mixed(self) -> AbstractContextManager[Any]:
         if self.dtype == torch.float32:

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from cryoscale.errors import ConfigError, OutputError, SourceError, WeightsError
 from cryoscale.features.stack import CHANNELS
 from cryoscale.learn import loop
-from cryoscale.learn.patches import PatchWriter, Place
+from cryoscale.learn.patches import Patches, PatchWriter, Place
 from cryoscale.learn.recipe import TrainConfig, load_config
 from cryoscale.learn.train import train, train_from_config
 from cryoscale.models import weights
 from cryoscale.models.predictor import Predictor
-from tests.toy_training import make_patches, recipe, toy_networks  # noqa: F401
+from tests.toy_training import Plain, make_patches, recipe, toy_networks  # noqa: F401
 
 SMALL = {"encoder": "resnet10w16", "decoder_channels": [16, 16, 16, 16, 16]}
 PCA = {"mean": [0.1] * 12, "components": np.eye(3, 12).tolist()}
@@ -257,6 +257,17 @@ def test_class_weights_fall_with_frequency_and_absent_classes_weigh_nothing():
         loop.class_weights(counts, 0.5)[0] / loop.class_weights(counts, 0.5)[2], (1 / 90) ** 0.5
     )
     assert (loop.class_weights(counts, 0.0)[:3] == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "dice"])
+def test_the_validation_loss_is_that_of_all_patches_whatever_the_batch(tmp_path, kind):
+    patches = Patches.open(make_patches(tmp_path / "p.zarr", count=15))  # 5 for validation
+    found = []
+    for batch in (1, 2, 4, 8):
+        torch.manual_seed(0)
+        config = recipe(tmp_path / "p.zarr", batch=batch, loss={"kind": kind})
+        found.append(loop._Loop(Plain(30, 5), patches, config, loop.Start()).validate()[1])
+    np.testing.assert_allclose(found, found[-1], rtol=1e-5)
 
 
 def test_temperature_recovers_the_scale_by_which_logits_were_inflated(tmp_path):
