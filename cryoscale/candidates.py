@@ -228,7 +228,7 @@ class _Looker:
         total = green + swir
         clear = np.isfinite(total) & (total > 0)
         if seen is not None:
-            clear &= np.isfinite(seen) & clear_mask(seen)
+            clear &= clear_mask(seen)
         index = np.divide(green - swir, total, out=np.full(total.shape, np.nan, np.float32), where=clear)
         return index, clear
 

@@ -35,8 +35,12 @@ _B03, _B08, _B11 = S2_BANDS.index("B03"), S2_BANDS.index("B08"), S2_BANDS.index(
 
 
 def clear_mask(scl: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where a scene classification (any shape, NaN where there is none) does not hide the ground."""
-    clear: NDArray[np.bool_] = np.isin(scl, SCL_CLEAR) | np.isnan(scl)
+    """Where a scene classification (any shape) shows the ground.
+
+    NaN hides it: class 0 is no data, which files may say of themselves, and beyond a file's end nothing is
+    known. A scene without a classification is not asked here; nothing of it is masked.
+    """
+    clear: NDArray[np.bool_] = np.isin(scl, SCL_CLEAR)
     return clear
 
 
@@ -177,14 +181,15 @@ def scene_order(
 def composite(cube: xr.Dataset, method: str = "least_snow") -> xr.Dataset:
     """A cube of (time, y, x) as one image of (y, x): twelve bands, ``source_date`` and ``n_clear``.
 
-    A pixel is clear in a scene where all twelve bands hold data and SCL, if the cube has it, shows the
+    A pixel is clear in a scene where all twelve bands hold data and SCL, if the scene has it, shows the
     ground. ``best_scene`` takes the first clear scene in the order of cloud cover, date, id;
     ``least_snow`` the clear scene whose snow is darkest, ties in that order; ``median`` the median of
     each band. Lazy where the cube is. A run ranks scenes by what they show around each pixel instead
     (:mod:`cryoscale.read.choice`), which a cube that may lie anywhere and be cut anyhow cannot.
 
     Args:
-        cube: bands B01 .. B12 (reflectance) and perhaps SCL, as :func:`cryoscale.read.cube.open_cube` gives.
+        cube: bands B01 .. B12 (reflectance) and perhaps SCL, as :func:`cryoscale.read.cube.open_cube` gives;
+            without its coordinate ``classified`` all scenes have their SCL.
         method: best_scene, median or least_snow.
 
     Returns:
@@ -196,13 +201,15 @@ def composite(cube: xr.Dataset, method: str = "least_snow") -> xr.Dataset:
     clouds = cube["cloud_cover"].values if "cloud_cover" in cube.coords else np.full(len(times), np.nan)
     order = scene_order(clouds, list(cube["time"].values), scenes)
     names = [*S2_BANDS, *(["SCL"] if "SCL" in cube else [])]
+    classified = np.asarray(cube.coords.get("classified", np.full(len(times), "SCL" in cube)))
 
     def fold(*planes: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
         composer = Composer(method, planes[0].shape[:2])
         for index in order:
             bands = np.stack([plane[..., index] for plane in planes[: len(S2_BANDS)]])
-            seen = planes[-1][..., index] if "SCL" in names else np.full(bands.shape[1:], np.nan)
-            composer.add(bands, clear_mask(seen), int(times[index]))
+            every = np.ones(bands.shape[1:], bool)
+            clear = clear_mask(planes[-1][..., index]) if classified[index] else every
+            composer.add(bands, clear, int(times[index]))
         merged, date, n_clear = composer.result()
         return *merged, date, n_clear
 

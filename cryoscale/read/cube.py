@@ -54,7 +54,8 @@ def open_cube(
     Returns:
         float32 in physical units, NaN for no data (and for a band that an item lacks), codes as their
         numbers; complex64 for slc1 and slc2. Coordinates y, x (m), time (UTC), scene (item id) and
-        cloud_cover (per cent, NaN where unknown) along time; scenes are ordered by time, then id.
+        cloud_cover (per cent, NaN where unknown) along time; with SCL also classified, whether a scene has
+        one at all. Scenes are ordered by time, then id.
 
     Raises:
         KeyError: for a band that is not in the table.
@@ -72,6 +73,9 @@ def open_cube(
     edges = {"x": DEFAULT_CHUNK_PX, "y": DEFAULT_CHUNK_PX, **(chunks or {})}
     cube = _drawn(loader, scenes, geobox, wanted, edges, sign)
     times = np.array([when(item).replace(tzinfo=None) for item in scenes], "datetime64[ns]")
+    if "SCL" in wanted:
+        has_scl = [asset_of(item, "SCL") is not None for item in scenes]
+        cube = cube.assign_coords(classified=("time", np.array(has_scl)))
     return cube.assign_coords(
         time=("time", times),
         scene=("time", np.array([item.id for item in scenes], dtype=object)),

@@ -53,8 +53,12 @@ def read_optical(
             usable = choice.cloud(item.id, session.window) <= max_cloud_pct / 100.0
             if not usable.any():
                 return False  # as cloudy here as it is elsewhere
-        seen = session.bands(item, ["SCL"]).get("SCL")
-        clear = usable if seen is None else usable & clear_mask(seen)
+        clear = usable
+        if asset_of(item, "SCL") is not None:
+            seen = session.bands(item, ["SCL"]).get("SCL")
+            if seen is None:
+                return False  # the window lies beside what was classified
+            clear = usable & clear_mask(seen)
         if not clear.any():
             return True  # all hidden: its bands cannot matter
         planes = session.bands(item, S2_BANDS)
@@ -116,15 +120,17 @@ def _codes(session: Session, item: Item, grid: GeoBox, *, likely_hidden: bool) -
 
     # One band tells that a scene is hopeless; where that is not to be expected, they are read side by side.
     planes = read(CHOICE_BANDS[:1]) if likely_hidden else read(CHOICE_BANDS)
-    seen = planes.pop("SCL")
+    seen, clear = planes.pop("SCL"), np.ones(grid.shape, bool)
+    if asset_of(item, "SCL") is not None:
+        clear = np.zeros(grid.shape, bool) if seen is None else clear_mask(seen)
     if likely_hidden:
-        if seen is not None and not clear_mask(seen).any():
+        if not clear.any():
             return None
         planes = read(CHOICE_BANDS[1:])
     shown = {name: values for name, values in planes.items() if values is not None}
     if len(shown) < len(planes):
         return None
-    return sample_codes(shown, np.ones(grid.shape, bool) if seen is None else clear_mask(seen))
+    return sample_codes(shown, clear)
 
 
 def _ranked(items: Sequence[Item]) -> list[Item]:

@@ -180,6 +180,36 @@ def test_cloud_and_gaps_are_no_data(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data["n_clear"], (~hidden).astype(int))
 
 
+@pytest.mark.parametrize("tag", [None, 0])
+@pytest.mark.parametrize("rank_locally", [True, False])
+def test_class_0_and_what_lies_beyond_the_classification_are_hidden_whatever_its_file_says_of_no_data(
+    tmp_path: Path, tag: int | None, rank_locally: bool
+) -> None:
+    classes = np.full(cells(WIDER, 20), 4, np.uint8)
+    classes[:, :20] = 0
+    scene = optical(tmp_path, "a")
+    write(tmp_path / "a" / "SCL.tif", classes[:-10], 20, WIDER, nodata=tag)
+    shown = np.ones(WINDOW.shape, bool)
+    shown[:, : 40 - 12] = False
+    shown[WIDER.height - 20 - 12 :] = False
+    data, _ = read_inputs({"optical": [scene]}, WINDOW, rank_locally=rank_locally)
+    np.testing.assert_array_equal(data["n_clear"], shown.astype(int))
+    cube = open_cube([scene], geobox=WINDOW.geobox, bands=[*S2_BANDS, "SCL"])
+    np.testing.assert_array_equal(composite(cube)["n_clear"], shown.astype(int))
+    beyond = Window(EPSG, WIDER.row + WIDER.height - 10, WINDOW.col, 8, 8)
+    data, _ = read_inputs({"optical": [scene]}, beyond, rank_locally=rank_locally)
+    assert "n_clear" not in data or not data["n_clear"].any()
+
+
+def test_a_scene_without_a_classification_is_clear_wherever_it_holds_data(tmp_path: Path) -> None:
+    scene = optical(tmp_path, "a")
+    del scene.assets["SCL"]
+    data, _ = read_inputs({"optical": [scene]}, WINDOW)
+    assert (data["n_clear"] == 1).all()
+    cube = open_cube([scene, optical(tmp_path, "b", scl=9)], geobox=WINDOW.geobox, bands=[*S2_BANDS, "SCL"])
+    assert (composite(cube)["n_clear"] == 1).all()
+
+
 def test_a_broken_scene_is_named_and_the_others_are_used(tmp_path: Path) -> None:
     good, bad, gone = (optical(tmp_path, name) for name in ("good", "bad", "gone"))
     broken(bad, "B08")

@@ -107,8 +107,19 @@ def test_scenes_without_a_classification_are_clear_wherever_they_hold_data() -> 
     got = composite(data, "best_scene")
     full = np.isfinite(np.stack([data[name].values for name in S2_BANDS])).all(axis=0)
     np.testing.assert_array_equal(got["n_clear"], full.sum(axis=0))
-    # a cube that mixes scenes with and without has gaps in SCL
-    assert clear_mask(np.array([np.nan, 4.0, 9.0])).tolist() == [True, True, False]
+
+
+def test_in_a_cube_that_mixes_them_only_the_scenes_without_a_classification_are_not_masked() -> None:
+    data = cube()
+    data["SCL"][:2] = np.nan
+    mixed = data.assign_coords(classified=("time", np.array([False, True, True, True])))
+    full = np.isfinite(np.stack([data[name].values for name in S2_BANDS])).all(axis=0)
+    want = full[0] + (full[2:] & clear_mask(data["SCL"].values[2:])).sum(axis=0)
+    np.testing.assert_array_equal(composite(mixed, "best_scene")["n_clear"], want)
+
+
+def test_where_a_classification_ends_or_says_no_data_the_ground_is_hidden() -> None:
+    assert clear_mask(np.array([np.nan, 0.0, 4.0, 9.0])).tolist() == [False, False, True, False]
 
 
 def test_scenes_are_ranked_by_cloud_then_date_then_id_and_unknown_cloud_comes_last() -> None:
