@@ -25,7 +25,7 @@ from cryoscale.errors import AssetReadError
 from cryoscale.features.terrain import slope_aspect
 from cryoscale.grid import RESOLUTION_M, Block, Window
 from cryoscale.read.assets import BANDS
-from cryoscale.read.band import asset_spec, cloud_pct, footprint_deg, named
+from cryoscale.read.band import asset_spec, cloud_pct, footprint_deg, named, without_fill
 from cryoscale.read.composite import clear_mask
 from cryoscale.read.raster import UnreadableError, open_raster
 from cryoscale.read.sample import ArraySource, fetch, mosaics, resample
@@ -252,6 +252,7 @@ class _Looker:
             return None
         if part is None:
             return None
+        part = without_fill(part, spec)
         return ArraySource(part.lattice, part.values * spec.encoding.scale + spec.encoding.offset)
 
 

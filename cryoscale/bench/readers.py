@@ -167,9 +167,8 @@ def through_gdal(items: Items, bands: Sequence[str], region: Window, edge: int) 
 
     def read(spec: Any, block: Window) -> Any:
         with rasterio.Env(**GDAL_OPTIONS), rasterio.open(spec.href) as file:
-            source = FileSource(
-                file, _lattice(file.transform, file.crs, file.shape), spec.encoding.nodata, ""
-            )
+            nodata = () if spec.encoding.nodata is None else (spec.encoding.nodata,)
+            source = FileSource(file, _lattice(file.transform, file.crs, file.shape), nodata, "")
             part = fetch(source, block.geobox)
             return None if part is None else resample(part, block.geobox, BANDS[spec.band].resampling)
 

@@ -55,7 +55,7 @@ class Band:
         assets: asset keys, the first that an item has is taken.
         resampling: onto the 10 m lattice.
         scale, offset: ``physical = digital * scale + offset``, where the item gives none.
-        nodata: digital number of no data, where the item gives none; None leaves it to the file.
+        nodata: digital number of no data, where the item gives none; the file's own tag holds beside it.
         is_code: classes or bits, so that neither scale, offset nor no-data of the item applies.
         is_reflectance: Sentinel-2 reflectance, whose offset depends on baseline and provider.
         tokens: parts of an asset's key or file name, or roles, that tell it where no key fits, in order.
@@ -75,7 +75,7 @@ class Band:
 
 
 def _reflectance(name: str, earth_search: str) -> Band:
-    return Band(name, (name, earth_search), scale=1e-4, nodata=0.0, is_reflectance=True)
+    return Band(name, (name, earth_search), scale=1e-4, nodata=0.0, is_reflectance=True, fill=0.0)
 
 
 _TABLE = (

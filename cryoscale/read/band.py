@@ -63,7 +63,7 @@ def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, Co
         cost = source.cost
     if part is None:
         return None, cost
-    values = resample(without_fill(part, spec.band), geobox, BANDS[spec.band].resampling)
+    values = resample(without_fill(part, spec), geobox, BANDS[spec.band].resampling)
     if values is not None and (spec.encoding.scale, spec.encoding.offset) != (1.0, 0.0):
         # in float64, so that the rounding to float32 happens once; in place, since several bands are read
         exact = values.astype(np.float64)
@@ -73,10 +73,10 @@ def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, Co
     return values, cost
 
 
-def without_fill(part: ArraySource, band: str) -> ArraySource:
-    """``part`` with NaN where it holds what processors of ``band`` fill with."""
-    fill = BANDS[band].fill
-    if fill is None:
+def without_fill(part: ArraySource, spec: AssetSpec) -> ArraySource:
+    """``part`` with NaN where it holds what processors of its band fill with."""
+    fill = BANDS[spec.band].fill
+    if fill is None or fill == spec.encoding.nodata:  # then it has gone already
         return part
     return ArraySource(
         part.lattice, np.where(part.values == fill, part.values.dtype.type(np.nan), part.values)

@@ -262,7 +262,7 @@ def _part(session: Session, item: Item, band: str) -> ArraySource | None:
     with named(spec), open_raster(spec.href, spec.encoding.nodata, spec.sign) as source:
         part = fetch(source, session.window.geobox)
         session.cost += source.cost
-    part = None if part is None else without_fill(part, band)
+    part = None if part is None else without_fill(part, spec)
     if part is None or (spec.encoding.scale, spec.encoding.offset) == (1.0, 0.0):
         return part
     return ArraySource(part.lattice, part.values * spec.encoding.scale + spec.encoding.offset)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import rasterio
 from rasterio.abc import MultiByteRangeResourceContainer
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as FileWindow
 
@@ -55,6 +56,9 @@ _GONE = re.compile(r"HTTP response code:? (?:404|410)|No such file|does not exis
 
 _OPENER = re.compile(r"/vsiriopener_\w+/")
 
+_BEYOND_MEASURE = 1e30
+"""No quantity is as large: a no-data value above is the end of a type's range, often given rounded."""
+
 
 class UnreadableError(OperatorError):
     """A file that no repeat makes readable: absent or broken. Named in the result by whoever reads on."""
@@ -62,11 +66,14 @@ class UnreadableError(OperatorError):
 
 @dataclass
 class FileSource:
-    """The first band of an open raster file as a source of floats with NaN for no data."""
+    """The first band of an open raster file as a source of floats with NaN for no data.
+
+    No data is what equals one of ``nodata``, and what a mask or alpha band of the file hides.
+    """
 
     dataset: Any
     lattice: Lattice
-    nodata: float | None
+    nodata: tuple[float, ...]
     href: str
     cost: Cost = NOTHING
     remote: remotes.RemoteFile | None = None
@@ -83,12 +90,17 @@ class FileSource:
         window = FileWindow.from_slices(rows, columns)
         with _told_apart(self.href, self.remote):
             raw = self.dataset.read(1, window=window)
+            hidden = None
+            # asked for after a read, which has looked at all directories of the file anyway
+            if MaskFlags.per_dataset in self.dataset.mask_flag_enums[0]:
+                hidden = self.dataset.read_masks(1, window=window) == 0
         received = 0 if self.remote is None else self.remote.received_bytes
         self.cost += self._cost(rows, columns, raw.nbytes) + Cost(received_bytes=received - self.counted)
         self.counted = received
-        return _with_nan(raw, self.nodata)
+        return _with_nan(raw, self.nodata, hidden)
 
     def _cost(self, rows: slice, columns: slice, size: int) -> Cost:
+        """Chunks of the band alone: a mask takes some bytes more, where there is one."""
         height, width = self.dataset.block_shapes[0]
         down = range(rows.start // height, (rows.stop - 1) // height + 1)
         across = range(columns.start // width, (columns.stop - 1) // width + 1)
@@ -104,24 +116,38 @@ class FileSource:
         return int(height * width * np.dtype(self.dataset.dtypes[0]).itemsize)
 
 
-def _with_nan(raw: NDArray[Any], nodata: float | None) -> NDArray[Any]:
+def _with_nan(
+    raw: NDArray[Any], nodata: tuple[float, ...], hidden: NDArray[np.bool_] | None = None
+) -> NDArray[Any]:
     if raw.dtype.kind == "c":
-        values = raw.astype(np.complex64, copy=False)
-        missing = np.zeros(raw.shape, bool) if nodata is None or np.isnan(nodata) else raw == nodata
-        return np.where(missing, np.complex64(complex(np.nan, np.nan)), values) if missing.any() else values
-    exact = raw.dtype.itemsize <= 2 or raw.dtype == np.float32
-    values = raw.astype(np.float32 if exact else np.float64, copy=False)
-    if nodata is None or np.isnan(nodata):
-        return values
-    # compared as the file stores it: -3.4e38 in a float32 file is not the double of that name
-    return np.where(values == values.dtype.type(nodata), values.dtype.type(np.nan), values)
+        values: NDArray[Any] = raw.astype(np.complex64, copy=False)
+        nothing: Any = np.complex64(complex(np.nan, np.nan))
+    else:
+        exact = raw.dtype.itemsize <= 2 or raw.dtype == np.float32
+        values = raw.astype(np.float32 if exact else np.float64, copy=False)
+        nothing = values.dtype.type(np.nan)
+    for value in nodata:
+        missing = _equal(values, value)
+        hidden = missing if hidden is None else hidden | missing
+    return values if hidden is None else np.where(hidden, nothing, values)
+
+
+def _equal(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
+    """Where values are ``nodata``, compared as the file stores them: -3.4e38 there is not the double's."""
+    if values.dtype.kind == "c" or abs(nodata) < _BEYOND_MEASURE:
+        same: NDArray[np.bool_] = values == values.dtype.type(nodata)
+        return same
+    ends = np.finfo(values.dtype)
+    limit = values.dtype.type(np.clip(nodata, ends.min, ends.max) * (1.0 - 1e-5))
+    beyond: NDArray[np.bool_] = values <= limit if nodata < 0 else values >= limit
+    return beyond
 
 
 @contextmanager
 def open_raster(
     href: str, nodata: float | None = None, sign: str | None = None, *, coarse_m: float | None = None
 ) -> Iterator[FileSource]:
-    """Opens a raster file or URL; ``nodata`` wins over the file's own tag.
+    """Opens a raster file or URL; no data is both ``nodata`` and what the file's own tag says.
 
     With ``coarse_m`` it is the coarsest of its overviews whose pixels are no larger, if it has one.
 
@@ -144,8 +170,8 @@ def open_raster(
         with dataset:
             if dataset.crs is None or dataset.transform.is_identity:
                 raise UnreadableError(f"{public(href)} carries no georeference")
-            given = dataset.nodata if nodata is None else nodata
-            yield FileSource(dataset, _lattice(dataset), given, href, remote=remote)
+            told = {float(v) for v in (nodata, dataset.nodata) if v is not None and not np.isnan(v)}
+            yield FileSource(dataset, _lattice(dataset), tuple(sorted(told)), href, remote=remote)
 
 
 def _opened(href: str, sign: str | None, remote: remotes.RemoteFile | None, **options: int) -> Any:
