@@ -13,7 +13,7 @@ from cryoscale.errors import AssetReadError
 from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding, number
 from cryoscale.read.metered import Cost
 from cryoscale.read.raster import UnreadableError, open_raster
-from cryoscale.read.sample import ArraySource, fetch, resample
+from cryoscale.read.sample import ArraySource, TornError, fetch, resample
 from cryoscale.read.signing import sign_of
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def named(spec: AssetSpec) -> Iterator[None]:
     """Errors of reading that say which band, and for those that end a block which item, they are about."""
     try:
         yield
-    except UnreadableError as error:
+    except (UnreadableError, TornError) as error:
         raise UnreadableError(f"{spec.band}: {error}") from error
     except AssetReadError as error:
         raise type(error)(f"{spec.item_id} {spec.band}: {error}") from error

@@ -10,7 +10,7 @@ every 16th *world* pixel, and kernels see the source's own pixel numbers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,6 +38,25 @@ _METHODS = {"nearest": 0, "bilinear": 1, "cubic": 2}
 MARGIN_PX = 3
 """Source pixels cut around what the nodes span: the cubic kernel's reach and one for rounding."""
 
+
+_TURN_SLACK_PX = 0.01
+"""What a turn of the globe may lack of whole source pixels, so that a raster is taken to go on around it."""
+
+_TEAR_M = 1e6
+"""No two nodes lie as far apart in a projection, unless it ends between them."""
+
+_ROUND = frozenset(
+    {
+        "Popular Visualisation Pseudo Mercator",
+        "Mercator (variant A)",
+        "Mercator (variant B)",
+        "Equidistant Cylindrical",
+        "Equidistant Cylindrical (Spherical)",
+        "Lambert Cylindrical Equal Area",
+        "Lambert Cylindrical Equal Area (Spherical)",
+    }
+)
+"""Projections that show the globe as a strip, which goes on where it ends (names of EPSG)."""
 
 _MESHES = 32
 """Kept of those used last: the bands of a scene lie on one or three lattices, and all its dates on the same.
@@ -68,6 +87,10 @@ class Lattice:
             return (x - c) / a, (y - f) / e
         determinant = a * e - b * d
         return (e * (x - c) - b * (y - f)) / determinant, (a * (y - f) - d * (x - c)) / determinant
+
+
+class TornError(ValueError):
+    """A raster that ends inside the grid where the globe does not, and cannot be continued there."""
 
 
 class Source(Protocol):
@@ -158,9 +181,15 @@ def _mosaic(crs: str, affine: tuple[float, ...], parts: list[tuple[Source, int, 
 
 
 def fetch(source: Source, geobox: GeoBox) -> ArraySource | None:
-    """The part of ``source`` that :func:`resample` needs for ``geobox``, read into memory; None if apart."""
+    """The part of ``source`` that :func:`resample` needs for ``geobox``, read into memory; None if apart.
+
+    Raises:
+        TornError: if the raster would have to be continued beyond its end, and cannot.
+    """
+    mesh = _mesh(geobox, source.lattice)
+    source = _continued(source, mesh)
     own = source.lattice
-    window = _source_window(_mesh(geobox, own), own)
+    window = _source_window(mesh, own)
     if window is None:
         return None
     rows, columns = window
@@ -183,8 +212,10 @@ def resample(source: Source, geobox: GeoBox, method: Resampling) -> NDArray[Any]
 
     Raises:
         ValueError: if the grid is turned.
+        TornError: if the raster would have to be continued beyond its end, and cannot.
     """
     mesh = _mesh(geobox, source.lattice)
+    source = _continued(source, mesh)
     window = _source_window(mesh, source.lattice)
     if window is None:
         return None
@@ -202,7 +233,8 @@ def resample(source: Source, geobox: GeoBox, method: Resampling) -> NDArray[Any]
 class _Mesh:
     """Source columns and rows at the nodes around a grid, and where its first pixel lies among them.
 
-    ``span`` are the lowest and highest row and column of the source among the nodes that have any.
+    ``span`` are the lowest and highest row and column of the source among the nodes that have any;
+    ``turn_px`` is how many columns a turn of the globe has, where the source's map goes on around it.
     """
 
     columns: NDArray[np.float64]
@@ -211,17 +243,21 @@ class _Mesh:
     first_column: int
     shape: tuple[int, int]
     span: tuple[float, float, float, float] | None
+    turn_px: float | None
+    torn: bool
 
 
 def _mesh(geobox: GeoBox, lattice: Lattice) -> _Mesh:
     a, b, c, d, e, f = geobox.affine[:6]
     if b or d:
         raise ValueError("a grid to read onto must be north up")
-    # longitudes are had within half a turn of the raster, so that one at the antimeridian has no tear in it
-    width_deg, _, west, *_ = lattice.affine
-    middle = west + width_deg * (lattice.column + lattice.width / 2) if _is_geographic(lattice.crs) else None
-    height, width = geobox.shape
-    return _mesh_of(crs_name(geobox), (a, c, e, f), (height, width), lattice.crs, lattice.affine, middle)
+    crs, shape, turns = crs_name(geobox), (int(geobox.shape[0]), int(geobox.shape[1])), 0
+    turn = _turn(lattice.crs)
+    if turn is not None and crs != lattice.crs:
+        width, _, west, *_ = lattice.affine
+        middle = west + width * (lattice.column + lattice.width / 2)
+        turns = round((middle - _meridian(crs, lattice.crs)) / turn)
+    return _mesh_of(crs, (a, c, e, f), shape, lattice.crs, lattice.affine, turns)
 
 
 @lru_cache(maxsize=_MESHES)
@@ -231,9 +267,12 @@ def _mesh_of(
     shape: tuple[int, int],
     source_crs: str,
     source_affine: tuple[float, float, float, float, float, float],
-    middle: float | None,
+    turns: int,
 ) -> _Mesh:
-    """Of a north-up grid (pixel and first edge in x, then in y) over a raster of that lattice."""
+    """Of a north-up grid (pixel and first edge in x, then in y) over a raster of that lattice.
+
+    ``turns`` of the globe lead from around the grid's central meridian to around the raster.
+    """
     (a, c, e, f), (height, width) = grid, shape
     column, phase_x = _anchor(c / a)
     row, phase_y = _anchor(f / e)
@@ -241,18 +280,88 @@ def _mesh_of(
     x = (_node_numbers(column, width) + (0.5 + phase_x)) * a
     y = (_node_numbers(row, height) + (0.5 + phase_y)) * e
     grid_x, grid_y = np.meshgrid(x, y)
+    turn_px, torn = None, False
     if crs != source_crs:
         grid_x, grid_y = transformer(crs, source_crs).transform(grid_x, grid_y)
-        if middle is not None:
-            # whole turns only: a longitude that needs none keeps its bits, whichever raster asks
-            grid_x = grid_x + 360.0 * np.round((middle - grid_x) / 360.0)
+        turn = _turn(source_crs)
+        if turn is None:
+            torn = bool((np.abs(np.diff(grid_x, axis=1)) > _TEAR_M).any())
+        else:
+            # Had within half a turn of the projection's own meridian, which belongs to the zone and not to
+            # the grid, there is no tear in them. Whole turns only: what needs none keeps its bits.
+            middle = _meridian(crs, source_crs)
+            grid_x = grid_x + turn * (np.round((middle - grid_x) / turn) + turns)
+            turn_px = turn / abs(source_affine[0]) if source_affine[0] else None
     columns, rows = Lattice(source_crs, source_affine, 0, 0).pixels(grid_x, grid_y)
     usable = np.isfinite(columns) & np.isfinite(rows)
     span = None
     if usable.any():
         down, across = rows[usable], columns[usable]
         span = float(down.min()), float(down.max()), float(across.min()), float(across.max())
-    return _Mesh(columns, rows, row % NODE_STEP_PX, column % NODE_STEP_PX, (height, width), span)
+    first = row % NODE_STEP_PX, column % NODE_STEP_PX
+    return _Mesh(columns, rows, *first, (height, width), span, turn_px, torn)
+
+
+def _continued(source: Source, mesh: _Mesh) -> Source:
+    """The raster; where the mesh runs over an end at which the globe goes on, with its other end beyond.
+
+    Of either end only what the grid needs is cut.
+    """
+    own = source.lattice
+    if mesh.span is None:
+        return source
+    low, high = math.floor(mesh.span[2]) - MARGIN_PX, math.ceil(mesh.span[3]) + MARGIN_PX
+    if mesh.torn and own.column < high and own.column + own.width > low:
+        raise TornError("its projection ends inside the block; warp it to longitude and latitude or to UTM")
+    if mesh.turn_px is None:
+        return source
+    first, last = own.column, own.column + own.width
+    turns = [n for n in (-1, 0, 1) if first + n * mesh.turn_px < high and last + n * mesh.turn_px > low]
+    if turns in ([], [0]):
+        return source
+    turn_px = round(mesh.turn_px)
+    if abs(mesh.turn_px - turn_px) > _TURN_SLACK_PX:
+        raise TornError(
+            f"a turn of the globe is {mesh.turn_px:.3f} of its columns, not a whole number, and it ends "
+            "inside the block; warp it to pixels that divide 360 degrees, or cut it elsewhere"
+        )
+    width = own.width + (turns[-1] - turns[0]) * turn_px
+    lattice = replace(own, column=own.column + turns[0] * turn_px, width=width)
+    return MosaicSource(lattice, tuple((source, 0, n * turn_px) for n in turns))
+
+
+@lru_cache(maxsize=64)
+def _turn(crs: str) -> float | None:
+    """How far x goes in a turn of the globe, where the map goes on around it; None where it does not."""
+    from pyproj import CRS
+
+    if _is_geographic(crs):
+        return 360.0
+    operation = CRS.from_user_input(crs).coordinate_operation
+    if operation is None or operation.method_name not in _ROUND:
+        return None
+    middle = _own_meridian_deg(crs)
+    (west, east), _ = transformer("EPSG:4326", crs).transform([middle - 90.0, middle + 90.0], [0.0, 0.0])
+    return 2.0 * float(east - west)
+
+
+@lru_cache(maxsize=64)
+def _meridian(crs: str, target: str) -> float:
+    """x in ``target`` of the central meridian of the projection ``crs``."""
+    middle = _own_meridian_deg(crs)
+    return (
+        middle if _is_geographic(target) else float(transformer("EPSG:4326", target).transform(middle, 0)[0])
+    )
+
+
+@lru_cache(maxsize=64)
+def _own_meridian_deg(crs: str) -> float:
+    """Central meridian of a projection; Greenwich where it has none."""
+    from pyproj import CRS
+
+    operation = CRS.from_user_input(crs).coordinate_operation
+    named = operation.params if operation is not None else ()
+    return float(next((p.value for p in named if p.name.startswith("Longitude of ")), 0.0))
 
 
 def _anchor(edge_px: float) -> tuple[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from cryoscale.grid import Window
-from cryoscale.read.sample import ArraySource, Lattice, fetch, mosaics, resample
+from cryoscale.grid import Window, transformer
+from cryoscale.read.sample import ArraySource, Lattice, TornError, fetch, mosaics, resample
 
 UTM = "EPSG:32645"
 WINDOW = Window(32645, -310_000, 48_000, 24, 30)
+HALF_TURN_M = math.pi * 6378137.0
 
 
 def around(
@@ -140,11 +142,77 @@ def test_the_antimeridian_is_no_edge_of_the_world() -> None:
     _, tiles = degree_tiles(np.random.default_rng(5), 179.9)
     assert tiles[1].lattice.affine[2] < 0
     # zone 1 on both sides of 180 degrees
-    from cryoscale.grid import transformer
-
     x, y = transformer("EPSG:4326", "EPSG:32601").transform(180.0, 28.1)
     window = Window(32601, -int(y // 10), int(x // 10) - 100, 200, 200)
     layers = [resample(one, window.geobox, "bilinear") for one in mosaics(tiles)]
     assert len(layers) == 2
     merged = np.where(np.isnan(layers[0]), layers[1], layers[0])  # type: ignore[arg-type]
     assert np.isfinite(merged).all()
+
+
+def east_of(lon: NDArray[np.float64], lon_deg: float) -> NDArray[np.float64]:
+    """Hundredths of a degree from a meridian, to the east."""
+    return 100.0 * ((lon - lon_deg + 180.0) % 360.0 - 180.0)
+
+
+def world(crs: str, west: float, lon_deg: float, columns: int = 36_000) -> ArraySource:
+    """How far it is from a meridian, all around the globe from ``west`` on."""
+    turn = 360.0 if crs == "EPSG:4326" else 2.0 * HALF_TURN_M
+    step = turn / columns
+    lon = (west + (np.arange(columns) + 0.5) * step) * 360.0 / turn
+    values = np.broadcast_to(east_of(lon, lon_deg).astype(np.float32), (400, columns))
+    top = (68.0 if crs == "EPSG:4326" else 10_445_000.0) + step * 200
+    return source(values, (step, 0.0, west, 0.0, -step, top), crs)
+
+
+def astride(lon_deg: float, epsg: int, edge_px: int = 96) -> tuple[Window, NDArray[np.float64]]:
+    """A window over a meridian at 68 degrees north, and its longitudes."""
+    x, y = transformer("EPSG:4326", f"EPSG:{epsg}").transform(lon_deg, 68.0)
+    half = edge_px // 2
+    window = Window(epsg, -int(y // 10) - half, int(x // 10) - half, edge_px, edge_px)
+    at_y, at_x = window.coordinates()
+    lon, _ = transformer(f"EPSG:{epsg}", "EPSG:4326").transform(*np.meshgrid(at_x, at_y))
+    return window, lon
+
+
+@pytest.mark.parametrize(
+    ("crs", "west", "lon_deg", "zone"),
+    [
+        ("EPSG:4326", -180.0, 180.0, 32601),
+        ("EPSG:4326", -180.0, 180.0, 32660),
+        ("EPSG:4326", 0.0, 180.0, 32660),
+        ("EPSG:4326", 0.0, 0.0, 32630),
+        ("EPSG:4326", 0.0, 0.0, 32631),
+        ("EPSG:3857", -HALF_TURN_M, 180.0, 32601),
+        ("EPSG:3857", -HALF_TURN_M, 180.0, 32660),
+    ],
+)
+def test_a_raster_around_the_globe_goes_on_where_it_ends(
+    crs: str, west: float, lon_deg: float, zone: int
+) -> None:
+    globe = world(crs, west, lon_deg)
+    window, lon = astride(lon_deg, zone)
+    part = fetch(globe, window.geobox)
+    assert part is not None
+    assert part.values.size < 2000  # two narrow windows, not all between them
+    for method in ("nearest", "bilinear", "cubic"):
+        got = resample(part, window.geobox, method)
+        assert got is not None
+        np.testing.assert_allclose(got, east_of(lon, lon_deg), atol=0.51 if method == "nearest" else 0.001)
+        np.testing.assert_array_equal(resample(globe, window.geobox, method), got)
+        beside = Window(window.epsg, window.row, window.col, window.height, 40)
+        near = fetch(globe, beside.geobox)
+        assert near is not None
+        np.testing.assert_array_equal(resample(near, beside.geobox, method), got[:, :40])
+
+
+def test_a_raster_that_cannot_be_continued_beyond_its_end_is_refused_not_guessed() -> None:
+    window, _ = astride(180.0, 32601)
+    globe = world("EPSG:4326", -180.0, 180.0)
+    uneven = ArraySource(replace(globe.lattice, affine=(0.0100013, *globe.lattice.affine[1:])), globe.values)
+    with pytest.raises(TornError, match="not a whole number"):
+        fetch(uneven, window.geobox)
+    sinusoidal = "+proj=sinu +R=6371007.181 +units=m"
+    tile = source(np.ones((100, 100)), (1e6, 0.0, -5e7, 0.0, -1e6, 5e7), sinusoidal)
+    with pytest.raises(TornError, match="projection ends"):
+        fetch(tile, window.geobox)
