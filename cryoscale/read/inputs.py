@@ -186,8 +186,13 @@ def _thermal(session: Session, items: Sequence[Item], max_uncertainty_k: float |
 
 
 def _insar(session: Session, items: Sequence[Item]) -> Planes:
-    """Pairs or products; where several lie over a pixel, the first gives all that it has there."""
-    planes: Planes = {}
+    """Pairs or products; where several lie over a pixel, the first that is whole gives all that it has there.
+
+    One of which a half lacks at a pixel does not count as interferometry, so it gives only what no whole one
+    does.
+    """
+    whole: Planes = {}
+    halves: Planes = {}
 
     def use(item: Item) -> bool:
         found = session.bands(item, ["coherence", "slc1", "slc2"])
@@ -197,17 +202,39 @@ def _insar(session: Session, items: Sequence[Item]) -> Planes:
             vector = resample(turned, session.window.geobox, "bilinear")
             if vector is not None:
                 found["phase"] = phase_of(vector)
-        empty = {name for name in found if name not in planes}
-        held = [np.isfinite(values) for values in planes.values()]
-        free = ~np.any(held, axis=0) if held else np.ones(session.window.shape, bool)
-        for name in empty:
-            planes[name] = np.full(session.window.shape, np.nan, found[name].dtype)
-        for name, values in found.items():
-            np.copyto(planes[name], values, where=free)
+        held = {name: _holds(values) for name, values in found.items()}
+        complete = np.zeros(session.window.shape, bool)
+        for one, other in (("coherence", "phase"), ("slc1", "slc2")):
+            if one in held and other in held:
+                complete |= held[one] & held[other]
+        if complete.any():
+            _claim(whole, found, complete)
+        if not complete.all() and found:
+            _claim(halves, found, ~complete & np.any(list(held.values()), axis=0))
         return bool(found)
 
     session.each("insar", items, use)
-    return planes
+    if whole and halves:
+        _claim(whole, halves, np.any([_holds(values) for values in halves.values()], axis=0))
+    return whole or halves
+
+
+def _holds(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a plane of interferometry has data: processors of images fill with 0."""
+    there: NDArray[np.bool_] = np.isfinite(values)
+    return there & (values != 0) if np.iscomplexobj(values) else there
+
+
+def _claim(planes: Planes, found: Planes, where: NDArray[np.bool_]) -> None:
+    """Put what was found into ``planes`` where nothing is yet, all or nothing of a pixel."""
+    held = [_holds(values) for values in planes.values()]
+    free = where & ~np.any(held, axis=0) if held else where
+    if planes and not free.any():
+        return
+    for name, values in found.items():
+        if name not in planes:
+            planes[name] = np.full(values.shape, np.nan, values.dtype)
+        np.copyto(planes[name], values, where=free)
 
 
 def _radar(session: Session, items: Sequence[Item]) -> Planes:

@@ -380,6 +380,33 @@ def test_where_products_overlap_all_that_a_pixel_has_comes_from_one_of_them(tmp_
     np.testing.assert_allclose(data["phase"][:, 65:], 0.3, rtol=1e-6)
 
 
+def test_a_product_of_coherence_alone_hides_no_whole_pair_and_fills_what_is_left(tmp_path: Path) -> None:
+    ones = np.full(WINDOW.shape, 1.0, np.float32)
+    half = ones.copy()
+    half[:, 65:] = np.nan
+    lone = pair(tmp_path, "a", coherence=0.9 * ones)
+    torn = pair(tmp_path, "b", coherence=0.5 * ones, phase=0.5 * half)
+    data, _ = read_inputs({"insar": [lone, torn]}, WINDOW)
+    np.testing.assert_allclose(data["coherence"][:, :65], 0.5)
+    np.testing.assert_allclose(data["phase"][:, :65], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(data["coherence"][:, 65:], 0.9)
+    assert np.isnan(data["phase"][:, 65:]).all()
+    images = pair(tmp_path, "c", slc1=(1 + 1j) * ones, slc2=(1 - 1j) * ones)
+    data, _ = read_inputs({"insar": [lone, images]}, WINDOW)
+    assert set(data.data_vars) == {"slc1", "slc2"}
+
+
+def test_a_pair_that_is_filled_with_0_gives_way_to_one_that_holds_data(tmp_path: Path) -> None:
+    image = np.full(WINDOW.shape, 1 + 1j, np.complex64)
+    empty = image.copy()
+    empty[:, :65] = 0
+    data, _ = read_inputs(
+        {"insar": [pair(tmp_path, "a", slc1=empty, slc2=empty), pair(tmp_path, "b", slc1=image, slc2=image)]},
+        WINDOW,
+    )
+    np.testing.assert_array_equal(data["slc1"], image)
+
+
 def test_backscatter_in_power_becomes_decibel_and_decibel_stays(tmp_path: Path) -> None:
     power = pair(tmp_path, "p", vv=np.full(WINDOW.shape, 0.01, np.float32))
     level = pair(tmp_path, "d", vv=np.full(WINDOW.shape, -20.0, np.float32))
