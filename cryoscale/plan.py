@@ -14,7 +14,7 @@ from cryoscale.errors import AssetReadError, NoScenesError, SourceError
 from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import RESOLUTION_M, Block, Window
 from cryoscale.read import catalog
-from cryoscale.read.assets import asset_of
+from cryoscale.read.assets import asset_of, unknown_baseline
 from cryoscale.read.catalog import CatalogAnswer
 from cryoscale.read.choice import REACH_PX, search_limit_pct
 from cryoscale.read.signing import public
@@ -106,7 +106,7 @@ def _search(settings: Settings, said: list[CatalogAnswer]) -> Items:
 
 
 def _warn(found: Items, said: Sequence[CatalogAnswer]) -> None:
-    for line in [*fail_overs(catalog_record(said)), *unmasked(found)]:
+    for line in [*fail_overs(catalog_record(said)), *unmasked(found), *of_unknown_baseline(found)]:
         log.warning(line)
 
 
@@ -166,12 +166,28 @@ def unmasked(items: Items) -> list[str]:
         found = {i.id: i for key, some in items.items() if key.endswith(f"/{modality}") for i in some}
         bare = sorted(name for name, item in found.items() if asset_of(item, band) is None)
         if bare:
-            more = f" and {len(bare) - 3} more" if len(bare) > 3 else ""
             lines.append(
                 f"{len(bare)} of {len(found)} {modality} scenes have no {band}, so that their clouds are not "
-                f"masked: {', '.join(bare[:3])}{more}"
+                f"masked: {_first(bare)}"
             )
     return lines
+
+
+def of_unknown_baseline(items: Items) -> list[str]:
+    """Lines for people on scenes whose baseline is not understood, and may be off by 0.1 in reflectance."""
+    found = {i.id: i for key, some in items.items() if key.endswith("/optical") for i in some}
+    given = {name: told for name, item in found.items() if (told := unknown_baseline(item)) is not None}
+    if not given:
+        return []
+    return [
+        f"{len(given)} of {len(found)} optical scenes give a processing baseline that is not understood "
+        f"({_first(sorted(set(given.values())))}), so that their dates decide whether their numbers are "
+        f"raised: {_first(sorted(given))}"
+    ]
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def without_scene(settings: Settings, items: Items) -> list[str]:

@@ -22,6 +22,7 @@ from cryoscale.plan import (
     catalog_record,
     fail_overs,
     find_items,
+    of_unknown_baseline,
     search_items,
     unmasked,
     without_scene,
@@ -83,7 +84,8 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
     answers: list[CatalogAnswer] = []
     items = find_items(settings, answers) if present is None else snapshot.thaw(f"{out}/{ITEMS}")
     catalogs = catalog_record(answers)
-    for line in [*fail_overs(catalogs), *unmasked(items), *without_scene(settings, items)]:
+    told = [*fail_overs(catalogs), *unmasked(items), *of_unknown_baseline(items)]
+    for line in [*told, *without_scene(settings, items)]:
         tell(line)
     require_modalities(settings, items)
     planned = ledger.planned(present) if present is not None else None

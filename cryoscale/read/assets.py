@@ -46,6 +46,12 @@ APPLIED_FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"
 """Properties by which Earth Search (v1, v0) says that its files no longer carry the raise."""
 
 
+_YES = ("true", "1", "1.0")
+
+BASELINE_KEYS = ("s2:processing_baseline", "sentinel:processing_baseline")
+"""Properties that hold nothing but Sentinel-2's baseline, so that a number or a shorter text is one too."""
+
+
 @dataclass(frozen=True)
 class Band:
     """A band of ours: where providers keep it, and what holds where an item says nothing.
@@ -250,7 +256,7 @@ def encoding(item: Item, band: str) -> Encoding:
 
 def offset_is_applied(item: Item) -> bool:
     """Whether the provider says that its files no longer carry Sentinel-2's raise by 1000."""
-    return any(item.properties.get(flag) is True for flag in APPLIED_FLAGS)
+    return any(str(item.properties.get(flag)).strip().lower() in _YES for flag in APPLIED_FLAGS)
 
 
 def _sentinel2_offset(item: Item) -> float:
@@ -264,11 +270,20 @@ def _sentinel2_offset(item: Item) -> float:
     return -0.1 if item.datetime is not None and item.datetime.date().isoformat() >= OFFSET_SINCE else 0.0
 
 
+def unknown_baseline(item: Item) -> str | None:
+    """What an item gives for a processing baseline and nobody understands; None where that is not so."""
+    given = [str(item.properties[key]) for key in BASELINE_KEYS if item.properties.get(key) is not None]
+    return given[0] if given and _baseline(item) is None else None
+
+
 def _baseline(item: Item) -> tuple[int, int] | None:
-    for key in ("s2:processing_baseline", "processing:version", "sentinel:processing_baseline"):
-        match = re.fullmatch(r"(\d{1,2})\.(\d{2})", str(item.properties.get(key, "")))
+    for key in (*BASELINE_KEYS[:1], "processing:version", *BASELINE_KEYS[1:]):
+        given = str(item.properties.get(key, "")).strip()
+        match = re.fullmatch(r"(\d{1,2})\.(\d{2})", given) or re.fullmatch(r"N(\d{2})\.?(\d{2})", given)
+        if match is None and key in BASELINE_KEYS:  # as a number, 05.10 is 5.1 and 04.00 is 4
+            match = re.fullmatch(r"(\d{1,2})(?:\.(\d))?", given)
         if match:
-            return int(match[1]), int(match[2])
+            return int(match[1]), int((match[2] or "0").ljust(2, "0"))
     # product names carry it too: ..._N0511_R095_...
     for name in (item.properties.get("s2:product_uri"), item.id):
         match = re.search(r"_N(\d{2})(\d{2})_", str(name))

@@ -20,7 +20,7 @@ from rasterio.transform import from_origin
 
 from cryoscale.errors import CatalogUnavailableError
 from cryoscale.grid import transformer, window_over_bounds
-from cryoscale.plan import unmasked
+from cryoscale.plan import of_unknown_baseline, unmasked
 from cryoscale.read import catalog, http
 from cryoscale.read.catalog import CatalogAnswer, freeze, search, thaw
 from cryoscale.read.cube import Loader, open_cube
@@ -262,6 +262,15 @@ def test_scenes_without_a_mask_are_told_before_a_run_takes_their_clouds_for_grou
         "4 of 5 optical scenes have no SCL, "
         "so that their clouds are not masked: bare0, bare1, bare2 and 1 more",
         "1 of 1 thermal scenes have no QA_PIXEL, so that their clouds are not masked: bare0",
+    ]
+
+
+def test_a_processing_baseline_that_is_not_understood_is_told_before_a_run() -> None:
+    odd = {"datetime": "2018-10-05T04:00:00Z", "s2:processing_baseline": "four"}
+    items = [Item.from_dict(scene("odd", properties=odd)), Item.from_dict(scene("plain"))]
+    assert of_unknown_baseline({"2018/optical": items, "2018/thermal": items}) == [
+        "1 of 2 optical scenes give a processing baseline that is not understood (four), "
+        "so that their dates decide whether their numbers are raised: odd"
     ]
 
 

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 from pystac import Asset, Item
 
-from cryoscale.read.assets import BANDS, PROVIDERS, S2_BANDS, Encoding, asset_of, default_sign, encoding
+from cryoscale.read.assets import (
+    BANDS,
+    PROVIDERS,
+    S2_BANDS,
+    Encoding,
+    asset_of,
+    default_sign,
+    encoding,
+    unknown_baseline,
+)
 
 POINT = {"type": "Point", "coordinates": [86.9, 27.9]}
 
@@ -48,6 +57,38 @@ def test_a_baseline_is_found_in_the_product_name_and_the_date_decides_where_ther
     assert encoding(named, "B04").offset == -0.1
     assert encoding(scene(day="2022-01-24"), "B04").offset == 0.0
     assert encoding(scene(day="2022-01-25"), "B04").offset == -0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "offset"),
+    [(4.0, -0.1), (4, -0.1), (5.1, -0.1), ("5.1", -0.1), ("N0500", -0.1), (2.12, 0.0), ("N0212", 0.0)],
+)
+@pytest.mark.parametrize("key", ["s2:processing_baseline", "sentinel:processing_baseline"])
+def test_a_baseline_may_be_a_number_or_stand_as_in_product_names(
+    key: str, given: object, offset: float
+) -> None:
+    day = "2018-10-15" if offset else "2023-10-15"  # the date would decide otherwise
+    item = scene(day=day, **{key: given})
+    assert encoding(item, "B04").offset == offset
+    assert unknown_baseline(item) is None
+
+
+def test_a_version_of_other_software_is_no_baseline_and_one_that_is_not_understood_is_told() -> None:
+    other = scene(day="2023-10-15", **{"processing:version": 2.1})
+    assert encoding(other, "B04").offset == -0.1
+    assert unknown_baseline(other) is None
+    assert unknown_baseline(scene(**{"s2:processing_baseline": "four"})) == "four"
+    named = scene(**{"s2:processing_baseline": "?", "s2:product_uri": "S2A_MSIL2A_X_N0500_R1_T45RVL_X.SAFE"})
+    assert unknown_baseline(named) is None
+
+
+@pytest.mark.parametrize("said", [True, "true", "True", 1])
+def test_that_the_offset_is_applied_may_be_said_as_text_or_number(said: object) -> None:
+    given = {"s2:processing_baseline": "05.11", "earthsearch:boa_offset_applied": said}
+    assert encoding(scene("red", **given), "B04").offset == 0.0
+    for no in (False, "false", 0, None):
+        given["earthsearch:boa_offset_applied"] = no
+        assert encoding(scene("red", **given), "B04").offset == -0.1
 
 
 def test_the_item_wins_over_the_baseline_in_the_layouts_of_stac_1_0_and_1_1() -> None:
