@@ -25,9 +25,9 @@ from cryoscale.errors import AssetReadError
 from cryoscale.features.terrain import slope_aspect
 from cryoscale.grid import RESOLUTION_M, Block, Window
 from cryoscale.read.assets import BANDS
-from cryoscale.read.band import asset_spec, cloud_pct, footprint_deg, named, without_fill
+from cryoscale.read.band import asset_spec, cloud_pct, footprint_deg, opened, without_fill
 from cryoscale.read.composite import clear_mask
-from cryoscale.read.raster import UnreadableError, open_raster
+from cryoscale.read.raster import UnreadableError
 from cryoscale.read.sample import ArraySource, fetch, mosaics, resample
 from cryoscale.read.session import bounds_deg, touches
 from cryoscale.region import ZoneRegion
@@ -242,10 +242,7 @@ class _Looker:
         if spec is None:
             return None
         try:
-            with (
-                named(spec),
-                open_raster(spec.href, spec.encoding.nodata, spec.sign, coarse_m=_COARSE_M) as source,
-            ):
+            with opened(spec, coarse_m=_COARSE_M) as (source, scale, offset):
                 part = fetch(source, grid)
         except (UnreadableError, AssetReadError) as error:
             self.notes[item.id] = str(error).removeprefix(f"{item.id} ")
@@ -253,7 +250,7 @@ class _Looker:
         if part is None:
             return None
         part = without_fill(part, spec)
-        return ArraySource(part.lattice, part.values * spec.encoding.scale + spec.encoding.offset)
+        return ArraySource(part.lattice, part.values * scale + offset)
 
 
 _SNOW_BANDS = ("B03", "B11", "SCL")

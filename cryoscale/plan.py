@@ -13,12 +13,12 @@ from cryoscale.dates import spelled
 from cryoscale.errors import AssetReadError, NoScenesError, SourceError
 from cryoscale.features.stack import HALO_PX
 from cryoscale.grid import RESOLUTION_M, Block, Window
-from cryoscale.read import catalog
+from cryoscale.read import catalog, velocity
 from cryoscale.read.assets import asset_of, unknown_baseline
 from cryoscale.read.catalog import CatalogAnswer
 from cryoscale.read.choice import REACH_PX, search_limit_pct
+from cryoscale.read.raster import UnreadableError
 from cryoscale.read.signing import public
-from cryoscale.read.velocity import open_velocity
 from cryoscale.region import ZoneRegion, grown_bbox, zones_of
 from cryoscale.settings import Settings
 
@@ -209,8 +209,9 @@ def _check_href(href: str) -> None:
     if "://" not in href and not Path(href).exists():
         raise SourceError(f"velocity href {href} (absent)", "a Zarr of vx and vy", "check the path")
     try:
-        open_velocity(href).close()
-    except AssetReadError as error:  # nothing was begun: the caller waits, or names another one
+        velocity.layout(href)
+    # nothing was begun: the caller waits, or names another one
+    except (AssetReadError, UnreadableError) as error:
         raise SourceError(
             f"velocity href {error}", "a Zarr store that answers", "check the address, or start again later"
         ) from error

@@ -188,12 +188,23 @@ def default_sign(url: str) -> str | None:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the stored numbers of one asset of one item are read."""
+    """How the stored numbers of one asset of one item are read.
+
+    Attributes:
+        scale, offset: ``physical = digital * scale + offset``.
+        nodata: digital number of no data; None where the item gives none.
+        unit: as the item names it.
+        file_may_say: whether scale and offset that the file itself carries come before these, since the item
+            gives none.
+        fault: why the numbers cannot be read; empty where they can.
+    """
 
     scale: float
     offset: float
     nodata: float | None
     unit: str | None = None
+    file_may_say: bool = False
+    fault: str = ""
 
 
 def asset_of(item: Item, band: str) -> Asset | None:
@@ -241,17 +252,25 @@ def encoding(item: Item, band: str) -> Encoding:
     rule, asset = BANDS[band], asset_of(item, band)
     if asset is None:
         raise KeyError(f"item {item.id} has no asset for {band}")
-    given = _raster_fields(asset)
     if rule.is_code:
         return Encoding(1.0, 0.0, None)
-    scale = number(given.get("scale"), rule.scale)
+    given, fault = _raster_fields(asset)
     fallback = _sentinel2_offset(item) if rule.is_reflectance else rule.offset
-    offset = number(given.get("offset"), fallback)
+    scale, offset = number(given.get("scale", rule.scale)), number(given.get("offset", fallback))
+    fault = fault or scaling_fault(scale, offset)
     if rule.is_reflectance and offset_is_applied(item):
         offset = 0.0
     nodata = given.get("nodata")
     value = rule.nodata if nodata is None else number(nodata, math.nan)
-    return Encoding(scale or 1.0, offset or 0.0, value, given.get("unit"))
+    silent = not rule.is_reflectance and "scale" not in given and "offset" not in given
+    return Encoding(scale, offset, value, given.get("unit"), silent, fault)
+
+
+def scaling_fault(scale: float, offset: float) -> str:
+    """Why numbers cannot be read by such a scale and offset; empty where they can."""
+    if scale != 0.0 and math.isfinite(scale) and math.isfinite(offset):
+        return ""
+    return f"scale {scale:g} and offset {offset:g}, expected finite numbers and a scale other than 0"
 
 
 def offset_is_applied(item: Item) -> bool:
@@ -292,17 +311,25 @@ def _baseline(item: Item) -> tuple[int, int] | None:
     return None
 
 
-def _raster_fields(asset: Asset) -> dict[str, Any]:
-    """``scale``, ``offset``, ``nodata``, ``unit`` of an asset, wherever its STAC version puts them."""
-    fields = asset.extra_fields
+def _raster_fields(asset: Asset) -> tuple[dict[str, Any], str]:
+    """``scale``, ``offset``, ``nodata``, ``unit`` of an asset, wherever its STAC version puts them.
+
+    And, where it has a list of bands that is none, what is wrong with it.
+    """
+    places, fault = [asset.extra_fields], ""
+    for name in ("bands", "raster:bands"):
+        listed = asset.extra_fields.get(name) or []
+        if isinstance(listed, list) and all(isinstance(band, dict) for band in listed[:1]):
+            places += listed[:1]
+        else:
+            fault = f"{name} {str(listed)[:80]!r}, expected a list of objects"
     found = {}
-    places = [fields, *(fields.get("bands") or [])[:1], *(fields.get("raster:bands") or [])[:1]]
     for place in places:
         for name in ("scale", "offset", "nodata", "unit"):
             value = place.get(f"raster:{name}", place.get(name))
             if value is not None:
                 found[name] = value
-    return found
+    return found, fault
 
 
 def number(value: Any, fallback: float = math.nan) -> float:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cryoscale.errors import AssetReadError
-from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding, number
+from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding, number, scaling_fault
 from cryoscale.read.metered import Cost
-from cryoscale.read.raster import UnreadableError, open_raster
+from cryoscale.read.raster import FileSource, UnreadableError, open_raster
 from cryoscale.read.sample import ArraySource, TornError, fetch, resample
-from cryoscale.read.signing import sign_of
+from cryoscale.read.signing import public, sign_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -58,19 +58,42 @@ def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, Co
         UnreadableError: if the file is absent or broken.
         AssetReadError: if it is out of reach for now.
     """
-    with named(spec), open_raster(spec.href, spec.encoding.nodata, spec.sign) as source:
+    with opened(spec) as (source, scale, offset):
         part = fetch(source, geobox)
         cost = source.cost
     if part is None:
         return None, cost
     values = resample(without_fill(part, spec), geobox, BANDS[spec.band].resampling)
-    if values is not None and (spec.encoding.scale, spec.encoding.offset) != (1.0, 0.0):
+    if values is not None and (scale, offset) != (1.0, 0.0):
         # in float64, so that the rounding to float32 happens once; in place, since several bands are read
         exact = values.astype(np.float64)
-        exact *= spec.encoding.scale
-        exact += spec.encoding.offset
+        exact *= scale
+        exact += offset
         values = exact.astype(np.float32)
     return values, cost
+
+
+@contextmanager
+def opened(spec: AssetSpec, *, coarse_m: float | None = None) -> Iterator[tuple[FileSource, float, float]]:
+    """The file of a band, and the scale and offset of its numbers; errors say which band they are about.
+
+    With ``coarse_m`` as of :func:`cryoscale.read.raster.open_raster`.
+
+    Raises:
+        UnreadableError: if the file is absent or broken, or its numbers mean nothing.
+        AssetReadError: if it is out of reach for now.
+    """
+    rule = spec.encoding
+    with named(spec):
+        if rule.fault:
+            raise UnreadableError(rule.fault)
+        with open_raster(spec.href, rule.nodata, spec.sign, coarse_m=coarse_m) as source:
+            scale, offset = rule.scale, rule.offset
+            if rule.file_may_say and source.scaling != (1.0, 0.0):
+                scale, offset = source.scaling
+                if fault := scaling_fault(scale, offset):
+                    raise UnreadableError(f"{public(spec.href)}: {fault}")
+            yield source, scale, offset
 
 
 def without_fill(part: ArraySource, spec: AssetSpec) -> ArraySource:

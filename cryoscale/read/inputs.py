@@ -12,13 +12,13 @@ import xarray as xr
 from cryoscale.errors import AssetReadError
 from cryoscale.read import http
 from cryoscale.read.assets import BANDS, QA_HIDDEN_BITS
-from cryoscale.read.band import asset_spec, in_order, named, without_fill
+from cryoscale.read.band import asset_spec, in_order, opened, without_fill
 from cryoscale.read.choice import Choice
 from cryoscale.read.composite import masked_median
 from cryoscale.read.metered import MeteredPool
 from cryoscale.read.optical import read_optical
 from cryoscale.read.phase import phase_of, phasor_of
-from cryoscale.read.raster import UnreadableError, open_raster
+from cryoscale.read.raster import UnreadableError
 from cryoscale.read.sample import ArraySource, fetch, mosaics, resample
 from cryoscale.read.session import Loader, Planes, Session, bounds_deg
 from cryoscale.read.signing import public
@@ -286,13 +286,13 @@ def _part(session: Session, item: Item, band: str) -> ArraySource | None:
     spec = asset_spec(item, band, session.sign)
     if spec is None:
         return None
-    with named(spec), open_raster(spec.href, spec.encoding.nodata, spec.sign) as source:
+    with opened(spec) as (source, scale, offset):
         part = fetch(source, session.window.geobox)
         session.cost += source.cost
     part = None if part is None else without_fill(part, spec)
-    if part is None or (spec.encoding.scale, spec.encoding.offset) == (1.0, 0.0):
+    if part is None or (scale, offset) == (1.0, 0.0):
         return part
-    return ArraySource(part.lattice, part.values * spec.encoding.scale + spec.encoding.offset)
+    return ArraySource(part.lattice, part.values * scale + offset)
 
 
 def _first_valid(name: str, layers: Sequence[NDArray[Any] | None]) -> Planes:

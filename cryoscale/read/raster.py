@@ -80,6 +80,11 @@ class FileSource:
     counted: int = 0
     """Of what was received, in ``cost`` already."""
 
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """Scale and offset that the file itself carries; 1 and 0 where it has none."""
+        return float(self.dataset.scales[0]), float(self.dataset.offsets[0])
+
     def cut(self, rows: slice, columns: slice) -> NDArray[Any]:
         """Values of rows x columns, (y, x), float32 where that holds them exactly.
 

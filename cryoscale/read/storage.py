@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryoscale.read.band import named
-from cryoscale.read.raster import open_raster
+from cryoscale.read.band import opened
 from cryoscale.read.sample import Lattice
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def storage_of(spec: AssetSpec) -> Storage:
         UnreadableError: if the file is absent or broken.
         AssetReadError: if it is out of reach for now.
     """
-    with named(spec), open_raster(spec.href, spec.encoding.nodata, spec.sign) as source:
+    with opened(spec) as (source, *_):
         height, width = source.dataset.block_shapes[0]
         rows, columns = -(-source.lattice.height // height), -(-source.lattice.width // width)
         stored = np.array(

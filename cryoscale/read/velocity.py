@@ -27,6 +27,21 @@ if TYPE_CHECKING:
 NODATA = -32767
 """Value of no data in ITS_LIVE mosaics (https://its-live.jpl.nasa.gov)."""
 
+_METRES = {"km": 1e3, "kilometer": 1e3, "m": 1.0, "meter": 1.0, "cm": 1e-2, "centimeter": 1e-2, "mm": 1e-3}
+_A_YEAR = {
+    **dict.fromkeys(("y", "yr", "year", "a", "annum"), 1.0),
+    **dict.fromkeys(("d", "day"), 365.25),
+    **dict.fromkeys(("h", "hr", "hour"), 365.25 * 24),
+    **dict.fromkeys(("s", "sec", "second"), 365.25 * 86_400),
+}
+_UNIT = re.compile(
+    r"([a-z]+)\s*(?:/|\bper\b)\s*([a-z]+)|([a-z]+)[\s.*]+([a-z]+)\s*\^?\s*\*{0,2}-1", re.IGNORECASE
+)
+"""``meter/year``, ``m per day`` or ``m yr-1``."""
+
+_UNEVEN_PX = 0.01
+"""How far a coordinate may lie from where even spacing has it."""
+
 _OVER_HTTP = re.compile(r"https?://")
 
 _PARTS = ("vx", "vy")
@@ -35,15 +50,16 @@ _MAPPINGS = ("mapping", "spatial_ref", "crs", "Polar_Stereographic", "UTM_Projec
 
 @dataclass(frozen=True)
 class _Component:
-    """One variable of the store, cut as a raster."""
+    """One variable of the store, cut as a raster in m/yr."""
 
     lattice: Lattice
     values: xr.DataArray
+    factor: float
 
     def cut(self, rows: slice, columns: slice) -> NDArray[Any]:
         """Values (y, x), NaN for no data."""
         part = np.asarray(self.values[rows, columns].values, np.float64)
-        return np.where(part == NODATA, np.nan, part)
+        return np.where(part == NODATA, np.nan, part * self.factor)
 
 
 def read_velocity(
@@ -57,14 +73,18 @@ def read_velocity(
     with several years the nearest to ``year`` is read, the last one without it.
 
     Raises:
-        SourceError: if the store is absent or lacks vx, vy, x, y or its CRS.
+        SourceError: if the store is absent, lacks vx, vy, x, y or its CRS, or has uneven coordinates or units
+            that are none of velocity.
         UnreadableError: if what it holds is broken.
         AssetReadError: if it cannot be read now.
     """
     given: dict[str, int] = {}
     with open_velocity(href, sign, given=given) as store, _told_apart(href):
         lattice = _lattice(store, href)
-        parts = [fetch(_Component(lattice, _of_year(store[name], year)), geobox) for name in _PARTS]
+        parts = [
+            fetch(_Component(lattice, _of_year(store[name], year), _per_year(store[name], href)), geobox)
+            for name in _PARTS
+        ]
         if parts[0] is None or parts[1] is None:
             return None, Cost()
         own = parts[0].lattice
@@ -100,7 +120,7 @@ def open_velocity(href: str, sign: str | None = None, *, given: dict[str, int] |
     """The store at ``href``, opened lazily; over http(s) with the patience and the signing of rasters.
 
     Raises:
-        SourceError: it cannot be opened as a Zarr.
+        SourceError: it cannot be opened as a Zarr, or its units are none of velocity.
         ExtraError: the library for that kind of store is not installed.
         AssetReadError: it is out of reach for now.
     """
@@ -132,13 +152,47 @@ def open_velocity(href: str, sign: str | None = None, *, given: dict[str, int] |
             "variables vx, vy, x and y",
             "give an ITS_LIVE mosaic",
         )
+    for name in _PARTS:
+        _per_year(store[name], href)
     return store
 
 
 def _lattice(store: xr.Dataset, href: str) -> Lattice:
     x, y = np.asarray(store["x"].values, float), np.asarray(store["y"].values, float)
+    for name, places in (("x", x), ("y", y)):
+        even = np.linspace(places[0], places[-1], places.size) if places.size > 1 else places
+        spacing = abs(even[1] - even[0]) if places.size > 1 else 0.0
+        if not spacing > 0.0 or not (np.abs(places - even) <= _UNEVEN_PX * spacing).all():
+            raise SourceError(
+                f"velocity store {public(href)}, whose {name} is not evenly spaced",
+                "pixels on a map grid",
+                "resample it to one",
+            )
     a, e = (x[-1] - x[0]) / (x.size - 1), (y[-1] - y[0]) / (y.size - 1)
     return Lattice(_crs(store, href), (a, 0.0, x[0] - a / 2, 0.0, e, y[0] - e / 2), y.size, x.size)
+
+
+def _per_year(values: xr.DataArray, href: str) -> float:
+    """What a component is multiplied by to be m/yr, by its attribute ``units``; 1 where it has none."""
+    units = str(values.attrs.get("units") or "").strip()
+    if not units:
+        return 1.0
+    match = _UNIT.fullmatch(units)
+    length, time = (match[1] or match[3], match[2] or match[4]) if match else ("", "")
+    metres = _METRES.get(_singular(length), 0.0)
+    a_year = _A_YEAR.get(_singular(time), 0.0)
+    if not metres * a_year:
+        raise SourceError(
+            f"velocity store {public(href)}, whose {values.name} has the units {units!r}",
+            "a length per time, such as meter/year or m/day",
+            "correct its units",
+        )
+    return metres * a_year
+
+
+def _singular(word: str) -> str:
+    word = word.lower().replace("metre", "meter")
+    return word.removesuffix("s") if len(word) > 2 else word
 
 
 def _crs(store: xr.Dataset, href: str) -> str:

@@ -232,6 +232,39 @@ def test_a_scene_without_one_of_the_twelve_bands_is_named(tmp_path: Path) -> Non
     assert report.scenes_failed == (("poor", "no asset for B09"),)
 
 
+@pytest.mark.parametrize(
+    "listed", [[{"scale": 0}], [{"scale": "nan"}], [{"offset": "inf"}], [{"scale": [1]}], ["x"], [None], "x"]
+)
+def test_a_scene_whose_numbers_mean_nothing_is_named_and_not_taken_for_a_bright_one(
+    tmp_path: Path, listed: Any
+) -> None:
+    odd, good = optical(tmp_path, "odd"), optical(tmp_path, "good")
+    odd.assets["B04"].extra_fields["raster:bands"] = listed
+    data, report = read_inputs({"optical": [odd, good]}, WINDOW)
+    assert [name for name, _ in report.scenes_failed] == ["odd"]
+    assert report.scenes_failed[0][1].startswith("B04: ")
+    assert (data["n_clear"] == 1).all()
+
+
+def test_a_scale_that_stands_in_the_file_alone_is_used_and_that_of_the_item_comes_before_it(
+    tmp_path: Path,
+) -> None:
+    values = np.full(WINDOW.shape, 5000, np.int16)
+    made = item("dem", "2018-10-10", WINDOW, "dem")
+    made.add_asset("data", write(tmp_path / "dem.tif", values, 10, WINDOW))
+    with rasterio.open(tmp_path / "dem.tif", "r+") as file:
+        file.scales, file.offsets = (0.5,), (100.0,)
+    for given, want in (([], 2600.0), ([{"unit": "m"}], 2600.0), ([{"scale": 2.0}], 10_000.0)):
+        made.assets["data"].extra_fields["raster:bands"] = given
+        data, _ = read_inputs({"terrain": [made]}, WINDOW)
+        np.testing.assert_array_equal(data["elevation"], want)
+    with rasterio.open(tmp_path / "dem.tif", "r+") as file:
+        file.scales = (math.nan,)
+    made.assets["data"].extra_fields["raster:bands"] = []
+    with pytest.raises(AssetReadError, match="scale nan"):
+        read_inputs({"terrain": [made]}, WINDOW)
+
+
 def test_a_modality_of_which_nothing_can_be_read_fails_the_block_by_name(tmp_path: Path) -> None:
     bad = broken(optical(tmp_path, "bad"), "B08")
     with pytest.raises(AssetReadError, match=r"optical.*bad.*B08"):
@@ -420,7 +453,7 @@ def test_backscatter_in_power_becomes_decibel_and_decibel_stays(tmp_path: Path) 
 # --- velocity -----------------------------------------------------------------------------------------
 
 
-def velocity_store(folder: Path, **attrs: Any) -> str:
+def velocity_store(folder: Path, units: str | None = None, **attrs: Any) -> str:
     """Two years in EPSG:3413, as ITS_LIVE cuts its mosaics, with a gap."""
     bounds = transformer("EPSG:32645", "EPSG:3413").transform_bounds(*WINDOW.pad(60).bounds_m)
     x = np.arange(bounds[0] // 120 * 120 + 60, bounds[2], 120.0)
@@ -430,10 +463,11 @@ def velocity_store(folder: Path, **attrs: Any) -> str:
     vy = np.full((2, y.size, x.size), 40, np.int16)
     vy[1] = 80
     vx[:, y.size // 2, x.size // 2] = vy[:, y.size // 2, x.size // 2] = -32767
+    given = {"grid_mapping": "mapping"} | ({} if units is None else {"units": units})
     store = xr.Dataset(
         {
-            "vx": (("time", "y", "x"), vx, {"grid_mapping": "mapping"}),
-            "vy": (("time", "y", "x"), vy, {"grid_mapping": "mapping"}),
+            "vx": (("time", "y", "x"), vx, given),
+            "vy": (("time", "y", "x"), vy, given),
             "mapping": ((), 0, attrs),
         },
         coords={"x": x, "y": y, "time": np.array(["2017-07-02", "2018-07-02"], "datetime64[ns]")},
@@ -458,6 +492,42 @@ def test_speed_is_the_magnitude_of_the_year_asked_for_with_gaps_kept(tmp_path: P
     cut, _ = read_inputs({}, part, velocity_href=href, year=2018)
     whole, _ = read_inputs({}, WINDOW, velocity_href=href, year=2018)
     np.testing.assert_array_equal(cut["velocity"], whole["velocity"].values[part.slices_in(WINDOW)])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("units", "factor"),
+    [
+        ("meter/year", 1.0),
+        ("m yr-1", 1.0),
+        ("m a^-1", 1.0),
+        ("metres per year", 1.0),
+        ("meter/day", 365.25),
+        ("m d-1", 365.25),
+        ("cm/day", 3.6525),
+        ("km/yr", 1000.0),
+    ],
+)
+def test_a_velocity_in_other_units_becomes_metres_a_year(tmp_path: Path, units: str, factor: float) -> None:
+    data, _ = read_inputs({}, WINDOW, velocity_href=velocity_store(tmp_path, units, spatial_epsg=3413))
+    np.testing.assert_allclose(np.nanmean(data["velocity"]), 100.0 * factor, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("units", ["m", "degrees", "furlong/fortnight", "m s-2"])
+def test_a_velocity_in_units_that_are_none_is_refused_by_name(tmp_path: Path, units: str) -> None:
+    href = velocity_store(tmp_path, units, spatial_epsg=3413)
+    with pytest.raises(SourceError, match=f"vx has the units '{units}'"):
+        read_inputs({}, WINDOW, velocity_href=href)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_velocity_store_whose_pixels_are_not_evenly_spaced_is_refused(tmp_path: Path) -> None:
+    store = xr.open_zarr(velocity_store(tmp_path, spatial_epsg=3413), decode_coords=False).load()
+    keep = [number for number in range(store.sizes["x"]) if number != 5]
+    store.isel(x=keep).to_zarr(tmp_path / "uneven.zarr", consolidated=False)
+    with pytest.raises(SourceError, match="whose x is not evenly spaced"):
+        read_inputs({}, WINDOW, velocity_href=str(tmp_path / "uneven.zarr"))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -233,16 +233,21 @@ def test_a_run_without_its_velocity_host_names_it_in_marker_status_and_report(
 
 
 def test_a_velocity_address_that_cannot_be_used_is_one_line_before_anything_is_written(
-    served_range: tuple[dict[str, Any], list[Fault]], stores: Path
+    served_range: tuple[dict[str, Any], list[Fault]], stores: Path, tiny_range: TinyRange, tmp_path: Path
 ) -> None:
     from cryoscale.config import load_config
 
     document, _ = served_range
     served = document["sources"]["velocity"]["href"]
+    knots = tmp_path / "knots.zarr"
+    speed = xr.open_zarr(tiny_range.folder / "ITS_LIVE_velocity_120m.zarr", decode_coords=False).load()
+    speed["vx"].attrs["units"] = "knots"
+    speed.drop_encoding().to_zarr(knots, consolidated=False)
     for where, words in (
         ("http://127.0.0.1:9/speed.zarr", "host"),
         (f"{served}-absent", "Zarr"),
         (str(stores / "nowhere.zarr"), "absent"),
+        (str(knots), "whose vx has the units 'knots'"),
     ):
         document["sources"]["velocity"]["href"] = where
         with pytest.raises(SourceError) as caught:
