@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -11,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import unquote, urlparse
 
-from shapely import union_all
+from shapely import get_parts, union_all
 from shapely.affinity import translate
 from shapely.errors import ShapelyError
 from shapely.geometry import box, mapping, shape
 
 from cryoscale.errors import CatalogUnavailableError, RegionError, SourceError
-from cryoscale.read.assets import address, default_sign
-from cryoscale.read.band import cloud_pct, in_order
+from cryoscale.read.assets import address, default_sign, number
+from cryoscale.read.band import FOOTPRINT_COLLAR_DEG, cloud_pct, in_order
 from cryoscale.read.http import Patience
 from cryoscale.read.signing import SIGN_FIELD, public
 from cryoscale.read.snapshot import digest, freeze, read_items, thaw
@@ -287,9 +288,15 @@ def _area(boxes: list[Bbox] | None, intersects: Geometry | None) -> list[BaseGeo
 
 
 def _placed(item: Item) -> bool:
-    """Whether an item says where it lies. One whose outline is absent or broken gets that of its bbox."""
+    """Whether an item says where it lies. One whose outline is absent or broken gets that of its bbox.
+
+    And one whose bbox does not hold its outline gets one that does: it is found by its outline, and read
+    where its bbox touches a block.
+    """
     try:
-        if item.geometry is not None and not shape(item.geometry).is_empty:
+        if item.geometry is not None and not (outline := shape(item.geometry)).is_empty:
+            if item.bbox is not None:
+                item.bbox = _bbox_around(item, outline)
             return True
     except (ShapelyError, ValueError, TypeError, LookupError, AttributeError) as error:
         log.warning("the geometry of item %s cannot be used (%s); its bbox is taken", item.id, error)
@@ -300,6 +307,31 @@ def _placed(item: Item) -> bool:
         return False
     item.geometry = mapping(union_all([box(*half) for half in halves]))
     return True
+
+
+def _bbox_around(item: Item, outline: BaseGeometry) -> list[float]:
+    """An item's bbox, or a wider one where that does not hold its outline by more than the collar."""
+    given = list(item.bbox or [])
+    sides = [number(side) for side in _flat(given)]
+    around = list(outline.bounds)
+    if len(sides) != 4 or not all(map(math.isfinite, sides)):
+        log.warning("the bbox of item %s is none (%s); that of its geometry is taken", item.id, given)
+        return around
+    west, _, east, _ = sides
+    if west > east:
+        return given  # over the antimeridian, where its outline may run the wrong way round the globe
+    held = box(*sides).buffer(FOOTPRINT_COLLAR_DEG, join_style="mitre")
+    parts = [_turned_towards((west + east) / 2, *part.bounds) for part in get_parts(outline)]
+    if all(held.covers(part) for part in parts):
+        return given
+    log.warning("the bbox of item %s does not hold its geometry; it is widened", item.id)
+    return list(union_all([box(*sides), *parts]).bounds)
+
+
+def _turned_towards(lon_deg: float, west: float, south: float, east: float, north: float) -> BaseGeometry:
+    """A box on the turn of the globe on which it lies nearest to a longitude."""
+    turn = 360.0 * round((lon_deg - (west + east) / 2) / 360.0)
+    return box(west + turn, south, east + turn, north)
 
 
 def _flat(bbox: Sequence[float]) -> Sequence[float]:

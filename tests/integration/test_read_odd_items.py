@@ -22,9 +22,11 @@ from cryoscale.errors import CatalogUnavailableError
 from cryoscale.grid import transformer, window_over_bounds
 from cryoscale.plan import of_unknown_baseline, unmasked
 from cryoscale.read import catalog, http
+from cryoscale.read.band import footprint_deg
 from cryoscale.read.catalog import CatalogAnswer, freeze, search, thaw
 from cryoscale.read.cube import Loader, open_cube
 from cryoscale.read.raster import UnreadableError, open_raster
+from cryoscale.read.session import touches
 from tests.integration.misbehave import misbehaving
 
 BBOX = (83.9, 27.9, 84.2, 28.2)
@@ -161,6 +163,27 @@ def test_an_item_without_a_usable_outline_lies_where_its_bbox_says(geometry: Any
     far = scene("far", geometry=geometry, bbox=[10.0, 10.0, 11.0, 11.0])
     near = scene("near", geometry=geometry)
     assert found(lambda url, number: ([far, near], None)) == ["near"]
+
+
+@pytest.mark.parametrize(
+    ("bbox", "kept"),
+    [
+        ([84.0, 28.0, 84.1, 28.1], [84.0, 28.0, 84.1, 28.1]),
+        ([84.01, 28.01, 84.09, 28.09], [84.01, 28.01, 84.09, 28.09]),  # rounded inwards, as many are
+        ([-276.0, 28.0, -275.9, 28.1], [-276.0, 28.0, -275.9, 28.1]),  # another turn of the globe
+        ([0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 84.1, 28.1]),
+        ([84.0, 28.0, 0.0, 84.05, 28.1, 8000.0], [84.0, 28.0, 0.0, 84.05, 28.1, 8000.0]),
+        ([None] * 4, [84.0, 28.0, 84.1, 28.1]),
+        ([84.0, 28.0], [84.0, 28.0, 84.1, 28.1]),
+    ],
+)
+def test_a_bbox_that_does_not_hold_the_outline_is_widened_so_that_what_is_found_is_read(
+    bbox: list[Any], kept: list[float]
+) -> None:
+    with api(lambda url, number: ([scene(bbox=bbox)], None)) as (url, _):
+        (item,) = search([{"url": url}], collection="sentinel-2-l2a", bbox=BBOX)
+    assert item.bbox == pytest.approx(kept)
+    assert touches(footprint_deg(item), (84.02, 28.02, 84.03, 28.03))
 
 
 def test_an_item_that_is_not_stac_is_named() -> None:
