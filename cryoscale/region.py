@@ -160,6 +160,8 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     if left_out.size:
         which = f"{names[left_out[0]]} is a {shapes[left_out[0]].geom_type}"
         raise RegionError(f"{given}, in which {which}", "polygons", "take it out, or draw its area")
+    if not parts.size:
+        raise RegionError(f"{given}, of whose features none has a geometry", "polygons", "check its contents")
     bounds = tuple(shapely.total_bounds(parts).tolist())
     if max(map(abs, bounds[::2])) > 360 or max(map(abs, bounds[1::2])) > 90:
         raise RegionError(

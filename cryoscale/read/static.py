@@ -33,6 +33,9 @@ def _items_of(path: Path) -> Iterator[Item]:
         raise SourceError(f"{path} ({error})", "STAC JSON", "mend or remove the file") from error
     kind = document.get("type") if isinstance(document, dict) else None
     features = document.get("features", []) if kind == "FeatureCollection" else [document]
+    if not isinstance(features, list):
+        told = json.dumps(features)[:80]
+        raise SourceError(f"{path} (features is {told})", "a list of features", "mend or remove the file")
     for feature in features if kind in ("Feature", "FeatureCollection") else []:
         if not isinstance(feature, dict) or "stac_version" not in feature:
             continue  # GeoJSON that happens to lie here

@@ -292,3 +292,10 @@ def test_only_what_has_to_be_is_signed() -> None:
     assert signed_href("https://example.org/a.tif", "planetary-computer") == "https://example.org/a.tif"
     with pytest.raises(ValueError, match="planetary-computer"):
         signed_href("https://example.org/a.tif", "wax")
+
+
+@pytest.mark.parametrize("features", [None, 3, {"a": 1}])
+def test_a_collection_whose_features_are_no_list_is_named(tmp_path: Path, features: object) -> None:
+    (tmp_path / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    with pytest.raises(SourceError, match=r"items\.json \(features is .*; expected a list of features; "):
+        catalog.search([{"url": str(tmp_path)}], collection="sentinel-2-l2a", bbox=EVEREST)

@@ -245,6 +245,16 @@ def test_a_feature_that_is_no_area_is_told_and_not_left_out(tmp_path: Path, othe
     assert read_region(RegionSpec(file=str(path))).equals(shapes[0])
 
 
+def test_a_file_of_features_without_geometry_is_told_in_one_line(tmp_path: Path) -> None:
+    import geopandas
+
+    path = tmp_path / "basin.geojson"
+    geopandas.GeoDataFrame(geometry=[None, None], crs=4326).to_file(path)
+    with pytest.raises(RegionError, match="none has a geometry; expected polygons; ") as caught:
+        read_region(RegionSpec(file=str(path)))
+    assert "\n" not in str(caught.value)
+
+
 CAP = Point(0.0, 0.0).buffer(1_000_000.0)
 """Metres around a pole, down to 81 degrees."""
 
