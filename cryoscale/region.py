@@ -137,7 +137,12 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
         raise RegionError(f"{given} (absent)", "a vector file of polygons", "check the path")
     try:
         with np.errstate(invalid="ignore"):  # coordinates that are no numbers are told below
-            frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+            if path.suffix in (".parquet", ".geoparquet"):
+                frame = geopandas.read_parquet(path)
+            else:
+                frame = geopandas.read_file(path, layer=_layer_of(path, given))
+    except RegionError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RegionError(
@@ -181,6 +186,30 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     if merged.is_empty or merged.area == 0:
         raise RegionError(f"{given} without an area", "polygons", "check its contents")
     return on_globe(merged)
+
+
+def _layer_of(path: Path, given: str) -> str | None:
+    """The layer of a vector file that holds its polygons; None for the file's only one.
+
+    The inventories of a run have further polygons beside their glaciers, whose layer is told by its name.
+    """
+    import pyogrio
+
+    if path.suffix in (".json", ".geojson"):  # of one layer, and read whole to be opened
+        return None
+    layers = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(path)]
+    if len(layers) < 2:
+        return None
+    areas = [name for name, kind in layers if "Polygon" in kind]
+    areas = areas or [name for name, kind in layers if kind in ("Unknown", "GeometryCollection")]
+    fitting = [name for name in areas if name == "glaciers"] or areas
+    if len(fitting) == 1:
+        return fitting[0]
+    raise RegionError(
+        f"{given}, which has the layers {', '.join(f'{name} ({kind})' for name, kind in layers)}",
+        "one layer of polygons",
+        "export the one that is meant to a file of its own",
+    )
 
 
 def _in_degrees(drawn: GeoSeries) -> NDArray[np.object_]:

@@ -255,6 +255,39 @@ def test_a_file_of_features_without_geometry_is_told_in_one_line(tmp_path: Path)
     assert "\n" not in str(caught.value)
 
 
+def layered(path: Path, **layers: object) -> str:
+    """A GeoPackage of layers, each of one shape."""
+    import geopandas
+
+    for name, drawn in layers.items():
+        geopandas.GeoDataFrame(geometry=[drawn], crs=4326).to_file(path, layer=name)
+    return str(path)
+
+
+def test_a_file_of_several_layers_of_polygons_is_refused_with_their_names(tmp_path: Path) -> None:
+    path = layered(tmp_path / "two.gpkg", a=box(10.0, 45.0, 11.0, 46.0), region=box(86.0, 27.0, 87.0, 28.0))
+    with pytest.raises(RegionError, match=r"layers a \(Polygon\), region \(Polygon\); .*file of its own"):
+        read_region(RegionSpec(file=path))
+
+
+@pytest.mark.parametrize("beside", [{"roads": Point(0.0, 0.0)}, {"debris": box(0.0, 0.0, 1.0, 1.0)}])
+def test_the_one_layer_of_polygons_is_read_wherever_it_stands(
+    tmp_path: Path, beside: dict[str, object]
+) -> None:
+    glaciers = box(86.0, 27.0, 87.0, 28.0)
+    path = layered(tmp_path / "many.gpkg", **beside, glaciers=glaciers)
+    assert read_region(RegionSpec(rgi=path)).equals(glaciers)
+
+
+def test_a_geoparquet_is_one_by_either_name(tmp_path: Path) -> None:
+    import geopandas
+
+    basin = box(86.0, 27.0, 87.0, 28.0)
+    for name in ("basin.parquet", "basin.geoparquet"):
+        geopandas.GeoDataFrame(geometry=[basin], crs=4326).to_parquet(tmp_path / name)
+        assert read_region(RegionSpec(file=str(tmp_path / name))).equals(basin)
+
+
 CAP = Point(0.0, 0.0).buffer(1_000_000.0)
 """Metres around a pole, down to 81 degrees."""
 
