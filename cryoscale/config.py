@@ -12,7 +12,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from cryoscale.cluster_config import ClusterConfig
 from cryoscale.complaint import explain
@@ -35,6 +43,16 @@ from cryoscale.settings import (
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _given(value: str) -> str:
+    if not value.strip():  # an empty address would be this folder, an empty collection that of no item
+        raise ValueError("a name or an address that is not empty")
+    return value
+
+
+Named = Annotated[str, AfterValidator(_given)]
+"""An address or the id of a collection."""
 
 
 class RegionConfig(_Strict):
@@ -69,14 +87,14 @@ class SeasonConfig(_Strict):
 class CatalogConfig(_Strict):
     """A STAC API, a folder of static STAC JSON, or a stac-geoparquet file."""
 
-    url: str
+    url: Named
     sign: Literal["planetary-computer"] | None = None
 
 
 class SeasonalConfig(_Strict):
     """A collection whose items are of the season, or of ``dates`` alone: UTC days that lie in it."""
 
-    collection: str
+    collection: Named
     dates: Annotated[list[Day], Field(min_length=1)] | None = None
 
     @field_validator("dates", mode="before")
@@ -102,7 +120,7 @@ class OpticalConfig(SeasonalConfig):
 class TerrainConfig(_Strict):
     """An elevation model, which has no season."""
 
-    collection: str
+    collection: Named
 
 
 class ThermalConfig(SeasonalConfig):
@@ -114,8 +132,8 @@ class ThermalConfig(SeasonalConfig):
 class VelocityConfig(_Strict):
     """ITS_LIVE: a Zarr mosaic by address, or a collection of vx, vy rasters."""
 
-    href: str | None = None
-    collection: str | None = None
+    href: Named | None = None
+    collection: Named | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> VelocityConfig:

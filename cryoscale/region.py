@@ -44,6 +44,8 @@ _ON_EARTH_M = 1e8
 
 MAX_LATITUDE_DEG = 89.0
 """Where regions have to end, north and south."""
+_FARTHEST_DEG = 540.0
+"""A turn and a half: where longitudes are counted to 360, a region over Greenwich goes on beyond."""
 _WITHIN = (
     f"a region within {MAX_LATITUDE_DEG:g} degrees of latitude, as UTM zones end in a point at the poles"
 )
@@ -168,7 +170,7 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     if not parts.size:
         raise RegionError(f"{given}, of whose features none has a geometry", "polygons", "check its contents")
     bounds = tuple(shapely.total_bounds(parts).tolist())
-    if max(map(abs, bounds[::2])) > 360 or max(map(abs, bounds[1::2])) > 90:
+    if max(map(abs, bounds[::2])) > _FARTHEST_DEG or max(map(abs, bounds[1::2])) > 90:
         raise RegionError(
             f"{given} with coordinates {bounds}", "coordinates of the CRS that it declares", "correct its CRS"
         )

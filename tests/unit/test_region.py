@@ -288,6 +288,12 @@ def test_a_geoparquet_is_one_by_either_name(tmp_path: Path) -> None:
         assert read_region(RegionSpec(file=str(tmp_path / name))).equals(basin)
 
 
+@pytest.mark.parametrize(("west", "there"), [(286.0, -74.0), (359.5, -0.5), (-360.5, -0.5)])
+def test_longitudes_may_be_counted_to_360_and_beyond(tmp_path: Path, west: float, there: float) -> None:
+    path = layered(tmp_path / "basin.gpkg", basin=box(west, 50.0, west + 1.0, 50.5))
+    assert read_region(RegionSpec(file=path)).equals(box(there, 50.0, there + 1.0, 50.5))
+
+
 CAP = Point(0.0, 0.0).buffer(1_000_000.0)
 """Metres around a pole, down to 81 degrees."""
 
