@@ -106,7 +106,7 @@ def grow(forest: RandomForest, x: NDArray[np.float32], y: NDArray[np.int64], *, 
         max_leaf_nodes=forest.leaves,
         max_depth=forest.depth,
         min_samples_leaf=forest.min_leaf,
-        random_state=seed,
+        random_state=seed % 2**32,  # it takes no larger one
         n_jobs=-1,  # threads, and every tree has a seed of its own: their number does not show
     ).fit(x, y)
     fresh = RandomForest(

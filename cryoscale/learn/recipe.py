@@ -176,7 +176,7 @@ class TrainConfig(_Strict):
     crop_px: int | None = Field(default=None, ge=TILE_MULTIPLE, multiple_of=TILE_MULTIPLE)
     crops: int = Field(default=1, ge=1)
     augment: AugmentConfig = AugmentConfig()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     work: Path | None = None
 
@@ -239,7 +239,8 @@ def load_config(path: Path) -> TrainConfig:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise ConfigError(f"recipe {path}: {where}", first["msg"], "correct the recipe") from None
+        expected = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"recipe {path}: {where}", expected, "correct the recipe") from None
     beside: dict[str, str | Path] = {}
     if config.initial is not None and (path.parent / config.initial).exists():
         beside["initial"] = path.parent / config.initial

@@ -320,8 +320,8 @@ def _built(architecture: str, arguments: dict[str, Any]) -> torch.nn.Module:
         return weights.architecture(architecture)(**arguments)
     except ExtraError:
         raise
-    except (InputError, TypeError, ValueError) as error:
-        given = f"model {architecture} with {json.dumps(arguments)} ({error})"
+    except (InputError, TypeError, ValueError, RuntimeError) as error:  # one that no memory holds among them
+        given = f"model {architecture} with {json.dumps(arguments)} ({str(error).splitlines()[0]})"
         raise ConfigError(given, "arguments that it takes", "correct the recipe") from None
 
 

@@ -58,9 +58,12 @@ class RandomForest(nn.Module):
         pixels_per_class: int = 20_000,
     ) -> None:
         super().__init__()
-        if min(trees, depth, min_leaf, pixels_per_class) < 1 or leaves < 2:
-            given = f"a forest of {trees} trees, {leaves} leaves, depth {depth}"
-            raise InputError(given, "2 or more leaves, and 1 or more of the others", "correct the arguments")
+        numbers = (trees, depth, min_leaf, pixels_per_class, leaves)
+        if not all(isinstance(number, int) for number in numbers) or min(numbers) < 1 or leaves < 2:
+            given = f"a forest of {trees} trees, {leaves} leaves, depth {depth}, {min_leaf} pixels in a leaf"
+            given += f" and {pixels_per_class} of a class"
+            do = "correct the arguments"
+            raise InputError(given, "whole numbers: 2 or more leaves, and 1 or more of the others", do)
         self.in_channels, self.classes, self.trees, self.leaves = in_channels, classes, trees, leaves
         self.depth, self.min_leaf, self.pixels_per_class = depth, min_leaf, pixels_per_class
         nodes = 2 * leaves - 1

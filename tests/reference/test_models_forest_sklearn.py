@@ -182,8 +182,13 @@ def test_patches_without_two_classes_and_arguments_that_are_none_are_refused(pat
         fit_forest(patches, [], standard(), arguments=SIZE, seed=1)
     with pytest.raises(InputError, match="arguments .*'colour'"):
         fit_forest(patches, [0], standard(), arguments={**SIZE, "colour": 1}, seed=1)
-    with pytest.raises(InputError, match="a forest of 0 trees"):
-        fit_forest(patches, [0], standard(), arguments={**SIZE, "trees": 0}, seed=1)
+    for name, value, told in (
+        ("trees", 0, "a forest of 0 trees"),
+        ("leaves", "many", "many leaves"),
+        ("pixels_per_class", 10.5, r"10\.5 of a class; expected whole numbers"),
+    ):
+        with pytest.raises(InputError, match=told):
+            fit_forest(patches, [0], standard(), arguments={**SIZE, name: value}, seed=1)
 
 
 # --- on disk ------------------------------------------------------------------------------------

@@ -311,6 +311,8 @@ def test_the_cosine_schedule_rises_peaks_at_the_end_of_the_warm_up_and_falls_to_
         ("name: x\n", "either simulation or patches"),
         ("name: x\nsimulation: {train_seeds: [1], validation_seeds: [1]}\n", "occurs twice"),
         ("name: x\nsimulation: {train_seeds: [1]}\n", "validation_seeds"),
+        ("name: x\npatches: p\nmodel: {name: y}\n", "expected y is none of cryonet"),
+        (f"name: x\npatches: p\nseed: {2**64}\n", "seed; expected Input should be less than"),
         ("- 1\n", "mapping"),
         ("a: [\n", "YAML"),
         ("name: x\npatches: p\nepochs: 3\nepochs: 30\n", "line 4: the key 'epochs' again, which line 3 has"),
@@ -326,6 +328,13 @@ def test_a_recipe_that_is_not_understood_is_refused_in_one_line(tmp_path, text, 
     path.write_text(text)
     with pytest.raises(ConfigError, match=match) as caught:
         load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_no_memory_holds_is_refused(tmp_path):
+    model = {"name": "random-forest", "arguments": {"trees": 10**12}}
+    with pytest.raises(ConfigError, match="model random-forest .*can't allocate memory") as caught:
+        train(recipe(make_patches(tmp_path / "p.zarr"), model=model), out=tmp_path / "w.safetensors")
     assert "\n" not in str(caught.value)
 
 
