@@ -23,7 +23,11 @@ def alone_in(work: Path, *, does: str = "trains") -> Iterator[None]:
         OutputError: another process ``does``.
     """
     made = make_folder(os.path.abspath(work))
-    folder = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        folder = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # by another way than it was made: new/../work asks for new
+        unmake(made)
+        raise
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -103,7 +103,7 @@ def _refuse_to_replace_initial(config: TrainConfig, *written: Path) -> None:
 
 
 def _picture(out: Path) -> Path:
-    return out.with_suffix(".curves.png")
+    return out.parent / f"{out.stem}.curves.png"  # with_suffix would not take a path without a name
 
 
 def _patches(config: TrainConfig, work: Path, ranks: Ranks, progress: Progress | None) -> Patches:

@@ -214,8 +214,9 @@ def test_patches_that_were_made_anew_are_another_training_and_moved_ones_the_sam
 
 
 def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(patch_set, tmp_path):
-    with pytest.raises(WeightsError, match="safetensors"):
-        train(tiny(patch_set), out=tmp_path / "w.pt")
+    for out in (tmp_path / "w.pt", Path()):
+        with pytest.raises(WeightsError, match="ends in .safetensors"):
+            train(tiny(patch_set), out=out)
     with pytest.raises(SourceError, match="make the patches first"):
         train(tiny(tmp_path / "none.zarr"), out=tmp_path / "w.safetensors")
     writer = PatchWriter(tmp_path / "empty.zarr", channels=CHANNELS, patch_px=32)
@@ -244,6 +245,12 @@ def test_the_summary_of_a_patch_set_is_not_overwritten_by_a_card(patch_set, tmp_
 def test_a_refused_training_leaves_no_folder_that_it_made(tmp_path):
     with pytest.raises(SourceError):
         train(tiny(tmp_path / "absent.zarr"), out=tmp_path / "new" / "home" / "w.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_over_a_folder_that_is_not_there_leaves_none(patch_set, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        train(tiny(patch_set), out=tmp_path / "new" / ".." / "w.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
