@@ -106,7 +106,8 @@ def _search(settings: Settings, said: list[CatalogAnswer]) -> Items:
 
 
 def _warn(found: Items, said: Sequence[CatalogAnswer]) -> None:
-    for line in [*fail_overs(catalog_record(said)), *unmasked(found), *of_unknown_baseline(found)]:
+    record = catalog_record(said)
+    for line in [*fail_overs(record), *reprocessed(record), *unmasked(found), *of_unknown_baseline(found)]:
         log.warning(line)
 
 
@@ -140,12 +141,25 @@ def _require_collection(collection: str, said: Sequence[CatalogAnswer]) -> None:
 
 def catalog_record(answers: Sequence[CatalogAnswer]) -> list[dict[str, Any]]:
     """What the catalogues said, for the run's record: a line a catalogue, collection and outcome."""
-    lines: dict[tuple[str, ...], int] = {}
+    lines: dict[tuple[str, ...], dict[str, Any]] = {}
     for answer in answers:
         key = (answer.url, answer.collection, answer.outcome, answer.reason)
-        lines[key] = lines.get(key, 0) + answer.items
-    names = ("url", "collection", "outcome", "reason")
-    return [{**dict(zip(names, key, strict=True)), "items": count} for key, count in lines.items()]
+        names = ("url", "collection", "outcome", "reason")
+        line = lines.setdefault(key, {**dict(zip(names, key, strict=True)), "items": 0})
+        line["items"] += answer.items
+        if answer.replaced:
+            line.setdefault("replaced", {}).update(answer.replaced)
+    return list(lines.values())
+
+
+def reprocessed(record: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines for people on scenes that are left out since the catalogue has a newer processing of them."""
+    return [
+        f"{len(line['replaced'])} scenes of {line['collection']} are left out, as a newer processing of the "
+        f"same acquisition is taken: {_first([f'{old} (by {new})' for old, new in line['replaced'].items()])}"
+        for line in record
+        if line.get("replaced")
+    ]
 
 
 def fail_overs(record: Sequence[Mapping[str, Any]]) -> list[str]:

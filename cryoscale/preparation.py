@@ -23,6 +23,7 @@ from cryoscale.plan import (
     fail_overs,
     find_items,
     of_unknown_baseline,
+    reprocessed,
     search_items,
     unmasked,
     without_scene,
@@ -84,7 +85,7 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
     answers: list[CatalogAnswer] = []
     items = find_items(settings, answers) if present is None else snapshot.thaw(f"{out}/{ITEMS}")
     catalogs = catalog_record(answers)
-    told = [*fail_overs(catalogs), *unmasked(items), *of_unknown_baseline(items)]
+    told = [*fail_overs(catalogs), *reprocessed(catalogs), *unmasked(items), *of_unknown_baseline(items)]
     for line in [*told, *without_scene(settings, items)]:
         tell(line)
     require_modalities(settings, items)

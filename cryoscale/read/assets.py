@@ -283,7 +283,7 @@ def _sentinel2_offset(item: Item) -> float:
 
     Source: https://sentiwiki.copernicus.eu/web/s2-processing (baseline 04.00).
     """
-    baseline = _baseline(item)
+    baseline = baseline_of(item)
     if baseline is not None:
         return -0.1 if baseline >= OFFSET_BASELINE else 0.0
     return -0.1 if item.datetime is not None and item.datetime.date().isoformat() >= OFFSET_SINCE else 0.0
@@ -292,10 +292,11 @@ def _sentinel2_offset(item: Item) -> float:
 def unknown_baseline(item: Item) -> str | None:
     """What an item gives for a processing baseline and nobody understands; None where that is not so."""
     given = [str(item.properties[key]) for key in BASELINE_KEYS if item.properties.get(key) is not None]
-    return given[0] if given and _baseline(item) is None else None
+    return given[0] if given and baseline_of(item) is None else None
 
 
-def _baseline(item: Item) -> tuple[int, int] | None:
+def baseline_of(item: Item) -> tuple[int, int] | None:
+    """Sentinel-2's processing baseline, (4, 0) for 04.00; None where no field and no name tells it."""
     for key in (*BASELINE_KEYS[:1], "processing:version", *BASELINE_KEYS[1:]):
         given = str(item.properties.get(key, "")).strip()
         match = re.fullmatch(r"(\d{1,2})\.(\d{2})", given) or re.fullmatch(r"N(\d{2})\.?(\d{2})", given)

@@ -21,6 +21,7 @@ from cryoscale.errors import CatalogUnavailableError, RegionError, SourceError
 from cryoscale.read.assets import address, default_sign, number
 from cryoscale.read.band import FOOTPRINT_COLLAR_DEG, cloud_pct, in_order
 from cryoscale.read.http import Patience
+from cryoscale.read.reprocessed import newest
 from cryoscale.read.signing import SIGN_FIELD, public
 from cryoscale.read.snapshot import digest, freeze, read_items, thaw
 from cryoscale.read.static import folder_items
@@ -63,6 +64,7 @@ class CatalogAnswer:
         outcome: ``taken`` where the items came from here, ``empty``, or ``failed``.
         items: how many fitted.
         reason: why there were none.
+        replaced: (item id, id of the newer one) of scenes that are left out, as a later processing is taken.
     """
 
     url: str
@@ -70,6 +72,7 @@ class CatalogAnswer:
     outcome: Literal["taken", "empty", "failed"]
     items: int = 0
     reason: str = ""
+    replaced: tuple[tuple[str, str], ...] = ()
 
 
 def search(
@@ -84,6 +87,9 @@ def search(
     on_answer: Callable[[CatalogAnswer], None] | None = None,
 ) -> list[Item]:
     """Items of ``collection`` from the first catalogue that has any, by time and id, each once.
+
+    Of an acquisition that was processed several times the newest is taken
+    (:func:`cryoscale.read.reprocessed.newest`).
 
     What a catalogue answers is filtered again here, so that all kinds of catalogue select alike.
 
@@ -137,8 +143,9 @@ def search(
         ]
         kept = [item for item in fitting if not days or day_of(item) in days]
         if kept:
-            items = _finished(kept, sign)
-            tell(CatalogAnswer(named, collection, "taken", len(items)))
+            items, replaced = newest(_finished(kept, sign))
+            told = tuple(sorted(replaced.items()))
+            tell(CatalogAnswer(named, collection, "taken", len(items), replaced=told))
             return items
         why = _of_other_days(fitting, days) if fitting else _why_empty(url, collection, found)
         tell(CatalogAnswer(named, collection, "empty", reason=why))
