@@ -18,6 +18,7 @@ import numpy as np
 
 from cryoscale.grid import transformer
 from cryoscale.kernel import kernel
+from cryoscale.read.globe import is_geographic, meridian_in, turn_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,19 +45,6 @@ _TURN_SLACK_PX = 0.01
 
 _TEAR_M = 1e6
 """No two nodes lie as far apart in a projection, unless it ends between them."""
-
-_ROUND = frozenset(
-    {
-        "Popular Visualisation Pseudo Mercator",
-        "Mercator (variant A)",
-        "Mercator (variant B)",
-        "Equidistant Cylindrical",
-        "Equidistant Cylindrical (Spherical)",
-        "Lambert Cylindrical Equal Area",
-        "Lambert Cylindrical Equal Area (Spherical)",
-    }
-)
-"""Projections that show the globe as a strip, which goes on where it ends (names of EPSG)."""
 
 _MESHES = 32
 """Kept of those used last: the bands of a scene lie on one or three lattices, and all its dates on the same.
@@ -166,7 +154,7 @@ def mosaics(sources: Sequence[Source]) -> list[Source]:
         affine = (a, 0.0, phase_x * a, 0.0, e, phase_y * e)
         part = (source, round(f / e - phase_y), round(c / a - phase_x))
         # either side of the antimeridian is a far end of one lattice: a mosaic each
-        side = _is_geographic(crs) and abs(c) > 90.0 and c < 0.0
+        side = is_geographic(crs) and abs(c) > 90.0 and c < 0.0
         groups.setdefault((crs, affine, side), []).append(part)
     return [_mosaic(crs, affine, parts) for (crs, affine, _), parts in groups.items()] + alone
 
@@ -252,11 +240,11 @@ def _mesh(geobox: GeoBox, lattice: Lattice) -> _Mesh:
     if b or d:
         raise ValueError("a grid to read onto must be north up")
     crs, shape, turns = crs_name(geobox), (int(geobox.shape[0]), int(geobox.shape[1])), 0
-    turn = _turn(lattice.crs)
+    turn = turn_of(lattice.crs)
     if turn is not None and crs != lattice.crs:
         width, _, west, *_ = lattice.affine
         middle = west + width * (lattice.column + lattice.width / 2)
-        turns = round((middle - _meridian(crs, lattice.crs)) / turn)
+        turns = round((middle - meridian_in(crs, lattice.crs)) / turn)
     return _mesh_of(crs, (a, c, e, f), shape, lattice.crs, lattice.affine, turns)
 
 
@@ -283,13 +271,13 @@ def _mesh_of(
     turn_px, torn = None, False
     if crs != source_crs:
         grid_x, grid_y = transformer(crs, source_crs).transform(grid_x, grid_y)
-        turn = _turn(source_crs)
+        turn = turn_of(source_crs)
         if turn is None:
             torn = bool((np.abs(np.diff(grid_x, axis=1)) > _TEAR_M).any())
         else:
             # Had within half a turn of the projection's own meridian, which belongs to the zone and not to
             # the grid, there is no tear in them. Whole turns only: what needs none keeps its bits.
-            middle = _meridian(crs, source_crs)
+            middle = meridian_in(crs, source_crs)
             grid_x = grid_x + turn * (np.round((middle - grid_x) / turn) + turns)
             turn_px = turn / abs(source_affine[0]) if source_affine[0] else None
     columns, rows = Lattice(source_crs, source_affine, 0, 0).pixels(grid_x, grid_y)
@@ -330,40 +318,6 @@ def _continued(source: Source, mesh: _Mesh) -> Source:
     return MosaicSource(lattice, tuple((source, 0, n * turn_px) for n in turns))
 
 
-@lru_cache(maxsize=64)
-def _turn(crs: str) -> float | None:
-    """How far x goes in a turn of the globe, where the map goes on around it; None where it does not."""
-    from pyproj import CRS
-
-    if _is_geographic(crs):
-        return 360.0
-    operation = CRS.from_user_input(crs).coordinate_operation
-    if operation is None or operation.method_name not in _ROUND:
-        return None
-    middle = _own_meridian_deg(crs)
-    (west, east), _ = transformer("EPSG:4326", crs).transform([middle - 90.0, middle + 90.0], [0.0, 0.0])
-    return 2.0 * float(east - west)
-
-
-@lru_cache(maxsize=64)
-def _meridian(crs: str, target: str) -> float:
-    """x in ``target`` of the central meridian of the projection ``crs``."""
-    middle = _own_meridian_deg(crs)
-    return (
-        middle if _is_geographic(target) else float(transformer("EPSG:4326", target).transform(middle, 0)[0])
-    )
-
-
-@lru_cache(maxsize=64)
-def _own_meridian_deg(crs: str) -> float:
-    """Central meridian of a projection; Greenwich where it has none."""
-    from pyproj import CRS
-
-    operation = CRS.from_user_input(crs).coordinate_operation
-    named = operation.params if operation is not None else ()
-    return float(next((p.value for p in named if p.name.startswith("Longitude of ")), 0.0))
-
-
 def _anchor(edge_px: float) -> tuple[int, float]:
     """Whole number and phase of a grid's first edge; grids on the world lattice have phase 0."""
     nearest = round(edge_px)
@@ -376,13 +330,6 @@ def _anchor(edge_px: float) -> tuple[int, float]:
 def _node_numbers(first: int, count: int) -> NDArray[np.float64]:
     start, stop = first // NODE_STEP_PX, (first + count - 1) // NODE_STEP_PX + 1
     return np.arange(start, stop + 1, dtype=np.float64) * NODE_STEP_PX
-
-
-@lru_cache(maxsize=64)
-def _is_geographic(crs: str) -> bool:
-    from pyproj import CRS
-
-    return bool(CRS.from_user_input(crs).is_geographic)
 
 
 def crs_name(geobox: GeoBox) -> str:
