@@ -323,7 +323,7 @@ def _raster_fields(asset: Asset) -> tuple[dict[str, Any], str]:
         if isinstance(listed, list) and all(isinstance(band, dict) for band in listed[:1]):
             places += listed[:1]
         else:
-            fault = f"{name} {str(listed)[:80]!r}, expected a list of objects"
+            fault = f"{name} {listed!r:.80}, expected a list of objects"
     found = {}
     for place in places:
         for name in ("scale", "offset", "nodata", "unit"):

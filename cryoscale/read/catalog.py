@@ -18,7 +18,7 @@ from shapely.errors import ShapelyError
 from shapely.geometry import box, mapping, shape
 
 from cryoscale.errors import CatalogUnavailableError, RegionError, SourceError
-from cryoscale.read.assets import address, default_sign, number
+from cryoscale.read.assets import address, default_sign
 from cryoscale.read.band import FOOTPRINT_COLLAR_DEG, cloud_pct, in_order
 from cryoscale.read.http import Patience
 from cryoscale.read.reprocessed import newest
@@ -319,11 +319,10 @@ def _placed(item: Item) -> bool:
 def _bbox_around(item: Item, outline: BaseGeometry) -> list[float]:
     """An item's bbox, or a wider one where that does not hold its outline by more than the collar."""
     given = list(item.bbox or [])
-    sides = [number(side) for side in _flat(given)]
-    around = list(outline.bounds)
-    if len(sides) != 4 or not all(map(math.isfinite, sides)):
+    sides = _flat(given)
+    if len(sides) != 4 or not all(isinstance(side, int | float) and math.isfinite(side) for side in sides):
         log.warning("the bbox of item %s is none (%s); that of its geometry is taken", item.id, given)
-        return around
+        return list(outline.bounds)
     west, _, east, _ = sides
     if west > east:
         return given  # over the antimeridian, where its outline may run the wrong way round the globe
