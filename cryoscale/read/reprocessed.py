@@ -64,7 +64,7 @@ def _tile(item: Item) -> str | None:
     for key in ("s2:mgrs_tile", "grid:code"):
         if given.get(key):
             return str(given[key]).removeprefix("MGRS-").lstrip("0")
-    match = _TILE.search(str(given.get("s2:product_uri"))) or _TILE.search(item.id)
+    match = _TILE.search(str(given.get("s2:product_uri"))) or _TILE.search(str(item.id))
     return match[1].lstrip("0") if match else None
 
 

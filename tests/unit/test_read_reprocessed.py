@@ -109,3 +109,10 @@ def test_a_search_leaves_the_older_one_out_and_says_so(tmp_path: Path) -> None:
     assert reprocessed(record) == [
         "1 scenes of s2 are left out, as a newer processing of the same acquisition is taken: old (by new)"
     ]
+
+
+def test_an_item_without_a_name_is_no_reason_to_fail() -> None:
+    odd = scene("a")
+    odd.id = None  # type: ignore[assignment]
+    odd.properties["s2:mgrs_tile"] = None
+    assert newest([odd]) == ([odd], {})
