@@ -210,9 +210,10 @@ def _refuse_to_overwrite(out: str) -> None:
     """
     if not out.endswith(".zarr"):
         raise OutputError(f"output {out}", "a path that ends in .zarr", "rename it")
+    empty = Ledger(out).is_empty()  # asked first, since it tells an address of an unknown kind in a line
     _refuse_what_is_beside(out.removesuffix(".zarr"))
     filesystem, path = fsspec.core.url_to_fs(out)
-    if Ledger(out).is_empty() and not filesystem.isfile(path):
+    if empty and not filesystem.isfile(path):
         return
     try:
         interrupted = zarr.open_group(store.open_store(out, read_only=True), mode="r").attrs.get("complete")
