@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cryoscale.basis import fit_basis
-from cryoscale.errors import AssetReadError, InputError, OutputError, SourceError
+from cryoscale.errors import AssetReadError, CryoscaleError, InputError, OutputError, SourceError
 from cryoscale.features.stack import CHANNELS, PcaBasis
 from cryoscale.grid import Block, Window
 from cryoscale.learn.alone import alone_in
@@ -48,7 +48,8 @@ def make_samples(
     """Writes the patches of finished runs to ``out`` (X.zarr), with a picture sheet X.png and X.json.
 
     Returns the summary, as X.json has it. Whatever is wrong leaves none of the three behind, unless a picture
-    or a summary was there before. A local set is written by one process at a time.
+    or a summary was there before. A local set is written by one process at a time, where its file
+    system has locks.
 
     Raises:
         InputError: anything the caller has to correct.
@@ -84,10 +85,11 @@ def _make(runs: Sequence[str], out: str, config: SampleConfig, stage: OnStage) -
         store.put(f"{stem}.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
     except BaseException:
         # a set without its summary would stand in the way of the same command
-        if writer is None or writer.is_mine:
-            _remove(out)
-            if not pictured:
-                _remove(f"{stem}.png")
+        with suppress(OSError, CryoscaleError):  # of a store that is away now: the fault to tell is the first
+            if writer is None or writer.is_mine:
+                _remove(out)
+                if not pictured:
+                    _remove(f"{stem}.png")
         raise
     return summary
 

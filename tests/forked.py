@@ -73,6 +73,8 @@ class Forked:
         self.returncode: int | None = None
         self.stdout, out = _stream(stdout)
         self.stderr, err = _stream(stderr)
+        self._readers: list[threading.Thread] = []
+        self._texts = ["", ""]
         self._told, tell = os.pipe()
         document = {
             "module": module,
@@ -108,24 +110,21 @@ class Forked:
             subprocess.TimeoutExpired: they have not.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        texts = ["", ""]
 
         def read(number: int, stream: IO[str]) -> None:
-            texts[number] = stream.read()
+            self._texts[number] = stream.read()
 
-        readers = [
-            threading.Thread(target=read, args=(number, stream), daemon=True)
-            for number, stream in enumerate((self.stdout, self.stderr))
-            if stream is not None
-        ]
-        for reader in readers:
-            reader.start()
-        for reader in readers:
+        if not self._readers:
+            for number, stream in enumerate((self.stdout, self.stderr)):
+                if stream is not None:
+                    self._readers.append(threading.Thread(target=read, args=(number, stream), daemon=True))
+                    self._readers[-1].start()
+        for reader in self._readers:
             reader.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
-        if any(reader.is_alive() for reader in readers):
+        if any(reader.is_alive() for reader in self._readers):
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
         self.wait(None if deadline is None else max(deadline - time.monotonic(), 0.0))
-        return texts[0], texts[1]
+        return self._texts[0], self._texts[1]
 
     def send_signal(self, number: int) -> None:
         """To the process alone; nothing where it has ended."""
@@ -168,7 +167,7 @@ class _Parent:
     @classmethod
     def here(cls) -> _Parent:
         """Started by the first who asks."""
-        if cls._one is None:
+        if cls._one is None or cls._one._process.poll() is not None:
             cls._one = cls()
         return cls._one
 
@@ -245,7 +244,10 @@ def _become(order: Mapping[str, Any]) -> None:
     os.environ.update(order["env"])
     sys.path[:0] = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     tempfile.tempdir = None
-    fsspec.config.set_conf_env(fsspec.config.conf)  # read when it was imported
+    fsspec.config.conf.clear()  # read when it was imported, of the environment of then
+    fsspec.config.set_conf_files(fsspec.config.conf_dir, fsspec.config.conf)
+    fsspec.config.set_conf_env(fsspec.config.conf)
+    time.tzset()
     faulthandler.enable()
     sys.argv[1:] = order["arguments"]
     runpy.run_module(order["module"], run_name="__main__", alter_sys=True)

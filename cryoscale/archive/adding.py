@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +38,7 @@ from cryoscale.archive.index import (
 )
 from cryoscale.archive.source import FinishedRun, bounds_of
 from cryoscale.archive.tables import TYPES, read_complete
-from cryoscale.errors import LeaseLostError, NoRoomError, OutputError
+from cryoscale.errors import CryoscaleError, LeaseLostError, NoRoomError, OutputError
 from cryoscale.room import full_disk_told
 from cryoscale.write import disk
 from cryoscale.write.objects import local_path
@@ -99,7 +99,7 @@ def add(
         to_do, there = _sorted_out(_begun(archive), name, wanted, new_version)  # it may have changed since
         for year in to_do:
             stage(f"adding {year} to region {name}")
-            with _room(archive, year):
+            with _room(archive, year, alone):
                 new.append(_add_year(archive, source, name, year, alone))
     return Added(tuple(new), tuple(there))
 
@@ -212,8 +212,11 @@ def _adding(root: str) -> Iterator[lease.Lease]:
 
 
 @contextmanager
-def _room(archive: Archive, year: int) -> Iterator[None]:
+def _room(archive: Archive, year: int, alone: lease.Lease) -> Iterator[None]:
     """Add a year in the body; where a disk is full, what there is of it makes room again.
+
+    Unless another has taken over meanwhile, since a full disk takes no sign of life either: what no catalogue
+    names is then that one's.
 
     Raises:
         NoRoomError: names the places that may be full.
@@ -223,7 +226,10 @@ def _room(archive: Archive, year: int) -> Iterator[None]:
         with full_disk_told(places, f"{year} was not added; make room and start the same command again"):
             yield
     except NoRoomError:
-        sweep(archive, _begun(archive))
+        with suppress(OSError, CryoscaleError):  # the next addition sweeps it
+            alone.tell()
+            alone.require()
+            sweep(archive, _begun(archive))
         raise
 
 

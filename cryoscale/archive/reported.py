@@ -79,7 +79,7 @@ def write_changes(found: Sequence[Change], out: str) -> list[str]:
     Raises:
         OutputError: if a file cannot be written, or the folder holds something else.
     """
-    require_own(out)
+    earlier = require_own(out)
     glaciers = gpd.GeoDataFrame(
         pd.concat([_glaciers(one) for one in found], ignore_index=True), crs="EPSG:4326"
     )
@@ -93,38 +93,49 @@ def write_changes(found: Sequence[Change], out: str) -> list[str]:
     glaciers.to_parquet(stored, index=False, schema_version="1.1.0", write_covering_bbox=True)
     meant = {name: {"units": unit, "description": text} for name, (unit, text) in COLUMNS.items()}
     files = {
+        # first, since it is by this that a folder is known again, after a full disk too
+        _TOLD: _json({"regions": totals, "series": _records(series), "glaciers": _records(plain)}),
         "glaciers.csv": _csv(plain),
         "glaciers.parquet": stored.getvalue(),
         "regions.csv": _csv(pd.json_normalize(totals, sep="_")),
         "series.csv": _csv(series),
         "attributes_metadata.json": _json(meant),
-        _TOLD: _json({"regions": totals, "series": _records(series), "glaciers": _records(plain)}),
     }
     for one in found:
         files[f"map-{one.region}.png"] = draw_change(one)
         files[f"series-{one.region}.png"] = draw_series(one)
-    objects = Objects(out)
-    for name in objects.names():
-        if name.startswith(("map-", "series-")) and name.endswith(".png") and name not in files:
-            objects.delete(name)
     for name, content in files.items():
         put(f"{out}/{name}", content)
+    objects = Objects(out)
+    for region in earlier:
+        for name in (f"map-{region}.png", f"series-{region}.png"):
+            if name not in files:
+                objects.delete(name)
     return list(files)
 
 
-def require_own(out: str) -> None:
-    """See that a folder is empty, absent, or that of an earlier comparison.
+def require_own(out: str) -> list[str]:
+    """See that a folder is empty, absent, or that of an earlier comparison, whose regions are returned.
 
     Raises:
         OutputError: what it holds may be somebody's outlines, whose table has the name of ours.
     """
-    names = Objects(out).names()
-    if names and _TOLD not in names:
-        raise OutputError(
-            f"output {out}, which holds {', '.join(names[:3])} and no {_TOLD}",
-            "a new or empty folder, or that of an earlier comparison",
-            "give another --out",
-        )
+    objects = Objects(out)
+    names = [name for name in objects.names() if not name.startswith(".")]
+    if not names:
+        return []
+    try:
+        told = json.loads(objects.get(_TOLD) or b"")
+        regions = [str(one["region"]) for one in told["regions"]]
+        if {"series", "glaciers"} <= set(told):
+            return regions
+    except (ValueError, KeyError, TypeError):
+        pass  # not ours
+    raise OutputError(
+        f"output {out}, which holds {', '.join(names[:3])} and no {_TOLD} of a comparison",
+        "a new or empty folder, or that of an earlier comparison",
+        "give another --out",
+    )
 
 
 def _glaciers(change: Change) -> gpd.GeoDataFrame:

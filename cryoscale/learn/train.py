@@ -99,7 +99,10 @@ def _refuse_to_replace_initial(config: TrainConfig, *written: Path) -> None:
         return
     if any(path.exists() and path.samefile(first) for path in written):
         given = f"initial {first}, which this training would replace"
-        raise ConfigError(given, "weights that stay", "give another --out, or a copy as initial")
+        # what is known of them is their content: a training goes on from a copy
+        raise ConfigError(
+            given, "weights that stay", "copy them, with their card, and name the copy as initial"
+        )
 
 
 def _picture(out: Path) -> Path:
@@ -321,7 +324,8 @@ def _built(architecture: str, arguments: dict[str, Any]) -> torch.nn.Module:
     except ExtraError:
         raise
     except (InputError, TypeError, ValueError, RuntimeError) as error:  # one that no memory holds among them
-        given = f"model {architecture} with {json.dumps(arguments)} ({str(error).splitlines()[0]})"
+        why = str(error).partition("\n")[0]
+        given = f"model {architecture} with {json.dumps(arguments)} ({why})"
         raise ConfigError(given, "arguments that it takes", "correct the recipe") from None
 
 

@@ -15,6 +15,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse
 
+from cryoscale.read.units import metres_per_year
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -66,6 +68,7 @@ class Band:
         is_reflectance: Sentinel-2 reflectance, whose offset depends on baseline and provider.
         tokens: parts of an asset's key or file name, or roles, that tell it where no key fits, in order.
         fill: a value that processors fill with, no data whatever the item and the file say.
+        is_velocity: m/yr, where the item does not name another unit.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Band:
     is_reflectance: bool = False
     tokens: tuple[str, ...] = ()
     fill: float | None = None
+    is_velocity: bool = False
 
 
 def _reflectance(name: str, earth_search: str) -> Band:
@@ -127,8 +131,8 @@ _TABLE = (
     Band("slc1", ("slc1", "primary", "reference")),
     Band("slc2", ("slc2", "secondary")),
     # ITS_LIVE mosaics published as one file a component, ..._vx.tif and ..._vy.tif
-    Band("vx", ("vx",), nodata=-32767.0, tokens=("vx",)),
-    Band("vy", ("vy",), nodata=-32767.0, tokens=("vy",)),
+    Band("vx", ("vx",), nodata=-32767.0, tokens=("vx",), is_velocity=True),
+    Band("vy", ("vy",), nodata=-32767.0, tokens=("vy",), is_velocity=True),
 )
 
 BANDS: Mapping[str, Band] = {band.name: band for band in _TABLE}
@@ -260,6 +264,12 @@ def encoding(item: Item, band: str) -> Encoding:
     fault = fault or scaling_fault(scale, offset)
     if rule.is_reflectance and offset_is_applied(item):
         offset = 0.0
+    if rule.is_velocity:
+        factor = metres_per_year(str(given.get("unit") or ""))
+        if factor is None:
+            fault = fault or f"unit {given['unit']!r}, expected a length per time, such as meter/year"
+        else:
+            scale, offset = scale * factor, offset * factor
     nodata = given.get("nodata")
     value = rule.nodata if nodata is None else number(nodata, math.nan)
     silent = not rule.is_reflectance and "scale" not in given and "offset" not in given
@@ -291,7 +301,7 @@ def _sentinel2_offset(item: Item) -> float:
 
 def unknown_baseline(item: Item) -> str | None:
     """What an item gives for a processing baseline and nobody understands; None where that is not so."""
-    given = [str(item.properties[key]) for key in BASELINE_KEYS if item.properties.get(key) is not None]
+    given = [told for key in BASELINE_KEYS if (told := str(item.properties.get(key) or "").strip())]
     return given[0] if given and baseline_of(item) is None else None
 
 

@@ -66,10 +66,10 @@ def read_asset(spec: AssetSpec, geobox: GeoBox) -> tuple[NDArray[Any] | None, Co
     values = resample(without_fill(part, spec), geobox, BANDS[spec.band].resampling)
     if values is not None and (scale, offset) != (1.0, 0.0):
         # in float64, so that the rounding to float32 happens once; in place, since several bands are read
-        exact = values.astype(np.float64)
+        exact = values.astype(np.result_type(values.dtype, np.float64))
         exact *= scale
         exact += offset
-        values = exact.astype(np.float32)
+        values = exact.astype(np.complex64 if np.iscomplexobj(exact) else np.float32)
     return values, cost
 
 

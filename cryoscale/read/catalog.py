@@ -324,7 +324,8 @@ def _bbox_around(item: Item, outline: BaseGeometry) -> list[float]:
         log.warning("the bbox of item %s is none (%s); that of its geometry is taken", item.id, given)
         return list(outline.bounds)
     west, _, east, _ = sides
-    if west > east:
+    widest = max(right - left for left, _, right, _ in (part.bounds for part in get_parts(outline)))
+    if west > east or widest > 180.0 > east - west:
         return given  # over the antimeridian, where its outline may run the wrong way round the globe
     held = box(*sides).buffer(FOOTPRINT_COLLAR_DEG, join_style="mitre")
     parts = [_turned_towards((west + east) / 2, *part.bounds) for part in get_parts(outline)]

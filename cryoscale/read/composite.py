@@ -201,7 +201,8 @@ def composite(cube: xr.Dataset, method: str = "least_snow") -> xr.Dataset:
     clouds = cube["cloud_cover"].values if "cloud_cover" in cube.coords else np.full(len(times), np.nan)
     order = scene_order(clouds, list(cube["time"].values), scenes)
     names = [*S2_BANDS, *(["SCL"] if "SCL" in cube else [])]
-    classified = np.asarray(cube.coords.get("classified", np.full(len(times), "SCL" in cube)))
+    every_scene = np.full(len(times), "SCL" in cube)  # a cube of which it was dropped keeps its coordinate
+    classified = every_scene & np.asarray(cube.coords.get("classified", every_scene))
 
     def fold(*planes: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
         composer = Composer(method, planes[0].shape[:2])

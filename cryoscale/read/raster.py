@@ -68,7 +68,7 @@ class UnreadableError(OperatorError):
 class FileSource:
     """The first band of an open raster file as a source of floats with NaN for no data.
 
-    No data is what equals one of ``nodata``, and what a mask or alpha band of the file hides.
+    No data is what equals one of ``nodata``, and what a mask or alpha band within the file hides.
     """
 
     dataset: Any
@@ -79,11 +79,8 @@ class FileSource:
     remote: remotes.RemoteFile | None = None
     counted: int = 0
     """Of what was received, in ``cost`` already."""
-
-    @property
-    def scaling(self) -> tuple[float, float]:
-        """Scale and offset that the file itself carries; 1 and 0 where it has none."""
-        return float(self.dataset.scales[0]), float(self.dataset.offsets[0])
+    scaling: tuple[float, float] = (1.0, 0.0)
+    """Scale and offset that the file itself carries."""
 
     def cut(self, rows: slice, columns: slice) -> NDArray[Any]:
         """Values of rows x columns, (y, x), float32 where that holds them exactly.
@@ -168,6 +165,8 @@ def open_raster(
         remote = _remote(href, sign) if ours else None
         with _told_apart(href, remote):
             dataset = _opened(href, sign, remote)
+            # of an overview GDAL knows none
+            scaling = float(dataset.scales[0]), float(dataset.offsets[0])
             level = None if coarse_m is None else _level(dataset, coarse_m)
             if level is not None:
                 dataset.close()
@@ -176,7 +175,8 @@ def open_raster(
             if dataset.crs is None or dataset.transform.is_identity:
                 raise UnreadableError(f"{public(href)} carries no georeference")
             told = {float(v) for v in (nodata, dataset.nodata) if v is not None and not np.isnan(v)}
-            yield FileSource(dataset, _lattice(dataset), tuple(sorted(told)), href, remote=remote)
+            nothing = tuple(sorted(told))
+            yield FileSource(dataset, _lattice(dataset), nothing, href, remote=remote, scaling=scaling)
 
 
 def _opened(href: str, sign: str | None, remote: remotes.RemoteFile | None, **options: int) -> Any:

@@ -22,20 +22,25 @@ if TYPE_CHECKING:
 _SAME_GROUND = 0.95
 """Share that two outlines of one acquisition have in common: they are drawn anew each time."""
 
+_SAME_STRIP = 0.5
+"""The least share of the smaller one where both are told to be of one data strip: parts of a tile, which
+people cut, have less in common."""
+
 _TILE = re.compile(r"_T?(\d{1,2}[C-X][A-Z]{2})_")
 _STRIP = re.compile(r"_S(\d{8}T\d{6})_")
+_STRIP_KEYS = ("s2:datastrip_id", "eopf:datastrip_id")
 
 
 def newest(items: Sequence[Item]) -> tuple[list[Item], dict[str, str]]:
     """The items less those of which a newer processing is among them, and for each of these whose it is.
 
-    Sentinel-2 only, and only where it is sure: same satellite, second and MGRS tile, and same data strip or,
-    where that is not told, same outline. A tile that two strips share is two items that complete each other.
-    The highest baseline is the newest, then the latest generation, then the last id.
+    Sentinel-2 only, and only where it is sure: same satellite, MGRS tile and data strip, or where no strip is
+    told same second and outline. A tile that two strips share is two items that complete each other. The
+    highest baseline is the newest, then the latest generation, then the last id.
     """
     groups: dict[tuple[str, ...], list[Item]] = {}
     for item in items:
-        key = _acquisition(item)
+        key = _seen_by(item)
         if key is not None:
             groups.setdefault(key, []).append(item)
     replaced: dict[str, str] = {}
@@ -50,12 +55,12 @@ def newest(items: Sequence[Item]) -> tuple[list[Item], dict[str, str]]:
     return [item for item in items if item.id not in replaced], replaced
 
 
-def _acquisition(item: Item) -> tuple[str, ...] | None:
-    """Satellite, second and tile; None where one of them is not told."""
+def _seen_by(item: Item) -> tuple[str, ...] | None:
+    """Satellite and tile; None where one of them is not told."""
     platform, tile = str(item.properties.get("platform", "")).lower(), _tile(item)
     if not platform.startswith("sentinel-2") or tile is None or item.datetime is None:
         return None
-    return platform, item.datetime.replace(microsecond=0).isoformat(), tile
+    return platform, tile
 
 
 def _tile(item: Item) -> str | None:
@@ -74,12 +79,26 @@ def _age(item: Item) -> tuple[tuple[int, int], str, str]:
 
 
 def _same(one: Item, two: Item) -> bool:
-    strips = [_STRIP.search(str(item.properties.get("s2:datastrip_id"))) for item in (one, two)]
-    if strips[0] is not None and strips[1] is not None:
-        return strips[0][1] == strips[1][1]
+    strips = [_strip(item) for item in (one, two)]
+    told = None not in strips
+    # a provider may give a later processing another time, but a strip begins when it began
+    alike = strips[0] == strips[1] if told else _second(one) == _second(two)
+    if not alike:
+        return False
     try:
         first, second = shape(one.geometry), shape(two.geometry)
-        common = first.intersection(second).area
-        return bool(common >= _SAME_GROUND * max(first.area, second.area) > 0.0)
+        common, areas = first.intersection(second).area, (first.area, second.area)
+        least = _SAME_STRIP * min(areas) if told else _SAME_GROUND * max(areas)
+        return bool(common >= least > 0.0)
     except (ShapelyError, ValueError, TypeError, AttributeError):
         return False  # of an outline that cannot be used nothing is sure
+
+
+def _strip(item: Item) -> str | None:
+    """When the data strip of an item began; None where that is not told."""
+    found = (_STRIP.search(str(item.properties.get(key))) for key in _STRIP_KEYS)
+    return next((match[1] for match in found if match), None)
+
+
+def _second(item: Item) -> str:
+    return item.datetime.replace(microsecond=0).isoformat() if item.datetime is not None else ""

@@ -239,13 +239,17 @@ def _mesh(geobox: GeoBox, lattice: Lattice) -> _Mesh:
     a, b, c, d, e, f = geobox.affine[:6]
     if b or d:
         raise ValueError("a grid to read onto must be north up")
-    crs, shape, turns = crs_name(geobox), (int(geobox.shape[0]), int(geobox.shape[1])), 0
+    crs, shape, grid = crs_name(geobox), (int(geobox.shape[0]), int(geobox.shape[1])), (a, c, e, f)
     turn = turn_of(lattice.crs)
-    if turn is not None and crs != lattice.crs:
-        width, _, west, *_ = lattice.affine
-        middle = west + width * (lattice.column + lattice.width / 2)
-        turns = round((middle - meridian_in(crs, lattice.crs)) / turn)
-    return _mesh_of(crs, (a, c, e, f), shape, lattice.crs, lattice.affine, turns)
+    if turn is None or crs == lattice.crs:
+        return _mesh_of(crs, grid, shape, lattice.crs, lattice.affine, None)
+    width, _, west, *_ = lattice.affine
+    middle, own = west + width * (lattice.column + lattice.width / 2), meridian_in(crs, lattice.crs)
+    around = own + turn * round((middle - own) / turn)
+    mesh = _mesh_of(crs, grid, shape, lattice.crs, lattice.affine, around)
+    if mesh.torn:  # a grid on the far side of its pole: no zone's, whose rasters may lie anywhere there
+        mesh = _mesh_of(crs, grid, shape, lattice.crs, lattice.affine, middle)
+    return mesh
 
 
 @lru_cache(maxsize=_MESHES)
@@ -255,11 +259,13 @@ def _mesh_of(
     shape: tuple[int, int],
     source_crs: str,
     source_affine: tuple[float, float, float, float, float, float],
-    turns: int,
+    middle: float | None,
 ) -> _Mesh:
     """Of a north-up grid (pixel and first edge in x, then in y) over a raster of that lattice.
 
-    ``turns`` of the globe lead from around the grid's central meridian to around the raster.
+    Where the raster's map goes on around the globe, x is had within half a turn of ``middle``: usually that
+    of the grid's own meridian, which belongs to the zone and not to the grid, so that rasters and blocks
+    share a mesh, and no tear lies in it.
     """
     (a, c, e, f), (height, width) = grid, shape
     column, phase_x = _anchor(c / a)
@@ -272,14 +278,12 @@ def _mesh_of(
     if crs != source_crs:
         grid_x, grid_y = transformer(crs, source_crs).transform(grid_x, grid_y)
         turn = turn_of(source_crs)
-        if turn is None:
-            torn = bool((np.abs(np.diff(grid_x, axis=1)) > _TEAR_M).any())
-        else:
-            # Had within half a turn of the projection's own meridian, which belongs to the zone and not to
-            # the grid, there is no tear in them. Whole turns only: what needs none keeps its bits.
-            middle = meridian_in(crs, source_crs)
-            grid_x = grid_x + turn * (np.round((middle - grid_x) / turn) + turns)
+        if turn is not None and middle is not None:
+            # whole turns only: what needs none keeps its bits
+            grid_x = grid_x + turn * np.round((middle - grid_x) / turn)
             turn_px = turn / abs(source_affine[0]) if source_affine[0] else None
+        widest = _TEAR_M if turn is None else turn / 2
+        torn = any(bool((np.abs(np.diff(grid_x, axis=axis)) > widest).any()) for axis in (0, 1))
     columns, rows = Lattice(source_crs, source_affine, 0, 0).pixels(grid_x, grid_y)
     usable = np.isfinite(columns) & np.isfinite(rows)
     span = None

@@ -18,6 +18,7 @@ from cryoscale.read.metered import Cost, chunks_under
 from cryoscale.read.raster import UnreadableError, of_http
 from cryoscale.read.sample import ArraySource, Lattice, fetch, resample
 from cryoscale.read.signing import public
+from cryoscale.read.units import metres_per_year
 from cryoscale.read.zarrstore import CountedStore, HttpStore
 
 if TYPE_CHECKING:
@@ -26,18 +27,6 @@ if TYPE_CHECKING:
 
 NODATA = -32767
 """Value of no data in ITS_LIVE mosaics (https://its-live.jpl.nasa.gov)."""
-
-_METRES = {"km": 1e3, "kilometer": 1e3, "m": 1.0, "meter": 1.0, "cm": 1e-2, "centimeter": 1e-2, "mm": 1e-3}
-_A_YEAR = {
-    **dict.fromkeys(("y", "yr", "year", "a", "annum"), 1.0),
-    **dict.fromkeys(("d", "day"), 365.25),
-    **dict.fromkeys(("h", "hr", "hour"), 365.25 * 24),
-    **dict.fromkeys(("s", "sec", "second"), 365.25 * 86_400),
-}
-_UNIT = re.compile(
-    r"([a-z]+)\s*(?:/|\bper\b)\s*([a-z]+)|([a-z]+)[\s.*]+([a-z]+)\s*\^?\s*\*{0,2}-1", re.IGNORECASE
-)
-"""``meter/year``, ``m per day`` or ``m yr-1``."""
 
 _UNEVEN_PX = 0.01
 """How far a coordinate may lie from where even spacing has it."""
@@ -162,7 +151,9 @@ def _lattice(store: xr.Dataset, href: str) -> Lattice:
     for name, places in (("x", x), ("y", y)):
         even = np.linspace(places[0], places[-1], places.size) if places.size > 1 else places
         spacing = abs(even[1] - even[0]) if places.size > 1 else 0.0
-        if not spacing > 0.0 or not (np.abs(places - even) <= _UNEVEN_PX * spacing).all():
+        kept = np.abs(store[name].values).max()  # perhaps in float32, whose rounding is no unevenness
+        rounding = float(np.spacing(kept)) if kept.dtype.kind == "f" else 0.0
+        if not spacing > 0.0 or not (np.abs(places - even) <= max(_UNEVEN_PX * spacing, rounding)).all():
             raise SourceError(
                 f"velocity store {public(href)}, whose {name} is not evenly spaced",
                 "pixels on a map grid",
@@ -174,25 +165,15 @@ def _lattice(store: xr.Dataset, href: str) -> Lattice:
 
 def _per_year(values: xr.DataArray, href: str) -> float:
     """What a component is multiplied by to be m/yr, by its attribute ``units``; 1 where it has none."""
-    units = str(values.attrs.get("units") or "").strip()
-    if not units:
-        return 1.0
-    match = _UNIT.fullmatch(units)
-    length, time = (match[1] or match[3], match[2] or match[4]) if match else ("", "")
-    metres = _METRES.get(_singular(length), 0.0)
-    a_year = _A_YEAR.get(_singular(time), 0.0)
-    if not metres * a_year:
+    units = str(values.attrs.get("units") or "")
+    factor = metres_per_year(units)
+    if factor is None:
         raise SourceError(
             f"velocity store {public(href)}, whose {values.name} has the units {units!r}",
             "a length per time, such as meter/year or m/day",
             "correct its units",
         )
-    return metres * a_year
-
-
-def _singular(word: str) -> str:
-    word = word.lower().replace("metre", "meter")
-    return word.removesuffix("s") if len(word) > 2 else word
+    return factor
 
 
 def _crs(store: xr.Dataset, href: str) -> str:

@@ -28,7 +28,7 @@ def box_around(regions: Iterable[BaseGeometry], crs: str) -> tuple[float, float,
     to_file = transformer("EPSG:4326", crs)
     # a box of its own for each: that around all of them could hold a pole, or half the globe
     found = np.array([to_file.transform_bounds(*region.bounds, densify_pts=_STEPS) for region in regions])
-    if not np.isfinite(found).all() or (found[:, 0] > found[:, 2]).any():
+    if not found.size or not np.isfinite(found).all() or (found[:, 0] > found[:, 2]).any():
         return None
     low, high = found[:, :2].min(axis=0), found[:, 2:].max(axis=0)
     pad = _PAD * (high - low)

@@ -114,12 +114,17 @@ def unmake(made: list[str]) -> None:
 
 def empty(folder: str) -> None:
     """Removes all that lies in a folder, which itself stays, and whatever lock is on it; none is fine."""
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+    try:
+        found = os.scandir(folder)
+    except FileNotFoundError:
+        return
+    with found:
         for one in found:
-            if one.is_dir(follow_symlinks=False):
-                shutil.rmtree(one.path)
-            else:
-                os.unlink(one.path)
+            with contextlib.suppress(FileNotFoundError):  # somebody else has removed it meanwhile
+                if one.is_dir(follow_symlinks=False):
+                    shutil.rmtree(one.path)
+                else:
+                    os.unlink(one.path)
 
 
 def _sync_folder(folder: str) -> None:

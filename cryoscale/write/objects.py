@@ -200,7 +200,10 @@ class Objects:
             if _is_absent(error):
                 return ()
             raise
-        return tuple(sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in paths}))
+        own = root.rstrip("/")  # listed where somebody has made a "folder" of it
+        return tuple(
+            sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in paths if path.rstrip("/") != own})
+        )
 
     @property
     def is_local(self) -> bool:

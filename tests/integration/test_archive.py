@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import geopandas as gpd
@@ -153,6 +155,23 @@ def test_a_full_disk_is_named_and_what_there_was_of_the_year_is_gone(
         with pytest.raises(NoRoomError, match=f"archive {root}.*2018 was not added"):
             add(str(root), str(runs["2018"]), region="made")
         assert not [path for path in root.rglob("*") if path.is_file() and "ledger" not in path.parts]
+
+
+def test_an_adder_that_lost_its_lease_sweeps_nothing_of_the_other(
+    runs: dict[str, Path], archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = Path(archive, "mosaics", "region=made", "year=2024", "version=1", "half")
+
+    def full(*given: Any) -> None:
+        theirs.parent.mkdir(parents=True)
+        theirs.write_text("of the one who took over")
+        given[-1].lost.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cryoscale.archive.adding._add_year", full)
+    with pytest.raises(NoRoomError):
+        add(archive, str(runs["2024"]), region="made")
+    assert theirs.exists()
 
 
 def test_a_withdrawn_year_is_read_as_a_version_and_does_not_come_back_by_itself(

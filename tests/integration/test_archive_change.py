@@ -21,8 +21,9 @@ from cryoscale.archive.exporting import export
 from cryoscale.archive.index import Archive
 from cryoscale.archive.reported import COLUMNS, write_changes
 from cryoscale.cli import main
-from cryoscale.errors import InputError, OutputError
+from cryoscale.errors import InputError, NoRoomError, OutputError
 from cryoscale.write.bootstrap import COMMON
+from cryoscale.write.store import put
 from cryoscale.write.uncertainty import LEVEL
 from tests.made_runs import EPSG, Tongue, Year, make_run, place_of
 
@@ -175,8 +176,14 @@ def test_a_comparison_replaces_an_earlier_one_and_nothing_else(
 ) -> None:
     out = tmp_path / "out"
     write_changes([replace(change, region="other")], str(out))
+    (out / "map-for-the-paper.png").write_bytes(b"mine")
     names = write_changes([change], str(out))
-    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    assert sorted(path.name for path in out.iterdir()) == sorted([*names, "map-for-the-paper.png"])
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "change.json").write_text('{"x": 1}')
+    with pytest.raises(OutputError, match=r"no change\.json of a comparison"):
+        write_changes([change], str(foreign))
     export(archive, str(tmp_path / "export"))
     before = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
     with pytest.raises(OutputError, match=r"centrelines\.parquet.*another --out"):
@@ -184,6 +191,25 @@ def test_a_comparison_replaces_an_earlier_one_and_nothing_else(
     with pytest.raises(OutputError, match=r"catalog\.json"):
         write_changes([change], archive.root)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
+
+
+def test_a_comparison_that_was_cut_short_is_written_by_the_same_command(
+    change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, written = tmp_path / "out", []
+
+    def full(url: str, content: bytes) -> None:
+        if len(written) == 2:
+            raise NoRoomError("the disk is full")
+        written.append(url)
+        put(url, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cryoscale.archive.reported.put", full)
+        with pytest.raises(NoRoomError):
+            write_changes([change], str(out))
+    names = write_changes([change], str(out))
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
 
 
 @pytest.mark.parametrize(("older", "newer", "common"), [("a", "a", COMMON), ("a", "b", 0.0)])

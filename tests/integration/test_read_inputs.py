@@ -501,6 +501,8 @@ def test_speed_is_the_magnitude_of_the_year_asked_for_with_gaps_kept(tmp_path: P
         ("meter/year", 1.0),
         ("m yr-1", 1.0),
         ("m a^-1", 1.0),
+        ("[m yr⁻¹]", 1.0),
+        ("m·yr^{\N{MINUS SIGN}1}", 1.0),
         ("metres per year", 1.0),
         ("meter/day", 365.25),
         ("m d-1", 365.25),
@@ -511,6 +513,32 @@ def test_speed_is_the_magnitude_of_the_year_asked_for_with_gaps_kept(tmp_path: P
 def test_a_velocity_in_other_units_becomes_metres_a_year(tmp_path: Path, units: str, factor: float) -> None:
     data, _ = read_inputs({}, WINDOW, velocity_href=velocity_store(tmp_path, units, spatial_epsg=3413))
     np.testing.assert_allclose(np.nanmean(data["velocity"]), 100.0 * factor, rtol=1e-6)
+
+
+def test_units_of_velocity_rasters_are_heeded_and_such_as_are_none_name_the_item(tmp_path: Path) -> None:
+    one = pair(tmp_path, "v", vx=np.full(WINDOW.shape, 3.0, "f4"), vy=np.full(WINDOW.shape, -4.0, "f4"))
+    for units, speed in (("m/yr", 5.0), ("m/day", 5.0 * 365.25)):
+        for asset in one.assets.values():
+            asset.extra_fields["raster:bands"] = [{"unit": units}]
+        data, _ = read_inputs({"velocity": [one]}, WINDOW)
+        np.testing.assert_allclose(data["velocity"], speed, rtol=1e-6)
+    one.assets["vx"].extra_fields["raster:bands"] = [{"unit": "furlong"}]
+    data, report = read_inputs({"velocity": [one]}, WINDOW)
+    assert "velocity" not in data
+    ((name, why),) = report.scenes_failed
+    assert (name, why.startswith("vx: unit 'furlong'")) == ("v", True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_coordinates_in_single_precision_are_even(tmp_path: Path) -> None:
+    href = velocity_store(tmp_path, spatial_epsg=3413)
+    want, _ = read_inputs({}, WINDOW, velocity_href=href)
+    with xr.open_zarr(href, consolidated=False, mask_and_scale=False) as store:
+        # as far from 0 as single precision is coarse there
+        moved = store.load().assign_coords(x=(store.x + 0.03).astype("f4"), y=(store.y - 0.03).astype("f4"))
+    moved.to_zarr(tmp_path / "single.zarr", consolidated=False)
+    got, _ = read_inputs({}, WINDOW, velocity_href=str(tmp_path / "single.zarr"))
+    np.testing.assert_allclose(np.nanmean(got["velocity"]), np.nanmean(want["velocity"]), rtol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore")

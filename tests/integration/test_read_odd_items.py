@@ -187,6 +187,13 @@ def test_a_bbox_that_does_not_hold_the_outline_is_widened_so_that_what_is_found_
     assert touches(footprint_deg(item), (84.02, 28.02, 84.03, 28.03))
 
 
+def test_a_bbox_over_the_antimeridian_is_not_widened_by_an_outline_that_runs_the_wrong_way() -> None:
+    wrong = {"type": "Polygon", "coordinates": [[[-179, 28], [179, 28], [179, 29], [-179, 29], [-179, 28]]]}
+    with api(lambda url, number: ([scene(bbox=[179, 28, 181, 29], geometry=wrong)], None)) as (url, _):
+        (item,) = search([{"url": url}], collection="sentinel-2-l2a", bbox=BBOX)
+    assert item.bbox == [179, 28, 181, 29]
+
+
 def test_an_item_that_is_not_stac_is_named() -> None:
     broken = scene("broken-one", properties={"datetime": None})
     with pytest.raises(CatalogUnavailableError, match="item broken-one: "):

@@ -78,6 +78,7 @@ def test_a_version_of_other_software_is_no_baseline_and_one_that_is_not_understo
     assert encoding(other, "B04").offset == -0.1
     assert unknown_baseline(other) is None
     assert unknown_baseline(scene(**{"s2:processing_baseline": "four"})) == "four"
+    assert unknown_baseline(scene(**{"s2:processing_baseline": " "})) is None
     named = scene(**{"s2:processing_baseline": "?", "s2:product_uri": "S2A_MSIL2A_X_N0500_R1_T45RVL_X.SAFE"})
     assert unknown_baseline(named) is None
 

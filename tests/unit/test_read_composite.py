@@ -118,6 +118,13 @@ def test_in_a_cube_that_mixes_them_only_the_scenes_without_a_classification_are_
     np.testing.assert_array_equal(composite(mixed, "best_scene")["n_clear"], want)
 
 
+def test_a_cube_of_which_the_classification_was_dropped_is_not_masked() -> None:
+    data = cube().assign_coords(classified=("time", np.array([True] * 4)))
+    bare = data.drop_vars("SCL")
+    full = np.isfinite(np.stack([data[name].values for name in S2_BANDS])).all(axis=0)
+    np.testing.assert_array_equal(composite(bare, "best_scene")["n_clear"], full.sum(axis=0))
+
+
 def test_where_a_classification_ends_or_says_no_data_the_ground_is_hidden() -> None:
     assert clear_mask(np.array([np.nan, 0.0, 4.0, 9.0])).tolist() == [False, False, True, False]
 

@@ -30,6 +30,17 @@ def write(path: Path, values: NDArray[Any], nodata: float | None = None, bands: 
     return path
 
 
+def test_the_scale_of_a_file_is_known_where_an_overview_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", np.full((64, 64), 75, np.uint8))
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (40.0,), (3.0,)
+        file.build_overviews([2, 4])
+    for coarse_m in (None, 40.0):
+        with open_raster(str(path), coarse_m=coarse_m) as source:
+            assert source.scaling == (40.0, 3.0)
+    assert source.lattice.width == 16
+
+
 def gaps(path: Path, nodata: float | None = None) -> NDArray[np.bool_]:
     with open_raster(str(path), nodata) as source:
         return np.asarray(np.isnan(source.cut(ALL, ALL)))
@@ -83,3 +94,10 @@ def test_digital_number_0_of_a_reflectance_is_no_data_whatever_its_item_says(tmp
     got, _ = read_asset(AssetSpec("a", "B04", str(path), Encoding(1e-4, -0.1, 65535.0), None), WINDOW.geobox)
     assert got is not None
     assert np.argwhere(np.isnan(got)).tolist() == [[1, 2], [2, 1]]
+
+
+def test_a_scaled_image_of_complex_numbers_keeps_both_parts(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", np.full((4, 4), 2 + 4j, np.complex64))
+    values, _ = read_asset(AssetSpec("a", "slc1", str(path), Encoding(0.5, 0.0, None), None), WINDOW.geobox)
+    assert values is not None
+    np.testing.assert_array_equal(values, np.full((4, 4), 1 + 2j, np.complex64))

@@ -66,6 +66,20 @@ def test_one_data_strip_is_one_acquisition_however_its_outline_was_drawn() -> No
     assert kept(old, new) == ["new"]
 
 
+def test_a_later_processing_may_have_another_time_of_the_same_strip() -> None:
+    old = scene("old", when="2018-10-13T05:02:32", **strip("20181013T050100", "20181013T120000"))
+    eopf = {"eopf:datastrip_id": strip("20181013T050100", "20231013T120000")["s2:datastrip_id"]}
+    new = scene("new", "05.00", when="2018-10-13T04:57:06", **eopf)
+    assert kept(old, new) == ["new"]
+
+
+def test_parts_that_somebody_has_cut_of_one_scene_are_all_taken() -> None:
+    begun = strip("20181013T050100", "20181013T120000")
+    west = scene("west", bbox=(86.7, 27.8, 87.21, 28.8), **begun)
+    east = scene("east", bbox=(87.19, 27.8, 87.7, 28.8), **begun)
+    assert kept(west, east) == ["east", "west"]
+
+
 @pytest.mark.parametrize(
     "other",
     [

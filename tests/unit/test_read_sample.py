@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
@@ -91,8 +92,6 @@ def test_a_source_that_runs_north_or_is_turned_lies_where_its_affine_says() -> N
 
 
 def test_a_turned_target_is_refused() -> None:
-    from affine import Affine
-
     turned = GeoBox((4, 4), Affine.rotation(30) * Affine.scale(10), UTM)
     with pytest.raises(ValueError, match="north up"):
         resample(source(np.ones((4, 4)), (10.0, 0.0, 0.0, 0.0, -10.0, 0.0)), turned, "nearest")
@@ -204,6 +203,24 @@ def test_a_raster_around_the_globe_goes_on_where_it_ends(
         near = fetch(globe, beside.geobox)
         assert near is not None
         np.testing.assert_array_equal(resample(near, beside.geobox, method), got[:, :40])
+
+
+@pytest.mark.parametrize(("epsg", "lon", "lat"), [(3413, 135.0, 70.0), (3031, 180.0, -75.0)])
+def test_a_grid_on_the_far_side_of_its_pole_has_no_stripe_of_nothing(
+    epsg: int, lon: float, lat: float
+) -> None:
+    x, y = transformer("EPSG:4326", f"EPSG:{epsg}").transform(lon, lat)
+    grid = GeoBox((64, 64), Affine(10.0, 0.0, x - 320.0, 0.0, -10.0, y + 320.0), f"EPSG:{epsg}")
+    step = 1 / 300  # no whole number of which makes a turn of the globe, as it need not
+    values = np.broadcast_to(np.arange(3000, dtype=np.float32), (600, 3000))
+    there = source(values, (step, 0.0, lon - 5.0, 0.0, -step, lat + 1.0), "EPSG:4326")
+    part = fetch(there, grid)
+    assert part is not None
+    assert part.values.size < 10_000
+    got = resample(part, grid, "bilinear")
+    assert got is not None
+    assert np.isfinite(got).all()
+    assert np.ptp(got) < 20.0
 
 
 def test_a_raster_that_cannot_be_continued_beyond_its_end_is_refused_not_guessed() -> None:
