@@ -191,3 +191,13 @@ def transformer(source: str, target: str) -> Any:
     from pyproj import Transformer
 
     return Transformer.from_crs(source, target, always_xy=True)
+
+
+@lru_cache(maxsize=128)
+def central_meridian_deg(crs: str) -> float:
+    """The meridian in the middle of a projection, 0 where it has none."""
+    from pyproj import CRS
+
+    operation = CRS.from_user_input(crs).coordinate_operation
+    named = operation.params if operation is not None else ()
+    return float(next((one.value for one in named if one.name.startswith("Longitude of ")), 0.0))

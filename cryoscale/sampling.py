@@ -232,12 +232,14 @@ def _refuse_what_is_beside(stem: str) -> None:
         OutputError: a folder is in the way of one, or a file of that name is no summary, as the card of
             X.safetensors.
     """
-    for file in (f"{stem}.png", f"{stem}.json"):
+    summary = f"{stem}.json"
+    for file in (f"{stem}.png", summary):
         filesystem, path = fsspec.core.url_to_fs(file)
         if filesystem.isdir(path):
             raise OutputError(f"output {file}, which is a folder", "a file", "give another --out, or move it")
-    if _exists(f"{stem}.json") and not _is_summary(filesystem.cat_file(path)):
-        given = f"output {stem}.json, which is no summary of a patch set (the card of weights?)"
+    filesystem, path = fsspec.core.url_to_fs(summary)
+    if filesystem.exists(path) and not _is_summary(filesystem.cat_file(path)):
+        given = f"output {summary}, which is no summary of a patch set (the card of weights?)"
         raise OutputError(given, "such a summary, or nothing there", "give another --out, or move it")
 
 

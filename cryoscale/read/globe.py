@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from cryoscale.grid import transformer
+from cryoscale.grid import central_meridian_deg, transformer
 
 _ROUND = frozenset(
     {
@@ -30,7 +30,7 @@ def turn_of(crs: str) -> float | None:
     operation = CRS.from_user_input(crs).coordinate_operation
     if operation is None or operation.method_name not in _ROUND:
         return None
-    middle = _own_meridian_deg(crs)
+    middle = central_meridian_deg(crs)
     (west, east), _ = transformer("EPSG:4326", crs).transform([middle - 90.0, middle + 90.0], [0.0, 0.0])
     return 2.0 * float(east - west)
 
@@ -38,20 +38,10 @@ def turn_of(crs: str) -> float | None:
 @lru_cache(maxsize=64)
 def meridian_in(crs: str, target: str) -> float:
     """x in ``target`` of the central meridian of the projection ``crs``."""
-    middle = _own_meridian_deg(crs)
+    middle = central_meridian_deg(crs)
     return (
         middle if is_geographic(target) else float(transformer("EPSG:4326", target).transform(middle, 0)[0])
     )
-
-
-@lru_cache(maxsize=64)
-def _own_meridian_deg(crs: str) -> float:
-    """Central meridian of a projection; Greenwich where it has none."""
-    from pyproj import CRS
-
-    operation = CRS.from_user_input(crs).coordinate_operation
-    named = operation.params if operation is not None else ()
-    return float(next((p.value for p in named if p.name.startswith("Longitude of ")), 0.0))
 
 
 @lru_cache(maxsize=64)

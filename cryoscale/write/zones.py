@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import CRS, Geod
+from pyproj import Geod
 
-from cryoscale.grid import transformer, zone_bounds_deg
+from cryoscale.grid import central_meridian_deg, transformer, zone_bounds_deg
 from cryoscale.write.polygons import PolygonArray, explode
 
 _GEOD = Geod(ellps="WGS84")
@@ -91,7 +91,7 @@ def to_degrees(polygons: PolygonArray, crs: str) -> PolygonArray:
     """
     if polygons.size == 0:
         return polygons
-    centre = _central_meridian(crs)
+    centre = central_meridian_deg(crs)
     to_lonlat = transformer(crs, "EPSG:4326")
 
     def convert(xy: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -231,11 +231,3 @@ def crosses_cut(polygons: PolygonArray, cut: Cut) -> NDArray[np.bool_]:
 
 def _touches(pieces: PolygonArray, cut: Cut) -> NDArray[np.bool_]:
     return crosses_cut(pieces, cut) if pieces.size else np.zeros(0, bool)
-
-
-def _central_meridian(crs: str) -> float:
-    operation = CRS.from_user_input(crs).coordinate_operation
-    for parameter in operation.params if operation else ():
-        if parameter.name == "Longitude of natural origin":
-            return float(parameter.value)
-    return 0.0
