@@ -70,10 +70,10 @@ def try_precisions(
     """
     if settings.cluster.kind != "local" or not _is_open(settings):
         return None
-    device, candidates = _device(), _candidates(settings, str(model["name"]))
+    device, candidates = _device(), in_question(settings, model, len(blocks))
     if device == "cuda" and not settings.cluster.gpu_workers:
         tell("gpu_workers is 0 and there is a GPU, on which each CPU worker will hold a model; 1 holds one")
-    if not candidates or (device == "cpu" and _is_short(settings, int(model["parameters"]), len(blocks))):
+    if not candidates:
         return None
     sample = _taken(settings, model, items, blocks, tell)
     if sample is None:
@@ -86,6 +86,21 @@ def try_precisions(
     except Exception as error:  # e.g. a GPU that others fill: whether it suffices, the run will tell
         tell(f"no precision could be tried: {_reason(error)}")
         return None
+
+
+def in_question(settings: Settings, model: Mapping[str, Any], blocks: int) -> list[str]:
+    """Precisions beside float32 that a run on this machine will try; none where it takes one untried.
+
+    Args:
+        settings: of the run.
+        model: its record, of which the name and the number of parameters matter.
+        blocks: how many are to be mapped in each year.
+    """
+    if settings.cluster.kind != "local" or not _is_open(settings):
+        return []
+    candidates = _candidates(settings, str(model["name"]))
+    short = _device() == "cpu" and _is_short(settings, int(model["parameters"]), blocks)
+    return [] if short else candidates
 
 
 def untried(settings: Settings) -> str:

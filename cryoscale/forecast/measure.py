@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
 import time
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ from cryoscale.settings import Settings
 from cryoscale.task import RunContext, Stopwatch, features_of, layers_shown
 from cryoscale.write import evidence, mosaic, quicklook
 
+log = logging.getLogger(__name__)
+
 BUDGET_S = 6.0
 """No further sample is begun after so long."""
 
@@ -41,8 +44,9 @@ _FEW_PX = 64
 
 @dataclass
 class _Sums:
-    """What all samples took."""
+    """What all samples took, and the actors in question, of which the quickest is left once one has shown."""
 
+    actors: list[ModelActor]
     reads: list[tuple[int, float, float, float]] = field(default_factory=list)
     """(fetches, million bytes cut, processor seconds, seconds of the clock)."""
     features_s: float = 0.0
@@ -55,12 +59,24 @@ class _Sums:
 
 
 def measure(
-    settings: Settings, items: Items, blocks: Sequence[tuple[int, Block]], predictor: PredictsTiles
+    settings: Settings,
+    items: Items,
+    blocks: Sequence[tuple[int, Block]],
+    predictor: PredictsTiles,
+    precisions: Sequence[str] = (),
 ) -> Profile:
     """Rates of this machine, from the middles of ``blocks`` (year, block), the most telling ones first.
 
     Each is read, featurised, predicted and written to a temporary folder that is then removed; a second or
     two a block, more where scenes are far away or the model is large.
+
+    Args:
+        settings: of the run.
+        items: the scenes by year and modality.
+        blocks: years and blocks to sample.
+        predictor: the run's model, for what it says of itself.
+        precisions: those that the run will try beside the one of ``settings``; the quickest of them here
+            is measured, as the run will find it too, unless the weights do not bear it.
 
     Raises:
         SourceError: none of the samples can be read.
@@ -70,19 +86,11 @@ def measure(
         needs_halo=predictor.needs_halo,
         channels=predictor.channels,
     )
-    model = settings.model
-    actor = ModelActor(
-        model.keywords,
-        tile_px=settings.tile_px,
-        overlap=model.overlap,
-        threads=1,
-        confidence=model.confidence,
-    )
-    sums, failures = _Sums(), list[str]()
+    sums, failures = _Sums(_actors(settings, precisions)), list[str]()
     began = time.perf_counter()
     for year, block in blocks[:MOST_SAMPLES]:
         try:
-            _sample(context, actor, year, _middle(block), sums, predictor)
+            _sample(context, year, _middle(block), sums, predictor)
         except (AssetReadError, UnreadableError) as error:
             failures.append(" ".join(str(error).split()))
         if sums.reads and time.perf_counter() - began > BUDGET_S:
@@ -93,7 +101,28 @@ def measure(
             "scenes that can be read",
             "mend the source, or plan with --no-measure",
         )
-    return _profile(settings, sums, actor, predictor)
+    return _profile(settings, sums, predictor)
+
+
+def _actors(settings: Settings, precisions: Sequence[str]) -> list[ModelActor]:
+    """One as it is configured, and one for each of ``precisions`` that can be had here."""
+
+    def actor(**changed: str) -> ModelActor:
+        return ModelActor(
+            {**settings.model.keywords, **changed},
+            tile_px=settings.tile_px,
+            overlap=settings.model.overlap,
+            threads=1,
+            confidence=settings.model.confidence,
+        )
+
+    made = [actor()]
+    for precision in precisions:
+        try:
+            made.append(actor(precision=precision))
+        except Exception as error:  # a library that cannot run this network is one that the run will not take
+            log.debug("%s is not measured: %s", precision, error)
+    return made
 
 
 def _basis(predictor: PredictsTiles) -> PcaBasis:
@@ -108,9 +137,7 @@ def _middle(block: Block) -> Block:
     return Block(block.epsg, block.row * many + many // 2, block.col * many + many // 2, size)
 
 
-def _sample(
-    context: RunContext, actor: ModelActor, year: int, block: Block, sums: _Sums, predictor: PredictsTiles
-) -> None:
+def _sample(context: RunContext, year: int, block: Block, sums: _Sums, predictor: PredictsTiles) -> None:
     window = block.window
     outer = read_window(block, context.tile_px, context.overlap) if context.needs_halo else window
     edge = (window.height - _FEW_PX) // 2
@@ -127,34 +154,63 @@ def _sample(
     padded = outer.pad(HALO_PX)
     sums.features_mpx += padded.height * padded.width / 1e6
     wanted = np.ascontiguousarray(stack.sel(channel=list(predictor.channels)).values)
-    layers = _predicted(actor, wanted, outer, block, sums)
+    layers = _predicted(wanted, outer, block, sums)
     if layers is not None:
         _written(layers, inputs, outer, block, year, report, sums, predictor)
 
 
-def _predicted(
-    actor: ModelActor, wanted: Any, outer: Window, block: Block, sums: _Sums
-) -> dict[str, Any] | None:
+def _predicted(wanted: Any, outer: Window, block: Block, sums: _Sums) -> dict[str, Any] | None:
     """The block's layers, and what predicting took; None where the model is too slow for all of it."""
     if not sums.tiles:
-        middle = block.window.pad(1 - block.size_px // 2)
-        for _ in range(2):  # the first one warms up
-            before, start, start_s = actor.stats()["tiles"], cpu_s(), time.perf_counter()
-            actor.predict(wanted, outer.row, outer.col, middle)
-        tiles = actor.stats()["tiles"] - before
-        took = time.perf_counter() - start_s
-        edge = block.size_px / max(actor.describe()["tile_px"] * (1.0 - actor.describe()["overlap"]), 1.0)
-        if tiles and took / tiles * edge**2 > 2 * BUDGET_S:
-            sums.predict_s += took if _on_gpu(actor) else cpu_s() - start
-            sums.tiles += tiles
+        best = _quickest(sums.actors, wanted, outer, block.window.pad(1 - block.size_px // 2))
+        sums.actors, described = [best.actor], best.actor.describe()
+        edge = block.size_px / max(described["tile_px"] * (1.0 - described["overlap"]), 1.0)
+        if best.tiles and best.clock_s / best.tiles * edge**2 > 2 * BUDGET_S:
+            sums.predict_s += best.seconds
+            sums.tiles += best.tiles
             return None
-        if _on_gpu(actor):  # a batch of a whole block is another, and captured first
-            actor.predict(wanted, outer.row, outer.col, block)
+        if _on_gpu(best.actor):  # a batch of a whole block is another, and captured first
+            best.actor.predict(wanted, outer.row, outer.col, block)
+    turn = _turn(sums.actors[0], wanted, outer, block)
+    sums.predict_s += turn.seconds
+    sums.tiles += turn.tiles
+    return turn.layers
+
+
+def _quickest(actors: Sequence[ModelActor], wanted: Any, outer: Window, middle: Window) -> _Turn:
+    """The turn of the actor that took least for ``middle``, once warm; of the first, if there is no data."""
+    turns = []
+    for actor in actors:
+        try:
+            actor.predict(wanted, outer.row, outer.col, middle)
+            turns.append(_turn(actor, wanted, outer, middle))
+        except Exception as error:
+            if not turns:  # the one that is configured
+                raise
+            log.debug("a precision is not measured: %s", error)
+    return min(turns, key=lambda turn: turn.seconds) if turns[0].tiles else turns[0]
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What an actor predicted, how many tiles it took, seconds of the clock, and those that count."""
+
+    actor: ModelActor
+    layers: dict[str, Any]
+    tiles: float
+    clock_s: float
+    seconds: float
+    """Of the processor; of the clock on a GPU."""
+
+
+def _turn(actor: ModelActor, wanted: Any, outer: Window, part: Block | Window, warm: bool = False) -> _Turn:
+    if warm:
+        actor.predict(wanted, outer.row, outer.col, part)
     before, start, start_s = actor.stats()["tiles"], cpu_s(), time.perf_counter()
-    layers: dict[str, Any] = dict(actor.predict(wanted, outer.row, outer.col, block))
-    sums.predict_s += time.perf_counter() - start_s if _on_gpu(actor) else cpu_s() - start
-    sums.tiles += actor.stats()["tiles"] - before
-    return layers
+    layers: dict[str, Any] = dict(actor.predict(wanted, outer.row, outer.col, part))
+    clock_s, processor_s = time.perf_counter() - start_s, cpu_s() - start
+    tiles = actor.stats()["tiles"] - before
+    return _Turn(actor, layers, tiles, clock_s, clock_s if _on_gpu(actor) else processor_s)
 
 
 def _on_gpu(actor: ModelActor) -> bool:
@@ -249,14 +305,17 @@ def _marker(block: Block, year: int, report: ReadReport, record: mosaic.BlockRec
     return marker.to_bytes()
 
 
-def _profile(settings: Settings, sums: _Sums, actor: ModelActor, predictor: PredictsTiles) -> Profile:
-    tiles = {}
+_ENGINE = ("device_name", "precision")
+
+
+def _profile(settings: Settings, sums: _Sums, predictor: PredictsTiles) -> Profile:
+    tiles, actor = {}, sums.actors[0]
     described = actor.describe()
     if sums.tiles and sums.predict_s > 0:
         tiles[model_key(predictor.describe(), settings.model.passes)] = TileRate(
             tiles_per_s=sums.tiles / sums.predict_s,
             device="gpu" if _on_gpu(actor) else "cpu",
-            device_name=str(described["device_name"]),
+            device_name=", ".join(str(described[name]) for name in _ENGINE if described.get(name)),
         )
     disk = None
     if sums.disks:

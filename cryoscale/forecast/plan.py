@@ -28,6 +28,7 @@ from cryoscale.read.assets import address
 from cryoscale.read.remote import HEADER_BYTES
 from cryoscale.region import ZoneRegion
 from cryoscale.settings import Settings
+from cryoscale.trial import in_question
 from cryoscale.write.objects import require_library
 
 
@@ -171,7 +172,9 @@ def make_plan(settings: Settings, items: Items | None = None, asked: Asked = Ask
     notes = _notes(selections, headers)
     profile = asked.profile
     if profile is None and asked.measured:
-        profile = measure(settings, found, _samples(counter.telling), predictor)
+        to_try = in_question(settings, predictor.describe(), len(every))
+        profile = measure(settings, found, _samples(counter.telling), predictor, to_try)
+        notes += [_rests_on(rate.device_name, to_try) for rate in profile.tiles.values() if to_try]
     if profile is None:
         profile = empty_profile("none")
         notes.append("nothing was measured: no seconds, no money for them, no disk")
@@ -312,6 +315,11 @@ def _notes(selections: Selections, headers: Headers) -> list[str]:
             notes.append(f"EPSG:{zone.epsg}: {selection.in_doubt} blocks {why}")
         notes += [f"EPSG:{zone.epsg}: not looked at for candidates: {note}" for note in selection.notes]
     return notes
+
+
+def _rests_on(engine: str, to_try: Sequence[str]) -> str:
+    others = ", ".join(to_try)
+    return f"the network was measured on {engine}; the run tries {others} and takes what its weights bear"
 
 
 def _present(settings: Settings, found: Items, modality: str) -> bool:

@@ -13,16 +13,19 @@ import rasterio
 import shapely
 from shapely.geometry import shape
 
+from cryoscale import trial
 from cryoscale.bench.ranges import serve
 from cryoscale.bench.scenes import SPECTRAL, items_at, write_scenes
 from cryoscale.candidates import candidate_blocks
 from cryoscale.config import load_config
 from cryoscale.errors import ConfigError, InputError, SourceError
 from cryoscale.features.stack import HALO_PX
+from cryoscale.forecast import measure
 from cryoscale.forecast.blockmap import write_geojson
 from cryoscale.forecast.expense import Load, cog_note, disk_of
 from cryoscale.forecast.plan import Asked, Plan, make_plan
 from cryoscale.forecast.rates import Profile, load_profile
+from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.tiles import read_window
 from cryoscale.ledger import Ledger
 from cryoscale.pipeline import run
@@ -190,6 +193,31 @@ def test_seconds_are_measured_and_may_be_taken_along(
     assert of_run.work.features_s == pytest.approx(sum(cpu["features"] for cpu in took), rel=0.05)
     assert of_run.work.read_s == pytest.approx(sum(cpu["read"] for cpu in took), rel=0.05)
     assert of_run.money == {}
+
+
+def test_a_run_that_will_try_precisions_is_planned_with_the_quickest_of_them(
+    planned: Plan, tiny_range: TinyRange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_range.settings()
+    assert not any("the network was measured on" in note for note in planned.notes)  # too short to try any
+    monkeypatch.setattr(trial, "WORTH", 0.0)
+    monkeypatch.setattr(trial, "WORTH_TILES", 0)
+    monkeypatch.setattr("cryoscale.models.predictor.quicker_on_cpus", lambda: ["bf16", "of another age"])
+    seconds = {"fp32": 2.0, "bf16": 1.0}
+
+    def turn(actor: ModelActor, *of: Any) -> measure._Turn:
+        real = as_it_is(actor, *of)
+        return replace(real, seconds=seconds[actor.describe()["precision"]] * real.tiles)
+
+    as_it_is = measure._turn
+    monkeypatch.setattr(measure, "_turn", turn)
+    for quicker in ("bf16", "fp32"):
+        seconds[quicker] = 0.125
+        quick = make_plan(settings)
+        (rate,) = quick.profile.tiles.values()
+        assert (rate.tiles_per_s, rate.device_name.endswith(quicker)) == (8.0, True)
+        assert [f"{quicker}; the run tries bf16, of another age" in n for n in quick.notes].count(True) == 1
+        seconds[quicker] = 3.0
 
 
 def test_what_is_counted_as_fetched_is_what_a_host_sends(tmp_path: Path) -> None:
