@@ -7,11 +7,14 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from cryoscale.errors import ExtraError, StoreUnavailableError, WeightsError
 from cryoscale.patience import patiently
+from cryoscale.room import full_disk_told
 
 KEPT = "cryoscale-weights"
 """Folder of the machine's temporary one, for each user, that holds what was fetched."""
@@ -39,6 +42,7 @@ def on_this_machine(weights: str | Path) -> Path:
         WeightsError: there are none at the URL, or they may not be read.
         ExtraError: the library for that kind of store is not installed.
         StoreUnavailableError: the store does not answer for :data:`RETRY_S`.
+        NoRoomError: this machine's temporary folder is full.
     """
     url = str(weights)
     if "://" not in url:
@@ -50,23 +54,27 @@ def on_this_machine(weights: str | Path) -> Path:
     except (ImportError, ValueError) as error:  # a scheme that fsspec does not know is a ValueError
         do = f"pip install what fsspec needs for it ({error}); for s3:// cryoscale[s3]"
         raise ExtraError(f"weights {url}", "a library that opens such URLs", do) from error
-    places = (path, str(PurePosixPath(path).with_suffix(".json")))
+    places = (path, _beside(path))
     kept = _kept()
 
     def fetch() -> Path | None:
-        known = [(place, filesystem.ukey(place)) for place in places if filesystem.exists(place)]
-        if path not in dict(known):
+        known = {place: filesystem.info(place) for place in places if filesystem.exists(place)}
+        if path not in known:
             return None
-        folder = kept / hashlib.sha256(repr((url, known)).encode()).hexdigest()[:32]
-        if not folder.is_dir():
-            _fetch(filesystem, [place for place, _ in known], folder)
+        versions = [(place, filesystem.ukey(place), _told(info)) for place, info in known.items()]
+        folder = kept / hashlib.sha256(repr((url, versions)).encode()).hexdigest()[:32]
+        if not _is_whole(folder, known):
+            _discard(folder)
+            _fetch(filesystem, list(known), folder)
             _sweep(kept)
         with suppress(FileNotFoundError):
-            os.utime(folder)  # so that a sweep knows what is in use
-        return folder / PurePosixPath(path).name
+            for used in (folder, *folder.iterdir()):  # so that a sweep, ours or the system's, knows it
+                os.utime(used)
+        return folder / _name(path)
 
     try:
-        found = patiently(url, fetch, RETRY_S)
+        with full_disk_told(str(kept)):
+            found = patiently(url, fetch, RETRY_S)
     except StoreUnavailableError:
         raise
     except OSError as error:
@@ -75,6 +83,41 @@ def on_this_machine(weights: str | Path) -> Path:
     if found is None:
         raise WeightsError(f"weights {url} (nothing there)", "a .safetensors file", "check the URL")
     return found
+
+
+def _beside(place: str) -> str:
+    """Where the card of weights lies; a URL over HTTP is its own place, and keeps what follows a ``?``."""
+    head, mark, query = place.partition("?") if "://" in place else (place, "", "")
+    folder, slash, name = head.rpartition("/")
+    return folder + slash + PurePosixPath(name).with_suffix(".json").name + mark + query
+
+
+def _name(place: str) -> str:
+    return PurePosixPath(place.partition("?")[0] if "://" in place else place).name
+
+
+def _told(info: Mapping[str, Any]) -> list[Any]:
+    """What tells versions apart where fsspec takes a file for one that never changes, as over HTTP."""
+    return [info.get(name) for name in ("ETag", "Content-MD5", "Digest", "Last-Modified", "size")]
+
+
+def _is_whole(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether all that was fetched is still there, as long as the store says; cleaners take single files."""
+    for place, info in known.items():
+        try:
+            size = (folder / _name(place)).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if info.get("size") not in (None, size):
+            return False
+    return True
+
+
+def _discard(folder: Path) -> None:
+    if folder.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        folder.unlink(missing_ok=True)
 
 
 def _kept() -> Path:
@@ -107,7 +150,7 @@ def _fetch(filesystem: object, places: list[str], folder: Path) -> None:
     part = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
     try:
         for place in places:
-            filesystem.get_file(place, str(part / PurePosixPath(place).name))  # type: ignore[attr-defined]
+            filesystem.get_file(place, str(part / _name(place)))  # type: ignore[attr-defined]
         try:
             part.rename(folder)
         except OSError:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from cryoscale.errors import ExtraError, StoreUnavailableError, WeightsError
+from cryoscale.errors import ExtraError, NoRoomError, StoreUnavailableError, WeightsError
 from cryoscale.models import fetching
 from cryoscale.models.fetching import on_this_machine
 from cryoscale.models.weights import load, read_card
@@ -68,6 +73,54 @@ def test_weights_that_are_replaced_in_the_store_are_fetched_anew(here: Path) -> 
     (here / "net.json").write_text(before.model_copy(update={"temperature": 2.0}).model_dump_json())
     put(here)
     assert read_card(URL).temperature == 2.0
+
+
+@pytest.fixture
+def served(here: Path) -> Iterator[tuple[Path, str]]:
+    """A folder of weights, and its address over HTTP on the loopback."""
+    serve = partial(SimpleHTTPRequestHandler, directory=str(here))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield here, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("query", ["", "?sig=a/b.c"])
+def test_weights_over_http_come_with_their_card_and_are_fetched_anew_where_they_changed(
+    served: tuple[Path, str], query: str
+) -> None:
+    folder, address = served
+    url = f"{address}/net.safetensors{query}"
+    before = read_card(url)
+    assert before == read_card(folder / "net.safetensors")
+    assert on_this_machine(url).name == "net.safetensors"
+    (folder / "net.json").write_text(before.model_copy(update={"temperature": 2.25}).model_dump_json() + " ")
+    assert read_card(url).temperature == 2.25
+
+
+@pytest.mark.parametrize("harm", ["truncated", "card gone", "weights gone", "no folder"])
+def test_a_kept_copy_that_is_damaged_is_fetched_again(here: Path, harm: str) -> None:
+    kept = on_this_machine(URL)
+    if harm == "truncated":
+        os.truncate(kept, 1000)
+    elif harm == "no folder":
+        shutil.rmtree(kept.parent)
+        kept.parent.write_text("something else")
+    else:
+        kept.with_suffix(".json" if harm == "card gone" else ".safetensors").unlink()
+    assert load(URL)[1] == read_card(here / "net.safetensors")
+
+
+def test_a_full_disk_is_told_as_one_and_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any, place: str, target: str, **more: Any) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", full)
+    with pytest.raises(NoRoomError, match="takes no more"):
+        read_card(URL)
+    (kept,) = (here / "scratch").glob(f"{fetching.KEPT}-*")
+    assert not list(kept.iterdir())
 
 
 def test_of_many_versions_those_used_longest_ago_are_swept_and_none_that_may_be_in_use(here: Path) -> None:
