@@ -214,8 +214,10 @@ def _sides(polygons: PolygonArray, cut: Cut) -> tuple[NDArray[np.bool_], NDArray
 
 
 def area_km2(polygons: PolygonArray) -> NDArray[np.float64]:
-    """Areas of polygons in WGS 84 degrees on the ellipsoid, km2, holes taken off."""
-    return np.array([abs(_GEOD.geometry_area_perimeter(polygon)[0]) / 1e6 for polygon in polygons], float)
+    """Areas of polygons in WGS 84 degrees on the ellipsoid, km2, holes taken off, whichever way rings run."""
+    # the areas of rings are signed by the way that they run, and files have holes that run as their rims do
+    turned = shapely.orient_polygons(polygons)
+    return np.array([abs(_GEOD.geometry_area_perimeter(polygon)[0]) / 1e6 for polygon in turned], float)
 
 
 def crosses_cut(polygons: PolygonArray, cut: Cut) -> NDArray[np.bool_]:

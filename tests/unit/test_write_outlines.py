@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pyproj import Geod
 from rasterio.features import rasterize
 from scipy import ndimage
+from shapely.geometry import Polygon
 
 from cryoscale.errors import OutputError, SourceError
 from cryoscale.grid import ZONE_COLLAR_M, Window, transformer, window_over_bounds
@@ -381,3 +382,12 @@ def test_many_outlines_are_written_in_parts_that_make_one_file(
         geo = json.loads(file.schema_arrow.metadata[b"geo"])["columns"]["geometry"]
     assert geo["bbox"] == whole.total_bounds.tolist()
     assert geo["covering"]["bbox"]["xmin"] == ["bbox", "xmin"]
+
+
+def test_holes_are_taken_off_an_area_whichever_way_their_rings_run() -> None:
+    rim = [(10.0, 46.0), (10.1, 46.0), (10.1, 46.1), (10.0, 46.1)]
+    hole = [(10.02, 46.02), (10.08, 46.02), (10.08, 46.08), (10.02, 46.08)]
+    ways = [Polygon(a, [b]) for a in (rim, rim[::-1]) for b in (hole, hole[::-1])]
+    whole, taken = zones.area_km2(np.array([Polygon(rim), Polygon(hole)], object))
+    np.testing.assert_allclose(zones.area_km2(np.array(ways, object)), whole - taken)
+    assert zones.area_km2(np.empty(0, object)).tolist() == []
