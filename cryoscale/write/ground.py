@@ -115,6 +115,8 @@ class Ground:
         for other, elevation in self._elevations.items():
             if other != epsg:
                 bounds = transformer(f"EPSG:{epsg}", f"EPSG:{other}").transform_bounds(*shape.bounds)
+                if not np.isfinite(bounds).all():  # on the other side of the globe
+                    continue
                 part = _cut(elevation, bounds)
                 if part is not None:
                     others[other] = part

@@ -82,6 +82,24 @@ def test_what_no_zone_has_is_told_as_void() -> None:
     assert ground.under(glacier(90_000.0)) == Description({"dem_void_fraction": 1.0})
 
 
+@pytest.mark.parametrize(("own", "other"), [(32737, 32753), (32753, 32737)])
+def test_zones_on_the_other_side_of_the_globe_change_nothing(own: int, other: int) -> None:
+    """As Mount Kenya and Papua are, both in RGI region 16: no projection goes from one to the other."""
+    x, y = 400_000.0 + np.arange(100) * 40.0, 9_900_000.0 - np.arange(100) * 40.0
+    z = xr.DataArray(
+        np.add.outer(0.2 * (y - y[-1]), 0.0 * x), dims=("y", "x"), coords={"y": y, "x": x}
+    ).astype(np.float32)
+    shape = box(401_000.0, 9_897_000.0, 403_000.0, 9_899_000.0)
+    to_degrees = transformer(f"EPSG:{own}", "EPSG:4326")
+    outline = shapely.transform(shape, lambda xy: np.column_stack(to_degrees.transform(*xy.T)))
+    alone, beside = Ground({own: z}, ""), Ground({own: z, other: z}, "")
+    assert beside.under(outline) == alone.under(outline)
+    assert beside.line(outline) == alone.line(outline)
+    near, same = (ground.around(shape, own, 200.0) for ground in (beside, alone))
+    assert near is not None and same is not None
+    xr.testing.assert_identical(near, same)
+
+
 def a_map() -> xr.Dataset:
     label = np.zeros((300, 300), np.uint8)
     label[20:120, 30:130] = 1
