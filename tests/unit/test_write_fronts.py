@@ -212,6 +212,42 @@ def test_overhangs_count_by_their_area() -> None:
     assert found.displacement_m == pytest.approx(-(20 * 10 + 40 * 20) / 100.0)
 
 
+def test_where_a_front_lies_twice_across_its_axis_it_is_not_compared() -> None:
+    axis = LineString([(0.0, 0.0), (5000.0, 0.0)])
+    flank = np.array([(3000.0, 140.0), (3400.0, 170.0)])
+    years = {
+        led_m: np.array([(4000.0 - led_m, -150.0), (4000.0 - led_m, 150.0)]) for led_m in (0.0, 70.0, 700.0)
+    }
+    for led_m, line in years.items():
+        for before, after, width_m in (
+            ([], [flank], 290.0),
+            ([flank], [], 290.0),
+            ([flank], [flank], 290.0 + 20.0),
+        ):
+            found = displacement(front(years[0.0], *before), front(line, *after), axis)
+            assert found is not None
+            moved_m = -led_m * 290.0 / width_m  # the flank stays where it is
+            assert (found.displacement_m, found.width_m) == pytest.approx((moved_m, width_m))
+    # the terminus has no lake any more
+    found = displacement(front(years[0.0], flank), front(flank), axis)
+    assert found is not None
+    assert (found.displacement_m, found.width_m) == pytest.approx((0.0, 20.0))
+    assert displacement(front(years[0.0], years[70.0]), front(years[0.0]), axis) is None
+
+
+def test_a_lake_that_grows_along_a_flank_does_not_move_the_front(tmp_path: Path) -> None:
+    slant = np.clip((ROWS - 150) / 7, 0, 5)
+    ice = until(200) & (45 + slant <= COLS)
+    ice |= (ROWS >= 188) & (ROWS < 200) & (COLS >= 42) & (COLS < 78)  # wider at its end
+    beside = (ROWS >= 150) & (ROWS < 238) & (COLS >= 5) & (COLS < 30)
+    lake = beside | ((ROWS >= 200) & (ROWS < 238) & (COLS >= 5) & (COLS < 115))
+    along = (ROWS >= 150) & (ROWS < 182) & (COLS >= 5) & (COLS < 50)
+    (row,) = moved(tmp_path, (ice, lake & ~ice), (ice, (lake | along) & ~ice)).itertuples()
+    assert (row.status, row.at_terminus) == ("moved", True)
+    assert row.displacement_m == pytest.approx(0.0, abs=0.01)
+    assert 250.0 < row.width_m < 350.0
+
+
 def test_the_box_goes_round_the_bend_of_its_axis() -> None:
     axis = LineString([(0.0, 0.0), (1000.0, 0.0), (1000.0, 1000.0)])
     before = front(np.array([(900.0, 400.0), (1100.0, 400.0)]))

@@ -96,7 +96,8 @@ def test_zones_on_the_other_side_of_the_globe_change_nothing(own: int, other: in
     assert beside.under(outline) == alone.under(outline)
     assert beside.line(outline) == alone.line(outline)
     near, same = (ground.around(shape, own, 200.0) for ground in (beside, alone))
-    assert near is not None and same is not None
+    assert near is not None
+    assert same is not None
     xr.testing.assert_identical(near, same)
 
 
