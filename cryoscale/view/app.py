@@ -76,14 +76,16 @@ def application(shown: Shown) -> FastAPI:
         drawn = tiles.draw(layer, year, (zoom, column, row)) if layer in LAYERS else None
         if drawn is None:
             raise HTTPException(404)
-        return Response(drawn, media_type=MEDIA_TYPES[layer], headers={"Cache-Control": "max-age=600"})
+        return Response(
+            drawn, media_type=MEDIA_TYPES[layer]
+        )  # not to be kept: the next run's has its address
 
     @app.get("/outlines/{year}/{zoom}/{column}/{row}")
     def outline(year: int, zoom: int, column: int, row: int) -> Response:
         found = outlines.tile(year, (zoom, column, row))
         if found is None:
             raise HTTPException(404)
-        told = {"Content-Encoding": "gzip", "Cache-Control": "max-age=600"}
+        told = {"Content-Encoding": "gzip"}
         return Response(found, media_type="application/vnd.mapbox-vector-tile", headers=told)
 
     @app.get("/api/areas/{year}")

@@ -57,7 +57,8 @@ def draw_zone_borders(axes: Axes, zones: list[int], frame: Frame) -> None:
     _, south, _, north = _lonlat_bounds(frame)
     for epsg in sorted(zones):
         east = zone_bounds_deg(epsg)[2] if epsg // 100 in (326, 327) else None
-        if east is None or not any(zone_bounds_deg(other)[0] == east for other in zones):
+        beside = epsg + 1 if epsg % 100 < 60 else epsg - 59  # around the globe, and of the same hemisphere
+        if east is None or beside not in zones:
             continue
         lat = np.linspace(south, north, 50)
         x, y = project.transform(np.full(50, east), lat)
@@ -82,7 +83,8 @@ def draw_zone_borders(axes: Axes, zones: list[int], frame: Frame) -> None:
 def _lonlat_bounds(frame: Frame) -> tuple[float, float, float, float]:
     inverse = transformer(frame.crs, "EPSG:4326")
     bounds = inverse.transform_bounds(frame.west_m, frame.south_m, frame.east_m, frame.north_m)
-    return bounds[0], bounds[1], bounds[2], bounds[3]
+    west, south, east, north = bounds
+    return west, south, east + 360.0 if east < west else east, north
 
 
 def draw_graticule(axes: Axes, frame: Frame) -> None:
@@ -95,7 +97,7 @@ def draw_graticule(axes: Axes, frame: Frame) -> None:
         axes.plot(x, y, color=INK, linewidth=0.35, alpha=0.45, zorder=2)
         at = float(np.interp(frame.south_m, y, x))
         if frame.west_m < at < frame.east_m:
-            _tick(axes, (at, frame.south_m), (0, -4), _degrees(lon, lon_step, "EW"))
+            _tick(axes, (at, frame.south_m), (0, -4), _degrees((lon + 180.0) % 360.0 - 180.0, lon_step, "EW"))
     for lat in np.arange(np.ceil(south / lat_step), north / lat_step) * lat_step:
         x, y = project.transform(np.linspace(west, east, 100), np.full(100, lat))
         axes.plot(x, y, color=INK, linewidth=0.35, alpha=0.45, zorder=2)

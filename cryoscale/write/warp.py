@@ -42,13 +42,19 @@ def frame_of(mosaics: Mapping[int, xr.Dataset], longest_px: int = _LONGEST_PX) -
             lats.append(lat)
     if not lons:  # nothing is valid: an empty frame around the first window
         return frame_of({e: d.assign(label=d["label"] * 0) for e, d in mosaics.items()}, longest_px)
-    lon, lat = np.concatenate(lons), np.concatenate(lats)
+    lon, lat = _one_way(np.concatenate(lons)), np.concatenate(lats)
     middle = (lon.min() + lon.max()) / 2
     crs = f"+proj=tmerc +lon_0={middle:.6f} +lat_0={lat.mean():.6f} +k=1 +ellps=WGS84 +units=m"
     x, y = transformer("EPSG:4326", crs).transform(lon, lat)
     margin = 0.01 * max(np.ptp(x), np.ptp(y)) + 50.0
     west, south, east, north = x.min() - margin, y.min() - margin, x.max() + margin, y.max() + margin
     return Frame(crs, west, south, east, north, max(10.0, max(east - west, north - south) / longest_px))
+
+
+def _one_way(lon: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Longitudes counted on over 180 degrees, where that keeps them and their middle together."""
+    turned = lon[0] + (lon - lon[0] + 180.0) % 360.0 - 180.0
+    return turned if np.ptp(turned) < np.ptp(lon) - 1.0 else lon
 
 
 def _thin(data: xr.DataArray) -> xr.DataArray:

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from cryoscale.grid import Window, transformer
+from cryoscale.write import furniture, warp
 from cryoscale.write import map as map_module
-from cryoscale.write import warp
 from cryoscale.write.furniture import _degrees, _nice_step
 from cryoscale.write.map import draw_map, hillshade
 from cryoscale.write.outlines import polygonise
@@ -93,6 +93,33 @@ def test_two_zones_are_drawn_in_one_frame_and_a_map_without_data_does_not_fail(t
         assert colour[2] > colour[0] + 0.2
     empty = {epsg: data.assign(label=data["label"] * 0 + 255) for epsg, data in maps.items()}
     draw_map(tmp_path / "empty.png", empty, [nothing])
+
+
+def test_north_is_up_and_meridians_go_on_where_a_map_lies_over_180_degrees(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    maps = {}
+    for epsg, middle in ((32660, 179.9), (32601, -179.9)):
+        x0, y0 = transformer("EPSG:4326", f"EPSG:{epsg}").transform(middle, 66.5)
+        y, x = Window(epsg, int(-y0 // 10) - 100, int(x0 // 10) - 100, 200, 200).coordinates()
+        label = np.full((200, 200), 3, np.uint8)
+        maps[epsg] = xr.Dataset({"label": (("y", "x"), label)}, coords={"y": y, "x": x})
+    frame = warp.frame_of(maps)
+    assert frame.east_m - frame.west_m < 12_000
+    _, (south, north) = frame.project().transform([180.0, 180.0], [66.49, 66.51])
+    assert north > south
+    (west, east), _ = frame.project().transform([179.9, -179.9], [66.5, 66.5])
+    assert east > west
+    told: list[str] = []
+    axes = Figure().add_subplot()
+    monkeypatch.setattr(furniture, "_tick", lambda axes, at, by, text: told.append(text))
+    furniture.draw_graticule(axes, frame)
+    assert any(text.endswith("E") for text in told), told
+    assert any(text.endswith("W") for text in told), told
+    furniture.draw_zone_borders(axes, [32660, 32601], frame)
+    assert [text.get_text() for text in axes.texts] == ["UTM 60N  |  1N"]
+    furniture.draw_zone_borders(axes, [32618, 32719], frame)  # neighbours by number, on either hemisphere
+    assert len(axes.texts) == 1
 
 
 def test_a_page_drawn_once_is_that_which_matplotlib_draws_twice() -> None:
