@@ -26,6 +26,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 from scipy.spatial import KDTree
+from shapely import GeometryType
 
 from cryoscale.errors import SourceError
 from cryoscale.grid import RESOLUTION_M, Window, transformer, window_of
@@ -113,7 +114,15 @@ def read_outlines(path: Path, year: int | None = None) -> Glaciers:
         raise SourceError(f"outlines {path} without a polygon", expected, "check its layers")
     column = next((name for name in ID_COLUMNS if name in frame), None)
     ids = frame[column].astype(str) if column else [str(n + 1) for n in range(len(frame))]
-    return Glaciers(tuple(ids), shapely.make_valid(frame.geometry.to_numpy()), path.name)
+    return Glaciers(tuple(ids), _areas(frame.geometry.to_numpy()), path.name)
+
+
+def _areas(outlines: NDArray[Any]) -> NDArray[Any]:
+    """Outlines made valid, without the lines that spikes leave: burnt, a line is ice wherever it passes."""
+    parts, index = shapely.get_parts(shapely.make_valid(outlines), return_index=True)
+    areal = np.isin(shapely.get_type_id(parts), (GeometryType.POLYGON, GeometryType.MULTIPOLYGON))
+    valid = [shapely.union_all(parts[areal & (index == number)]) for number in range(len(outlines))]
+    return np.array(valid, object)
 
 
 class _LabelsAsArray:

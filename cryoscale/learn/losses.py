@@ -64,8 +64,9 @@ def _weighted(logits: Tensor, labels: Tensor, weights: Tensor, gamma: float) -> 
 
 
 def _quotient(sums: Tensor) -> Tensor:
-    # A batch without a labelled pixel would be 0/0 and end the training.
-    return sums[0] / sums[1].clamp_min(1.0)
+    # A batch without a labelled pixel would be 0/0 and end the training; few pixels of a common class weigh
+    # less than 1 in all, and are a mean nonetheless.
+    return sums[0] / sums[1].clamp_min(torch.finfo(sums.dtype).tiny)
 
 
 def _overlaps(logits: Tensor, labels: Tensor) -> Tensor:

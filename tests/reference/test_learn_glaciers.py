@@ -134,6 +134,17 @@ def test_outlines_of_a_file_keep_their_ids_and_their_year(tmp_path):
     assert read_outlines(tmp_path / "bare.gpkg").ids == ("1", "2", "3")
 
 
+def test_a_spike_of_an_outline_makes_no_ice_of_a_line(tmp_path):
+    clean = shapely.box(86.9, 27.9, 86.91, 27.91)
+    spiked = shapely.Polygon(
+        [(86.9, 27.9), (86.91, 27.9), (86.93, 27.9), (86.91, 27.9), (86.91, 27.91), (86.9, 27.91)]
+    )
+    gpd.GeoDataFrame({"rgi_id": ["a", "b"]}, geometry=[clean, spiked], crs=4326).to_file(tmp_path / "o.gpkg")
+    one, other = read_outlines(tmp_path / "o.gpkg").polygons
+    assert one.geom_type == other.geom_type == "Polygon"
+    assert other.equals(clean)
+
+
 def test_a_glacier_on_the_other_side_of_the_globe_is_no_hindrance():
     far = shapely.box(-93.1, 28.0, -92.9, 28.1)
     glaciers = Glaciers(("far",), np.array([far], object), "here")

@@ -33,8 +33,8 @@ def batch(seed=0, n=3, size=6, classes=K, unlabelled=0.3):
     return logits, torch.from_numpy(labels)
 
 
-def loss_of(config, logits, labels):
-    return make_loss(LossConfig(**config), torch.tensor(WEIGHTS, dtype=logits.dtype))(logits, labels)
+def loss_of(config, logits, labels, weights=WEIGHTS):
+    return make_loss(LossConfig(**config), torch.tensor(weights, dtype=logits.dtype))(logits, labels)
 
 
 def by_hand(config, logits, labels):
@@ -99,6 +99,18 @@ def test_focal_without_focus_is_cross_entropy_and_torch_agrees():
     )
     for config in ({"kind": "cross_entropy"}, {"kind": "focal", "gamma": 0.0}):
         assert float(loss_of(config, logits, labels)) == pytest.approx(float(plain), rel=1e-9)
+
+
+def test_few_pixels_of_a_common_class_are_a_mean_nonetheless():
+    logits, labels = batch(n=1, unlabelled=0)
+    few = torch.full_like(labels, 255)
+    few[0, 0, :3] = 0
+    weights = tuple(0.0025 if number == 0 else weight for number, weight in enumerate(WEIGHTS))
+    plain = torch.nn.functional.cross_entropy(
+        logits, few, weight=torch.tensor(weights, dtype=torch.float64), ignore_index=255
+    )
+    for config in ({"kind": "cross_entropy"}, {"kind": "focal", "gamma": 0.0}):
+        assert float(loss_of(config, logits, few, weights)) == pytest.approx(float(plain), rel=1e-9)
 
 
 @pytest.mark.parametrize("config", KINDS, ids=str)
