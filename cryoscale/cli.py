@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import sys
 import warnings
@@ -353,6 +354,9 @@ def main() -> None:
 
     # rasterio silences its rasters in memory for itself, in a way that threads take from each other
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a locale has no letter for is no reason to end
+            stream.reconfigure(errors="replace")
     try:
         app()
     except CryoscaleError as error:

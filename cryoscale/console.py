@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich.console
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from cryoscale.watch import Frame
 
 _EVERY_S = 5.0
+_NO_LIMIT = 10_000
+"""Characters, more than any line has."""
+
 _SCENES_SHOWN = 12
 _FAULTS_SHOWN = 50
 
@@ -401,9 +405,12 @@ class Console:
     def _table(self, header: Sequence[str], rows: Sequence[Sequence[Any]] | Sequence[Any]) -> None:
         table = Table(box=None, pad_edge=False)
         for number, name in enumerate(header):
-            table.add_column(name, justify="left" if number == 0 else "right")
+            # a number that is cut short is another number, so a narrow terminal wraps the line instead
+            table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
+        options = self._out.options.update(max_width=_NO_LIMIT)
+        table.width = Measurement.get(self._out, options, table).maximum
         self._out.print(table)
 
 

@@ -1,0 +1,40 @@
+"""What the terminal shows: numbers whole, and no letter that ends a command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cryoscale.console import Console
+
+
+@pytest.mark.parametrize("columns", ["80", "20"])
+def test_no_number_of_a_table_is_cut_short(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    row = ("2018", "EPSG:32645", "12 rgi, 33 min_elevation_m", *["1,234,567,890"] * 6)
+    Console()._table([f"column {n}" for n in range(len(row))], [row])
+    head, line = capsys.readouterr().out.rstrip().split("\n")
+    assert all(cell in line for cell in row)
+    assert line.count("1,234,567,890") == 6
+    assert head.split() == [word for n in range(len(row)) for word in ("column", str(n))]
+
+
+def test_a_letter_that_the_locale_lacks_ends_nothing() -> None:
+    told = (
+        "import cryoscale.cli as c; from cryoscale.console import Console; "
+        "c.app = lambda: Console().stage('Gletscher \\u0416'); c.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", told],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "? Gletscher ?\n"
