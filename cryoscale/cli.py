@@ -356,7 +356,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a locale has no letter for is no reason to end
-            stream.reconfigure(errors="replace")
+            with suppress(OSError):  # a stream that others have written to may not tell where it is
+                stream.reconfigure(errors="replace")
     try:
         app()
     except CryoscaleError as error:
