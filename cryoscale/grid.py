@@ -120,6 +120,11 @@ class Block:
         return cls(epsg, int(row), int(col), size_px)
 
 
+def turned(lon_deg: Any, centre_deg: Any) -> Any:
+    """Longitudes within half a turn of ``centre_deg``, which may lead beyond 180; arrays that broadcast."""
+    return centre_deg + (lon_deg - centre_deg + 180.0) % 360.0 - 180.0
+
+
 def utm_epsg(lon_deg: float, lat_deg: float) -> int:
     """EPSG code of the WGS 84 / UTM zone by the six-degree rule (no Norway or Svalbard exceptions).
 

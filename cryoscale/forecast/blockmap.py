@@ -13,7 +13,7 @@ import shapely
 
 from cryoscale.forecast.plan import Area, Plan
 from cryoscale.forecast.windows import Floats, Windows
-from cryoscale.grid import transformer
+from cryoscale.grid import transformer, turned
 from cryoscale.region import on_globe
 
 
@@ -68,7 +68,7 @@ def _rings(windows: Windows) -> Floats:
     x = np.column_stack([west, east, east, west, west])
     y = np.column_stack([south, south, north, north, south])
     lon, lat = transformer(f"EPSG:{windows.epsg}", "EPSG:4326").transform(x, y)
-    lon = lon[:, :1] + (lon - lon[:, :1] + 180.0) % 360.0 - 180.0
+    lon = turned(lon, lon[:, :1])
     rings: Floats = np.round(np.stack([lon, lat], axis=-1), 7)
     return rings
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoscale.grid import RESOLUTION_M, Block, transformer
+from cryoscale.grid import RESOLUTION_M, Block, transformer, turned
 from cryoscale.infer.tiles import stride_px
 from cryoscale.read.sample import NODE_STEP_PX
 
@@ -103,5 +103,5 @@ def projected(bounds: Floats, source: str, target: str) -> Floats:
     west, south, east, north = (side[:, None] for side in bounds.T)
     x, y = transformer(source, target).transform(west + u * (east - west), south + v * (north - south))
     if target == "EPSG:4326":
-        x = x[:, :1] + (x - x[:, :1] + 180.0) % 360.0 - 180.0
+        x = turned(x, x[:, :1])
     return np.column_stack([x.min(axis=1), y.min(axis=1), x.max(axis=1), y.max(axis=1)])

@@ -26,13 +26,14 @@ import xarray as xr
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 from scipy.spatial import KDTree
-from shapely import GeometryType
+from shapely.geometry import MultiPolygon
 
 from cryoscale.errors import SourceError
 from cryoscale.grid import RESOLUTION_M, Window, transformer, window_of
 from cryoscale.learn.scan import PART_PX, Part, open_raw
 from cryoscale.learn.truth import open_truth
 from cryoscale.write.outlines import polygonise
+from cryoscale.write.polygons import explode
 
 REACH_PX = 50
 """How far from a glacier mapped ice still belongs to it."""
@@ -119,10 +120,9 @@ def read_outlines(path: Path, year: int | None = None) -> Glaciers:
 
 def _areas(outlines: NDArray[Any]) -> NDArray[Any]:
     """Outlines made valid, without the lines that spikes leave: burnt, a line is ice wherever it passes."""
-    parts, index = shapely.get_parts(shapely.make_valid(outlines), return_index=True)
-    areal = np.isin(shapely.get_type_id(parts), (GeometryType.POLYGON, GeometryType.MULTIPOLYGON))
-    valid = [shapely.union_all(parts[areal & (index == number)]) for number in range(len(outlines))]
-    return np.array(valid, object)
+    return np.array(
+        [MultiPolygon(list(explode(outline))) for outline in shapely.make_valid(outlines)], object
+    )
 
 
 class _LabelsAsArray:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.patheffects import Stroke
 
-from cryoscale.grid import transformer, zone_bounds_deg
+from cryoscale.grid import transformer, turned, zone_bounds_deg
 
 INK = "#15191f"
 """Colour of lines and letters."""
@@ -97,7 +97,7 @@ def draw_graticule(axes: Axes, frame: Frame) -> None:
         axes.plot(x, y, color=INK, linewidth=0.35, alpha=0.45, zorder=2)
         at = float(np.interp(frame.south_m, y, x))
         if frame.west_m < at < frame.east_m:
-            _tick(axes, (at, frame.south_m), (0, -4), _degrees((lon + 180.0) % 360.0 - 180.0, lon_step, "EW"))
+            _tick(axes, (at, frame.south_m), (0, -4), _degrees(turned(lon, 0.0), lon_step, "EW"))
     for lat in np.arange(np.ceil(south / lat_step), north / lat_step) * lat_step:
         x, y = project.transform(np.linspace(west, east, 100), np.full(100, lat))
         axes.plot(x, y, color=INK, linewidth=0.35, alpha=0.45, zorder=2)

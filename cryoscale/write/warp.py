@@ -13,7 +13,7 @@ from pyproj import CRS
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
-from cryoscale.grid import transformer
+from cryoscale.grid import transformer, turned
 from cryoscale.write.furniture import Frame
 from cryoscale.write.zonal import affine_of
 
@@ -53,8 +53,8 @@ def frame_of(mosaics: Mapping[int, xr.Dataset], longest_px: int = _LONGEST_PX) -
 
 def _one_way(lon: NDArray[np.float64]) -> NDArray[np.float64]:
     """Longitudes counted on over 180 degrees, where that keeps them and their middle together."""
-    turned = lon[0] + (lon - lon[0] + 180.0) % 360.0 - 180.0
-    return turned if np.ptp(turned) < np.ptp(lon) - 1.0 else lon
+    on: NDArray[np.float64] = turned(lon, lon[0])
+    return on if np.ptp(on) < np.ptp(lon) - 1.0 else lon
 
 
 def _thin(data: xr.DataArray) -> xr.DataArray:

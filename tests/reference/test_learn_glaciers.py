@@ -9,6 +9,7 @@ import shapely
 from scipy import ndimage
 
 from cryoscale.errors import SourceError
+from cryoscale.grid import Window, transformer
 from cryoscale.learn import scan
 from cryoscale.learn.glaciers import GlacierAreas, Glaciers, bodies_of_truth, nearest, read_outlines
 from cryoscale.learn.scan import parts_of
@@ -139,10 +140,17 @@ def test_a_spike_of_an_outline_makes_no_ice_of_a_line(tmp_path):
     spiked = shapely.Polygon(
         [(86.9, 27.9), (86.91, 27.9), (86.93, 27.9), (86.91, 27.9), (86.91, 27.91), (86.9, 27.91)]
     )
-    gpd.GeoDataFrame({"rgi_id": ["a", "b"]}, geometry=[clean, spiked], crs=4326).to_file(tmp_path / "o.gpkg")
-    one, other = read_outlines(tmp_path / "o.gpkg").polygons
-    assert one.geom_type == other.geom_type == "Polygon"
+    nothing = shapely.Polygon([(86.5, 27.5), (86.75, 27.75), (86.625, 27.625)])
+    frame = gpd.GeoDataFrame({"rgi_id": ["a", "b", "c"]}, geometry=[clean, spiked, nothing], crs=4326)
+    frame.to_file(tmp_path / "o.gpkg")
+    glaciers = read_outlines(tmp_path / "o.gpkg")
+    one, other, none = glaciers.polygons
+    assert one.equals(clean)
     assert other.equals(clean)
+    assert none.is_empty
+    x, y = transformer("EPSG:4326", "EPSG:32645").transform(86.905, 27.905)
+    number = glaciers.numbers(Window(32645, int(-y // 10) - 100, int(x // 10) - 100, 400, 400))
+    assert set(np.unique(number)) == {-1, 0}  # of outlines that overlap the first has the pixel
 
 
 def test_a_glacier_on_the_other_side_of_the_globe_is_no_hindrance():
