@@ -356,8 +356,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a locale has no letter for is no reason to end
-            with suppress(OSError):  # a stream that others have written to may not tell where it is
-                stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="replace")
     try:
         app()
     except CryoscaleError as error:

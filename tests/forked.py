@@ -239,6 +239,12 @@ def _become(order: Mapping[str, Any]) -> None:
     for number, end in enumerate((nothing, *order["ends"])):
         os.dup2(end, number)
         os.close(end)
+    # what Python knows of its streams, such as whether they have a place, is of those that were there before
+    sys.stdout, sys.stderr = (
+        os.fdopen(known.fileno(), "w", encoding=known.encoding, errors=known.errors, closefd=False)
+        for known in (sys.stdout, sys.stderr)
+    )
+    sys.stderr.reconfigure(line_buffering=True)
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["env"])
