@@ -68,10 +68,8 @@ def try_precisions(
         blocks: what is to be mapped in each year.
         tell: gets a line for each precision that was tried.
     """
-    if settings.cluster.kind != "local" or not _is_open(settings):
-        return None
-    device, candidates = _device(), in_question(settings, model, len(blocks))
-    if device == "cuda" and not settings.cluster.gpu_workers:
+    candidates, device = in_question(settings, model, len(blocks)), _device()
+    if _is_tried_here(settings) and device == "cuda" and not settings.cluster.gpu_workers:
         tell("gpu_workers is 0 and there is a GPU, on which each CPU worker will hold a model; 1 holds one")
     if not candidates:
         return None
@@ -96,7 +94,7 @@ def in_question(settings: Settings, model: Mapping[str, Any], blocks: int) -> li
         model: its record, of which the name and the number of parameters matter.
         blocks: how many are to be mapped in each year.
     """
-    if settings.cluster.kind != "local" or not _is_open(settings):
+    if not _is_tried_here(settings):
         return []
     candidates = _candidates(settings, str(model["name"]))
     short = _device() == "cpu" and _is_short(settings, int(model["parameters"]), blocks)
@@ -275,6 +273,10 @@ def _told(made: Choice, tell: Callable[[str], None]) -> Choice:
     for parity in made.tried:
         tell(f"precision {parity}")
     return made
+
+
+def _is_tried_here(settings: Settings) -> bool:
+    return settings.cluster.kind == "local" and _is_open(settings)
 
 
 def _is_open(settings: Settings) -> bool:

@@ -203,9 +203,7 @@ class _Turn:
     """Of the processor; of the clock on a GPU."""
 
 
-def _turn(actor: ModelActor, wanted: Any, outer: Window, part: Block | Window, warm: bool = False) -> _Turn:
-    if warm:
-        actor.predict(wanted, outer.row, outer.col, part)
+def _turn(actor: ModelActor, wanted: Any, outer: Window, part: Block | Window) -> _Turn:
     before, start, start_s = actor.stats()["tiles"], cpu_s(), time.perf_counter()
     layers: dict[str, Any] = dict(actor.predict(wanted, outer.row, outer.col, part))
     clock_s, processor_s = time.perf_counter() - start_s, cpu_s() - start

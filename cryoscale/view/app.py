@@ -54,6 +54,7 @@ def application(shown: Shown) -> FastAPI:
     async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await answer(request)
         response.headers["Content-Security-Policy"] = _POLICY
+        # another run that is shown next has the same addresses
         response.headers.setdefault("Cache-Control", "no-cache")
         return response
 
@@ -76,17 +77,15 @@ def application(shown: Shown) -> FastAPI:
         drawn = tiles.draw(layer, year, (zoom, column, row)) if layer in LAYERS else None
         if drawn is None:
             raise HTTPException(404)
-        return Response(
-            drawn, media_type=MEDIA_TYPES[layer]
-        )  # not to be kept: the next run's has its address
+        return Response(drawn, media_type=MEDIA_TYPES[layer])
 
     @app.get("/outlines/{year}/{zoom}/{column}/{row}")
     def outline(year: int, zoom: int, column: int, row: int) -> Response:
         found = outlines.tile(year, (zoom, column, row))
         if found is None:
             raise HTTPException(404)
-        told = {"Content-Encoding": "gzip"}
-        return Response(found, media_type="application/vnd.mapbox-vector-tile", headers=told)
+        zipped = {"Content-Encoding": "gzip"}
+        return Response(found, media_type="application/vnd.mapbox-vector-tile", headers=zipped)
 
     @app.get("/api/areas/{year}")
     def areas(year: int, since: int | None = None) -> JSONResponse:

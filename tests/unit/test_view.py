@@ -193,6 +193,13 @@ def test_what_is_not_there_is_not_found(address: str, path: str) -> None:
     assert ask(f"{address}{path}")[0] == 404
 
 
+def test_no_tile_is_kept_for_the_run_that_is_shown_next(address: str) -> None:
+    column, row, *_ = tile_of(800, 1000, 12)
+    for path in (f"tiles/classes/2016/12/{column}/{row}", f"outlines/2016/12/{column}/{row}", "api/shown"):
+        status, _, headers = ask(f"{address}{path}")
+        assert (status, headers["cache-control"]) == (200, "no-cache")
+
+
 def test_the_outlines_lie_where_the_ice_is_and_carry_their_areas(address: str, run: Path) -> None:
     column, row, *_ = tile_of(800, 1000, 12)
     status, content, headers = ask(f"{address}outlines/2016/12/{column}/{row}")
