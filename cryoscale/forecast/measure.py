@@ -20,6 +20,7 @@ from cryoscale.features.stack import HALO_PX, PcaBasis
 from cryoscale.forecast.rates import FORMAT, Disk, Profile, Reading, TileRate, cores, machine_name, model_key
 from cryoscale.grid import Block, Window
 from cryoscale.infer.actor import ModelActor
+from cryoscale.infer.predict import optical_channels, valid_pixels
 from cryoscale.infer.tiles import read_window
 from cryoscale.ledger import Marker
 from cryoscale.models.protocol import PredictsTiles
@@ -154,18 +155,23 @@ def _sample(context: RunContext, year: int, block: Block, sums: _Sums, predictor
     padded = outer.pad(HALO_PX)
     sums.features_mpx += padded.height * padded.width / 1e6
     wanted = np.ascontiguousarray(stack.sel(channel=list(predictor.channels)).values)
-    layers = _predicted(wanted, outer, block, sums)
+    layers = _predicted(wanted, outer, block, sums, predictor.channels)
     if layers is not None:
         _written(layers, inputs, outer, block, year, report, sums, predictor)
 
 
-def _predicted(wanted: Any, outer: Window, block: Block, sums: _Sums) -> dict[str, Any] | None:
-    """The block's layers, and what predicting took; None where the model is too slow for all of it."""
+def _predicted(
+    wanted: Any, outer: Window, block: Block, sums: _Sums, channels: Sequence[str]
+) -> dict[str, Any] | None:
+    """The block's layers, and what predicting took; None without data, or where it takes too long."""
     if not sums.tiles:
-        best = _quickest(sums.actors, wanted, outer, block.window.pad(1 - block.size_px // 2))
+        seen = _seen(wanted, outer, block, channels)
+        if seen is None:
+            return None
+        best = _quickest(sums.actors, wanted, outer, seen)
         sums.actors, described = [best.actor], best.actor.describe()
         edge = block.size_px / max(described["tile_px"] * (1.0 - described["overlap"]), 1.0)
-        if best.tiles and best.clock_s / best.tiles * edge**2 > 2 * BUDGET_S:
+        if best.clock_s / best.tiles * edge**2 > 2 * BUDGET_S:
             sums.predict_s += best.seconds
             sums.tiles += best.tiles
             return None
@@ -177,18 +183,28 @@ def _predicted(wanted: Any, outer: Window, block: Block, sums: _Sums) -> dict[st
     return turn.layers
 
 
-def _quickest(actors: Sequence[ModelActor], wanted: Any, outer: Window, middle: Window) -> _Turn:
-    """The turn of the actor that took least for ``middle``, once warm; of the first, if there is no data."""
+def _seen(wanted: Any, outer: Window, block: Block, channels: Sequence[str]) -> Window | None:
+    """The pixel nearest to the middle of those that the network is asked about; None without data."""
+    rows, cols = block.window.slices_in(outer)
+    valid = np.argwhere(valid_pixels(wanted, optical_channels(channels, len(channels)))[rows, cols])
+    if not len(valid):
+        return None
+    row, col = valid[((valid - block.size_px // 2) ** 2).sum(axis=1).argmin()]
+    return Window(block.epsg, block.window.row + int(row), block.window.col + int(col), 1, 1)
+
+
+def _quickest(actors: Sequence[ModelActor], wanted: Any, outer: Window, seen: Window) -> _Turn:
+    """The turn of the actor that took least for ``seen``, once each is warm."""
     turns = []
     for actor in actors:
         try:
-            actor.predict(wanted, outer.row, outer.col, middle)
-            turns.append(_turn(actor, wanted, outer, middle))
+            actor.predict(wanted, outer.row, outer.col, seen)
+            turns.append(_turn(actor, wanted, outer, seen))
         except Exception as error:
             if not turns:  # the one that is configured
                 raise
             log.debug("a precision is not measured: %s", error)
-    return min(turns, key=lambda turn: turn.seconds) if turns[0].tiles else turns[0]
+    return min(turns, key=lambda turn: turn.seconds)
 
 
 @dataclass(frozen=True)

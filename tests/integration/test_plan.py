@@ -25,6 +25,7 @@ from cryoscale.forecast.blockmap import write_geojson
 from cryoscale.forecast.expense import Load, cog_note, disk_of
 from cryoscale.forecast.plan import Asked, Plan, make_plan
 from cryoscale.forecast.rates import Profile, load_profile
+from cryoscale.grid import Block, Window
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.tiles import read_window
 from cryoscale.ledger import Ledger
@@ -147,7 +148,6 @@ def test_cogs_that_take_hours_are_told_with_the_setting_that_leaves_them_out(tin
 def test_the_tiles_that_the_model_sees_are_those_that_were_planned(
     planned: Plan, tiny_range: TinyRange, tmp_path: Path
 ) -> None:
-    from cryoscale.infer.actor import ModelActor
     from cryoscale.preparation import prepare
     from cryoscale.task import process_block
 
@@ -218,6 +218,23 @@ def test_a_run_that_will_try_precisions_is_planned_with_the_quickest_of_them(
         assert (rate.tiles_per_s, rate.device_name.endswith(quicker)) == (8.0, True)
         assert [f"{quicker}; the run tries bf16, of another age" in n for n in quick.notes].count(True) == 1
         seconds[quicker] = 3.0
+
+
+def test_ways_are_held_against_each_other_where_there_is_data() -> None:
+    block = Block(32645, -1000, 150, 256)
+    outer = block.window.pad(40)
+    features = np.full((3, outer.height, outer.width), np.nan, np.float32)
+    names = ("B03", "B11", "NDSI")
+    assert measure._seen(features, outer, block, names) is None
+    features[:2, 40 + 10, 40 + 20] = features[:2, 40 + 128, 40 + 250] = 0.1  # NDSI is missing, and may be
+    features[:2, 40 + 128, 40 + 256 + 5] = features[0, 40 + 128, 40 + 128] = 0.1  # beyond the block; one band
+    assert measure._seen(features, outer, block, names) == Window(
+        32645, block.window.row + 128, block.window.col + 250, 1, 1
+    )
+    features[:2, 40 + 130, 40 + 20] = 0.1
+    assert measure._seen(features, outer, block, names) == Window(
+        32645, block.window.row + 130, block.window.col + 20, 1, 1
+    )
 
 
 def test_what_is_counted_as_fetched_is_what_a_host_sends(tmp_path: Path) -> None:
