@@ -27,8 +27,9 @@ from cryoscale.grid import RESOLUTION_M, Block, Window
 from cryoscale.read.assets import BANDS
 from cryoscale.read.band import asset_spec, cloud_pct, footprint_deg, opened, without_fill
 from cryoscale.read.composite import clear_mask
+from cryoscale.read.lattice import ArraySource, mosaics
 from cryoscale.read.raster import UnreadableError
-from cryoscale.read.sample import ArraySource, fetch, mosaics, resample
+from cryoscale.read.sample import fetch, resample
 from cryoscale.read.session import bounds_deg, touches
 from cryoscale.region import ZoneRegion
 from cryoscale.settings import CoarseLimits, Settings

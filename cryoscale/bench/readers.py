@@ -21,8 +21,9 @@ from cryoscale.read.assets import BANDS
 from cryoscale.read.band import asset_spec, read_asset
 from cryoscale.read.cube import open_cube
 from cryoscale.read.inputs import READ_THREADS
+from cryoscale.read.lattice import Lattice
 from cryoscale.read.raster import GDAL_OPTIONS, FileSource
-from cryoscale.read.sample import Lattice, fetch, resample
+from cryoscale.read.sample import fetch, resample
 
 BASE = "cryoscale"
 

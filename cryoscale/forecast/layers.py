@@ -24,9 +24,9 @@ from cryoscale.grid import Window
 from cryoscale.read import velocity
 from cryoscale.read.assets import S2_BANDS, asset_of
 from cryoscale.read.band import asset_spec, cloud_pct, footprint_deg
+from cryoscale.read.lattice import Lattice
 from cryoscale.read.metered import NOTHING
 from cryoscale.read.raster import UnreadableError
-from cryoscale.read.sample import Lattice
 from cryoscale.read.storage import Storage, storage_of
 from cryoscale.settings import Settings
 

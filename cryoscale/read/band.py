@@ -11,9 +11,10 @@ import numpy as np
 
 from cryoscale.errors import AssetReadError
 from cryoscale.read.assets import BANDS, Encoding, address, asset_of, encoding, number, scaling_fault
+from cryoscale.read.lattice import ArraySource
 from cryoscale.read.metered import Cost
 from cryoscale.read.raster import FileSource, UnreadableError, open_raster
-from cryoscale.read.sample import ArraySource, TornError, fetch, resample
+from cryoscale.read.sample import TornError, fetch, resample
 from cryoscale.read.signing import public, sign_of
 
 if TYPE_CHECKING:

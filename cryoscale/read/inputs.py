@@ -15,11 +15,12 @@ from cryoscale.read.assets import BANDS, QA_HIDDEN_BITS
 from cryoscale.read.band import asset_spec, in_order, opened, without_fill
 from cryoscale.read.choice import Choice
 from cryoscale.read.composite import masked_median
+from cryoscale.read.lattice import ArraySource, mosaics
 from cryoscale.read.metered import MeteredPool
 from cryoscale.read.optical import read_optical
 from cryoscale.read.phase import phase_of, phasor_of
 from cryoscale.read.raster import UnreadableError
-from cryoscale.read.sample import ArraySource, fetch, mosaics, resample
+from cryoscale.read.sample import fetch, resample
 from cryoscale.read.session import Loader, Planes, Session, bounds_deg
 from cryoscale.read.signing import public
 from cryoscale.read.velocity import read_velocity

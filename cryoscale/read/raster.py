@@ -18,8 +18,8 @@ from rasterio.windows import Window as FileWindow
 from cryoscale.errors import AssetReadError, HostDownError, OperatorError
 from cryoscale.read import http
 from cryoscale.read import remote as remotes
+from cryoscale.read.lattice import Lattice
 from cryoscale.read.metered import NOTHING, Cost
-from cryoscale.read.sample import Lattice
 from cryoscale.read.signing import public, signed_href
 
 if TYPE_CHECKING:

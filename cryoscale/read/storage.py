@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cryoscale.read.band import opened
-from cryoscale.read.sample import Lattice
+from cryoscale.read.lattice import Lattice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

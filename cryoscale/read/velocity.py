@@ -14,9 +14,10 @@ from zarr.storage import FsspecStore, LocalStore
 
 from cryoscale.errors import AssetReadError, CryoscaleError, ExtraError, SourceError
 from cryoscale.read.http import HttpError
+from cryoscale.read.lattice import ArraySource, Lattice
 from cryoscale.read.metered import Cost, chunks_under
 from cryoscale.read.raster import UnreadableError, of_http
-from cryoscale.read.sample import ArraySource, Lattice, fetch, resample
+from cryoscale.read.sample import fetch, resample
 from cryoscale.read.signing import public
 from cryoscale.read.units import metres_per_year
 from cryoscale.read.zarrstore import CountedStore, HttpStore

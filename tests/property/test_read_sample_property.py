@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pyproj import Transformer
 
 from cryoscale.grid import Window
-from cryoscale.read.sample import ArraySource, Lattice, fetch, mosaics, resample
+from cryoscale.read.lattice import ArraySource, Lattice, mosaics
+from cryoscale.read.sample import fetch, resample
 
 WHOLE = Window(32645, -310_000, 48_000, 300, 310)
 

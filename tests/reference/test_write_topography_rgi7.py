@@ -19,7 +19,8 @@ from rasterio.features import geometry_mask
 
 from cryoscale.grid import Window
 from cryoscale.read.assets import BANDS
-from cryoscale.read.sample import ArraySource, Lattice, resample
+from cryoscale.read.lattice import ArraySource, Lattice
+from cryoscale.read.sample import resample
 from cryoscale.write import quicklook
 from cryoscale.write.ground import Ground
 from cryoscale.write.topography import topography

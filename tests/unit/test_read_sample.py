@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from cryoscale.grid import Window, transformer
-from cryoscale.read.sample import ArraySource, Lattice, TornError, fetch, mosaics, resample
+from cryoscale.read.lattice import ArraySource, Lattice, mosaics
+from cryoscale.read.sample import TornError, fetch, resample
 
 UTM = "EPSG:32645"
 WINDOW = Window(32645, -310_000, 48_000, 24, 30)

@@ -13,7 +13,8 @@ from cryoscale.forecast.cover import footprints, shares, tiles_with_data
 from cryoscale.forecast.windows import Windows
 from cryoscale.grid import Block, Window, blocks_over, transformer, window_over_bounds
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
-from cryoscale.read.sample import Lattice, _mesh
+from cryoscale.read.lattice import Lattice
+from cryoscale.read.sample import _mesh
 from cryoscale.read.session import bounds_deg
 from cryoscale.region import ZoneRegion
 
