@@ -44,6 +44,8 @@ _YEAR_DAYS = 365.25
 _SIDES = ("older", "newer")
 _FACTS = ("glac_id", "glacier_id", "cenlon", "cenlat", "area_km2", "area_low_km2", "area_high_km2",
           "debris_area_km2", "src_date")  # fmt: skip
+_ADDED = ("area_km2", "seen_km2", "debris_area_km2", "seen_debris_km2", "down_km2", "up_km2")
+"""What of the outlines of one year is added up in an event."""
 _TABLES = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -208,10 +210,11 @@ def _events(found: pd.DataFrame, facts: Sequence[pd.DataFrame], common: float) -
     unseen = table["common_fraction"] < _SEEN_SHARE
     table.loc[unseen & (table["kind"] == VANISHED), "kind"] = NOT_SEEN
     table.loc[unseen & (table["kind"] == BIRTH), "kind"] = NOT_SEEN_BEFORE
-    table["glacier_id"] = [
+    first = [
         (older or newer).split(" ")[0]
         for older, newer in zip(table["older_glacier_ids"], table["newer_glacier_ids"], strict=True)
     ]
+    table["glacier_id"] = pd.Series(first, index=table.index, dtype=object)
     days = (table["newer_date"] - table["older_date"]).dt.total_seconds() / 86400.0
     table["years"] = days / _YEAR_DAYS
     told = ~table["kind"].isin([NOT_SEEN, NOT_SEEN_BEFORE])
@@ -240,20 +243,14 @@ def _side(ids: pd.Series, facts: pd.DataFrame, side: str) -> pd.DataFrame:
                 "glac_ids": names,
                 "glacier_ids": " ".join(own["glacier_id"]),
                 "date": _mean_date(dated["src_date"], dated["area_km2"]),
-                **{
-                    name: own[name].sum(skipna=False) if len(own) else 0.0
-                    for name in (
-                        "area_km2",
-                        "seen_km2",
-                        "debris_area_km2",
-                        "seen_debris_km2",
-                        "down_km2",
-                        "up_km2",
-                    )
-                },
+                **{name: own[name].sum(skipna=False) if len(own) else 0.0 for name in _ADDED},
             }
         )
-    return pd.DataFrame(rows, index=ids.index).add_prefix(f"{side}_")
+    # where neither year has a glacier there are columns without a row
+    columns = ["glac_ids", "glacier_ids", "date", *_ADDED]
+    table = pd.DataFrame(rows, index=ids.index, columns=columns)
+    kinds = {"date": "datetime64[s]"} | dict.fromkeys(_ADDED, float)
+    return table.astype(kinds).add_prefix(f"{side}_")
 
 
 def _mean_date(dates: pd.Series, weights: pd.Series) -> pd.Timestamp:
@@ -315,7 +312,7 @@ def _total(table: pd.DataFrame, facts: Sequence[pd.DataFrame], common: float) ->
         "debris_change_km2": debris[1] - debris[0],
         "events": {str(kind): int(number) for kind, number in table["kind"].value_counts().items()},
         "retreats": int(table["retreat_m"].notna().sum()),
-        "median_retreat_m": float(table["retreat_m"].median()),
+        "median_retreat_m": float(table["retreat_m"].dropna().median()),
         "level": LEVEL,
         "errors_in_common": common,
     }

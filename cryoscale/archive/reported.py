@@ -74,7 +74,8 @@ def write_changes(found: Sequence[Change], out: str) -> list[str]:
 
     ``glaciers.csv`` and ``glaciers.parquet`` (a row an event, :data:`COLUMNS`), ``regions.csv``,
     ``series.csv``, ``change.json`` with all of it but the geometry, ``attributes_metadata.json``, and a
-    ``map-<region>.png`` and ``series-<region>.png`` each. They replace those of an earlier comparison.
+    ``map-<region>.png`` (where either year has a glacier) and ``series-<region>.png`` each. They replace
+    those of an earlier comparison.
 
     Raises:
         OutputError: if a file cannot be written, or the folder holds something else.
@@ -102,7 +103,8 @@ def write_changes(found: Sequence[Change], out: str) -> list[str]:
         "attributes_metadata.json": _json(meant),
     }
     for one in found:
-        files[f"map-{one.region}.png"] = draw_change(one)
+        if len(one.glaciers):
+            files[f"map-{one.region}.png"] = draw_change(one)
         files[f"series-{one.region}.png"] = draw_series(one)
     for name, content in files.items():
         put(f"{out}/{name}", content)

@@ -89,7 +89,8 @@ def changes(links: Links, seen: Seen | None = None) -> pd.DataFrame:
     found["overlap_area_km2"] = overlap.reindex(found.index)
     counts = found[["n_older", "n_newer"]].fillna(0).astype(np.int64)
     found[["n_older", "n_newer"]] = counts
-    found["kind"] = [_kind(*pair) for pair in counts.itertuples(index=False)]
+    kinds = [_kind(*pair) for pair in counts.itertuples(index=False)]
+    found["kind"] = pd.Series(kinds, index=found.index, dtype=object)
     for kind, side, unseen in ((VANISHED, OLDER, NOT_SEEN), (BIRTH, NEWER, FIRST_SEEN)):
         hidden = (found["kind"] == kind) & (found[f"{side}_seen_fraction"] < LEAST_SEEN)
         found.loc[hidden, "kind"] = unseen

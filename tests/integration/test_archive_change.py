@@ -225,6 +225,32 @@ def test_two_trainings_of_one_model_err_apart(
     assert difference(Archive(str(root)), "made", 2018, 2024).total["errors_in_common"] == common
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_years_without_a_glacier_are_compared_as_others_are(archive: Archive, tmp_path: Path) -> None:
+    """Ice that is all gone, and a place that has none in either year: tables without rows, and no map."""
+    root = shutil.copytree(archive.root, tmp_path / "archive")
+    for year in (2026, 2028):
+        made = make_run(tmp_path / str(year), {year: Year((), date(year, 10, 10))})
+        add(str(root), str(made), region="made")
+    changed = Archive(str(root))
+
+    gone = difference(changed, "made", 2018, 2026)
+    assert gone.total["change_pct"] == -100.0
+    assert gone.total["median_retreat_m"] is None
+    write_changes([gone], str(tmp_path / "change"))
+    assert (tmp_path / "change" / "map-made.png").exists()
+
+    bare = difference(changed, "made", 2026, 2028)
+    assert bare.total["events"] == {}
+    assert (bare.total["change_km2"], bare.total["change_pct"]) == (0.0, None)
+    write_changes([bare], str(tmp_path / "change"))
+    table = pd.read_csv(tmp_path / "change" / "glaciers.csv")
+    assert list(table.columns) == list(COLUMNS)
+    assert table.empty
+    assert not (tmp_path / "change" / "map-made.png").exists(), "that of the comparison before"
+    assert (tmp_path / "change" / "series-made.png").exists()
+
+
 @pytest.mark.parametrize(
     ("years", "said"),
     [
