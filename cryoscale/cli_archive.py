@@ -175,7 +175,7 @@ def export(
     if json_:
         print_json({"out": target, "files": made})
     else:
-        typer.echo(f"{', '.join(made)} in {target}")
+        typer.echo(target if made == [target] else f"{', '.join(made)} in {target}")
 
 
 def _line(entry: Entry) -> str:

@@ -87,8 +87,9 @@ def add(
     """
     archive = Archive(root)
     index = _begun(archive)
+    name = None if region is None else checked_region(region)  # a proof may take long
     source = FinishedRun.proven(run, years, stage)
-    name = checked_region(region if region is not None else source.name.replace(" ", "-"))
+    name = name or checked_region(source.name.replace(" ", "-"))
     wanted = {year: (source.content_sha256(year), source.former_sha256(year)) for year in source.years}
     to_do, there = _sorted_out(index, name, wanted, new_version)
     if not to_do:

@@ -50,8 +50,12 @@ def export(
 
     Raises:
         SourceError: the archive has not what is asked for.
-        OutputError: there is something at ``out``.
+        OutputError: there is something at ``out``, or it lies within the archive.
     """
+    if out.startswith(f"{archive.root}/"):
+        raise OutputError(
+            f"output {out}", f"a place outside of the archive {archive.root}", "export to another place"
+        )
     entries = _chosen(archive, region, years, version)
     package = out.lower().endswith(".gpkg")
     if package and mosaics:

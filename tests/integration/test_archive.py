@@ -141,6 +141,15 @@ def test_content_is_known_again_by_the_digest_that_earlier_entries_have(
     assert len(add(archive, str(runs["2018"]), region="made").unchanged) == 1
 
 
+def test_a_name_that_no_region_can_have_is_refused_before_the_proof_of_the_run(
+    runs: dict[str, Path], archive: str
+) -> None:
+    told: list[str] = []
+    with pytest.raises(InputError, match="letters, digits, dots"):
+        add(archive, str(runs["2024"]), region="a/b", stage=told.append)
+    assert told == []
+
+
 def test_the_version_that_has_the_same_content_is_named(runs: dict[str, Path], archive: str) -> None:
     add(archive, str(runs["2018 again"]), region="made", new_version=True)
     with pytest.raises(OutputError, match="as version 1 with the same content, superseded"):

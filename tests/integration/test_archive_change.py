@@ -294,6 +294,8 @@ def test_an_export_has_every_year_in_one_table_of_ids(archive: Archive, tmp_path
     assert len(gpd.read_file(package, layer="perennial")) == len(layer)
     with pytest.raises(OutputError, match="there already"):
         export(archive, str(package))
+    with pytest.raises(OutputError, match="outside of the archive"):
+        export(archive, f"{archive.root}/export")
     with pytest.raises(InputError, match="made 2018, made 2021, made 2024"):
         export(archive, str(tmp_path / "other"), region="elsewhere")
     assert EPSG in archive.read().entries[0].zones
