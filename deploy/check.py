@@ -131,11 +131,20 @@ def build(path: Path, folder: Path) -> Image:
     return image
 
 
+_OPENVINO = """
+import torch
+from cryoscale.models.openvino import OpenVinoNetwork
+
+print(OpenVinoNetwork(torch.nn.Conv2d(3, 2, 3).eval(), "fp32")(torch.zeros(1, 3, 8, 8)).shape)
+"""
+
+
 def trials(image: Image) -> list[list[str]]:
     """Commands that the image has to be able to run."""
     bake = image.at("/opt/cryoscale/deploy/bake_weights.py")
     demo = _weights(image)
     modules = "cryoscale.pipeline, cryoscale.kube.api, cryoscale.preload, kr8s, s3fs, prometheus_client"
+    extras = image.arguments["EXTRAS"].split(",")
     return [
         [*image.entry, *image.command],
         [image.at(word) for word in image.health],
@@ -143,6 +152,7 @@ def trials(image: Image) -> list[list[str]]:
         [*image.entry, "dask", "worker", "--help"],
         [*image.entry, "cryoscale", "run", "--help"],
         [*image.entry, "python", "-c", f"import {modules}"],
+        *([[*image.entry, "python", "-c", _OPENVINO]] if "cpu" in extras else []),
         [*image.entry, "python", bake, demo, "baked/demo.safetensors"],
         [*image.entry, "python", bake, demo, "baked/demo.safetensors"],
     ]

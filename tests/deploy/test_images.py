@@ -85,10 +85,12 @@ def test_what_is_copied_is_there_and_reaches_the_builder(name: str) -> None:
 def test_both_images_are_the_same_but_for_the_gpu() -> None:
     plain, gpu = ([step.original for step in steps(name)] for name in FILES)
     changed = [(one, other) for one, other in zip(plain, gpu, strict=True) if one != other]
-    words = ["constraints", "torch", "gcc", "NVIDIA_DRIVER_CAPABILITIES"]
+    words = ["EXTRAS", "constraints", "torch", "gcc", "NVIDIA_DRIVER_CAPABILITIES"]
     assert len(changed) == len(words)
     for (_, other), word in zip(changed, words, strict=True):
         assert word in other
+    # OpenVINO, on nodes without a GPU
+    assert changed[0] == ("ARG EXTRAS=cpu,kubernetes,metrics,s3", "ARG EXTRAS=kubernetes,metrics,s3")
     assert "NVIDIA_VISIBLE_DEVICES=" not in " ".join(gpu)
 
 
