@@ -75,8 +75,6 @@ BLOCKS = [Window(EPSG, WINDOW.row + row, WINDOW.col + col, 60, 65) for row in (0
 def test_blocks_and_bands_of_one_worker_ask_for_the_header_of_each_file_once(
     folder: Path, loader: Any
 ) -> None:
-    if loader == "stackstac":
-        pytest.importorskip("stackstac", reason="the extra cryoscale[stackstac] is not installed")
     with misbehaving(folder) as host:
         items = {"optical": scenes(folder, host.url)}
         one_by_one = [read_inputs(items, block, loader=loader)[0] for block in BLOCKS]

@@ -24,8 +24,6 @@ from cryoscale.read.raster import UnreadableError
 from tests.integration.conftest import TinyRange, map_here
 from tests.integration.test_read_inputs import EPSG, WINDOW, broken, item, optical, write
 
-pytest.importorskip("stackstac", reason="the extra cryoscale[stackstac] is not installed")
-
 BANDS = [*S2_BANDS, "SCL"]
 
 

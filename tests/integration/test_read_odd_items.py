@@ -242,8 +242,6 @@ def test_relative_addresses_in_a_stac_geoparquet_of_others_lie_beside_it(tmp_pat
 def test_an_item_that_does_not_say_where_it_lies_is_read_where_its_file_lies(
     tmp_path: Path, bbox: list[float] | None, loader: Loader
 ) -> None:
-    if loader == "stackstac":
-        pytest.importorskip("stackstac", reason="the extra stackstac is not installed")
     x, y = (round(v, -1) for v in transformer("EPSG:4326", "EPSG:32637").transform(37.0, 0.0))
     values = np.random.default_rng(1).integers(1, 9000, (64, 64)).astype(np.uint16)
     path = tmp_path / "B02.tif"

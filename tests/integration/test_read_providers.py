@@ -16,6 +16,7 @@ from pystac import Asset, Item
 from rasterio.windows import Window as FileWindow
 from rasterio.windows import from_bounds
 from shapely.geometry import box, mapping
+from stac_geoparquet import arrow as stac_geoparquet
 
 from cryoscale.grid import Window, transformer, window_over_bounds
 from cryoscale.preparation import prepare
@@ -213,7 +214,6 @@ def test_a_scene_has_the_same_reflectance_from_every_provider_and_baseline(
 def test_a_stac_geoparquet_file_gives_the_same_reflectance(
     scene: Cut, files: Callable[[bool, str], str], reflectance: NDArray[np.float64], tmp_path: Path
 ) -> None:
-    stac_geoparquet = pytest.importorskip("stac_geoparquet.arrow", reason="stac-geoparquet is not installed")
     twins = ("earth search v1, applied though listed", "earth search v1, not applied")
     rows = []
     for number, name in enumerate(twins):

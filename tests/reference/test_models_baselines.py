@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from cryoscale.errors import ExtraError, InputError
+from cryoscale.errors import InputError
 from cryoscale.models import baselines
 
 CASES: dict[str, tuple[type[torch.nn.Module], dict[str, Any], dict[str, Any]]] = {
@@ -38,10 +38,7 @@ COMMON = {"in_channels": 7, "classes": 4}
 
 @pytest.fixture(scope="module")
 def smp() -> Any:
-    try:
-        return baselines.library()
-    except ExtraError as error:
-        pytest.skip(str(error))
+    return baselines.library()
 
 
 @pytest.mark.parametrize("kind", CASES)

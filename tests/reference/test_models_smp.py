@@ -21,7 +21,9 @@ def smp() -> Any:
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield pytest.importorskip("segmentation_models_pytorch")
+    import segmentation_models_pytorch
+
+    yield segmentation_models_pytorch
     del library
 
 

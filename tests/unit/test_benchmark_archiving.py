@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from benchmarks import archiving
 
 
 def test_plain_files_and_icechunk_are_put_through_the_same_and_neither_shows_half_a_year(
     tmp_path: Path,
 ) -> None:
-    pytest.importorskip("icechunk", reason="needs the extra benchmarks")
     kept = tmp_path / "archiving.jsonl"
     archiving.main(["--scale", "tiny", "--out", str(kept)])
     (document,) = [json.loads(line) for line in kept.read_text("utf-8").splitlines()]

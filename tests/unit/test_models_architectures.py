@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryoscale.errors import ExtraError, WeightsError
+from cryoscale.errors import WeightsError
 from cryoscale.models.forest import RandomForest
 from cryoscale.models.loading import load_predictor
 from cryoscale.models.weights import ARCHITECTURES, Card, architecture, card_path, load, save
@@ -39,10 +39,7 @@ OTHER: dict[str, tuple[str, Any, str]] = {
 
 def a_net(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    try:
-        return architecture(name)(**COUNTS, **SMALL[name])
-    except ExtraError as error:
-        pytest.skip(str(error))
+    return architecture(name)(**COUNTS, **SMALL[name])
 
 
 @pytest.fixture(params=ARCHITECTURES)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cryoscale.errors import InputError
+from cryoscale.features.stack import CHANNELS
 from cryoscale.models.bandratio import BANDS, CLASSES, OPTICAL_CHANNELS, BandRatio
 
 #                    B02   B03   B04   B08   B11
@@ -86,8 +87,7 @@ def test_channels_may_come_in_any_order() -> None:
 
 
 def test_its_channels_are_the_optical_ones_of_the_stack() -> None:
-    stack = pytest.importorskip("cryoscale.features.stack")
-    assert stack.CHANNELS[:12] == OPTICAL_CHANNELS
+    assert CHANNELS[:12] == OPTICAL_CHANNELS
 
 
 @pytest.mark.parametrize("threshold", [0, -1, float("nan"), float("inf")])

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from pystac import Asset, Item
 from shapely.geometry import box, mapping
+from stac_geoparquet import arrow as stac_geoparquet
 
 from cryoscale.errors import CatalogUnavailableError, IntegrityError, RegionError, SourceError
 from cryoscale.read import catalog
@@ -266,7 +267,6 @@ def test_recorded_items_of_all_providers_survive_freezing(shared_data: Path, tmp
 
 
 def test_stac_geoparquet_files_of_other_tools_are_read(tmp_path: Path) -> None:
-    stac_geoparquet = pytest.importorskip("stac_geoparquet.arrow", reason="stac-geoparquet is not installed")
     items = [
         item("a", **{"eo:cloud_cover": 10.0}),
         item("b", "2018-11-05", **{"s2:processing_baseline": "05.00"}),
