@@ -33,6 +33,8 @@ class FakeApi:
     """Plurals without a CRD."""
     fails: Callable[[str, str], bool] = lambda verb, plural: False
     """Whether a call is answered with 503."""
+    loses: Callable[[str, str], bool] = lambda verb, plural: False
+    """Whether a call is carried out, and answered with 504."""
     on_create: Callable[[dict[str, Any]], None] = lambda document: None
     on_look: Callable[[], None] = lambda: None
     asked: list[tuple[str, str, str]] = field(default_factory=list)
@@ -97,7 +99,10 @@ class FakeApi:
         if verb == "list":
             self.on_look()
             return 200, {"items": [one for kind, one in self._chosen(query) if kind == plural]}
-        return self._one(verb, plural, name, json.loads(body or b"{}"), "dryRun" in query)
+        answer = self._one(verb, plural, name, json.loads(body or b"{}"), only_try := "dryRun" in query)
+        return (
+            (504, {"message": "etcd took too long"}) if not only_try and self.loses(verb, plural) else answer
+        )
 
     def _chosen(self, query: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
         wanted = dict(one.split("=") for one in query.get("labelSelector", "").split(",") if one)

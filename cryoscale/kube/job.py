@@ -9,9 +9,12 @@ it drops that part, and then ``backoffLimit`` alone bounds how often.
 from __future__ import annotations
 
 import base64
+import logging
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +26,8 @@ from cryoscale.errors import CryoscaleError, InputError
 from cryoscale.kube.api import Kube, connected
 from cryoscale.kube.template import CLAIM_AT, RUN_LABEL, give_store, require_images
 from cryoscale.settings import ClusterSpec
+
+log = logging.getLogger("cryoscale")
 
 CARRIED_BYTES = 900_000
 """A ConfigMap holds 1 MiB at most."""
@@ -121,23 +126,49 @@ def submit(
     carried = carry(document, base)
     name = f"{_slug(str(document['name']))}-{run[:8]}"
     with connected(spec.namespace) as kube:
-        config_map = _config_map(name, carried, kube, run)
-        job = _job(name, spec, out, kube, run, options)
+        # another submission of the run may have its Job, never this ConfigMap
+        mounted = f"{name}-{uuid.uuid4().hex[:6]}"
+        config_map = _config_map(mounted, carried, kube, run)
+        job = _job(name, mounted, spec, out, kube, run, options)
         _make_room(kube, name, run)
         for made in (config_map, job):
             kube.create(made, only_try=True)
-        if kube.create(config_map) is None:
-            kube.patch("ConfigMap", name, config_map)
-        try:
-            created = kube.create(job)
-            if created is None:
-                raise _driven(kube, name)
-        except CryoscaleError:
-            kube.delete("ConfigMap", name)
-            raise
+        created = _create(kube, config_map, job)
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": created["metadata"]["uid"]}
-        kube.patch("ConfigMap", name, {"metadata": {"ownerReferences": [owner]}})
-        return Submitted(kube.namespace, name, name, out)
+        try:
+            kube.patch("ConfigMap", mounted, {"metadata": {"ownerReferences": [owner]}})
+        except CryoscaleError as error:
+            log.warning("the ConfigMap %s will not go with its Job: %s", mounted, error)
+        return Submitted(kube.namespace, name, mounted, out)
+
+
+def _create(kube: Kube, config_map: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+    """Make both, or neither; the Job.
+
+    Raises:
+        InputError: another Job drives the run, or the API server refuses one of them.
+        ClusterUnavailableError: the API server fails; where it does not say either whether there is a Job
+            by now, the ConfigMap stays, as its driver would not begin without it.
+    """
+    name, mounted = str(job["metadata"]["name"]), str(config_map["metadata"]["name"])
+    refused: CryoscaleError = _driven(kube, name)
+    try:
+        kube.create(config_map)
+        made = kube.create(job)
+    except CryoscaleError as error:
+        made, refused = None, error
+    made = made or kube.get("Job", name)  # what is answered with an error may have been done nonetheless
+    if made is not None and mounted in _mounts(made):
+        return made
+    with suppress(CryoscaleError):  # nobody looks for one that stays
+        kube.delete("ConfigMap", mounted)
+    raise refused
+
+
+def _mounts(job: Mapping[str, Any]) -> list[str]:
+    """The ConfigMaps that a Job's pods mount."""
+    volumes = job["spec"]["template"]["spec"].get("volumes", ())
+    return [str(volume["configMap"]["name"]) for volume in volumes if "configMap" in volume]
 
 
 def carry(document: Mapping[str, Any], base: Path) -> dict[str, bytes]:
@@ -217,7 +248,7 @@ def _config_map(name: str, carried: Mapping[str, bytes], kube: Kube, run: str) -
 
 
 def _job(
-    name: str, spec: ClusterSpec, out: str, kube: Kube, run: str, options: Sequence[str]
+    name: str, mounted: str, spec: ClusterSpec, out: str, kube: Kube, run: str, options: Sequence[str]
 ) -> dict[str, Any]:
     job: dict[str, Any] = yaml.safe_load((files("cryoscale.kube") / "job.yaml").read_text(encoding="utf-8"))
     job["metadata"] |= {"name": name, "namespace": kube.namespace}
@@ -234,7 +265,7 @@ def _job(
     give_store(pod, spec)
     for volume in pod["volumes"]:
         if "configMap" in volume:
-            volume["configMap"]["name"] = name
+            volume["configMap"]["name"] = mounted
     return job
 
 

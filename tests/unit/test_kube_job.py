@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cryoscale.cli import app
 from cryoscale.cluster import run_label
 from cryoscale.config import parse_config
-from cryoscale.errors import InputError
+from cryoscale.errors import ClusterUnavailableError, InputError
 from cryoscale.kube import following, job
 from tests.kube_api import FakeApi, served
 
@@ -120,6 +120,42 @@ def test_a_job_that_the_server_refuses_leaves_no_config_map(api: FakeApi, tmp_pa
     api.fails = fails
     _, error = cryoscale("run", config(tmp_path), "--out", OUT, "--detach")
     assert "etcd is away" in str(error) or "503" in str(error)
+    assert api.names("jobs") + api.names("configmaps") == []
+
+
+def test_a_submission_that_comes_second_leaves_the_other_ones_config_map(
+    api: FakeApi, tmp_path: Path
+) -> None:
+    others: list[str] = []
+
+    def submit_meanwhile(document: dict[str, Any]) -> None:
+        if document["kind"] == "ConfigMap" and not others:
+            others.append("at work")
+            cryoscale("run", config(tmp_path), "--out", OUT, "--detach")
+
+    api.on_create = submit_meanwhile
+    _, error = cryoscale("run", config(tmp_path), "--out", OUT, "--detach")
+    assert "drives already" in str(error)
+    (mounted,) = job._mounts(the_job(api))
+    assert api.names("configmaps") == [mounted]
+    assert api.objects["configmaps", mounted]["metadata"]["ownerReferences"]
+
+
+def test_a_job_that_was_made_though_the_answer_was_an_error_keeps_its_config_map(
+    api: FakeApi, tmp_path: Path
+) -> None:
+    api.loses = lambda verb, plural: (verb, plural) == ("create", "jobs")
+    _, error = cryoscale("run", config(tmp_path), "--out", OUT, "--detach")
+    assert error is None or isinstance(error, SystemExit)
+    assert api.names("configmaps") == job._mounts(the_job(api))
+
+
+def test_a_config_map_without_a_job_is_taken_back_though_the_answer_was_an_error(
+    api: FakeApi, tmp_path: Path
+) -> None:
+    api.loses = lambda verb, plural: (verb, plural) == ("create", "configmaps")
+    _, error = cryoscale("run", config(tmp_path), "--out", OUT, "--detach")
+    assert isinstance(error, ClusterUnavailableError)
     assert api.names("jobs") + api.names("configmaps") == []
 
 
