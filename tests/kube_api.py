@@ -33,6 +33,8 @@ class FakeApi:
     """Plurals without a CRD."""
     fails: Callable[[str, str], bool] = lambda verb, plural: False
     """Whether a call is answered with 503."""
+    refuses: Callable[[str, str], int | None] = lambda verb, plural: None
+    """With which status a call is refused because of what others do at this moment."""
     loses: Callable[[str, str], bool] = lambda verb, plural: False
     """Whether a call is carried out, and answered with 504."""
     on_create: Callable[[dict[str, Any]], None] = lambda document: None
@@ -89,6 +91,8 @@ class FakeApi:
         verb = "list" if method == "GET" and not name else VERBS[method]
         if self.fails(verb, plural):
             return 503, {"message": "etcd is away"}
+        if status := self.refuses(verb, plural):
+            return status, {"message": "the object has been modified", "reason": "Conflict"}
         if (verb, plural) in self.forbidden:
             what = f'{plural} "{name}" is forbidden: User "anna" cannot {verb} resource "{plural}"'
             return 403, {"message": what}
@@ -121,7 +125,7 @@ class FakeApi:
         if verb == "create":
             name = body["metadata"]["name"]
             if (plural, name) in self.objects:
-                return 409, {"message": f'{plural} "{name}" already exists'}
+                return 409, {"message": f'{plural} "{name}" already exists', "reason": "AlreadyExists"}
         elif (plural, name) not in self.objects:
             return 404, {"message": f'{plural} "{name}" not found'}
         if only_try or verb == "get":

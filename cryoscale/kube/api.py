@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -21,6 +22,12 @@ T = TypeVar("T")
 
 CALL_S = 30.0
 """How long one call may take, a renewal of credentials included."""
+
+CREATE_TRIES = 5
+"""How often a create is sent that the server put off before it did anything: a quota had just been changed by
+others, or there were too many requests."""
+
+AGAIN_S = 1.0
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -76,8 +83,16 @@ class Kube:
         Where it is only tried, the server checks all of it, rights and quotas included, and keeps nothing.
         """
         params = {"dryRun": "All"} if only_try else {}
-        content = json.dumps(document)
-        return self._call("POST", str(document["kind"]), params=params, content=content, none_at=409)
+        content, kind = json.dumps(document), str(document["kind"])
+        tries = 1
+        while True:
+            try:
+                return self._call("POST", kind, params=params, content=content, none_if=_already_exists)
+            except ClusterUnavailableError as error:
+                if tries == CREATE_TRIES or _status(error.__cause__) not in (409, 429):
+                    raise
+            tries += 1
+            time.sleep(AGAIN_S)
 
     def patch(
         self, kind: str, name: str, change: Document, *, only_try: bool = False
@@ -126,7 +141,13 @@ class Kube:
             return ""
 
     def _call(
-        self, method: str, kind: str, name: str = "", *, none_at: int = 404, **more: Any
+        self,
+        method: str,
+        kind: str,
+        name: str = "",
+        *,
+        none_if: Callable[[Any], bool] = lambda response: response.status_code == 404,
+        **more: Any,
     ) -> dict[str, Any] | None:
         version, plural = KINDS[kind]
 
@@ -142,7 +163,8 @@ class Kube:
             try:
                 return self._portal.call(_bounded, ask)  # type: ignore[no-any-return]
             except Exception as error:
-                if _status(error) == none_at:
+                response = getattr(error, "response", None)
+                if response is not None and none_if(response):
                     return None
                 raise
 
@@ -220,7 +242,7 @@ def _told(server: str) -> Iterator[None]:
         if status == 404 and "could not find the requested resource" in message:
             do = "install it as k8s/README.md says"
             raise InputError(f"{server}, which knows no DaskCluster", "the Dask operator", do) from error
-        if status is not None and status < 500 and status != 429:
+        if not _passes(error):
             do = "correct the configuration, or the manifest"
             raise InputError(f"what the API server refuses: {message}", "an object it takes", do) from error
         raise ClusterUnavailableError(f"the API server {server} fails: {message}") from error
@@ -229,6 +251,20 @@ def _told(server: str) -> Iterator[None]:
         raise ClusterUnavailableError(f"the API server {server} does not answer: {reason}") from error
 
 
-def _status(error: BaseException) -> int | None:
+def _already_exists(response: Any) -> bool:
+    """Whether a create found one of that name; a 409 may also be a quota that others changed meanwhile."""
+    try:
+        return bool(response.status_code == 409 and response.json()["reason"] == "AlreadyExists")
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether a refusal is of the moment: a conflict with what others do, too many requests, a failure."""
+    status = _status(error)
+    return status is not None and (status in (408, 409, 429) or status >= 500)
+
+
+def _status(error: BaseException | None) -> int | None:
     response = getattr(error, "response", None)
     return None if response is None else int(response.status_code)
