@@ -85,7 +85,8 @@ class FakeApi:
         parts = urlsplit(url)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         if parts.path.strip("/") == "version":
-            return 200, {"gitVersion": "v1.31.0"}
+            status = self.refuses("get", "version")
+            return status or 200, {"message": "shutting down"} if status else {"gitVersion": "v1.31.0"}
         path = parts.path.split("/namespaces/snow/")[1].split("/")
         plural, name = path[0], path[1] if len(path) > 1 else ""
         verb = "list" if method == "GET" and not name else VERBS[method]

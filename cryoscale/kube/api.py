@@ -175,7 +175,8 @@ def connected(namespace: str | None) -> Iterator[Kube]:
 
     Raises:
         ExtraError: the library is not installed.
-        InputError: there are no credentials, or the server does not answer or take them.
+        InputError: there are no credentials, or the server does not take them.
+        ClusterUnavailableError: it does not answer, or with a failure of its own.
     """
     try:
         import kr8s.asyncio
@@ -194,12 +195,12 @@ def connected(namespace: str | None) -> Iterator[Kube]:
     with start_blocking_portal() as portal:
         try:
             api = portal.call(_bounded, join)
-        except (httpx.HTTPError, kr8s.APITimeoutError, TimeoutError) as error:
-            reason = str(error) or type(error).__name__
-            raise ClusterUnavailableError(
-                f"the API server of Kubernetes does not answer: {reason}"
-            ) from error
         except Exception as error:  # all that can be wrong with a kubeconfig and what it calls
+            if isinstance(error, (httpx.HTTPError, kr8s.APITimeoutError, TimeoutError)) or _passes(error):
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise ClusterUnavailableError(
+                    f"the API server of Kubernetes does not answer: {reason}"
+                ) from error
             raise InputError(
                 f"cluster kind kubernetes, whose API server cannot be asked ({error!r})",
                 "a kubeconfig that kubectl can use, or a pod with a ServiceAccount",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cryoscale.errors import ClusterUnavailableError
+from cryoscale.errors import ClusterUnavailableError, InputError
 from cryoscale.kube import api as asking
 from cryoscale.kube.api import Kube, connected
 from tests.kube_api import FakeApi, served
@@ -77,3 +77,18 @@ def test_what_is_refused_because_of_others_may_be_asked_again(
     with pytest.raises(ClusterUnavailableError):
         call(kube)
     assert call(kube)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_is_rolled_at_the_first_contact_is_away_and_no_bad_input(
+    api: FakeApi, status: int
+) -> None:
+    refusing(api, status, times=1)
+    with pytest.raises(ClusterUnavailableError), connected(None):
+        pass
+
+
+def test_credentials_that_the_server_does_not_take_are_bad_input(api: FakeApi) -> None:
+    refusing(api, 401, times=99)
+    with pytest.raises(InputError, match="a kubeconfig that kubectl can use"), connected(None):
+        pass
