@@ -80,6 +80,13 @@ class DrivenError(OutputError):
         self.lease = lease
 
 
+class StillDrivenError(DrivenError):
+    """The same in a Job, where the other may be a former pod that ends its blocks still: exit code 75."""
+
+    retry: ClassVar[bool] = True
+    exit_code: ClassVar[int] = 75
+
+
 # --- a repeat may help --------------------------------------------------------------------------
 
 

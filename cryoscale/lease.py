@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cryoscale.errors import DrivenError, LeaseLostError
+from cryoscale.errors import DrivenError, LeaseLostError, StillDrivenError
 from cryoscale.write.objects import Objects
 
 log = logging.getLogger("cryoscale")
@@ -246,7 +246,8 @@ def _refuse_new(objects: Objects, before: Mapping[str, Found], now: Mapping[str,
 
 
 def _refuse(objects: Objects, folder: str, document: Mapping[str, Any]) -> None:
-    raise DrivenError(
+    refused = StillDrivenError if os.environ.get("CRYOSCALE_JOB_UID") else DrivenError
+    raise refused(
         f"output {objects.root}, which {_who(document)} is {document.get('role', 'driving')}",
         "a run that nobody drives",
         "wait for it, look with cryoscale status, or give another --out",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cryoscale import lease
-from cryoscale.errors import LeaseLostError, OutputError
+from cryoscale.errors import DrivenError, LeaseLostError, OutputError
 from cryoscale.write.objects import Objects
 from tests.integration.conftest import Calm
 from tests.integration.faults import Command, bytes_that_differ, done, here, run_here, until
@@ -81,6 +81,16 @@ def test_a_driver_elsewhere_that_beats_is_left_its_run_and_one_that_is_silent_is
             with pytest.raises(LeaseLostError, match="taken over"):
                 first.require()
             second.require()
+
+
+@pytest.mark.parametrize(("job", "exit_code"), [("", 2), ("its-uid", 75)])
+def test_a_job_whose_former_pod_still_drives_is_to_start_another_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str, exit_code: int
+) -> None:
+    monkeypatch.setenv("CRYOSCALE_JOB_UID", job)
+    with lease.held(str(tmp_path)), pytest.raises(DrivenError) as refused, lease.held(str(tmp_path)):
+        pass
+    assert refused.value.exit_code == exit_code
 
 
 @pytest.mark.usefixtures("_quick")
