@@ -170,6 +170,7 @@ class Site:
         Raises:
             InputError: the scheduler does not answer, or none of its workers offers a needed resource within
                 :data:`CONNECT_TIMEOUT_S`.
+            ClusterLostError: the scheduler of a cluster on Kubernetes that has just come up does not answer.
             StoppedError: the run was told to stop meanwhile.
         """
         from cryoscale.keeping import keeping_ranges
@@ -179,10 +180,13 @@ class Site:
             with _local(self.spec, self.with_actors, dashboard) as found:
                 yield found
         else:
-            patience_s = JOIN_S if self._made else 0.0
+            stood = self._made is not None
+            patience_s = JOIN_S if stood else 0.0
             address = self._address or self.spec.kind
             with (
-                joined(address, self.with_actors, self.stop, self.tell, patience_s=patience_s) as found,
+                joined(
+                    address, self.with_actors, self.stop, self.tell, patience_s=patience_s, stood=stood
+                ) as found,
                 keeping_ranges(found.client, run_label(self.out)),
             ):
                 yield found

@@ -67,6 +67,7 @@ def joined(
     tell: Callable[[str], None],
     *,
     patience_s: float = 0.0,
+    stood: bool = False,
 ) -> Iterator[Workers]:
     """The workers at a scheduler, once there is one of each kind that is needed.
 
@@ -76,9 +77,11 @@ def joined(
         stop: ends the wait when it is set.
         tell: told once what is waited for.
         patience_s: how long workers may take, where that is longer than :data:`CONNECT_TIMEOUT_S`.
+        stood: whether it has just been seen to be up, so that a silence is a loss and nothing to correct.
 
     Raises:
         InputError: the scheduler does not answer, or workers are missing still.
+        ClusterLostError: the scheduler does not answer, though it stood.
         StoppedError: the wait was ended.
     """
     from distributed import Client
@@ -88,7 +91,7 @@ def joined(
     try:
         client = Client(address, timeout=CONNECT_TIMEOUT_S)
     except (OSError, TimeoutError) as error:
-        raise _silent(address) from error
+        raise (scheduler_gone() if stood else _silent(address)) from error
     with client:
         until = time.monotonic() + max(CONNECT_TIMEOUT_S, patience_s)
         try:
@@ -104,7 +107,7 @@ def joined(
         except StoppedError:
             raise
         except OSError as error:
-            raise _silent(address) from error
+            raise (scheduler_gone() if stood else _silent(address)) from error
         yield found
 
 
