@@ -27,6 +27,8 @@ class FakeApi:
 
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
+    stalled: set[str] = field(default_factory=set)
+    """Pods whose log neither goes on nor ends, as on a connection that is dead without a word."""
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     """Verb and plural."""
     unknown: set[str] = field(default_factory=set)
@@ -100,7 +102,7 @@ class FakeApi:
         if plural in self.unknown:
             return 404, {"message": "the server could not find the requested resource"}
         if path[-1] == "log":
-            return 200, self.logs[name]
+            return 200, _log(self.logs[name], query)
         if verb == "list":
             self.on_look()
             return 200, {"items": [one for kind, one in self._chosen(query) if kind == plural]}
@@ -147,6 +149,19 @@ class FakeApi:
         return 200, found
 
 
+def _log(text: str, query: dict[str, str]) -> str:
+    """A log as it is asked for; a line was written a second after the one before it."""
+    stamps = [f"2026-01-01T00:{n // 60:02d}:{n % 60:02d}.000000500Z" for n in range(text.count("\n"))]
+    asked = query.get("sinceTime", "")[:19]  # which the kubelet is told in whole seconds
+    stamped = query.get("timestamps") == "true"
+    found = [
+        f"{at} {line}\n" if stamped else f"{line}\n"
+        for at, line in zip(stamps, text.splitlines(), strict=True)
+        if at[:19] >= asked
+    ]
+    return "".join(found[-int(query.get("tailLines", len(found) or 1)) :])
+
+
 def _merge(into: dict[str, Any], change: dict[str, Any]) -> None:
     for key, value in change.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
@@ -167,9 +182,13 @@ def served(api: FakeApi, kubeconfig: Path) -> Iterator[FakeApi]:
             status, document = api.answer(self.command, self.path, body)
             content = document.encode() if isinstance(document, str) else json.dumps(document).encode()
             self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
+            stalled = any(f"/pods/{pod}/log" in self.path for pod in api.stalled)
+            self.send_header("Content-Length", str(len(content) + stalled))
             self.end_headers()
             self.wfile.write(content)
+            if stalled:
+                self.rfile.read(1)  # until whoever asked goes
+                self.close_connection = True
 
         do_GET = do_POST = do_PATCH = do_DELETE = _answer
 

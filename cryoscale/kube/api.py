@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -28,6 +29,13 @@ CREATE_TRIES = 5
 others, or there were too many requests."""
 
 AGAIN_S = 1.0
+
+SILENT_S = 60.0
+"""How long a log that is followed may be silent until it is asked for anew: its connection may have died
+without a word."""
+
+STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\S+) ?(.*)")
+"""A line of a log behind the time at which it was written."""
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -113,9 +121,25 @@ class Kube:
         params = {"dryRun": "All"} if only_try else {}
         return self._call("DELETE", kind, name, params=params, content=json.dumps(options)) is not None
 
-    def log(self, pod: str, *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
-        """The lines of a pod's log, or the last of them; with ``follow`` those to come, until it ends."""
-        params = {"follow": "true"} if follow else {}
+    def log(
+        self, pod: str, *, after: str = "", follow: bool = False, tail: int | None = None
+    ) -> Iterator[tuple[str, str]]:
+        """The lines of a pod's log, each behind the time at which it was written (RFC 3339).
+
+        Args:
+            pod: its name.
+            after: only what was written after that time.
+            follow: those to come, too, until the log ends or nothing comes for :data:`SILENT_S`.
+            tail: only so many, the last.
+        """
+        import httpx
+        import kr8s
+
+        params = {"timestamps": "true"}
+        if follow:
+            params["follow"] = "true"
+        if after:
+            params["sinceTime"] = after
         if tail is not None:
             params["tailLines"] = str(tail)
         version, plural = KINDS["Pod"]
@@ -126,19 +150,30 @@ class Kube:
             url=f"{plural}/{pod}/log",
             params=params,
             stream=True,
-            timeout=None if follow else CALL_S,
+            timeout=httpx.Timeout(CALL_S, read=SILENT_S if follow else CALL_S),
         )
-        with _told(self.server), self._portal.wrap_async_context_manager(asking) as response:
-            lines = response.aiter_lines()
-            while (line := self._portal.call(anext, lines, None)) is not None:
-                yield line
+        with _told(self.server):
+            try:
+                with self._portal.wrap_async_context_manager(asking) as response:
+                    lines, written = response.aiter_lines(), after
+                    while (line := self._portal.call(anext, lines, None)) is not None:
+                        stamped = STAMPED.fullmatch(line)
+                        if stamped is None:  # the kubelet's own words
+                            yield written, line
+                        elif stamped[1] > after:  # the server goes by whole seconds
+                            written = stamped[1]
+                            yield written, stamped[2]
+            except kr8s.APITimeoutError:
+                if not follow:
+                    raise
 
     def last_line(self, pod: str) -> str:
         """The last line of a pod's log; nothing where it cannot be had."""
         try:
-            return next(self.log(pod, tail=1), "").strip()
+            _, line = next(self.log(pod, tail=1), ("", ""))
         except CryoscaleError:
             return ""
+        return line.strip()
 
     def _call(
         self,

@@ -90,8 +90,9 @@ def driver_log(kube: Kube, run: str, out: str, *, follow: bool = False) -> Itera
     Raises:
         InputError: no Job drives the run.
     """
-    read: set[str] = set()
-    waited = ""
+    reached: dict[str, str] = {}  # of pods that have begun: when the last line was written that was shown
+    ended: set[str] = set()
+    told: list[str] = []
     while True:
         seen = look_up(kube, run)
         if seen.job is None and not seen.drivers:
@@ -101,20 +102,30 @@ def driver_log(kube: Kube, run: str, out: str, *, follow: bool = False) -> Itera
                 "cryoscale run CONFIG --out OUT --detach, or give --namespace",
             )
         known = [job["metadata"]["name"]] if (job := seen.job) and not seen.drivers else []
-        fresh = [pod for pod in seen.drivers if pod["metadata"]["uid"] not in read]
+        before, told = told, []
+        fresh = [pod for pod in seen.drivers if pod["metadata"]["uid"] not in ended]
         for pod in fresh if follow else fresh[-1:]:
+            name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
             if not _has_begun(pod):
-                known.append(pod["metadata"]["name"])
+                known.append(name)
                 break
-            read.add(pod["metadata"]["uid"])
-            yield f"# pod {pod['metadata']['name']}"
+            if uid not in reached:
+                reached[uid] = ""
+                yield f"# pod {name}"
             try:
-                yield from kube.log(pod["metadata"]["name"], follow=follow)
+                going = follow and not _has_ended(pod)
+                for written, line in kube.log(name, after=reached[uid], follow=going):
+                    reached[uid] = written
+                    yield line
             except (ClusterUnavailableError, InputError) as error:  # its node is gone, or so is the pod
-                yield f"# {error}"
+                told.append(str(error))
+                if str(error) not in before:
+                    yield f"# {error}"
+            if _has_ended(pod):  # before that a log that ends has only been cut off
+                ended.add(uid)
         for line in (seen.troubles[name] for name in known if name in seen.troubles):
-            if line != waited:
-                waited = line
+            told.append(line)
+            if line not in before:
                 yield f"# {line}"
         if not follow or seen.over:
             if seen.over:
@@ -134,5 +145,14 @@ def _born(document: Mapping[str, Any]) -> str:
 
 def _has_begun(pod: Mapping[str, Any]) -> bool:
     """Whether a container has run, so that there is a log."""
-    states = [one.get("state", {}) for one in pod.get("status", {}).get("containerStatuses", ())]
-    return any("running" in state or "terminated" in state for state in states)
+    return any("running" in state or "terminated" in state for state in _states(pod))
+
+
+def _has_ended(pod: Mapping[str, Any]) -> bool:
+    """Whether all containers have ended, so that no more comes into their logs."""
+    return all("terminated" in state for state in _states(pod))
+
+
+def _states(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Of its containers."""
+    return [one.get("state", {}) for one in pod.get("status", {}).get("containerStatuses", ())]

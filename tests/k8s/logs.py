@@ -7,8 +7,10 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.k8s.container import Container
@@ -17,6 +19,8 @@ from tests.k8s.pods import Pod
 FindPod = Callable[[str, str], Pod | None]
 
 KUBELET_PORT = 10250
+
+FIRST_LINE_AT = datetime(2026, 1, 1)
 
 
 def serve(address: str, certificate: Path, authority: Path, find: FindPod) -> None:
@@ -74,16 +78,38 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         with open(path, "rb") as file:
             text = file.read()
+            number = 0
             if "tailLines" in asked:
-                text = b"".join(text.splitlines(keepends=True)[-int(asked["tailLines"]) :])
-            self._chunk(text[: int(asked["limitBytes"])] if "limitBytes" in asked else text)
-            while followed is not None:
-                over = followed.exit_code is not None
-                self._chunk(file.read())
-                if over:
-                    break
-                time.sleep(0.1)
+                lines = text.splitlines(keepends=True)
+                number = max(0, len(lines) - int(asked["tailLines"]))
+                text = b"".join(lines[number:])
+            if asked.get("timestamps") == "true":
+                self._send_stamped(file, text, number, followed, asked.get("sinceTime", ""))
+            else:
+                self._chunk(text[: int(asked["limitBytes"])] if "limitBytes" in asked else text)
+                while followed is not None:
+                    over = followed.exit_code is not None
+                    self._chunk(file.read())
+                    if over:
+                        break
+                    time.sleep(0.1)
         self.wfile.write(b"0\r\n\r\n")
+
+    def _send_stamped(
+        self, file: BinaryIO, text: bytes, number: int, followed: Container | None, since: str
+    ) -> None:
+        """Whole lines behind the times of their writing, for which their numbers stand: a second each."""
+        while True:
+            over = followed is None or followed.exit_code is not None
+            *lines, text = (text + file.read()).split(b"\n")
+            for line in lines:
+                at = (FIRST_LINE_AT + timedelta(seconds=number)).isoformat()
+                number += 1
+                if at[:19] >= since[:19]:
+                    self._chunk(f"{at}.000000500Z ".encode() + line + b"\n")
+            if over:
+                return
+            time.sleep(0.1)
 
     def _chunk(self, text: bytes) -> None:
         if text:

@@ -14,6 +14,7 @@ from cryoscale.cli import app
 from cryoscale.cluster import run_label
 from cryoscale.config import parse_config
 from cryoscale.errors import ClusterUnavailableError, InputError
+from cryoscale.kube import api as asking
 from cryoscale.kube import following, job
 from tests.kube_api import FakeApi, served
 
@@ -201,6 +202,31 @@ def test_the_log_goes_on_with_the_pod_that_takes_over_until_the_job_is_over(
         "8/8 blocks",
         "# Job Complete",
     ]
+
+
+def test_a_log_that_is_cut_off_or_falls_silent_is_asked_for_anew_from_where_it_was(
+    api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "SILENT_S", 0.1)
+    cryoscale("run", config(tmp_path), "--out", OUT, "--detach")
+    looks: list[int] = []
+
+    def go_on() -> None:
+        looks.append(1)
+        if len(looks) == 1:
+            driver(api, "only", "searching\n", running={})
+        elif len(looks) == 3:
+            api.logs["only"] += "3/8 blocks\n"
+            api.stalled = {"only"}
+        elif len(looks) == 5:
+            api.stalled = set()
+            api.logs["only"] += "8/8 blocks\n"
+            api.objects["pods", "only"]["status"]["containerStatuses"] = [{"state": {"terminated": {}}}]
+            the_job(api)["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+
+    api.on_look = go_on
+    said, _ = cryoscale("logs", OUT, "--follow")
+    assert said.splitlines() == ["# pod only", "searching", "3/8 blocks", "8/8 blocks", "# Job Complete"]
 
 
 def test_why_a_job_has_no_driver_is_told(api: FakeApi, tmp_path: Path) -> None:
