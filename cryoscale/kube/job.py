@@ -32,6 +32,9 @@ log = logging.getLogger("cryoscale")
 CARRIED_BYTES = 900_000
 """A ConfigMap holds 1 MiB at most."""
 
+SHAPEFILE_PARTS = (".shx", ".dbf", ".prj", ".cpg")
+"""What a Shapefile consists of beside its ``.shp``: index, attributes, projection, encoding."""
+
 CONFIG_AT = "/etc/cryoscale"
 
 GONE_S = 120.0
@@ -196,16 +199,17 @@ def carry(document: Mapping[str, Any], base: Path) -> dict[str, bytes]:
         if not _is_here(value):
             continue
         path = base / value
+        number = len(found)
+        holder[key] = _key(number, path)
         try:
-            content = path.read_bytes()
+            for part in (path, *_companions(path)):
+                found[_key(number, part)] = part.read_bytes()
         except OSError as error:
             raise InputError(
                 f"{where}: {value} ({error.strerror})",
                 "a file beside the configuration, or an absolute path of the pods",
                 "correct it",
             ) from error
-        holder[key] = f"{len(found)}-{re.sub(r'[^-._a-zA-Z0-9]', '_', path.name)}"
-        found[holder[key]] = content
     size = sum(map(len, found.values()))
     if size > CARRIED_BYTES:
         raise InputError(
@@ -223,6 +227,19 @@ def _named(document: Mapping[str, Any], keys: Sequence[tuple[str, ...]]) -> Iter
         for key in path[:-1]:
             holder = holder.get(key) or {}
         yield ".".join(path), holder, path[-1]
+
+
+def _key(number: int, path: Path) -> str:
+    """A file's name in the ConfigMap."""
+    return f"{number}-{re.sub(r'[^-._a-zA-Z0-9]', '_', path.name)}"
+
+
+def _companions(path: Path) -> list[Path]:
+    """What lies beside a file and belongs to it, by its name: the other parts of a Shapefile."""
+    if path.suffix.lower() != ".shp":
+        return []
+    beside = sorted(path.parent.iterdir())
+    return [one for one in beside if one.stem == path.stem and one.suffix.lower() in SHAPEFILE_PARTS]
 
 
 def _is_here(value: str | None) -> bool:

@@ -263,6 +263,17 @@ def test_files_too_large_to_send_along_are_refused(tmp_path: Path) -> None:
         job.carry(document, tmp_path)
 
 
+def test_a_shapefile_is_sent_along_with_its_parts_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("a b.shp", "a b.shx", "a b.dbf", "a b.PRJ", "a b.qgz", "other.dbf"):
+        (tmp_path / name).write_text(name)
+    document = yaml.safe_load(config(tmp_path, region={"file": "a b.shp"}).read_text())
+    carried = job.carry(document, tmp_path)
+    assert yaml.safe_load(carried.pop("run.yaml"))["region"]["file"] == "0-a_b.shp"
+    assert {name: found.decode() for name, found in carried.items()} == {
+        f"0-a_b.{part}": f"a b.{part}" for part in ("shp", "shx", "dbf", "PRJ")
+    }
+
+
 def test_files_that_the_workers_would_have_to_see_are_refused(tmp_path: Path) -> None:
     for change in ({"model": {"weights": "here.safetensors"}}, {"catalogs": [{"url": "simulated"}]}):
         with pytest.raises(InputError, match="which the workers do not see"):
