@@ -139,6 +139,9 @@ class FakeApi:
             self.on_create(made)
             return 201, made
         found = self.objects[plural, name]
+        meant = body.get("preconditions" if verb == "delete" else "metadata", {})
+        if (uid := meant.get("uid", found["metadata"]["uid"])) != found["metadata"]["uid"]:
+            return 409, {"message": f"Precondition failed: UID in precondition: {uid}"}
         if verb == "delete":
             del self.objects[plural, name]
         elif verb == "patch":

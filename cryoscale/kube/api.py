@@ -115,9 +115,16 @@ class Kube:
             headers={"Content-Type": "application/merge-patch+json"},
         )
 
-    def delete(self, kind: str, name: str, *, policy: str = "Background", only_try: bool = False) -> bool:
-        """Delete an object and what it owns; False where it was not there."""
+    def delete(
+        self, kind: str, name: str, *, policy: str = "Background", uid: str = "", only_try: bool = False
+    ) -> bool:
+        """Delete an object and what it owns; False where it was not there.
+
+        Where ``uid`` is given, another object that has the name by now is refused.
+        """
         options: dict[str, Any] = {"propagationPolicy": policy}
+        if uid:
+            options["preconditions"] = {"uid": uid}
         params = {"dryRun": "All"} if only_try else {}
         return self._call("DELETE", kind, name, params=params, content=json.dumps(options)) is not None
 

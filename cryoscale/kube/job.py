@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -133,9 +134,9 @@ def submit(
         mounted = f"{name}-{uuid.uuid4().hex[:6]}"
         config_map = _config_map(mounted, carried, kube, run)
         job = _job(name, mounted, spec, out, kube, run, options)
-        _make_room(kube, name, run)
-        for made in (config_map, job):
+        for made in (config_map, job):  # before the former Job goes, whose log may be all that there is of it
             kube.create(made, only_try=True)
+        _make_room(kube, name, run)
         created = _create(kube, config_map, job)
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": created["metadata"]["uid"]}
         try:
@@ -291,12 +292,21 @@ def _make_room(kube: Kube, name: str, run: str) -> None:
 
     Raises:
         InputError: it is not over.
+        ClusterUnavailableError: another submission has put its own in the place of the former one.
     """
     for found in kube.list("Job", {RUN_LABEL: run}):
-        if not over(found) and not found["metadata"].get("deletionTimestamp"):
-            raise _driven(kube, str(found["metadata"]["name"]))
-    if kube.delete("Job", name, policy="Foreground"):
-        _await(lambda: kube.get("Job", name) is None, f"Job {kube.namespace}/{name}")
+        metadata = found["metadata"]
+        if not over(found) and not metadata.get("deletionTimestamp"):
+            raise _driven(kube, str(metadata["name"]))
+        if metadata["name"] == name:
+            kube.delete("Job", name, policy="Foreground", uid=metadata["uid"])
+            _await(partial(_is_gone, kube, metadata), f"Job {kube.namespace}/{name}")
+
+
+def _is_gone(kube: Kube, job: Mapping[str, Any]) -> bool:
+    """Whether a Job of these metadata is no more, another of its name perhaps there."""
+    found = kube.get("Job", str(job["name"]))
+    return found is None or found["metadata"]["uid"] != job["uid"]
 
 
 def over(job: Mapping[str, Any]) -> str:

@@ -171,6 +171,34 @@ def test_a_run_has_one_job_at_a_time_and_one_that_is_over_makes_room(api: FakeAp
     assert the_job(api)["metadata"]["uid"] != before
 
 
+def test_a_submission_that_is_refused_leaves_the_former_job_with_its_log(
+    api: FakeApi, tmp_path: Path
+) -> None:
+    cryoscale("run", config(tmp_path), "--out", OUT, "--detach")
+    the_job(api)["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
+    before = the_job(api)["metadata"]["uid"]
+    api.forbidden = {("create", "jobs")}
+    _, error = cryoscale("run", config(tmp_path), "--out", OUT, "--detach")
+    assert "rights that are too narrow" in str(error)
+    assert the_job(api)["metadata"]["uid"] == before
+
+
+def test_room_is_made_by_no_job_that_another_submission_has_put_there(api: FakeApi, tmp_path: Path) -> None:
+    cryoscale("run", config(tmp_path), "--out", OUT, "--detach")
+    former = the_job(api)
+    former["status"] = {"conditions": [{"type": "Failed", "status": "True"}]}
+
+    def another_comes(verb: str, plural: str) -> None:
+        if (verb, plural) == ("delete", "jobs"):
+            metadata = {key: former["metadata"][key] for key in ("name", "labels")}
+            api.put("jobs", {**former, "metadata": metadata, "status": {}})
+
+    api.refuses = another_comes
+    _, error = cryoscale("run", config(tmp_path), "--out", OUT, "--detach")
+    assert isinstance(error, ClusterUnavailableError)
+    assert the_job(api)["status"] == {}
+
+
 def driver(api: FakeApi, name: str, log: str, **state: Any) -> None:
     labels = {"cryoscale.dev/run": run_label(OUT), "app.kubernetes.io/component": "submitter"}
     api.pod(name, labels, phase="Running", containerStatuses=[{"name": "driver", "state": state}])
