@@ -37,6 +37,8 @@ class FakeApi:
     """Whether a call is answered with 503."""
     refuses: Callable[[str, str], int | None] = lambda verb, plural: None
     """With which status a call is refused because of what others do at this moment."""
+    gateway: tuple[int, str] | None = None
+    """What one that stands before it answers in its place."""
     loses: Callable[[str, str], bool] = lambda verb, plural: False
     """Whether a call is carried out, and answered with 504."""
     on_create: Callable[[dict[str, Any]], None] = lambda document: None
@@ -89,6 +91,8 @@ class FakeApi:
         if parts.path.strip("/") == "version":
             status = self.refuses("get", "version")
             return status or 200, {"message": "shutting down"} if status else {"gitVersion": "v1.31.0"}
+        if self.gateway:
+            return self.gateway
         path = parts.path.split("/namespaces/snow/")[1].split("/")
         plural, name = path[0], path[1] if len(path) > 1 else ""
         verb = "list" if method == "GET" and not name else VERBS[method]

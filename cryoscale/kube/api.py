@@ -205,7 +205,7 @@ class Kube:
             try:
                 return self._portal.call(_bounded, ask)  # type: ignore[no-any-return]
             except Exception as error:
-                response = getattr(error, "response", None)
+                response = _response(error)
                 if response is not None and none_if(response):
                     return None
                 raise
@@ -239,9 +239,8 @@ def connected(namespace: str | None) -> Iterator[Kube]:
             api = portal.call(_bounded, join)
         except Exception as error:  # all that can be wrong with a kubeconfig and what it calls
             if isinstance(error, (httpx.HTTPError, kr8s.APITimeoutError, TimeoutError)) or _passes(error):
-                reason = " ".join(str(error).split()) or type(error).__name__
                 raise ClusterUnavailableError(
-                    f"the API server of Kubernetes does not answer: {reason}"
+                    f"the API server of Kubernetes does not answer: {_reason(error)}"
                 ) from error
             raise InputError(
                 f"cluster kind kubernetes, whose API server cannot be asked ({error!r})",
@@ -274,8 +273,10 @@ def _told(server: str) -> Iterator[None]:
 
     try:
         yield
-    except kr8s.ServerError as error:
-        status, message = _status(error), " ".join(str(error).split())
+    except (kr8s.ServerError, KeyError, TypeError) as error:
+        status, message = _status(error), _reason(error)
+        if status is None:
+            raise
         if status == 403 and "quota" in message:
             do = "free some of it, or have the quota raised"
             raise InputError(f"a quota that is too small: {message}", "room for the run", do) from error
@@ -289,9 +290,11 @@ def _told(server: str) -> Iterator[None]:
             do = "correct the configuration, or the manifest"
             raise InputError(f"what the API server refuses: {message}", "an object it takes", do) from error
         raise ClusterUnavailableError(f"the API server {server} fails: {message}") from error
+    except json.JSONDecodeError as error:
+        said = f"{' '.join(error.doc.split())[:60]!r}, no document of Kubernetes"
+        raise ClusterUnavailableError(f"the API server {server} answers with {said}") from error
     except (httpx.HTTPError, kr8s.APITimeoutError, OSError) as error:
-        reason = str(error) or type(error).__name__
-        raise ClusterUnavailableError(f"the API server {server} does not answer: {reason}") from error
+        raise ClusterUnavailableError(f"the API server {server} does not answer: {_reason(error)}") from error
 
 
 def _already_exists(response: Any) -> bool:
@@ -309,5 +312,22 @@ def _passes(error: BaseException) -> bool:
 
 
 def _status(error: BaseException | None) -> int | None:
-    response = getattr(error, "response", None)
+    response = _response(error)
     return None if response is None else int(response.status_code)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in the server's own words where it has any."""
+    response, text = _response(error), str(error) or type(error).__name__
+    if response is not None:
+        try:
+            text = str(response.json()["message"])
+        except (ValueError, KeyError, TypeError):
+            text = f"{response.status_code} {response.reason_phrase}"
+    return " ".join(text.split())
+
+
+def _response(error: BaseException | None) -> Any:
+    """The refusal that an error tells of, or at whose form kr8s has stumbled; None of other errors."""
+    told = error.__context__ if isinstance(error, (KeyError, TypeError)) else error
+    return getattr(told, "response", None)

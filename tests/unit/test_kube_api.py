@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cryoscale.errors import ClusterUnavailableError, InputError
+from cryoscale.errors import ClusterUnavailableError, CryoscaleError, InputError
 from cryoscale.kube import api as asking
 from cryoscale.kube.api import Kube, connected
 from tests.kube_api import FakeApi, served
@@ -92,3 +92,26 @@ def test_credentials_that_the_server_does_not_take_are_bad_input(api: FakeApi) -
     refusing(api, 401, times=99)
     with pytest.raises(InputError, match="a kubeconfig that kubectl can use"), connected(None):
         pass
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "exit_code", "words"),
+    [
+        (200, "<html>sign in</html>", 75, "'<html>sign in</html>', no document of Kubernetes"),
+        (403, '{"error": "blocked"}', 2, "rights that are too narrow: 403 Forbidden"),
+        (403, '["blocked"]', 2, "rights that are too narrow: 403 Forbidden"),
+        (429, "Too many requests", 75, "429 Too Many Requests"),
+        (502, "<html>away</html>", 75, "fails: 502 Bad Gateway"),
+        (503, '{"message": "etcd\\nis away"}', 75, "fails: etcd is away"),
+    ],
+)
+def test_what_a_gateway_answers_is_told_in_a_line(
+    api: FakeApi, kube: Kube, status: int, text: str, exit_code: int, words: str
+) -> None:
+    api.gateway = status, text
+    for call in (lambda: kube.get("Job", "j"), lambda: kube.list("Job", {}), lambda: kube.create(JOB)):
+        with pytest.raises(CryoscaleError) as told:
+            call()
+        assert told.value.exit_code == exit_code
+        assert words in str(told.value)
+        assert "\n" not in str(told.value)
