@@ -1,7 +1,8 @@
 """A Dask cluster for a run: found or made, waited for, and taken down again if it was made.
 
-What is made carries the run's label, so that a driver that follows a killed one knows it for its own. A
-driver that runs in a Job has that Job own it: who deletes the Job deletes all.
+What is made carries the run's label, so that a driver that follows a killed one knows it for its own, and the
+mark of the driver that it goes with, who alone takes it down: a name may be another's by then. A driver that
+runs in a Job has that Job own it: who deletes the Job deletes all.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +36,9 @@ RESOLVE_S = 30.0
 DOWN_TRIES = 10
 """How often it is tried to delete what was made, as it would cost money for ever."""
 
+DRIVER_MARK = "cryoscale.dev/driver"
+"""Annotation of a cluster: the driver that takes it down."""
+
 NOWHERE = "nothing-of-this-name"
 """Of objects that are not there, to try whether one may delete or change any."""
 
@@ -54,6 +59,8 @@ class Provision:
     created: bool = False
     found: int | None = None
     """CPU workers of a cluster that was there."""
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Value of :data:`DRIVER_MARK`."""
     _told: str = ""
     _borne: dict[str, float] = field(default_factory=dict)
 
@@ -87,20 +94,30 @@ class Provision:
         if not self.created:
             self._put_back()
             return
-        name = self.spec.name
         for left in reversed(range(DOWN_TRIES)):
             try:
-                # in the foreground: who makes the next of that name sees that parts are still there
-                self.kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground")
-                self.kube.delete("DaskCluster", name, policy="Foreground")
+                found = self.kube.get("DaskCluster", self.spec.name)
+                if found is not None and self._is_ours(found):
+                    self._delete(found)
                 self.created = False
                 return
             except CryoscaleError as error:
                 if not (left and error.retry):
-                    do = f"kubectl delete daskcluster {name} -n {self.kube.namespace}"
+                    do = f"kubectl delete daskcluster {self.spec.name} -n {self.kube.namespace}"
                     log.warning("the cluster is left behind (%s): %s", error, do)
                     return
             time.sleep(LOOK_S)
+
+    def _is_ours(self, cluster: Mapping[str, Any]) -> bool:
+        return bool(cluster["metadata"].get("annotations", {}).get(DRIVER_MARK) == self.mark)
+
+    def _delete(self, cluster: Mapping[str, Any]) -> None:
+        """In the foreground: who makes the next of that name sees that parts are still there."""
+        name, uid = self.spec.name, cluster["metadata"]["uid"]
+        group = (self.kube.get("DaskWorkerGroup", f"{name}-gpu") or {}).get("metadata", {})
+        if uid in {owner["uid"] for owner in group.get("ownerReferences", ())}:
+            self.kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground", uid=group["uid"])
+        self.kube.delete("DaskCluster", name, policy="Foreground", uid=uid)
 
     def _put_back(self) -> None:
         if self.found is None:
@@ -129,12 +146,20 @@ class Provision:
         if not self.created and self.found is None:
             self.found = Group.of(self.kube, name).replicas()
         if self.created:  # by a driver that was killed, perhaps between its two halves
+            self._take_over(found)
             self._make_group(found)
         return True
 
+    def _take_over(self, cluster: Mapping[str, Any]) -> None:
+        if not self._is_ours(cluster):
+            change = {"metadata": {"annotations": {DRIVER_MARK: self.mark}}}
+            self.kube.patch("DaskCluster", self.spec.name, change)
+
     def _make(self) -> None:
         made = self._documents()
-        owned = {**made.cluster["metadata"], "ownerReferences": _job()}
+        metadata = made.cluster["metadata"]
+        marks = {**metadata.get("annotations", {}), DRIVER_MARK: self.mark}
+        owned = {**metadata, "annotations": marks, "ownerReferences": _job()}
         self.tell(f"creating the DaskCluster {self.kube.namespace}/{self.spec.name}")
         self.created = True  # from here on there may be something to delete, whatever is answered
         cluster = self.kube.create({**made.cluster, "metadata": owned})
@@ -286,7 +311,8 @@ def require_provision(spec: ClusterSpec, out: str = "", run: str = "") -> None:
                 kube.create(document, only_try=True)
             for kind in ("DaskCluster", "DaskWorkerGroup"):
                 kube.delete(kind, NOWHERE, only_try=True)
-        kube.patch("DaskWorkerGroup", NOWHERE, {}, only_try=True)
+        for kind in ("DaskCluster", "DaskWorkerGroup"):
+            kube.patch(kind, NOWHERE, {}, only_try=True)
         kube.delete("Deployment", NOWHERE, only_try=True)
 
 

@@ -227,7 +227,7 @@ def test_the_submitter_may_do_what_it_needs_and_no_more() -> None:
     assert "*" not in str(rights)
     changing = {key: verbs - reading for key, verbs in rights.items() if verbs - reading}
     assert changing == {
-        ("kubernetes.dask.org", "daskclusters"): {"create", "delete"},
+        ("kubernetes.dask.org", "daskclusters"): {"create", "patch", "delete"},
         ("kubernetes.dask.org", "daskworkergroups"): {"create", "patch", "delete"},
         ("apps", "deployments"): {"delete"},
     }

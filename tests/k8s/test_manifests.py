@@ -16,6 +16,7 @@ SUBMITTER, WORKER, DASK = "cryoscale-submitter", "cryoscale-worker", "kubernetes
 MAY = [
     ("get", "daskclusters", DASK),
     ("create", "daskclusters", DASK),
+    ("patch", "daskclusters", DASK),
     ("delete", "daskclusters", DASK),
     ("create", "daskworkergroups", DASK),
     ("patch", "daskworkergroups", DASK),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cryoscale.errors import InputError, StoppedError
+from cryoscale.errors import InputError, StoppedError, TransientError
 from cryoscale.kube import provision
 from cryoscale.kube.provision import Provision, provided, require_provision
 from cryoscale.kube.scaling import Group
@@ -124,6 +124,48 @@ def test_who_follows_a_killed_driver_completes_its_cluster_and_takes_it_down(api
         found.up()
         assert api.names("daskworkergroups") == ["ice-gpu"]
     assert not api.names("daskclusters") + api.names("daskworkergroups")
+
+
+def test_a_cluster_that_another_driver_has_made_meanwhile_is_not_taken_down(api: FakeApi) -> None:
+    with cluster() as first:
+        first.up()
+        api.objects.clear()  # its Job is deleted, with all that it owns
+        with cluster(run="of-another") as second:
+            second.up()
+            first.down()
+            assert api.names("daskclusters") + api.names("daskworkergroups") == ["ice", "ice-gpu"]
+    assert not api.names("daskclusters") + api.names("daskworkergroups")
+
+
+def test_who_took_a_cluster_over_takes_it_down_and_not_the_driver_that_made_it(api: FakeApi) -> None:
+    with cluster() as second:
+        with cluster() as first:
+            first.up()
+            second.up()
+        assert api.names("daskclusters") + api.names("daskworkergroups") == ["ice", "ice-gpu"]
+    assert not api.names("daskclusters") + api.names("daskworkergroups")
+
+
+@pytest.mark.parametrize("run", [RUN, "of-another"])
+def test_a_cluster_whose_creation_was_not_answered_is_taken_down_if_it_is_this_drivers(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    stop = threading.Event()
+    answer = api.answer
+
+    def silent(method: str, url: str, body: bytes) -> tuple[int, Any]:
+        said = answer(method, url, body)
+        if method != "POST":
+            return said
+        stop.set()
+        if run != RUN:
+            api.put("daskclusters", documents(SPEC, "snow", cpu_workers=3, run=run).cluster)
+        return 504, {"message": "no answer in time"}
+
+    monkeypatch.setattr(api, "answer", silent)
+    with pytest.raises(TransientError), cluster(stop=stop) as found:
+        found.up()
+    assert api.names("daskclusters") == ([] if run == RUN else ["ice"])
 
 
 def test_a_cluster_is_not_made_into_the_remains_of_the_former_one(api: FakeApi) -> None:
@@ -268,6 +310,7 @@ def test_a_cluster_is_taken_down_although_the_api_server_is_away_for_a_moment(ap
         ("create", "daskclusters"),
         ("create", "daskworkergroups"),
         ("delete", "daskclusters"),
+        ("patch", "daskclusters"),
         ("patch", "daskworkergroups"),
         ("delete", "deployments"),
         ("list", "pods"),
