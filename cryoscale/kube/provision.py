@@ -28,7 +28,7 @@ from cryoscale.settings import ClusterSpec, ModelSpec
 log = logging.getLogger("cryoscale")
 
 LOOK_S = 2.0
-"""How often it is looked whether the cluster is up: three calls each."""
+"""How often it is looked whether the cluster is up: five calls each."""
 
 RESOLVE_S = 30.0
 """How long a Service's name may take to be known to DNS, which remembers for 5 to 30 s what was not there."""
@@ -72,22 +72,28 @@ class Provision:
     def up(self) -> str:
         """Find or make the cluster and wait until it can work; the scheduler's address.
 
+        One that goes meanwhile is made again.
+
         Raises:
             InputError: it cannot, or not in time, for a reason that Kubernetes names.
+            ClusterUnavailableError: the API server does not answer, for as long as there was to wait.
             StoppedError: the run was told to stop meanwhile.
         """
+        self._pause(0.0)
         deadline = time.monotonic() + self.spec.wait_s
-        while not self._find_or_make():
-            self._say("the former cluster of that name to be gone")
-            if time.monotonic() > deadline:
-                raise self._left_over()
-            self._pause()
-        while (trouble := self._trouble()) is not None:
+        while True:
+            try:
+                trouble = self._trouble()
+                if trouble is None:
+                    return self._address()
+            except ClusterUnavailableError as error:  # it may be back at the next look
+                if time.monotonic() > deadline:
+                    raise
+                trouble = Trouble("Kubernetes", str(error), "see that its API server can be reached")
             self._say(str(trouble))
             if time.monotonic() > deadline or self._unbearable(trouble):
                 raise self._not_up(trouble)
-            self._pause()
-        return self._address()
+            self._pause(LOOK_S)
 
     def down(self) -> None:
         """Delete what was made for the run, or leave a cluster with as many workers as it had."""
@@ -114,9 +120,10 @@ class Provision:
     def _delete(self, cluster: Mapping[str, Any]) -> None:
         """In the foreground: who makes the next of that name sees that parts are still there."""
         name, uid = self.spec.name, cluster["metadata"]["uid"]
-        group = (self.kube.get("DaskWorkerGroup", f"{name}-gpu") or {}).get("metadata", {})
-        if uid in {owner["uid"] for owner in group.get("ownerReferences", ())}:
-            self.kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground", uid=group["uid"])
+        group = self.kube.get("DaskWorkerGroup", f"{name}-gpu")
+        if group is not None and uid in _owners(group):
+            group_uid = group["metadata"]["uid"]
+            self.kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground", uid=group_uid)
         self.kube.delete("DaskCluster", name, policy="Foreground", uid=uid)
 
     def _put_back(self) -> None:
@@ -136,8 +143,7 @@ class Provision:
                 # the operator would take them for the new cluster's, and the garbage collector delete them
                 return False
             require_images(self.spec)
-            self._make()
-            return True
+            return self._make()
         if found["metadata"].get("deletionTimestamp"):
             return False
         labels = found["metadata"].get("labels", {})
@@ -147,7 +153,7 @@ class Provision:
             self.found = Group.of(self.kube, name).replicas()
         if self.created:  # by a driver that was killed, perhaps between its two halves
             self._take_over(found)
-            self._make_group(found)
+            return self._make_group(found)
         return True
 
     def _take_over(self, cluster: Mapping[str, Any]) -> None:
@@ -155,7 +161,7 @@ class Provision:
             change = {"metadata": {"annotations": {DRIVER_MARK: self.mark}}}
             self.kube.patch("DaskCluster", self.spec.name, change)
 
-    def _make(self) -> None:
+    def _make(self) -> bool:
         made = self._documents()
         metadata = made.cluster["metadata"]
         marks = {**metadata.get("annotations", {}), DRIVER_MARK: self.mark}
@@ -165,12 +171,16 @@ class Provision:
         cluster = self.kube.create({**made.cluster, "metadata": owned})
         if cluster is None:  # made by somebody else in this moment
             self.created = False
-            return
-        self._make_group(cluster)
+            return True
+        return self._make_group(cluster)
 
-    def _make_group(self, cluster: Any) -> None:
-        if not self.with_actors or self.kube.get("DaskWorkerGroup", f"{self.spec.name}-gpu"):
-            return
+    def _make_group(self, cluster: Any) -> bool:
+        """Whether the cluster's group is there by now; False where that of a former one is still going."""
+        if not self.with_actors:
+            return True
+        there = self.kube.get("DaskWorkerGroup", f"{self.spec.name}-gpu")
+        if there is not None:
+            return not (owners := _owners(there)) or cluster["metadata"]["uid"] in owners
         group = self._documents().actors
         owner = {
             "apiVersion": cluster["apiVersion"],
@@ -179,6 +189,7 @@ class Provision:
             "uid": cluster["metadata"]["uid"],
         }
         self.kube.create({**group, "metadata": {**group["metadata"], "ownerReferences": [owner]}})
+        return True
 
     def _documents(self) -> Any:
         return documents(
@@ -191,10 +202,10 @@ class Provision:
 
     def _trouble(self) -> Trouble | None:
         """What keeps the cluster from working; None once it can."""
-        try:
-            standing = look(self.kube, self.spec.name)
-        except ClusterUnavailableError as error:  # it may be back at the next look
-            return Trouble("Kubernetes", str(error), "see that its API server can be reached")
+        if not self._find_or_make():
+            do = "delete them, or give another cluster.name"
+            return Trouble("the former cluster of that name", "parts of it are left", do)
+        standing = look(self.kube, self.spec.name)
         lacking = standing.lacks(self.roles)
         if not lacking:
             return None
@@ -219,20 +230,13 @@ class Provision:
             trouble.do,
         )
 
-    def _left_over(self) -> InputError:
-        return InputError(
-            f"DaskCluster {self.kube.namespace}/{self.spec.name}, of which parts are left",
-            f"an end of it within {self.spec.wait_s:.0f} s",
-            "delete them, or give another cluster.name",
-        )
-
     def _say(self, what: str) -> None:
         if what != self._told:
             self._told = what
             self.tell(f"waiting for {what}")
 
-    def _pause(self) -> None:
-        if self.stop.wait(LOOK_S):
+    def _pause(self, seconds: float) -> None:
+        if self.stop.wait(seconds):
             raise StoppedError("stopped while the cluster was not up; the same command goes on")
 
     def _address(self) -> str:
@@ -249,7 +253,7 @@ class Provision:
         while time.monotonic() < until:
             if (host := _resolved(service)) is not None:
                 return f"tcp://{host}:{port}"
-            self._pause()
+            self._pause(LOOK_S)
         raise _outside(service)
 
 
@@ -314,6 +318,11 @@ def require_provision(spec: ClusterSpec, out: str = "", run: str = "") -> None:
         for kind in ("DaskCluster", "DaskWorkerGroup"):
             kube.patch(kind, NOWHERE, {}, only_try=True)
         kube.delete("Deployment", NOWHERE, only_try=True)
+
+
+def _owners(document: Mapping[str, Any]) -> set[str]:
+    """By their uids."""
+    return {owner["uid"] for owner in document["metadata"].get("ownerReferences", ())}
 
 
 def _job() -> list[dict[str, Any]]:

@@ -168,6 +168,40 @@ def test_a_cluster_whose_creation_was_not_answered_is_taken_down_if_it_is_this_d
     assert api.names("daskclusters") == ([] if run == RUN else ["ice"])
 
 
+def test_a_cluster_that_goes_while_it_is_awaited_is_made_again(api: FakeApi) -> None:
+    gone: list[dict[str, Any]] = []
+
+    def go() -> None:
+        if api.names("daskworkergroups") and not gone:
+            gone.append(api.objects["daskworkergroups", "ice-gpu"])
+            api.objects.clear()
+            api.objects["daskworkergroups", "ice-gpu"] = gone[0]  # of which the garbage collector comes last
+
+    def tell(text: str) -> None:
+        if "former cluster" in text:
+            del api.objects["daskworkergroups", "ice-gpu"]
+
+    api.on_look = go
+    api.put("daskclusters", documents(SPEC, "snow", cpu_workers=3, run=RUN).cluster)
+    with cluster(tell=tell) as found:
+        assert found.up() == "tcp://ice-scheduler.snow.svc:8786"
+        (owner,) = api.objects["daskworkergroups", "ice-gpu"]["metadata"]["ownerReferences"]
+        assert owner["uid"] == api.objects["daskclusters", "ice"]["metadata"]["uid"]
+        assert owner["uid"] != gone[0]["metadata"]["ownerReferences"][0]["uid"]
+    assert not api.names("daskclusters") + api.names("daskworkergroups")
+
+
+def test_a_driver_that_is_told_to_stop_makes_no_cluster_again(api: FakeApi) -> None:
+    stop = threading.Event()
+    with cluster(stop=stop) as found:
+        found.up()
+        api.objects.clear()
+        stop.set()
+        with pytest.raises(StoppedError):
+            found.up()
+    assert not api.names("daskclusters")
+
+
 def test_a_cluster_is_not_made_into_the_remains_of_the_former_one(api: FakeApi) -> None:
     api.put("daskclusters", {"metadata": {"name": "ice", "deletionTimestamp": "2026-01-01T00:00:00Z"}})
     api.deployment("ice-scheduler", SCHEDULER)
@@ -289,6 +323,22 @@ def test_an_api_server_that_is_away_for_a_moment_is_waited_for(api: FakeApi) -> 
     with cluster(tell=told.append) as found:
         found.up()
     assert any("API server" in text for text in told)
+
+
+@pytest.mark.parametrize("call", range(1, 10))
+def test_a_new_cluster_is_not_taken_down_for_one_call_that_fails(api: FakeApi, call: int) -> None:
+    calls: list[int] = []
+
+    def fails(verb: str, plural: str) -> bool:
+        calls.append(1)
+        return len(calls) == call
+
+    api.fails = fails
+    with cluster() as found:
+        found.up()
+        assert [asked for asked in api.asked if asked[0] == "delete"] == []
+        assert len(calls) > call
+    assert not api.names("daskclusters") + api.names("daskworkergroups")
 
 
 def test_a_cluster_is_taken_down_although_the_api_server_is_away_for_a_moment(api: FakeApi) -> None:
