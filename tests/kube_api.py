@@ -147,9 +147,6 @@ class FakeApi:
         if (uid := meant.get("uid", found["metadata"]["uid"])) != found["metadata"]["uid"]:
             return 409, {"message": f"Precondition failed: UID in precondition: {uid}"}
         if verb == "delete":
-            uid = body.get("preconditions", {}).get("uid", found["metadata"]["uid"])
-            if uid != found["metadata"]["uid"]:
-                return 409, {"message": f"Precondition failed: UID in precondition: {uid}"}
             del self.objects[plural, name]
         elif verb == "patch":
             before = found.get("spec", {}).get("worker", {}).get("replicas")

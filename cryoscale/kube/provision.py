@@ -2,7 +2,7 @@
 
 What is made carries the run's label, so that a driver that follows a killed one knows it for its own, and the
 mark of the driver that it goes with, who alone takes it down: a name may be another's by then. A driver that
-runs in a Job has that Job own it: who deletes the Job deletes all.
+runs in a Job has that Job own it, made or taken over: who deletes the Job deletes all.
 """
 
 from __future__ import annotations
@@ -157,9 +157,14 @@ class Provision:
         return True
 
     def _take_over(self, cluster: Mapping[str, Any]) -> None:
+        """Have a cluster that a former driver left go with this one, and not with that one's Job."""
         if not self._is_ours(cluster):
-            change = {"metadata": {"annotations": {DRIVER_MARK: self.mark}}}
-            self.kube.patch("DaskCluster", self.spec.name, change)
+            change = {
+                "uid": cluster["metadata"]["uid"],  # which the server holds against the one that is there
+                "annotations": {DRIVER_MARK: self.mark},
+                "ownerReferences": _job(),
+            }
+            self.kube.patch("DaskCluster", self.spec.name, {"metadata": change})
 
     def _make(self) -> bool:
         made = self._documents()

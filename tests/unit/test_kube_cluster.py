@@ -191,6 +191,22 @@ def test_a_cluster_that_goes_while_it_is_awaited_is_made_again(api: FakeApi) -> 
     assert not api.names("daskclusters") + api.names("daskworkergroups")
 
 
+@pytest.mark.parametrize("job", [None, "the-next"])
+def test_a_cluster_that_a_former_job_owns_is_the_present_ones_once_it_is_taken_over(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch, job: str | None
+) -> None:
+    for name in [] if job is None else ["CRYOSCALE_JOB_NAME", "CRYOSCALE_JOB_UID"]:
+        monkeypatch.setenv(name, str(job))
+    made = documents(SPEC, "snow", cpu_workers=3, run=RUN)
+    former = {"apiVersion": "batch/v1", "kind": "Job", "name": "former", "uid": "former"}
+    metadata = api.put("daskclusters", made.cluster)["metadata"]
+    metadata["ownerReferences"] = [former]
+    api.on_create(made.cluster)
+    with cluster() as found:
+        found.up()
+        assert [owner["uid"] for owner in metadata["ownerReferences"]] == ([] if job is None else [job])
+
+
 def test_a_driver_that_is_told_to_stop_makes_no_cluster_again(api: FakeApi) -> None:
     stop = threading.Event()
     with cluster(stop=stop) as found:
