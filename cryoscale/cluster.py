@@ -160,6 +160,18 @@ class Site:
         )
         self._address = self._made.up()
 
+    def clear(self) -> None:
+        """Where nothing is to be opened: take down what a driver left that was killed after its last block.
+
+        Raises:
+            InputError: the API server of Kubernetes cannot be asked.
+            ClusterUnavailableError: it does not answer.
+        """
+        if self.spec.kind == "kubernetes" and self._address is None:
+            from cryoscale.kube.provision import take_down_left
+
+            take_down_left(self.spec, run_label(self.out))
+
     @contextmanager
     def workers(self, *, dashboard: bool = False) -> Iterator[Workers]:
         """Connect to the workers, and let them go at the end.

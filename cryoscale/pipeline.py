@@ -154,6 +154,8 @@ def _map(
         outcome.seconds["prepare"] = session.age_s
         watch = replace(watch, check=held.require)
         start, lost = time.perf_counter(), 0
+        if not remaining:
+            site.clear()
         while remaining:
             stage(f"starting workers for {len(remaining)} blocks")
             try:

@@ -97,34 +97,13 @@ class Provision:
 
     def down(self) -> None:
         """Delete what was made for the run, or leave a cluster with as many workers as it had."""
-        if not self.created:
+        if self.created:
+            _take_down(self.kube, self.spec.name, self._is_ours)
+        else:
             self._put_back()
-            return
-        for left in reversed(range(DOWN_TRIES)):
-            try:
-                found = self.kube.get("DaskCluster", self.spec.name)
-                if found is not None and self._is_ours(found):
-                    self._delete(found)
-                self.created = False
-                return
-            except CryoscaleError as error:
-                if not (left and error.retry):
-                    do = f"kubectl delete daskcluster {self.spec.name} -n {self.kube.namespace}"
-                    log.warning("the cluster is left behind (%s): %s", error, do)
-                    return
-            time.sleep(LOOK_S)
 
     def _is_ours(self, cluster: Mapping[str, Any]) -> bool:
         return bool(cluster["metadata"].get("annotations", {}).get(DRIVER_MARK) == self.mark)
-
-    def _delete(self, cluster: Mapping[str, Any]) -> None:
-        """In the foreground: who makes the next of that name sees that parts are still there."""
-        name, uid = self.spec.name, cluster["metadata"]["uid"]
-        group = self.kube.get("DaskWorkerGroup", f"{name}-gpu")
-        if group is not None and uid in _owners(group):
-            group_uid = group["metadata"]["uid"]
-            self.kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground", uid=group_uid)
-        self.kube.delete("DaskCluster", name, policy="Foreground", uid=uid)
 
     def _put_back(self) -> None:
         if self.found is None:
@@ -290,6 +269,17 @@ def provided(
                 made.down()
 
 
+def take_down_left(spec: ClusterSpec, run: str) -> None:
+    """Delete the cluster of a run whose former driver was killed, unless it may stay.
+
+    Raises:
+        InputError: the API server cannot be asked.
+        ClusterUnavailableError: it does not answer.
+    """
+    with connected(spec.namespace) as kube:
+        _take_down(kube, spec.name, lambda cluster: _goes_with(cluster, run))
+
+
 def require_provision(spec: ClusterSpec, out: str = "", run: str = "") -> None:
     """Refuse, before anything is written or made, what these rights and this configuration cannot make.
 
@@ -323,6 +313,36 @@ def require_provision(spec: ClusterSpec, out: str = "", run: str = "") -> None:
         for kind in ("DaskCluster", "DaskWorkerGroup"):
             kube.patch(kind, NOWHERE, {}, only_try=True)
         kube.delete("Deployment", NOWHERE, only_try=True)
+
+
+def _take_down(kube: Kube, name: str, meant: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Delete the cluster of that name, if it is the one that is meant."""
+    for left in reversed(range(DOWN_TRIES)):
+        try:
+            found = kube.get("DaskCluster", name)
+            if found is not None and meant(found):
+                _delete(kube, name, found["metadata"]["uid"])
+            return
+        except CryoscaleError as error:
+            if not (left and error.retry):
+                do = f"kubectl delete daskcluster {name} -n {kube.namespace}"
+                log.warning("the cluster is left behind (%s): %s", error, do)
+                return
+        time.sleep(LOOK_S)
+
+
+def _delete(kube: Kube, name: str, uid: str) -> None:
+    """In the foreground: who makes the next of that name sees that parts are still there."""
+    group = kube.get("DaskWorkerGroup", f"{name}-gpu")
+    if group is not None and uid in _owners(group):
+        kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground", uid=group["metadata"]["uid"])
+    kube.delete("DaskCluster", name, policy="Foreground", uid=uid)
+
+
+def _goes_with(cluster: Mapping[str, Any], run: str) -> bool:
+    """Whether a cluster was made for this run, to go with it."""
+    labels = cluster["metadata"].get("labels", {})
+    return labels.get(RUN_LABEL) == run and KEPT_LABEL not in labels
 
 
 def _owners(document: Mapping[str, Any]) -> set[str]:

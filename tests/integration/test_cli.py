@@ -16,6 +16,7 @@ import yaml
 from benchmarks import outlining
 from cryoscale.api import run
 from cryoscale.cli import main
+from cryoscale.cluster import run_label
 from cryoscale.demo import demo_weights
 from cryoscale.features.stack import CHANNELS
 from tests.integration.conftest import TinyRange, save_random_network
@@ -175,6 +176,20 @@ def finished(tiny_range: TinyRange, tmp_path_factory: pytest.TempPathFactory) ->
     config = write(folder / "run.yaml", tiny_range.config(model={"name": "band-ratio"}))
     assert run(config, str(folder / "out")).status().done > 0
     return folder / "out"
+
+
+def test_the_cluster_of_a_driver_that_was_killed_after_its_last_block_is_taken_down(
+    finished: Path, tmp_path: Path, cryoscale: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    document = yaml.safe_load(finished.with_name("run.yaml").read_text())
+    config = write(tmp_path / "run.yaml", document | {"cluster": {"kind": "kubernetes"}})
+    metadata = {"name": "cryoscale", "labels": {"cryoscale.dev/run": run_label(str(finished))}}
+    with served(FakeApi(), tmp_path / "kubeconfig") as api:
+        api.put("daskclusters", {"metadata": metadata})
+        assert cryoscale("run", config, "--out", finished).code == 0
+    assert api.names("daskclusters") == []
 
 
 def test_another_run_is_not_mixed_into_a_finished_one(

@@ -13,7 +13,7 @@ import pytest
 
 from cryoscale.errors import InputError, StoppedError, TransientError
 from cryoscale.kube import provision
-from cryoscale.kube.provision import Provision, provided, require_provision
+from cryoscale.kube.provision import Provision, provided, require_provision, take_down_left
 from cryoscale.kube.scaling import Group
 from cryoscale.kube.template import documents
 from cryoscale.settings import ClusterSpec, ModelSpec
@@ -216,6 +216,20 @@ def test_a_driver_that_is_told_to_stop_makes_no_cluster_again(api: FakeApi) -> N
         with pytest.raises(StoppedError):
             found.up()
     assert not api.names("daskclusters")
+
+
+@pytest.mark.parametrize(
+    ("run", "keep", "left"), [(RUN, False, []), (RUN, True, ["ice"]), ("of-another", False, ["ice"])]
+)
+def test_of_what_a_killed_driver_left_that_goes_which_was_to_go_with_this_run(
+    api: FakeApi, run: str, keep: bool, left: list[str]
+) -> None:
+    made = documents(replace(SPEC, keep=keep), "snow", cpu_workers=3, run=run)
+    owner = {"uid": api.put("daskclusters", made.cluster)["metadata"]["uid"]}
+    api.put("daskworkergroups", made.actors)["metadata"]["ownerReferences"] = [owner]
+    take_down_left(SPEC, RUN)
+    assert api.names("daskclusters") == left
+    assert api.names("daskworkergroups") == [f"{name}-gpu" for name in left]
 
 
 def test_a_cluster_is_not_made_into_the_remains_of_the_former_one(api: FakeApi) -> None:
