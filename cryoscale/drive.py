@@ -44,6 +44,10 @@ log = logging.getLogger("cryoscale")
 STALL_S = 2 * ACTOR_DEADLINE_S
 """How long no block at all may come back before the run gives up."""
 
+DRAIN_S = 270.0
+"""How long a driver of pods that is told to stop waits for the blocks in work: the rest of the grace period
+of its own pod is for taking the cluster down, which would else run on."""
+
 SET_BACK_S = 5.0
 """By how much the time of the day may go back at once, before the cluster is started or joined anew."""
 
@@ -360,7 +364,8 @@ class Driver:
     def _drain(self) -> None:
         """Let the blocks that are being computed come to their end, and call the others back."""
         self.flights.recall()
-        deadline = time.monotonic() + ACTOR_DEADLINE_S
+        on_pods = self.fleet.settings.cluster.kind == "kubernetes"
+        deadline = time.monotonic() + (DRAIN_S if on_pods else ACTOR_DEADLINE_S)
         while self.flights and time.monotonic() < deadline:
             for landing in self.flights.land(PATIENCE_S):
                 if landing.result is not None:

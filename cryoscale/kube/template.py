@@ -20,6 +20,10 @@ RUN_LABEL = "cryoscale.dev/run"
 KEPT_LABEL = "cryoscale.dev/kept"
 """On a cluster that may outlive its run, so that others may use it."""
 
+IDLE_S = 3600
+"""After how long without work, beside what a run may wait for workers, the operator deletes a cluster that
+goes with a run: its driver was killed, and no other came."""
+
 CLAIM_AT = "/data"
 """Where pods see the claim."""
 
@@ -64,6 +68,8 @@ def documents(
     service = cluster["spec"]["scheduler"]["service"]
     if service["selector"].get("dask.org/cluster-name") == old:
         service["selector"]["dask.org/cluster-name"] = spec.name
+    if run and not spec.keep:
+        cluster["spec"]["idleTimeout"] = cluster["spec"].get("idleTimeout") or int(IDLE_S + spec.wait_s)
     cluster["spec"]["worker"]["replicas"] = cpu_workers
     group["spec"]["worker"]["replicas"] = spec.actors
     worker, actor = cluster["spec"]["worker"]["spec"], group["spec"]["worker"]["spec"]

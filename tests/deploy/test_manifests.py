@@ -19,6 +19,7 @@ import yaml
 
 from cryoscale.cluster import run_label
 from cryoscale.config import parse_config
+from cryoscale.drive import DRAIN_S
 from tests.deploy.rendered import (
     COMPONENTS,
     JOBS,
@@ -368,6 +369,14 @@ def test_one_yearly_run_at_a_time_and_all_of_it_in_one_year() -> None:
         job["spec"]["startingDeadlineSeconds"] + job["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
     )
     assert late_s < left_days * 86_400
+
+
+def test_what_a_driver_cannot_take_down_goes_with_its_job_and_it_has_time_to() -> None:
+    (yearly,) = of_kind(rendered("jobs/yearly"), "CronJob")
+    (job,) = of_kind(rendered("jobs/run"), "Job")
+    for spec in (yearly["spec"]["jobTemplate"]["spec"], job["spec"]):
+        assert 0 < spec["ttlSecondsAfterFinished"] <= 7 * 86_400
+        assert spec["template"]["spec"]["terminationGracePeriodSeconds"] >= DRAIN_S + 60
 
 
 def test_the_number_of_slices_is_said_alike_twice() -> None:

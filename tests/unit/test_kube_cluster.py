@@ -6,11 +6,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from cryoscale.drive import Driver
 from cryoscale.errors import InputError, StoppedError, TransientError
 from cryoscale.kube import provision
 from cryoscale.kube.provision import Provision, provided, require_provision, take_down_left
@@ -446,6 +449,38 @@ def test_without_gpus_models_are_held_by_as_many_pods_as_there_are_workers_of_wh
     for found in (pod, made.cluster["spec"]["worker"]["spec"]):
         assert {"secretRef": {"name": "keys"}} in found["containers"][0]["envFrom"]
         assert {"name": "data", "mountPath": "/data"} in found["containers"][0]["volumeMounts"]
+
+
+def test_what_is_made_for_a_run_and_is_not_kept_goes_once_it_has_nothing_to_do(tmp_path: Path) -> None:
+    def idle_s(spec: ClusterSpec, run: str) -> int:
+        return int(documents(spec, "snow", cpu_workers=1, run=run).cluster["spec"]["idleTimeout"])
+
+    assert idle_s(replace(SPEC, wait_s=7200.0), RUN) == 10_800
+    assert idle_s(SPEC, "") == idle_s(replace(SPEC, keep=True), RUN) == 0
+    text = (files("cryoscale.kube") / "cluster.yaml").read_text().replace("idleTimeout: 0", "idleTimeout: 60")
+    (tmp_path / "own.yaml").write_text(text)
+    assert idle_s(replace(SPEC, manifest=str(tmp_path / "own.yaml")), RUN) == 60
+
+
+@pytest.mark.parametrize(("kind", "waits"), [("kubernetes", False), ("local", True)])
+def test_a_driver_of_pods_has_ended_its_wait_for_blocks_before_its_own_pod_is_killed(
+    monkeypatch: pytest.MonkeyPatch, kind: str, waits: bool
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("cryoscale.drive.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Endless:
+        def recall(self) -> None: ...
+
+        def land(self, patience_s: float) -> list[Any]:
+            now[0] += 10.0
+            return []
+
+    driver = object.__new__(Driver)
+    driver.flights = cast(Any, Endless())
+    driver.fleet = cast(Any, SimpleNamespace(settings=SimpleNamespace(cluster=ClusterSpec(kind))))
+    driver._drain()
+    assert (now[0] > 300.0) == waits
 
 
 @pytest.mark.parametrize(
