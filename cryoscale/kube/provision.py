@@ -2,7 +2,7 @@
 
 What is made carries the run's label, so that a driver that follows a killed one knows it for its own, and the
 mark of the driver that it goes with, who alone takes it down: a name may be another's by then. A driver that
-runs in a Job has that Job own it, made or taken over: who deletes the Job deletes all.
+runs in a Job has that Job own it, made or taken over: who deletes the Job deletes all, but for what is kept.
 """
 
 from __future__ import annotations
@@ -127,29 +127,37 @@ class Provision:
             return False
         labels = found["metadata"].get("labels", {})
         _refuse_anothers(self.kube, self.spec, labels, self.run)
-        self.created = bool(self.run) and labels.get(RUN_LABEL) == self.run
-        if not self.created and self.found is None:
-            self.found = Group.of(self.kube, name).replicas()
-        if self.created:  # by a driver that was killed, perhaps between its two halves
+        self.created = self._is_ours(found) or _goes_with(found, self.run)
+        if self.created:
             self._take_over(found)
-            return self._make_group(found)
-        return True
+        elif self.found is None:
+            self.found = Group.of(self.kube, name).replicas()
+        # a driver may have been killed between its two halves
+        return labels.get(RUN_LABEL) != self.run or self._make_group(found)
 
     def _take_over(self, cluster: Mapping[str, Any]) -> None:
-        """Have a cluster that a former driver left go with this one, and not with that one's Job."""
-        if not self._is_ours(cluster):
-            change = {
-                "uid": cluster["metadata"]["uid"],  # which the server holds against the one that is there
-                "annotations": {DRIVER_MARK: self.mark},
-                "ownerReferences": _job(),
-            }
-            self.kube.patch("DaskCluster", self.spec.name, {"metadata": change})
+        """Have a cluster that a former driver left go with this one, and not with that one's Job, or stay."""
+        if self._is_ours(cluster):
+            return
+        made = self._documents().cluster
+        change = {
+            "uid": cluster["metadata"]["uid"],  # which the server holds against the one that is there
+            "labels": made["metadata"]["labels"],
+            "annotations": {DRIVER_MARK: self.mark},
+            "ownerReferences": self._owners(),
+        }
+        idle = {"idleTimeout": made["spec"].get("idleTimeout", 0)}
+        self.kube.patch("DaskCluster", self.spec.name, {"metadata": change, "spec": idle})
+
+    def _owners(self) -> list[dict[str, Any]]:
+        """Of a cluster that may outlive its run, nobody: others may work on it when its Job is deleted."""
+        return [] if self.spec.keep else _job()
 
     def _make(self) -> bool:
         made = self._documents()
         metadata = made.cluster["metadata"]
         marks = {**metadata.get("annotations", {}), DRIVER_MARK: self.mark}
-        owned = {**metadata, "annotations": marks, "ownerReferences": _job()}
+        owned = {**metadata, "annotations": marks, "ownerReferences": self._owners()}
         self.tell(f"creating the DaskCluster {self.kube.namespace}/{self.spec.name}")
         self.created = True  # from here on there may be something to delete, whatever is answered
         cluster = self.kube.create({**made.cluster, "metadata": owned})
@@ -164,7 +172,7 @@ class Provision:
             return True
         there = self.kube.get("DaskWorkerGroup", f"{self.spec.name}-gpu")
         if there is not None:
-            return not (owners := _owners(there)) or cluster["metadata"]["uid"] in owners
+            return not (owners := _owner_uids(there)) or cluster["metadata"]["uid"] in owners
         group = self._documents().actors
         owner = {
             "apiVersion": cluster["apiVersion"],
@@ -334,7 +342,7 @@ def _take_down(kube: Kube, name: str, meant: Callable[[Mapping[str, Any]], bool]
 def _delete(kube: Kube, name: str, uid: str) -> None:
     """In the foreground: who makes the next of that name sees that parts are still there."""
     group = kube.get("DaskWorkerGroup", f"{name}-gpu")
-    if group is not None and uid in _owners(group):
+    if group is not None and uid in _owner_uids(group):
         kube.delete("DaskWorkerGroup", f"{name}-gpu", policy="Foreground", uid=group["metadata"]["uid"])
     kube.delete("DaskCluster", name, policy="Foreground", uid=uid)
 
@@ -345,8 +353,8 @@ def _goes_with(cluster: Mapping[str, Any], run: str) -> bool:
     return labels.get(RUN_LABEL) == run and KEPT_LABEL not in labels
 
 
-def _owners(document: Mapping[str, Any]) -> set[str]:
-    """By their uids."""
+def _owner_uids(document: Mapping[str, Any]) -> set[str]:
+    """Of what owns it."""
     return {owner["uid"] for owner in document["metadata"].get("ownerReferences", ())}
 
 

@@ -110,6 +110,27 @@ def test_a_cluster_that_is_to_stay_stays_and_other_runs_may_use_it(api: FakeApi)
     assert api.names("daskclusters") == ["ice"]
 
 
+@pytest.mark.parametrize("left", [False, True])
+def test_a_cluster_that_is_to_stay_belongs_to_no_job_whoever_made_it(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    for name in ("CRYOSCALE_JOB_NAME", "CRYOSCALE_JOB_UID"):
+        monkeypatch.setenv(name, "job")
+    if left:
+        made = documents(SPEC, "snow", cpu_workers=3, run=RUN).cluster
+        made["metadata"]["ownerReferences"] = [{"uid": "former"}]
+        api.on_create(api.put("daskclusters", made))
+    with cluster(replace(SPEC, keep=True)) as found:
+        found.up()
+    stays = api.objects["daskclusters", "ice"]
+    assert (stays["metadata"]["ownerReferences"], stays["spec"]["idleTimeout"]) == ([], 0)
+    with cluster() as found:
+        found.up()
+    with cluster(run="of-another") as found:
+        found.up()
+    assert api.names("daskclusters") == ["ice"]
+
+
 def test_a_cluster_that_goes_with_another_run_is_not_used(api: FakeApi) -> None:
     with cluster(run="of-another") as its:
         its.up()
