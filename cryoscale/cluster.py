@@ -215,7 +215,8 @@ class Site:
 
         sizing = Sizing(self.spec.cpu_workers_min, self.spec.cpu_workers)
         spec = replace(self.spec, namespace=self._made.kube.namespace)
-        with Scaler(self._made.kube, spec, found.client, load, on_event, sizing):
+        use = self._made.use
+        with Scaler(self._made.kube, spec, found.client, load, on_event, sizing, use):
             yield
 
     def await_again(self) -> None:

@@ -173,6 +173,8 @@ def _merge(into: dict[str, Any], change: dict[str, Any]) -> None:
     for key, value in change.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             _merge(into[key], value)
+        elif value is None:
+            into.pop(key, None)
         else:
             into[key] = value
 

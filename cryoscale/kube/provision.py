@@ -20,7 +20,7 @@ from typing import Any
 
 from cryoscale.errors import ClusterUnavailableError, CryoscaleError, InputError, StoppedError
 from cryoscale.kube.api import Kube, connected
-from cryoscale.kube.scaling import Group
+from cryoscale.kube.scaling import USE_TOLD_S, Group
 from cryoscale.kube.standing import ACTOR, CLUSTER_LABEL, CPU, SCHEDULER, Trouble, look
 from cryoscale.kube.template import KEPT_LABEL, RUN_LABEL, documents, require_images
 from cryoscale.settings import ClusterSpec, ModelSpec
@@ -58,9 +58,10 @@ class Provision:
     stop: threading.Event
     created: bool = False
     found: int | None = None
-    """CPU workers of a cluster that was there."""
+    """CPU workers that a cluster which was there had before any run used it."""
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Value of :data:`DRIVER_MARK`."""
+    _use_told: float = float("-inf")
     _told: str = ""
     _borne: dict[str, float] = field(default_factory=dict)
 
@@ -96,11 +97,19 @@ class Provision:
             self._pause(LOOK_S)
 
     def down(self) -> None:
-        """Delete what was made for the run, or leave a cluster with as many workers as it had."""
+        """Delete what was made for the run; a cluster that others use no more is left with its workers."""
         if self.created:
             _take_down(self.kube, self.spec.name, self._is_ours)
         else:
             self._put_back()
+
+    def use(self) -> None:
+        """Say, once in a while, that the run uses a cluster that was there."""
+        if self.created or time.monotonic() - self._use_told < USE_TOLD_S:
+            return
+        self.found = Group.of(self.kube, self.spec.name).use(self.run, self.found)
+        if self.found is not None:
+            self._use_told = time.monotonic()
 
     def _is_ours(self, cluster: Mapping[str, Any]) -> bool:
         return bool(cluster["metadata"].get("annotations", {}).get(DRIVER_MARK) == self.mark)
@@ -109,7 +118,7 @@ class Provision:
         if self.found is None:
             return
         try:
-            Group.of(self.kube, self.spec.name).put_back(self.found)
+            Group.of(self.kube, self.spec.name).let_go(self.run, self.found)
         except CryoscaleError as error:
             log.warning("the cluster is not left with its %d CPU workers: %s", self.found, error)
 
@@ -130,8 +139,8 @@ class Provision:
         self.created = self._is_ours(found) or _goes_with(found, self.run)
         if self.created:
             self._take_over(found)
-        elif self.found is None:
-            self.found = Group.of(self.kube, name).replicas()
+        else:
+            self.use()
         # a driver may have been killed between its two halves
         return labels.get(RUN_LABEL) != self.run or self._make_group(found)
 

@@ -64,6 +64,15 @@ short."""
 
 TASKS_A_WORKER = 2
 
+BEFORE = "cryoscale.dev/workers-before"
+"""Annotation of a standing cluster's group while runs use it: how many workers it had before."""
+
+USED_BY = "cryoscale.dev/used-by-"
+"""Before a run's label, annotation of such a group: when the run last said that it uses it (s since 1970)."""
+
+USE_TOLD_S, USE_S = 600.0, 3600.0
+"""How often a run says so, and after how long a silence it is one whose driver was killed."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -138,6 +147,38 @@ class Group:
         """Ask for so many; of fewer than there are Deployments the operator would choose whom to end."""
         self.kube.patch("DaskWorkerGroup", self.name, {"spec": {"worker": {"replicas": replicas}}})
 
+    def use(self, run: str, before: int | None) -> int | None:
+        """Note that a run uses the group; how many workers it had before any did, unless that is known.
+
+        Noted on the group, it is known to those that come after a driver that was killed. None where there is
+        no such group.
+        """
+        found = self.kube.get("DaskWorkerGroup", self.name)
+        if found is None:
+            return None
+        if before is None:
+            notes = found["metadata"].get("annotations", {})
+            before = int(notes.get(BEFORE, found["spec"]["worker"]["replicas"]))
+        self._note({BEFORE: str(before), f"{USED_BY}{run}": str(int(time.time()))})
+        return before
+
+    def let_go(self, run: str, before: int) -> None:
+        """Note that a run uses the group no more; who is the last leaves as many workers as it had before.
+
+        The run's own note goes first: of two that end at once one at least sees no other.
+        """
+        self._note({f"{USED_BY}{run}": None})
+        found = self.kube.get("DaskWorkerGroup", self.name)
+        notes = {} if found is None else found["metadata"].get("annotations", {})
+        told = {key: float(at) for key, at in notes.items() if key.startswith(USED_BY)}
+        if any(time.time() - at < USE_S for at in told.values()):
+            return
+        self.put_back(before)
+        self._note(dict.fromkeys([BEFORE, *told]))
+
+    def _note(self, annotations: Mapping[str, str | None]) -> None:
+        self.kube.patch("DaskWorkerGroup", self.name, {"metadata": {"annotations": annotations}})
+
     def names(self) -> list[str]:
         """Of the Deployments, the oldest first."""
         found = self.kube.list("Deployment", {GROUP_LABEL: self.name})
@@ -169,6 +210,8 @@ class Scaler:
     load: Callable[[], Load]
     on_event: Callable[[str, Mapping[str, Any]], None]
     sizing: Sizing
+    on_step: Callable[[], None] = lambda: None
+    """Called before each look, with the errors of the API server."""
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _short: tuple[int, int, float] | None = None
@@ -233,6 +276,7 @@ class Scaler:
     def _keep(self) -> None:
         while not self._over.wait(STEP_S):
             try:
+                self.on_step()
                 self.step(time.monotonic())
             except ClusterUnavailableError as error:
                 log.debug("the API server is not asked for workers now: %s", error)

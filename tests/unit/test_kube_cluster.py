@@ -17,7 +17,7 @@ from cryoscale.drive import Driver
 from cryoscale.errors import InputError, StoppedError, TransientError
 from cryoscale.kube import provision
 from cryoscale.kube.provision import Provision, provided, require_provision, take_down_left
-from cryoscale.kube.scaling import Group
+from cryoscale.kube.scaling import BEFORE, USED_BY, Group
 from cryoscale.kube.template import documents
 from cryoscale.settings import ClusterSpec, ModelSpec
 from tests.kube_api import FakeApi, served
@@ -86,21 +86,74 @@ def test_a_cluster_is_made_with_both_groups_and_taken_down_with_the_run(api: Fak
     assert not api.names("daskclusters") + api.names("daskworkergroups")
 
 
-def test_a_cluster_that_was_there_is_used_and_left_with_as_many_workers_as_it_had(api: FakeApi) -> None:
+def stand(api: FakeApi) -> dict[str, Any]:
+    """The CPU group of a cluster that stands, with two workers."""
     others = documents(SPEC, "snow", cpu_workers=1)
     for plural, document in (("daskclusters", others.cluster), ("daskworkergroups", others.actors)):
         api.on_create(api.put(plural, document))
     api.objects.pop(("deployments", "ice-cpu"))
     group = {"metadata": {"name": "ice-default"}, "spec": {"worker": {"replicas": 2}}}
     api.scale(api.put("daskworkergroups", group))
+    return group
+
+
+def workers(api: FakeApi, group: dict[str, Any]) -> tuple[int, int]:
+    made = [name for name in api.names("deployments") if "default-worker" in name]
+    return group["spec"]["worker"]["replicas"], len(made)
+
+
+def test_a_cluster_that_was_there_is_used_and_left_with_as_many_workers_as_it_had(api: FakeApi) -> None:
+    group = stand(api)
     with cluster() as found:
         found.up()
-    assert api.asked == []
+    assert {verb for verb, _, _ in api.asked} == {"patch"}
     with cluster() as found:
         found.up()
         Group(found.kube, "ice-default").put(5)
-    assert len([name for name in api.names("deployments") if "default-worker" in name]) == 2
-    assert (group["spec"]["worker"]["replicas"], api.blind) == (2, [])
+    assert (workers(api, group), api.blind) == ((2, 2), [])
+    assert group["metadata"]["annotations"] == {}
+
+
+def test_the_last_of_the_runs_that_use_a_cluster_leaves_the_workers_that_it_had(api: FakeApi) -> None:
+    group = stand(api)
+    with cluster() as first:
+        first.up()
+        Group(first.kube, "ice-default").put(5)
+        with cluster(run="of-another") as second:
+            second.up()
+            first.down()
+            assert workers(api, group) == (5, 5)
+        assert workers(api, group) == (2, 2)
+    assert group["metadata"]["annotations"] == {}
+
+
+@pytest.mark.parametrize("run", [RUN, "of-another"])
+def test_who_comes_after_a_killed_driver_leaves_the_workers_that_were_there_before_it(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    group = stand(api)
+    with monkeypatch.context() as killed, cluster() as first:
+        first.up()
+        Group(first.kube, "ice-default").put(5)
+        killed.setattr(first, "down", lambda: None)
+    if run != RUN:
+        monkeypatch.setattr("cryoscale.kube.scaling.USE_S", 0.0)
+    with cluster(run=run) as second:
+        second.up()
+    assert workers(api, group) == (2, 2)
+    assert group["metadata"]["annotations"] == {}
+
+
+def test_a_run_goes_on_saying_that_it_uses_a_cluster_as_long_as_it_does(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = stand(api)
+    with cluster() as found:
+        found.up()
+        monkeypatch.setattr(provision, "USE_TOLD_S", 0.0)
+        group["metadata"]["annotations"] = {}
+        found.use()
+        assert group["metadata"]["annotations"].keys() == {BEFORE, f"{USED_BY}{RUN}"}
 
 
 def test_a_cluster_that_is_to_stay_stays_and_other_runs_may_use_it(api: FakeApi) -> None:

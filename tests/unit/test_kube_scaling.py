@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +126,18 @@ def test_a_lowered_group_loses_idle_workers_of_its_own_and_the_operator_has_noth
     assert len(workers_of(api, "ice-gpu")) == 2
     assert api.blind == []
     assert told == [("scaled", {"group": GROUP, "before": 6, "after": 3, "busy_share": 1.0})]
+
+
+def test_that_the_group_is_in_use_is_said_before_each_look(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryoscale.kube.scaling.STEP_S", 0.01)
+    said = threading.Event()
+    with connected(None) as kube:
+        one = scaler(kube, api, Load(1.0, undone=12), [])
+        one.on_step = said.set
+        with one:
+            assert said.wait(10.0)
 
 
 def test_a_group_is_raised_by_its_count_alone(api: FakeApi) -> None:
