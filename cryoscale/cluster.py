@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -109,7 +110,7 @@ class Site:
 
     Attributes:
         spec: what the configuration names.
-        out: where the run lies; empty for work that is no run.
+        out: where the run lies; empty for work that is no run, and whose cluster is nobody else's.
         with_actors: whether models are to be held.
         model: which.
         tell: told what is waited for.
@@ -151,7 +152,7 @@ class Site:
         self._made = self._stack.enter_context(
             provided(
                 self.spec,
-                run=run_label(self.out) if self.out else "",
+                run=run_label(self.out or uuid.uuid4().hex),
                 with_actors=self.with_actors,
                 model=self.model,
                 tell=self.tell,

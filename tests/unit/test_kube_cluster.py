@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 
+from cryoscale.cluster import Site
 from cryoscale.drive import Driver
 from cryoscale.errors import InputError, StoppedError, TransientError
 from cryoscale.kube import provision
@@ -192,6 +193,17 @@ def test_a_cluster_that_goes_with_another_run_is_not_used(api: FakeApi) -> None:
         with pytest.raises(InputError, match=r"another cluster\.name"), cluster() as found:
             found.up()
         assert api.names("daskclusters") == ["ice"]
+
+
+def test_work_that_is_no_run_has_a_cluster_of_its_own_and_leaves_that_of_others_alone(api: FakeApi) -> None:
+    with Site(SPEC) as first, Site(SPEC) as second:
+        first.open()
+        for site in (second, Site(SPEC, "s3://ice/run")):
+            with pytest.raises(InputError, match="made for another run"):
+                site.open()
+        second.close()
+        assert api.names("daskclusters") == ["ice"]
+    assert not api.names("daskclusters")
 
 
 def test_who_follows_a_killed_driver_completes_its_cluster_and_takes_it_down(api: FakeApi) -> None:
