@@ -312,6 +312,8 @@ def require_provision(spec: ClusterSpec, out: str = "", run: str = "") -> None:
             raise _outside("kubernetes.default")
         found = kube.get("DaskCluster", spec.name)
         look(kube, spec.name)
+        if found is not None and found["metadata"].get("deletionTimestamp"):
+            found = None  # by when there are workers to make, it is gone
         if found is not None:
             _refuse_anothers(kube, spec, found["metadata"].get("labels", {}), run)
         made = documents(spec, kube.namespace, cpu_workers=spec.cpu_workers)

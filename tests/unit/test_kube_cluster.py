@@ -206,6 +206,14 @@ def test_work_that_is_no_run_has_a_cluster_of_its_own_and_leaves_that_of_others_
     assert not api.names("daskclusters")
 
 
+def test_a_cluster_of_another_run_that_is_just_being_deleted_refuses_none(api: FakeApi) -> None:
+    going = documents(SPEC, "snow", cpu_workers=3, run="of-another").cluster
+    api.put("daskclusters", going)["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    require_provision(SPEC, "s3://ice/run", RUN)
+    with pytest.raises(InputError, match=r"cluster\.image"):
+        require_provision(replace(SPEC, image=None), "s3://ice/run", RUN)
+
+
 def test_who_follows_a_killed_driver_completes_its_cluster_and_takes_it_down(api: FakeApi) -> None:
     half = documents(SPEC, "snow", cpu_workers=3, run=RUN)
     api.on_create(api.put("daskclusters", half.cluster))
