@@ -10,16 +10,21 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
+import shapely
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cryoscale.errors import ConfigError, SourceError
+from cryoscale.forecast.cover import footprints, shares, tiles_with_data
 from cryoscale.forecast.windows import Windows
-from cryoscale.grid import Block
-from cryoscale.infer.tiles import stride_px
 from cryoscale.ledger import Ledger, Marker
+from cryoscale.read import snapshot
+from cryoscale.region import ZoneRegion
 from cryoscale.results import Run
+
+if TYPE_CHECKING:
+    from pystac import Item
 
 FORMAT: Final = "cryoscale-profile/1"
 
@@ -177,7 +182,7 @@ def profile_of_run(out: str) -> Profile:
             f"run {out} without a block that mapped anything", "a finished run", "finish it first"
         )
     context, model = manifest["context"], manifest["model"]
-    hull_mpx, tiles = _sizes([marker.block for marker in markers], context)
+    hull_mpx, tiles = _sizes(markers, context, snapshot.thaw(f"{out}/items.parquet"))
     block_mpx = sum(marker.size_px**2 for marker in markers) / 1e6
     seconds = {
         name: sum(_seconds(m, name) for m in markers) for name in ("read", "features", "predict", "write")
@@ -194,7 +199,7 @@ def profile_of_run(out: str) -> Profile:
     # whose markers tell of sending numbers, and of making channels beside the network
     there = context.get("derive_on", "workers") == "device"
     speed = {}
-    if seconds["predict"] > 0 and (gpu or not there):
+    if seconds["predict"] > 0 and tiles and (gpu or not there):
         rate = TileRate(tiles_per_s=tiles / seconds["predict"], device="gpu" if gpu else "cpu")
         speed = {model_key(model, passes): rate}
     return Profile(
@@ -214,19 +219,26 @@ def _seconds(marker: Marker, stage: str) -> float:
     return cpu.get(stage, 0.0)
 
 
-def _sizes(blocks: Sequence[Block], context: Mapping[str, Any]) -> tuple[float, float]:
-    """Million pixels of blocks and halos, and tiles, of blocks in any zones."""
+def _sizes(
+    markers: Sequence[Marker], context: Mapping[str, Any], items: Mapping[str, Sequence[Item]]
+) -> tuple[float, float]:
+    """Million pixels of blocks and halos, and tiles with data, of blocks of any year and zone.
+
+    Tiles are counted as a plan counts them: over the others, which no model sees, no seconds went.
+    """
     from cryoscale.features.stack import HALO_PX
 
     tile_px, overlap = context["tile_px"], context["overlap"] if context["needs_halo"] else 0.0
+    region = shapely.from_geojson(context["region"])
     pixels, tiles = 0.0, 0.0
-    for epsg in {block.epsg for block in blocks}:
-        own = Windows.of(epsg, [block for block in blocks if block.epsg == epsg])
-        hulls, down, across = own.hulls(tile_px, overlap)
+    for year, epsg in sorted({(marker.year, marker.epsg) for marker in markers}):
+        own = Windows.of(epsg, [m.block for m in markers if (m.year, m.epsg) == (year, epsg)])
+        hulls, _, _ = own.hulls(tile_px, overlap)
         outer = (hulls if context["needs_halo"] else own).pad(HALO_PX)
         pixels += float((outer.height * outer.width).sum())
-        tiles += float((down * across).sum())
-    assert stride_px(tile_px, overlap) > 0
+        shown = footprints(items.get(f"{year}/optical", []), own)
+        seen, _ = shares(own, ZoneRegion(epsg, region), shown)
+        tiles += float(tiles_with_data(own, tile_px, overlap, shown, seen).sum())
     return pixels / 1e6, tiles
 
 

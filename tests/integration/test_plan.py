@@ -192,6 +192,8 @@ def test_seconds_are_measured_and_may_be_taken_along(
     assert of_run.work is not None
     assert of_run.work.features_s == pytest.approx(sum(cpu["features"] for cpu in took), rel=0.05)
     assert of_run.work.read_s == pytest.approx(sum(cpu["read"] for cpu in took), rel=0.05)
+    assert of_run.tiles_with_data < 0.9 * of_run.tiles  # the others are not predicted, and took nothing
+    assert of_run.work.predict_s == pytest.approx(sum(cpu["predict"] for cpu in took), rel=0.05)
     assert of_run.money == {}
 
 
