@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from pyproj import Geod
 from shapely.geometry import shape
 
 from cryoscale.forecast.windows import Floats, Windows
@@ -19,8 +20,22 @@ from cryoscale.region import ZoneRegion
 if TYPE_CHECKING:
     from pystac import Item
 
+_EDGE_DEG = 0.05
+"""Steps in which a region's edges are followed: the area of a box of 65 degrees is a ten-millionth off."""
+
 _POINTS = 2_000_000
 """Points that all blocks are looked at in, at most 32 x 32 and at least 4 x 4 a block."""
+
+
+def area_km2(region: Any) -> float:
+    """Of polygons in longitude and latitude on the ellipsoid of WGS 84.
+
+    Their edges are straight in degrees, as those that are mapped; a geodesic between the ends of an edge
+    along a parallel would leave it towards the pole.
+    """
+    geod = Geod(ellps="WGS84")
+    parts = shapely.get_parts(shapely.segmentize(region, _EDGE_DEG))
+    return sum(abs(geod.geometry_area_perimeter(part)[0]) for part in parts) / 1e6
 
 
 def footprints(items: Sequence[Item], windows: Windows) -> Any:

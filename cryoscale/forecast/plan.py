@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import shapely
-from pyproj import Geod
 
 from cryoscale.candidates import Selection, candidate_blocks, described
 from cryoscale.errors import InputError
 from cryoscale.features.stack import HALO_PX, MODALITIES
 from cryoscale.forecast.costs import Fetched, Sources, count
-from cryoscale.forecast.cover import footprints, shares, tiles_with_data
+from cryoscale.forecast.cover import area_km2, footprints, shares, tiles_with_data
 from cryoscale.forecast.expense import Load, Need, Work, cog_note, disk_of, money_of, work_of
 from cryoscale.forecast.layers import Headers, look_at_headers
 from cryoscale.forecast.measure import measure
@@ -191,7 +189,7 @@ def make_plan(settings: Settings, items: Items | None = None, asked: Asked = Ask
     return Plan(
         name=settings.name,
         years=settings.years,
-        region_km2=_region_km2(settings),
+        region_km2=area_km2(settings.region),
         scenes={key: len(value) for key, value in sorted(found.items())},
         dates={name: [str(day) for day in s.dates] for name, s in settings.sources.items() if s.dates},
         missing=tuple(m for m in MODALITIES if not _present(settings, found, m)),
@@ -327,11 +325,6 @@ def _present(settings: Settings, found: Items, modality: str) -> bool:
     return source is not None and (
         source.href is not None or any(items for key, items in found.items() if key.endswith(f"/{modality}"))
     )
-
-
-def _region_km2(settings: Settings) -> float:
-    geod = Geod(ellps="WGS84")
-    return sum(abs(geod.geometry_area_perimeter(p)[0]) for p in shapely.get_parts(settings.region)) / 1e6
 
 
 def _header_bytes(settings: Settings, items: Items) -> float:

@@ -124,16 +124,12 @@ def of_outlines(path: str, block_px: int) -> Blocks:
     """
     from pathlib import Path
 
-    import shapely
-    from pyproj import Geod
-
+    from cryoscale.forecast.cover import area_km2
     from cryoscale.region import RegionSpec, ZoneRegion, read_region, zones_of
 
     ice = read_region(RegionSpec(rgi=path, what="outlines"))
     count = sum(len(ZoneRegion(epsg, ice).blocks(block_px)) for epsg in zones_of(ice))
-    geod = Geod(ellps="WGS84")
-    area_km2 = sum(abs(geod.geometry_area_perimeter(part)[0]) for part in shapely.get_parts(ice)) / 1e6
-    return Blocks(Path(path).name, None, area_km2, count, count)
+    return Blocks(Path(path).name, None, area_km2(ice), count, count)
 
 
 def _regions(word: str) -> list[Region]:

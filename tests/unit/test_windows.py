@@ -9,7 +9,7 @@ import pystac
 import pytest
 import shapely
 
-from cryoscale.forecast.cover import footprints, shares, tiles_with_data
+from cryoscale.forecast.cover import area_km2, footprints, shares, tiles_with_data
 from cryoscale.forecast.windows import Windows
 from cryoscale.grid import Block, Window, blocks_over, transformer, window_over_bounds
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
@@ -93,3 +93,18 @@ def test_tiles_without_a_scene_are_not_counted_as_work() -> None:
     tiles = tiles_with_data(windows, 256, 0.5, shown, seen)
     # of 5 x 5 tiles over a block, those of the last column begin beyond the scene's 320 pixels
     assert tiles.tolist() == [0, 20, 0]
+
+
+@pytest.mark.parametrize(
+    ("box", "expected_km2"),
+    [  # by the closed form of an ellipsoid's zone
+        ((86.7, 27.85, 87.05, 28.1), 954.0015),
+        ((-75.0, 59.0, -10.0, 84.0), 6_369_607),
+        ((-90.0, 60.0, 90.0, 80.0), 15_253_639),  # between whose corners the shortest way is over the pole
+        ((-100.0, 60.0, 100.0, 80.0), 16_948_488),
+    ],
+)
+def test_a_region_has_the_area_between_its_parallels(
+    box: tuple[float, float, float, float], expected_km2: float
+) -> None:
+    assert area_km2(shapely.box(*box)) == pytest.approx(expected_km2, rel=1e-6)
