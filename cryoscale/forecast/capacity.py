@@ -4,14 +4,16 @@ All sides work at the same time, and the slowest is the clock:
 
 * **GPUs**: tiles of all blocks over the tiles that the actors predict;
 * **CPU workers**: two tasks each (:mod:`cryoscale.cluster`), by their seconds of the clock, waiting
-  included, or by processor seconds over the worker's cores where these are fewer than its tasks;
+  included, or by processor seconds over the worker's cores where these are fewer than its tasks. They take
+  blocks in rounds, two each, of which the last may leave some without one: no time is shorter than a round;
 * **network**: features travel to the actors (:mod:`cryoscale.infer.wire`), over the link of a GPU's node,
   or what a GPU makes channels of (:mod:`cryoscale.features.packing`), as a run finds out (``derive_on``);
 * **intake**: what arrives there is taken in by the one process of each actor, ``wire.INTAKE_BYTES_S``;
 * **scenes**: whoever holds them sends them, all workers together, where it is said how fast;
 * **driver**: one process hands all blocks out, :data:`DRIVER_S` each.
 
-Workers are counted so that another side is the slowest, or that all is done in time; GPUs then wait for them.
+Workers are counted so that another side is the slowest, or that all is done in time, and never so many that
+some would have no block; GPUs then wait for them.
 Nodes are counted whole. The start of nodes, images and models is not in it.
 What comes after the last block is told beside it: GPUs can be given back by then.
 """
@@ -208,10 +210,14 @@ class Site:
             return 0.0
         return cost.fetched_bytes * 8.0 / (self.scenes_gbit_s * 1e9)
 
+    def round_s(self, cost: BlockCost) -> float:
+        """Seconds in which all tasks of a CPU worker do a block each, side by side."""
+        on_cores_s = TASKS_A_WORKER * cost.cpu_s / min(self.worker_cores, TASKS_A_WORKER)
+        return max(on_cores_s, cost.cpu_s + cost.wait_s + self.gpu_s(cost))
+
     def worker_s(self, cost: BlockCost) -> float:
-        """Seconds that a CPU worker takes for a block, its tasks side by side."""
-        task_s = cost.cpu_s + cost.wait_s + self.gpu_s(cost)
-        return max(cost.cpu_s / min(self.worker_cores, TASKS_A_WORKER), task_s / TASKS_A_WORKER)
+        """Seconds that a CPU worker takes for a block, on average over a round."""
+        return self.round_s(cost) / TASKS_A_WORKER
 
 
 @dataclass(frozen=True)
@@ -246,10 +252,14 @@ class Fleet:
 
 
 def fleet_for(blocks: int, cost: BlockCost, site: Site) -> Fleet:
-    """The cluster that maps ``blocks`` of ``cost`` each, as :class:`Site` asks."""
-    gpus, workers = site.gpus or 1, site.cpu_workers
-    if site.hours is not None:
-        gpus = _whole(blocks * site.gpu_s(cost) / (site.hours * 3600.0))
+    """The cluster that maps ``blocks`` of ``cost`` each, as :class:`Site` asks.
+
+    It takes longer than ``site.hours`` where no cluster is as quick, or none with as many workers.
+    """
+    gpus, workers, round_s = site.gpus or 1, site.cpu_workers, site.round_s(cost)
+    aim_s = None if site.hours is None else max(site.hours * 3600.0, round_s)
+    if aim_s is not None:
+        gpus = _whole(blocks * site.gpu_s(cost) / aim_s)
     sides = {
         "GPUs": blocks * (site.predict_s(cost) + site.make_s(cost)) / gpus,
         "network": blocks * site.link_s(cost) / gpus,
@@ -258,9 +268,9 @@ def fleet_for(blocks: int, cost: BlockCost, site: Site) -> Fleet:
         "driver": blocks * DRIVER_S,
     }
     if workers is None:
-        aim_s = site.hours * 3600.0 if site.hours is not None else max(sides.values())
-        workers = _whole(blocks * site.worker_s(cost) / aim_s)
-    sides["CPU workers"] = blocks * site.worker_s(cost) / workers
+        rounds = max(math.floor((aim_s or max(sides.values())) / round_s + 1e-9), 1)
+        workers = math.ceil(blocks / (TASKS_A_WORKER * rounds))
+    sides["CPU workers"] = math.ceil(blocks / (TASKS_A_WORKER * workers)) * round_s
     bound = max(sides, key=lambda side: sides[side])
     hours = sides[bound] / 3600.0
     fetched = None if cost.fetched_bytes is None else blocks * cost.fetched_bytes

@@ -105,6 +105,7 @@ class ClusterPlan:
         lines = _aligned([_MACHINES, *(_machines(where, few, many) for where, few, many in self.rows)])
         lines += _aligned([amounts, *(_amounts(where, few, many, prices) for where, few, many in self.rows)])
         lines += [
+            *self._too_late(),
             f"a block and year: {cost.cpu_s:.3g} s of a core (reading {cost.read_s:.3g}, features "
             f"{cost.features_s:.3g}, writing {cost.write_s:.3g}; {basis.rates}), {cost.wait_s:.3g} s of "
             f"waiting, {site.predict_s(cost):.3g} s of a GPU ({cost.tiles:,.0f} tiles)",
@@ -119,6 +120,15 @@ class ClusterPlan:
             *(f"assumed: {line}" for line in basis.assumed),
         ]
         return "\n".join(lines)
+
+    def _too_late(self) -> list[str]:
+        """Where the hours that all shall be done in are not enough."""
+        asked_h, block_s = self.site.hours, self.site.round_s(self.cost)
+        if asked_h is None:
+            return []
+        late = [where.label for where, _, many in self.rows if many.hours > asked_h * (1.0 + 1e-6)]
+        told = f"one block takes {block_s:.3g} s of the clock"
+        return [f"not done in {asked_h:g} h, see slowest: {', '.join(late)}; {told}"] if late else []
 
     def _made_there(self) -> list[str]:
         """Whether GPUs make channels, and what of."""

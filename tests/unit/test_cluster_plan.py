@@ -53,30 +53,54 @@ def told(*arguments: Any) -> tuple[int, str]:
 
 
 def test_a_cluster_is_what_a_hand_calculation_makes_it() -> None:
-    # 2,500 tiles/s: 0.12 s of a GPU. A worker with two tasks: (8 + 12 + 0.12) / 2 = 10.06 s a block, which is
-    # more than 8 s of its two cores take. 10,000 blocks in 2 hours: 1,200 s of 7,200 on one GPU, 100,600 s
-    # of workers, thus 14 of them (13.97); 3 on a node of 7 cores (and 8 GiB each), thus 5 nodes.
+    # 2,500 tiles/s: 0.12 s of a GPU. A worker's two tasks do a block each in 8 + 12 + 0.12 = 20.12 s, while
+    # its two cores take 8 s. 10,000 blocks in 2 hours: 1,200 s of 7,200 on one GPU, and 357
+    # rounds, thus 15 workers (14.006), which need 334; 3 on a node of 7 cores (and 8 GiB each), thus 5 nodes.
     site = Site(hours=2.0, node_cores=7, node_gib=64.0, prices=Prices(cpu_hour=0.1, gpu_hour=3.0, gb=0.01))
     found = fleet_for(10_000, COST, site)
-    assert (found.gpus, found.workers, found.cpu_nodes, found.bound) == (1, 14, 5, "CPU workers")
-    clock_h = 100_600 / 14 / 3600
+    assert (found.gpus, found.workers, found.cpu_nodes, found.bound) == (1, 15, 5, "CPU workers")
+    clock_h = 334 * 20.12 / 3600
     assert found.hours == pytest.approx(clock_h)
     assert found.busy["GPUs"] == pytest.approx(1200 / 3600 / clock_h)
-    assert (found.gpu_hours, found.cpu_hours) == pytest.approx((clock_h, 14 * clock_h))
+    assert (found.gpu_hours, found.cpu_hours) == pytest.approx((clock_h, 15 * clock_h))
     assert (found.fetched_bytes, found.stored_bytes) == pytest.approx((1e13, 2e11))
     assert found.finish_hours == pytest.approx(10_000 * FINISH_S / 3600)
-    assert found.money["total"] == pytest.approx(0.1 * 14 * clock_h + 3.0 * clock_h + 0.01 * 10_000)
+    assert found.money["total"] == pytest.approx(0.1 * 15 * clock_h + 3.0 * clock_h + 0.01 * 10_000)
 
 
 def test_gpus_that_are_given_are_fed_until_they_are_the_slowest() -> None:
     found = fleet_for(10_000, COST, Site(gpus=2, node_gpus=2))
     assert (found.bound, found.gpu_nodes) == ("GPUs", 1)
     assert found.hours == pytest.approx(10_000 * 0.12 / 2 / 3600)
-    assert found.workers == 168  # 10.06 / 0.06 = 167.7
+    assert found.workers == 173  # 29 rounds of 20.12 s in 600 s
     fewer = fleet_for(10_000, COST, Site(gpus=2, cpu_workers=84))
     assert (fewer.bound, fewer.workers) == ("CPU workers", 84)
-    assert fewer.hours == pytest.approx(10_000 * 10.06 / 84 / 3600)
+    assert fewer.hours == pytest.approx(60 * 20.12 / 3600)  # 59 rounds of 168 blocks, and one of 88
     assert fewer.busy["GPUs"] == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"gpus": 1}, {"gpus": 100}, {"hours": 0.001}, {"hours": 0.001, "cpu_workers": 500}]
+)
+@pytest.mark.parametrize("blocks", [1, 2, 43])
+def test_no_cluster_is_quicker_than_a_block_or_has_workers_without_one(
+    asked: dict[str, Any], blocks: int
+) -> None:
+    found = fleet_for(blocks, COST, Site(**asked))
+    assert found.hours * 3600 == pytest.approx(20.12)
+    assert (found.bound, found.busy["CPU workers"]) == ("CPU workers", 1.0)
+    assert found.workers == asked.get("cpu_workers", (blocks + 1) // 2)
+    assert found.gpus == asked.get("gpus", 1)
+
+
+def test_workers_do_their_blocks_in_whole_rounds() -> None:
+    assert fleet_for(43, COST, Site(gpus=1, cpu_workers=22)).hours * 3600 == pytest.approx(20.12)
+    assert fleet_for(43, COST, Site(gpus=1, cpu_workers=21)).hours * 3600 == pytest.approx(2 * 20.12)
+    within = fleet_for(43, COST, Site(hours=3.5 * 20.12 / 3600))
+    assert (within.workers, within.hours * 3600) == (8, pytest.approx(3 * 20.12))
+    # a core that two blocks share, 8 s each
+    one_core = replace(COST, wait_s=1.0)
+    assert fleet_for(4, one_core, Site(gpus=1, worker_cores=1)).hours * 3600 == pytest.approx(16.0)
 
 
 @pytest.mark.parametrize(
@@ -86,22 +110,22 @@ def test_gpus_that_are_given_are_fed_until_they_are_the_slowest() -> None:
         (
             {"gpus": 2, "node_gpus": 2, "node_gbit_s": 10.0, "derive_on": "workers"},
             "network",
-            1000 * 0.32 / 2,
+            10_000 * 0.32 / 2,
         ),
         # and past a process that takes in 2.3 GB/s, while such a GPU predicts for 60 ms
-        ({"gpus": 2, "tiles_s": 5000.0, "derive_on": "workers"}, "intake", 1000 * 0.2 / 2.3 / 2),
+        ({"gpus": 2, "tiles_s": 5000.0, "derive_on": "workers"}, "intake", 10_000 * 0.2 / 2.3 / 2),
         # unless it makes channels itself: 36 bytes of 60 are 52.2 ms, and 3.3 Mpixel 4 ms beside the network
-        ({"gpus": 2, "tiles_s": 5000.0}, "GPUs", 1000 * (0.06 + 0.004) / 2),
-        ({"gpus": 2, "tiles_s": 9000.0}, "intake", 1000 * 0.12 / 2.3 / 2),
-        ({"gpus": 2, "derive_on": "device"}, "GPUs", 1000 * (0.12 + 0.004) / 2),
+        ({"gpus": 2, "tiles_s": 5000.0}, "GPUs", 10_000 * (0.06 + 0.004) / 2),
+        ({"gpus": 2, "tiles_s": 9000.0}, "intake", 10_000 * 0.12 / 2.3 / 2),
+        ({"gpus": 2, "derive_on": "device"}, "GPUs", 10_000 * (0.12 + 0.004) / 2),
         # a slow link alone does not make them: no trial knows of it
-        ({"gpus": 1, "node_gbit_s": 10.0, "tiles_s": 2500.0}, "network", 1000 * 0.16),
-        ({"gpus": 4, "scenes_gbit_s": 10.0}, "scenes", 1000 * 0.8),
-        ({"gpus": 64}, "driver", 1000 * DRIVER_S),
+        ({"gpus": 1, "node_gbit_s": 10.0, "tiles_s": 2500.0}, "network", 10_000 * 0.16),
+        ({"gpus": 4, "scenes_gbit_s": 10.0}, "scenes", 10_000 * 0.8),
+        ({"gpus": 64}, "driver", 10_000 * DRIVER_S),
     ],
 )
 def test_the_slowest_side_sets_the_clock(given: dict[str, Any], side: str, seconds: float) -> None:
-    found = fleet_for(1000, COST, Site(**given))
+    found = fleet_for(10_000, COST, Site(**given))
     assert found.bound == side
     assert found.hours * 3600 == pytest.approx(seconds)
     assert found.busy[side] == 1.0
@@ -225,6 +249,13 @@ def test_the_table_says_what_it_rests_on() -> None:
     row = document["rows"][0]
     assert row["at_most"]["blocks"] == 3 * 254
     assert row["at_most"]["money"] == {}
+
+
+def test_hours_that_no_cluster_keeps_are_said_not_to_be_kept() -> None:
+    late = told("--cluster", "--rgi", 11, "--hours", 0.005)[1]
+    assert "not done in 0.005 h, see slowest: 11 Central Europe; one block takes 43.8 s" in late
+    assert "not done" not in told("--cluster", "--rgi", 11, "--hours", 0.05)[1]
+    assert "not done" in told("--cluster", "--rgi", 11, "--hours", 0.05, "--cpu-workers", 1)[1]
 
 
 @pytest.mark.parametrize(
