@@ -88,11 +88,17 @@ def plan(
     gpus: Annotated[int | None, typer.Option(help="How many there are; or", rich_help_panel=_PANEL)] = None,
     hours: Annotated[
         float | None,
-        typer.Option(help="in how many the blocks shall be mapped; default: 1.", rich_help_panel=_PANEL),
+        typer.Option(
+            help="in how many the blocks shall be mapped; default: what CONFIG's own cluster takes, else 1.",
+            rich_help_panel=_PANEL,
+        ),
     ] = None,
     cpu_workers: Annotated[
         int | None,
-        typer.Option(help="How many there are; default: as many as it takes.", rich_help_panel=_PANEL),
+        typer.Option(
+            help="How many there are; default: CONFIG's, or with --hours or --gpus as many as it takes.",
+            rich_help_panel=_PANEL,
+        ),
     ] = None,
     gpu_tiles_per_s: Annotated[
         float | None, typer.Option(help="Tiles that a GPU predicts.", rich_help_panel=_PANEL)
@@ -209,7 +215,10 @@ def _of_config(settings: Settings, made: Plan, gpu_tiles_s: float | None, site: 
     from cryoscale.forecast.demand import cost_of_plan, gpu_rate
     from cryoscale.forecast.rgi import Blocks
 
-    tiles_s, told = gpu_rate(made.profile, gpu_tiles_s, made.passes)
+    site, told = _own(settings, site, asks_gpus=gpu_tiles_s is not None), None
+    if site.has_gpus:
+        tiles_s, told = gpu_rate(made.profile, gpu_tiles_s, made.passes, settings.tile_px)
+        site = replace(site, tiles_s=tiles_s)
     if settings.model.weights is not None:
         from cryoscale.models.weights import read_card
 
@@ -218,19 +227,28 @@ def _of_config(settings: Settings, made: Plan, gpu_tiles_s: float | None, site: 
         site = replace(site, derive_on=settings.model.derive_on)
     else:  # nothing will be tried, and workers make the channels
         site = replace(site, derive_on="workers")
-    if site.hours is None and site.gpus is None and settings.cluster.gpu_workers:
-        site = replace(site, gpus=settings.cluster.gpu_workers)
     years = len(settings.years)
     row = Blocks(made.name, None, made.region_km2, made.blocks // years, made.blocks // years)
-    basis = Basis(made.profile.name, told)
-    return ClusterPlan.of(
-        [row], years, cost_of_plan(settings, made), _timed(replace(site, tiles_s=tiles_s)), basis
-    )
+    cost = cost_of_plan(settings, made, on_gpus=site.has_gpus)
+    in_pods = settings.cluster.kind == "kubernetes" and not site.has_gpus
+    assumed = ("the pods that hold models, one a CPU worker, take no cores beside theirs",) if in_pods else ()
+    return ClusterPlan.of([row], years, cost, _timed(site), Basis(made.profile.name, told, assumed))
+
+
+def _own(settings: Settings, site: Site, *, asks_gpus: bool) -> Site:
+    """With the configuration's own workers and GPUs, or none, where nothing else is asked for."""
+    cluster, asked = settings.cluster, site.hours is not None or site.gpus is not None
+    has_gpus = bool(cluster.gpu_workers or site.gpus or asks_gpus)
+    if asked or (has_gpus and not cluster.gpu_workers):
+        return replace(site, has_gpus=has_gpus)
+    workers = site.cpu_workers or cluster.cpu_workers
+    return replace(site, gpus=cluster.gpu_workers or None, has_gpus=has_gpus, cpu_workers=workers)
 
 
 def _timed(site: Site) -> Site:
     """With an hour to do it in where nothing else was said."""
-    return replace(site, hours=1.0) if site.hours is None and site.gpus is None else site
+    said = site.hours is not None or site.gpus is not None or not site.has_gpus
+    return site if said else replace(site, hours=1.0)
 
 
 def _tell(clusters: ClusterPlan, as_json: bool) -> None:

@@ -64,6 +64,7 @@ class BlockCost:
         sent_px: pixels on their way to an actor, those of the rim among them.
         fetched_bytes: of scenes; None where not counted.
         stored_bytes: of map, levels, pictures, ledger; None where no rate is known.
+        network_s: of one processor, where CPU workers predict; 0 where GPUs do.
     """
 
     read_s: float
@@ -75,11 +76,12 @@ class BlockCost:
     sent_px: float
     fetched_bytes: float | None
     stored_bytes: float | None
+    network_s: float = 0.0
 
     @property
     def cpu_s(self) -> float:
         """Of one processor, all stages of a CPU worker."""
-        return self.read_s + self.features_s + self.write_s
+        return self.read_s + self.features_s + self.network_s + self.write_s
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Site:
         tiles_s: tiles a second of a GPU, and where the figure is from.
         gpus: how many there are; or
         hours: in how many the blocks shall be mapped.
+        has_gpus: whether there are any; else CPU workers predict, and nothing is sent.
         cpu_workers: how many there are; None for as many as it takes.
         node_cores, node_gib: of a CPU node, what pods may ask of it.
         worker_cores, worker_gib: what the pod of a CPU worker asks for.
@@ -103,6 +106,7 @@ class Site:
     tiles_s: float = TARGET_TILES_S
     gpus: int | None = None
     hours: float | None = None
+    has_gpus: bool = True
     cpu_workers: int | None = None
     node_cores: int = 16
     node_gib: float = 64.0
@@ -158,6 +162,8 @@ class Site:
 
     def gpu_s(self, cost: BlockCost) -> float:
         """Seconds that a GPU takes for a block, by its own speed, its share of the link or its intake."""
+        if not self.has_gpus:
+            return 0.0
         return max(self.predict_s(cost) + self.make_s(cost), self.link_s(cost), self.intake_s(cost))
 
     def predict_s(self, cost: BlockCost) -> float:
@@ -260,13 +266,15 @@ def fleet_for(blocks: int, cost: BlockCost, site: Site) -> Fleet:
     aim_s = None if site.hours is None else max(site.hours * 3600.0, round_s)
     if aim_s is not None:
         gpus = _whole(blocks * site.gpu_s(cost) / aim_s)
-    sides = {
-        "GPUs": blocks * (site.predict_s(cost) + site.make_s(cost)) / gpus,
-        "network": blocks * site.link_s(cost) / gpus,
-        "intake": blocks * site.intake_s(cost) / gpus,
-        "scenes": blocks * site.scenes_s(cost),
-        "driver": blocks * DRIVER_S,
-    }
+    sides = {"scenes": blocks * site.scenes_s(cost), "driver": blocks * DRIVER_S}
+    if site.has_gpus:
+        sides |= {
+            "GPUs": blocks * (site.predict_s(cost) + site.make_s(cost)) / gpus,
+            "network": blocks * site.link_s(cost) / gpus,
+            "intake": blocks * site.intake_s(cost) / gpus,
+        }
+    else:
+        gpus = 0
     if workers is None:
         rounds = max(math.floor((aim_s or max(sides.values())) / round_s + 1e-9), 1)
         workers = math.ceil(blocks / (TASKS_A_WORKER * rounds))

@@ -22,10 +22,10 @@ _AMOUNTS = ("region", "GPU hours", "CPU worker hours", "then hours", "fetched TB
 
 @dataclass(frozen=True)
 class Basis:
-    """What a cluster's plan rests on, in words: rates of CPU and GPU, and what is assumed."""
+    """What a cluster's plan rests on, in words: rates of CPU and GPU (or None), and what is assumed."""
 
     rates: str
-    gpu_rate: str
+    gpu_rate: str | None
     assumed: tuple[str, ...] = ()
 
 
@@ -59,7 +59,7 @@ class ClusterPlan:
 
     @property
     def feed(self) -> float:
-        """How many CPU workers keep one GPU as busy as it can be."""
+        """How many CPU workers keep one GPU as busy as it can be, where there are GPUs."""
         return self.site.worker_s(self.cost) / self.site.gpu_s(self.cost)
 
     @property
@@ -84,42 +84,71 @@ class ClusterPlan:
             "block": {
                 **asdict(self.cost),
                 "cpu_s": self.cost.cpu_s,
-                "gpu_s": self.site.predict_s(self.cost),
-                "make_s": self.site.make_s(self.cost),
-                "sent_bytes": self.site.sent_bytes(self.cost),
+                **(self._of_gpus() if self.site.has_gpus else {}),
             },
             "site": {**site, "prices": self.site.prices.model_dump(mode="json")},
             "feed": {
                 "cpu_workers_a_gpu": self.feed,
                 "gbit_s_a_gpu": self.intake_gbit_s,
                 "gpu_busy_at_most": self.most_busy,
-            },
+            }
+            if self.site.has_gpus
+            else None,
             **asdict(self.basis),
+        }
+
+    def _of_gpus(self) -> dict[str, float]:
+        """What a block takes of a GPU and of the way there."""
+        return {
+            "gpu_s": self.site.predict_s(self.cost),
+            "make_s": self.site.make_s(self.cost),
+            "sent_bytes": self.site.sent_bytes(self.cost),
         }
 
     def text(self) -> str:
         """For people."""
-        cost, site, basis = self.cost, self.site, self.basis
+        site, basis = self.site, self.basis
         prices = any(few.money for _, few, _ in self.rows)
         amounts = (*_AMOUNTS, "cost") if prices else _AMOUNTS
         lines = _aligned([_MACHINES, *(_machines(where, few, many) for where, few, many in self.rows)])
         lines += _aligned([amounts, *(_amounts(where, few, many, prices) for where, few, many in self.rows)])
         lines += [
             *self._too_late(),
-            f"a block and year: {cost.cpu_s:.3g} s of a core (reading {cost.read_s:.3g}, features "
-            f"{cost.features_s:.3g}, writing {cost.write_s:.3g}; {basis.rates}), {cost.wait_s:.3g} s of "
-            f"waiting, {site.predict_s(cost):.3g} s of a GPU ({cost.tiles:,.0f} tiles)",
-            basis.gpu_rate,
-            *self._made_there(),
-            f"a GPU that {self._waits()} takes {self.feed:,.0f} CPU workers ({site.worker_cores} cores, "
-            f"{site.worker_gib:g} GiB, two blocks each), {self.feed / site.workers_a_node:,.1f} nodes of "
-            f"{site.node_cores} cores and {site.node_gib:g} GiB, and {self.intake_gbit_s:,.1f} Gbit/s "
-            "into its node",
+            *(self._with_gpus() if site.has_gpus else self._without_gpus()),
             "then: levels, outlines, divides and report, on the driver's machine and without GPUs; at most, "
             f"as by one process where all is ice ({FINISH_S:g} s a block)",
             *(f"assumed: {line}" for line in basis.assumed),
         ]
         return "\n".join(lines)
+
+    def _block(self, beside: str) -> str:
+        """What a block takes of CPU workers, with what else of them, and what else there is."""
+        cost = self.cost
+        return (
+            f"a block and year: {cost.cpu_s:.3g} s of a core (reading {cost.read_s:.3g}, features "
+            f"{cost.features_s:.3g}, {beside}writing {cost.write_s:.3g}; {self.basis.rates}), "
+            f"{cost.wait_s:.3g} s of waiting"
+        )
+
+    def _with_gpus(self) -> list[str]:
+        """What a block takes, and what feeds a GPU."""
+        cost, site = self.cost, self.site
+        return [
+            f"{self._block('')}, {site.predict_s(cost):.3g} s of a GPU ({cost.tiles:,.0f} tiles)",
+            *filter(None, [self.basis.gpu_rate]),
+            *self._made_there(),
+            f"a GPU that {self._waits()} takes {self.feed:,.0f} CPU workers ({site.worker_cores} cores, "
+            f"{site.worker_gib:g} GiB, two blocks each), {self.feed / site.workers_a_node:,.1f} nodes of "
+            f"{site.node_cores} cores and {site.node_gib:g} GiB, and {self.intake_gbit_s:,.1f} Gbit/s "
+            "into its node",
+        ]
+
+    def _without_gpus(self) -> list[str]:
+        """What a block takes where CPU workers predict."""
+        return [
+            self._block(f"the network {self.cost.network_s:.3g} for {self.cost.tiles:,.0f} tiles, "),
+            "no GPU, as the configuration has none: CPU workers predict on their own cores",
+        ]
 
     def _too_late(self) -> list[str]:
         """Where the hours that all shall be done in are not enough."""
@@ -178,7 +207,7 @@ def _machines(where: Blocks, few: Fleet, many: Fleet) -> tuple[str, ...]:
         f"{where.area_km2:,.0f}",
         _between(where.fewest, where.most),
         _between(few.gpus, many.gpus),
-        _between(round(100 * few.busy["GPUs"]), round(100 * many.busy["GPUs"])),
+        _between(*(round(100 * fleet.busy.get("GPUs", 0.0)) for fleet in (few, many))),
         _between(few.workers, many.workers),
         _between(few.cpu_nodes, many.cpu_nodes),
         _between(few.hours, many.hours),

@@ -98,8 +98,12 @@ def cost_by_dates(profile: Profile, dates: int, overlap: float, latency_ms: floa
     )
 
 
-def cost_of_plan(settings: Settings, plan: Plan) -> BlockCost:
+def cost_of_plan(settings: Settings, plan: Plan, *, on_gpus: bool = True) -> BlockCost:
     """The mean block of a configuration's plan, as its blocks were counted.
+
+    Args:
+        settings, plan: of the run.
+        on_gpus: whether GPUs predict; else CPU workers do, as fast as the plan knows.
 
     Raises:
         ConfigError: the plan knows no rates, or has nothing to predict.
@@ -112,6 +116,12 @@ def cost_of_plan(settings: Settings, plan: Plan) -> BlockCost:
     if not plan.tiles_with_data:
         raise ConfigError(
             "--cluster with no tile that holds data", "scenes over the region", "look at the plan"
+        )
+    if not on_gpus and (work.predict_s is None or work.predicts_on != "cpu"):
+        raise ConfigError(
+            "--cluster of a configuration without GPUs, and no rate of its model on a CPU",
+            "a measured one",
+            "leave --no-measure out, give another --profile, or ask for --gpus",
         )
     clock = plan.profile.read.clock if plan.profile.read else 1.0
     overlap = settings.model.overlap
@@ -129,19 +139,25 @@ def cost_of_plan(settings: Settings, plan: Plan) -> BlockCost:
         sent_px=sent / blocks,
         fetched_bytes=(plan.fetched_bytes + plan.header_bytes) / blocks,
         stored_bytes=None if plan.disk is None else plan.disk.total / blocks,
+        network_s=0.0 if on_gpus or work.predict_s is None else work.predict_s / blocks,
     )
 
 
-def gpu_rate(profile: Profile, given: float | None, passes: int = 1) -> tuple[float, str]:
-    """Passes of a GPU over a tile in a second, and where the figure is from, for people."""
+def gpu_rate(
+    profile: Profile, given: float | None, passes: int = 1, tile_px: int = TILE_PX
+) -> tuple[float, str]:
+    """Passes of a GPU over a tile in a second, and where the figure is from, for people.
+
+    The rate that is assumed where none is known is one of pixels.
+    """
     if given is not None:
         return given, f"{given:,g} tiles/s of a GPU, as given"
     known = [rate for rate in profile.tiles.values() if rate.device == "gpu"]
     if len(known) == 1:
         rate = known[0].tiles_per_s * passes
         return rate, f"{rate:,.0f} tiles/s of a GPU, measured on {known[0].device_name or 'one'}"
-    told = "GPU rate not measured"
-    return (
-        TARGET_TILES_S,
-        f"{told}: the target of the design, {TARGET_TILES_S:,.0f} tiles/s on an H200, assumed",
+    rate = TARGET_TILES_S * (TILE_PX / tile_px) ** 2
+    told = (
+        f"GPU rate not measured: the target of the design, {TARGET_TILES_S:,.0f} tiles/s on an H200, assumed"
     )
+    return rate, told if tile_px == TILE_PX else f"{told}: {rate:,.0f} of {tile_px} px, by pixels"

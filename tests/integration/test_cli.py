@@ -369,6 +369,10 @@ def test_a_plan_counts_speaks_json_and_may_be_measured_once(
     assert row["at_least"] == row["at_most"]  # its blocks are counted
     assert (row["at_least"]["blocks"], row["at_least"]["gpus"]) == (plan["blocks"], 2)
     assert "GPU rate not measured" in cryoscale("plan", config, *given[:-1]).out
+    own = ("--profile", profile, "--cluster", "--price-gpu-hour", "4", "--price-cpu-hour", "1", "--json")
+    found = json.loads(cryoscale("plan", config, *own).out)["cluster"]["rows"][0]["at_least"]
+    assert (found["gpus"], found["workers"]) == (0, tiny_range.config()["cluster"]["cpu_workers"])
+    assert found["money"]["gpu"] == 0 < found["money"]["cpu"]
     refused(cryoscale("plan", config, "--no-measure", "--cluster"), "--cluster without rates")
     refused(cryoscale("plan", config, "--profile", config), "profile")
     refused(cryoscale("plan", config, "--no-measure", "--price-gb", "-1"), "price -1 for gb")

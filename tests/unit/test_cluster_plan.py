@@ -15,14 +15,18 @@ from typer.testing import CliRunner
 
 from benchmarks import block_rates
 from benchmarks.block_rates import Read, rates
+from cryoscale import cli_plan
 from cryoscale.cli import app
+from cryoscale.config import load_config
 from cryoscale.errors import CryoscaleError
 from cryoscale.features.channels import CHANNELS
 from cryoscale.forecast import demand
 from cryoscale.forecast.capacity import DRIVER_S, FINISH_S, BlockCost, Site, fleet_for
+from cryoscale.forecast.clusters import Basis, ClusterPlan
 from cryoscale.forecast.demand import cost_by_dates, gpu_rate, measured_profile
 from cryoscale.forecast.rates import Prices, Profile, Reading, TileRate
-from cryoscale.forecast.rgi import REGIONS, of_outlines, rows_of
+from cryoscale.forecast.rgi import REGIONS, Blocks, of_outlines, rows_of
+from tests.unit.test_config import KHUMBU
 
 COST = BlockCost(
     read_s=6.0,
@@ -97,7 +101,8 @@ def test_workers_do_their_blocks_in_whole_rounds() -> None:
     assert fleet_for(43, COST, Site(gpus=1, cpu_workers=22)).hours * 3600 == pytest.approx(20.12)
     assert fleet_for(43, COST, Site(gpus=1, cpu_workers=21)).hours * 3600 == pytest.approx(2 * 20.12)
     within = fleet_for(43, COST, Site(hours=3.5 * 20.12 / 3600))
-    assert (within.workers, within.hours * 3600) == (8, pytest.approx(3 * 20.12))
+    assert within.workers == 8
+    assert within.hours * 3600 == pytest.approx(3 * 20.12)
     # a core that two blocks share, 8 s each
     one_core = replace(COST, wait_s=1.0)
     assert fleet_for(4, one_core, Site(gpus=1, worker_cores=1)).hours * 3600 == pytest.approx(16.0)
@@ -130,6 +135,45 @@ def test_the_slowest_side_sets_the_clock(given: dict[str, Any], side: str, secon
     assert found.hours * 3600 == pytest.approx(seconds)
     assert found.busy[side] == 1.0
     assert max(found.busy.values()) == 1.0
+
+
+def test_without_gpus_workers_predict_and_nothing_is_paid_for_a_gpu() -> None:
+    on_cpus = replace(COST, network_s=16.0)
+    site = Site(has_gpus=False, cpu_workers=2, node_gbit_s=0.1, prices=Prices(cpu_hour=0.1, gpu_hour=4.0))
+    found = fleet_for(6, on_cpus, site)
+    # two rounds of 6 + 1 + 16 + 1 s on a core each, and 12 s of waiting
+    assert (found.gpus, found.gpu_nodes, found.gpu_hours) == (0, 0, 0.0)
+    assert found.hours * 3600 == pytest.approx(2 * 36.0)
+    assert found.money["total"] == pytest.approx(found.money["cpu"]) == pytest.approx(0.1 * 2 * 72 / 3600)
+    assert set(found.busy) == {"CPU workers", "scenes", "driver"}
+    plan = ClusterPlan.of([Blocks("here", None, 1.0, 6, 6)], 1, on_cpus, site, Basis("measured", None))
+    assert "the network 16 for 300 tiles" in plan.text()
+    assert "a GPU that" not in plan.text()
+    assert plan.to_dict()["feed"] is None
+
+
+@pytest.mark.parametrize(
+    ("gpu_workers", "asked", "rated", "found"),
+    [
+        (0, {}, False, (False, None, 3)),
+        (2, {}, False, (True, 2, 3)),
+        (2, {"cpu_workers": 5}, False, (True, 2, 5)),
+        # another cluster than the configuration's
+        (0, {"hours": 1.0}, False, (False, None, None)),
+        (0, {"gpus": 4}, False, (True, 4, None)),
+        (0, {}, True, (True, None, None)),
+        (2, {"hours": 1.0, "cpu_workers": 5}, True, (True, None, 5)),
+    ],
+)
+def test_a_configuration_is_planned_with_its_own_workers_and_gpus(
+    gpu_workers: int, asked: dict[str, Any], rated: bool, found: tuple[bool, int | None, int | None]
+) -> None:
+    cluster = {"kind": "local", "cpu_workers": 3, "gpu_workers": gpu_workers}
+    site = cli_plan._own(load_config(KHUMBU | {"cluster": cluster}), Site(**asked), asks_gpus=rated)
+    assert (site.has_gpus, site.gpus, site.cpu_workers) == found
+    assert cli_plan._timed(site).hours == (
+        1.0 if (gpu_workers, asked, rated) == (0, {}, True) else site.hours
+    )
 
 
 def test_who_makes_channels_depends_on_the_network_and_not_on_tiles_without_data() -> None:
@@ -167,6 +211,9 @@ def test_the_speed_of_a_gpu_is_measured_given_or_said_to_be_assumed() -> None:
     assert rate == 2500.0
     assert "GPU rate not measured" in said
     assert "assumed" in said
+    larger = gpu_rate(BY_HAND, None, tile_px=512)
+    assert larger == (625.0, f"{said}: 625 of 512 px, by pixels")
+    assert gpu_rate(BY_HAND, 800.0, tile_px=512)[0] == 800.0
     on_cpu = TileRate(tiles_per_s=18.0, device="cpu")
     assert gpu_rate(BY_HAND.model_copy(update={"tiles": {"net": on_cpu}}), None)[0] == 2500.0
     on_gpu = TileRate(tiles_per_s=900.0, device="gpu", device_name="H100")
