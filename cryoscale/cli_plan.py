@@ -75,7 +75,8 @@ def plan(
         typer.Option(help="Dates of a season whose scenes are read, without CONFIG.", rich_help_panel=_PANEL),
     ] = 10,
     years: Annotated[
-        int, typer.Option(min=1, help="How many are mapped, without CONFIG.", rich_help_panel=_PANEL)
+        int,
+        typer.Option(min=1, max=10_000, help="How many are mapped, without CONFIG.", rich_help_panel=_PANEL),
     ] = 1,
     overlap: Annotated[float, typer.Option(help="Of tiles, without CONFIG.", rich_help_panel=_PANEL)] = 0.5,
     latency_ms: Annotated[

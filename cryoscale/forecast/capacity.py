@@ -51,6 +51,9 @@ PEAK_GIB: Final = 4.4
 
 TASKS_A_WORKER: Final = 2
 
+_LEAST, _MOST = 1e-6, 1e12
+"""Of what a site is asked about: beyond, no figure of it is one."""
+
 
 @dataclass(frozen=True)
 class BlockCost:
@@ -134,8 +137,9 @@ class Site:
             "Gbit/s of scenes": self.scenes_gbit_s,
         }
         for name, value in known.items():
-            if value is not None and not 0.0 < value < math.inf:
-                raise ConfigError(f"{value:g} {name}", "a number above 0", "correct it")
+            if value is not None and not _LEAST <= value <= _MOST:
+                told = str(value) if isinstance(value, int) else f"{value:g}"
+                raise ConfigError(f"{told} {name}", f"a number from {_LEAST:g} to {_MOST:g}", "correct it")
         if self.gpus is not None and self.hours is not None:
             raise ConfigError(
                 f"{self.gpus} GPUs and {self.hours:g} hours",

@@ -35,6 +35,8 @@ MB_A_DATE: Final = 87.0
 MB_FETCHED_A_DATE: Final = 155.0
 """All decoded pixels of these chunks: what is fetched is this at most, as files are compressed."""
 
+MOST_DATES: Final = 366
+
 LATENCY_MS: Final = 50.0
 """After which a store answers a request, where nothing is measured: assumed, as in benchmarks.scaling."""
 
@@ -59,8 +61,8 @@ def cost_by_dates(profile: Profile, dates: int, overlap: float, latency_ms: floa
     Raises:
         ConfigError: the profile lacks a rate, or there are no dates, or no such overlap.
     """
-    if dates < 1:
-        raise ConfigError(f"{dates} dates", "one at least in a season", "correct it")
+    if not 1 <= dates <= MOST_DATES:
+        raise ConfigError(f"{dates} dates", f"1 to {MOST_DATES} in a season", "correct it")
     if not 0.0 <= overlap < 1.0:
         raise ConfigError(f"overlap {overlap:g}", "a fraction from 0 to below 1", "correct it")
     if latency_ms is not None and not 0.0 <= latency_ms < 60_000.0:

@@ -63,6 +63,9 @@ REGIONS: Final = {
 ICE_PCT: Final = ((1.0, (2.0, 12.0)), (10.0, (5.0, 30.0)), (math.inf, (20.0, 70.0)))
 """Up to which mean size of a glacier (km2): ice in per cent of the mapped blocks, at least and at most."""
 
+_LEAST_PCT = 0.001
+"""Of ice in blocks: a block of 20 km with a glacier of 0.004 km2."""
+
 USUAL: Final = ("11", "13-15", "all")
 
 
@@ -109,9 +112,9 @@ def share_of(text: str) -> tuple[float, float]:
         low, high = sorted(float(part) for part in text.split(","))
     except ValueError:
         low, high = 0.0, 0.0
-    if not 0.0 < low <= high <= 100.0:
+    if not _LEAST_PCT <= low <= high <= 100.0:
         raise RegionError(
-            f"share of ice {text!r}", "two numbers above 0 and up to 100, as 3,25", "correct it"
+            f"share of ice {text!r}", f"two numbers from {_LEAST_PCT:g} to 100, as 3,25", "correct it"
         )
     return low, high
 
