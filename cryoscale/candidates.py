@@ -28,6 +28,7 @@ from cryoscale.read.assets import BANDS
 from cryoscale.read.band import asset_spec, cloud_pct, footprint_deg, opened, without_fill
 from cryoscale.read.composite import clear_mask
 from cryoscale.read.lattice import ArraySource, mosaics
+from cryoscale.read.metered import NOTHING, Cost
 from cryoscale.read.raster import UnreadableError
 from cryoscale.read.sample import fetch, resample
 from cryoscale.read.session import bounds_deg, touches
@@ -60,12 +61,14 @@ class Selection:
             somewhere and nowhere together.
         in_doubt: how many of ``blocks`` stay only because something was not to be seen.
         notes: a line for each coarse source that could not be read.
+        cost: what looking took.
     """
 
     blocks: list[Block]
     dropped: dict[Block, str] = field(default_factory=dict)
     in_doubt: int = 0
     notes: tuple[str, ...] = ()
+    cost: Cost = NOTHING
 
 
 def candidate_blocks(settings: Settings, items: Mapping[str, Sequence[Item]], zone: ZoneRegion) -> Selection:
@@ -89,16 +92,17 @@ def candidate_blocks(settings: Settings, items: Mapping[str, Sequence[Item]], zo
         return Selection(near, dropped)
     terrain = _unique(items, "terrain") if limits.looks_at_terrain else []
     optical = _unique(items, "optical") if limits.min_ndsi is not None else []
-    notes: dict[str, str] = {}
+    notes, costs = dict[str, str](), list[Cost]()
     doubtful = 0
     with ThreadPoolExecutor(_READ_THREADS, "coarse") as pool:
-        looker = _Looker(limits, zone, terrain, optical, pool, notes)
+        looker = _Looker(limits, zone, terrain, optical, pool, notes, costs)
         for blocks in _parts(near):
             verdicts = looker.judge(blocks)
             dropped |= {block: told for block, told in verdicts.items() if told not in ("", _DOUBT)}
             doubtful += sum(told == _DOUBT for told in verdicts.values())
     kept = [block for block in near if block not in dropped]
-    return Selection(kept, dropped, doubtful, tuple(f"{name}: {cause}" for name, cause in notes.items()))
+    told = tuple(f"{name}: {cause}" for name, cause in notes.items())
+    return Selection(kept, dropped, doubtful, told, sum(costs, NOTHING))
 
 
 _DOUBT = "doubt"
@@ -136,6 +140,8 @@ class _Looker:
     optical: Sequence[Item]
     pool: ThreadPoolExecutor
     notes: dict[str, str]
+    costs: list[Cost]
+    """Of each look, by whichever thread."""
 
     def judge(self, blocks: Sequence[Block]) -> dict[Block, str]:
         """For each block the condition that it fails, nothing where it is met, or that it is in doubt."""
@@ -245,6 +251,7 @@ class _Looker:
         try:
             with opened(spec, coarse_m=_COARSE_M) as (source, scale, offset):
                 part = fetch(source, grid)
+                self.costs.append(source.cost)
         except (UnreadableError, AssetReadError) as error:
             self.notes[item.id] = str(error).removeprefix(f"{item.id} ")
             return None

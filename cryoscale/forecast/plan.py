@@ -23,6 +23,7 @@ from cryoscale.grid import Block
 from cryoscale.models.loading import load_predictor
 from cryoscale.plan import Items, find_items, zone_regions
 from cryoscale.read.assets import address
+from cryoscale.read.metered import NOTHING, Cost
 from cryoscale.read.remote import HEADER_BYTES
 from cryoscale.region import ZoneRegion
 from cryoscale.settings import Settings
@@ -70,6 +71,8 @@ class Plan:
     passes: int
     header_bytes: float
     """Of headers of files over HTTP, asked for once a CPU worker."""
+    looked_at: Cost
+    """Of overviews in which candidates are looked for, once, before any block is read; beside ``fetches``."""
     profile: Profile
     work: Work | None
     money: Mapping[str, float]
@@ -117,6 +120,7 @@ class Plan:
         document = {name: value for name, value in vars(self).items() if name != "areas"}
         document["profile"] = self.profile.model_dump(mode="json")
         document |= {name: getattr(self, name) for name in totals}
+        document["looked_at"] = asdict(self.looked_at)
         document["zones"] = [asdict(zone) for zone in self.zones]
         if self.work is not None:
             document["work"] = {**asdict(self.work), "cpu_s": self.work.cpu_s, "gpu_s": self.work.gpu_s}
@@ -185,7 +189,9 @@ def make_plan(settings: Settings, items: Items | None = None, asked: Asked = Ask
         needed = f"the run needs {disk.total / 1e9:.1f} GB"
         notes.append(f"{asked.out} has {disk.free / 1e9:.1f} GB free, {needed}")
     header_bytes = _header_bytes(settings, found)
-    fetched_bytes = header_bytes + sum(zone.fetched_bytes for zone in counter.zones)
+    looked_at = _looked_at(selections)
+    before = header_bytes + looked_at.fetched_bytes
+    fetched_bytes = before + sum(zone.fetched_bytes for zone in counter.zones)
     return Plan(
         name=settings.name,
         years=settings.years,
@@ -198,10 +204,11 @@ def make_plan(settings: Settings, items: Items | None = None, asked: Asked = Ask
         distinct_bytes=counter.sources.distinct_bytes,
         passes=settings.model.passes,
         header_bytes=header_bytes,
+        looked_at=looked_at,
         profile=profile,
         work=work,
         money=money_of(settings, work, profile, fetched_bytes),
-        money_shared=money_of(settings, work, profile, header_bytes + counter.sources.distinct_bytes),
+        money_shared=money_of(settings, work, profile, before + counter.sources.distinct_bytes),
         disk=disk,
         notes=tuple(notes),
         areas=tuple(counter.areas),
@@ -312,7 +319,15 @@ def _notes(selections: Selections, headers: Headers) -> list[str]:
             why = "stay only because elevation or snow was not to be seen"
             notes.append(f"EPSG:{zone.epsg}: {selection.in_doubt} blocks {why}")
         notes += [f"EPSG:{zone.epsg}: not looked at for candidates: {note}" for note in selection.notes]
+    looked_at = _looked_at(selections)
+    if looked_at.fetches:
+        amount = f"{looked_at.fetches:,} chunks of {looked_at.fetched_bytes / 1e6:,.1f} MB"
+        notes.append(f"looking for candidates takes {amount} more, before the first block")
     return notes
+
+
+def _looked_at(selections: Selections) -> Cost:
+    return sum((selection.cost for _, selection in selections), NOTHING)
 
 
 def _rests_on(engine: str, to_try: Sequence[str]) -> str:

@@ -325,6 +325,28 @@ def test_snow_counts_for_blocks_within_reach_of_it(tiny_range: TinyRange) -> Non
     assert not {block for one in near for block in one.dropped if ice_of(tiny_range, block)}
 
 
+def test_what_looking_for_candidates_fetches_is_counted_beside_the_blocks(
+    tiny_range: TinyRange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    cut = FileSource.cut
+
+    def noted(self: FileSource, rows: slice, columns: slice) -> Any:
+        values = cut(self, rows, columns)
+        taken.append(self.cost)
+        return values
+
+    monkeypatch.setattr(FileSource, "cut", noted)
+    settings = tiny_range.settings(candidates={"min_elevation_m": -100, "min_ndsi": 0.2})
+    plan = make_plan(settings, asked=Asked(measured=False, prices={"gb": 1.0}))
+    looks = sum(taken, NOTHING)  # nothing else reads pixels of a file where nothing is measured
+    assert plan.looked_at == looks
+    assert min(looks.fetches, looks.fetched_bytes) > 0
+    assert plan.money["bytes"] == pytest.approx((plan.fetched_bytes + looks.fetched_bytes) / 1e9)
+    assert plan.money_shared["bytes"] == pytest.approx((plan.distinct_bytes + looks.fetched_bytes) / 1e9)
+    assert any(f"takes {looks.fetches} chunks of" in note for note in plan.notes)
+
+
 def test_the_run_can_ask_for_the_same_blocks_again(tiny_range: TinyRange) -> None:
     limits = {"min_elevation_m": 3000, "min_ndsi": 0.2}
     assert selections_of(tiny_range, **limits) == selections_of(tiny_range, **limits)
