@@ -38,6 +38,8 @@ BUDGET_S = 6.0
 """No further sample is begun after so long."""
 
 MOST_SAMPLES = 4
+_MOST_OVERLAP = 0.5
+"""Of tiles that a CPU is measured on: a pixel lies in four of them, in 16 with an overlap of 0.75."""
 _SAMPLE_PX = 512
 _FEW_PX = 64
 """Edge of a window that takes hardly any pixels: what reading it costs is opening and decoding chunks."""
@@ -82,6 +84,7 @@ def measure(
     Raises:
         SourceError: none of the samples can be read.
     """
+    settings = _with_few_tiles(settings)
     context = dataclasses.replace(
         context_of(settings, "", items, _basis(predictor)),
         needs_halo=predictor.needs_halo,
@@ -103,6 +106,20 @@ def measure(
             "mend the source, or plan with --no-measure",
         )
     return _profile(settings, sums, predictor)
+
+
+def _with_few_tiles(settings: Settings) -> Settings:
+    """The settings, where CPUs predict with no more overlap than it takes to measure how fast they do.
+
+    They see a tile at a time, and take as long for it however many others lie over it. A GPU, which sees
+    batches of a block, does not.
+    """
+    from cryoscale.models.predictor import choose_device
+
+    if choose_device("auto").type != "cpu":
+        return settings
+    overlap = min(settings.model.overlap, _MOST_OVERLAP)
+    return dataclasses.replace(settings, model=dataclasses.replace(settings.model, overlap=overlap))
 
 
 def _actors(settings: Settings, precisions: Sequence[str]) -> list[ModelActor]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+import torch
 from shapely.geometry import shape
 
 from cryoscale import trial
@@ -29,6 +30,7 @@ from cryoscale.grid import Block, Window
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.tiles import read_window
 from cryoscale.ledger import Ledger
+from cryoscale.models.loading import load_predictor
 from cryoscale.pipeline import run
 from cryoscale.plan import find_items, zone_regions
 from cryoscale.read.band import asset_spec, read_asset
@@ -220,6 +222,26 @@ def test_a_run_that_will_try_precisions_is_planned_with_the_quickest_of_them(
         assert (rate.tiles_per_s, rate.device_name.endswith(quicker)) == (8.0, True)
         assert [f"{quicker}; the run tries bf16, of another age" in n for n in quick.notes].count(True) == 1
         seconds[quicker] = 3.0
+
+
+@pytest.mark.parametrize(
+    ("overlap", "device", "measured"), [(0.75, "cpu", 0.5), (0.25, "cpu", 0.25), (0.75, "cuda", 0.75)]
+)
+def test_a_cpu_is_measured_on_few_tiles_whatever_the_overlap(
+    overlap: float, device: str, measured: float, tiny_range: TinyRange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryoscale.models.predictor.choose_device", lambda _: torch.device(device))
+    seen = []
+
+    def actors(settings: Settings, precisions: Any) -> Any:
+        seen.append(settings.model.overlap)
+        raise RuntimeError("no more is needed")
+
+    monkeypatch.setattr(measure, "_actors", actors)
+    settings = tiny_range.settings(model={"name": "band-ratio", "overlap": overlap})
+    with pytest.raises(RuntimeError, match="no more"):
+        measure.measure(settings, {}, [], load_predictor(name="band-ratio"))
+    assert seen == [measured]
 
 
 def test_ways_are_held_against_each_other_where_there_is_data() -> None:
