@@ -150,13 +150,13 @@ def gpu_rate(
 ) -> tuple[float, str]:
     """Passes of a GPU over a tile in a second, and where the figure is from, for people.
 
-    The rate that is assumed where none is known is one of pixels.
+    A rate of tiles of another edge is taken as one of pixels.
     """
     if given is not None:
         return given, f"{given:,g} tiles/s of a GPU, as given"
     known = [rate for rate in profile.tiles.values() if rate.device == "gpu"]
     if len(known) == 1:
-        rate = known[0].tiles_per_s * passes
+        rate = known[0].of(tile_px) * passes
         return rate, f"{rate:,.0f} tiles/s of a GPU, measured on {known[0].device_name or 'one'}"
     rate = TARGET_TILES_S * (TILE_PX / tile_px) ** 2
     told = (

@@ -102,7 +102,7 @@ def work_of(settings: Settings, load: Load, profile: Profile) -> tuple[Work | No
     features = _times(profile.features_s_per_mpx, hull_mpx)
     write = _times(profile.write_s_per_mpx, block_mpx)
     rate = profile.tiles.get(load.model)
-    predict = None if rate is None else load.tiles / rate.tiles_per_s
+    predict = None if rate is None else load.tiles / rate.of(settings.tile_px)
     if read is None and features is None and predict is None:
         return None, notes
     if rate is None:
@@ -111,6 +111,8 @@ def work_of(settings: Settings, load: Load, profile: Profile) -> tuple[Work | No
     elif (rate.device == "gpu") != bool(settings.cluster.gpu_workers):
         wanted = "GPUs" if settings.cluster.gpu_workers else "no GPU"
         notes.append(f"tiles a second are those of a {rate.device}, and the configuration has {wanted}")
+    if rate is not None and rate.tile_px not in (None, settings.tile_px):
+        notes.append(f"tiles a second are reckoned, by pixels, from tiles of {rate.tile_px} px")
     on = None if rate is None else rate.device
     work = Work(read, features, predict, write, on, None)
     return replace(work, wall_s=_wall(settings, load.blocks, work, profile)), notes

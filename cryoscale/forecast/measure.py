@@ -347,6 +347,7 @@ def _profile(settings: Settings, sums: _Sums, predictor: PredictsTiles) -> Profi
             tiles_per_s=sums.tiles / sums.predict_s,
             device="gpu" if _on_gpu(actor) else "cpu",
             device_name=", ".join(str(described[name]) for name in _ENGINE if described.get(name)),
+            tile_px=settings.tile_px,
         )
     disk = None
     if sums.disks:

@@ -41,6 +41,12 @@ class TileRate(_Strict):
     tiles_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     device: Literal["cpu", "gpu"]
     device_name: str = ""
+    tile_px: Annotated[int, Field(gt=0)] | None = None
+    """Edge of these tiles; None in profiles that do not say."""
+
+    def of(self, tile_px: int) -> float:
+        """How many tiles of that edge it would be, as work goes by pixels."""
+        return self.tiles_per_s * ((self.tile_px or tile_px) / tile_px) ** 2
 
 
 class Reading(_Strict):
@@ -200,7 +206,11 @@ def profile_of_run(out: str) -> Profile:
     there = context.get("derive_on", "workers") == "device"
     speed = {}
     if seconds["predict"] > 0 and tiles and (gpu or not there):
-        rate = TileRate(tiles_per_s=tiles / seconds["predict"], device="gpu" if gpu else "cpu")
+        rate = TileRate(
+            tiles_per_s=tiles / seconds["predict"],
+            device="gpu" if gpu else "cpu",
+            tile_px=context["tile_px"],
+        )
         speed = {model_key(model, passes): rate}
     return Profile(
         format=FORMAT,

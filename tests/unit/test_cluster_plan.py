@@ -217,6 +217,8 @@ def test_the_speed_of_a_gpu_is_measured_given_or_said_to_be_assumed() -> None:
     on_cpu = TileRate(tiles_per_s=18.0, device="cpu")
     assert gpu_rate(BY_HAND.model_copy(update={"tiles": {"net": on_cpu}}), None)[0] == 2500.0
     on_gpu = TileRate(tiles_per_s=900.0, device="gpu", device_name="H100")
+    of_512_px = on_gpu.model_copy(update={"tile_px": 512})
+    assert gpu_rate(BY_HAND.model_copy(update={"tiles": {"net": of_512_px}}), None)[0] == 3600.0
     measured = BY_HAND.model_copy(update={"tiles": {"net-x8": on_gpu, "other": on_cpu}})
     assert gpu_rate(measured, None, passes=8) == (7200.0, "7,200 tiles/s of a GPU, measured on H100")
 

@@ -68,6 +68,14 @@ def test_seconds_money_and_disk_follow_from_rates() -> None:
     assert disk.total == pytest.approx(16_003_000 + disk.cogs)
 
 
+def test_tiles_of_another_size_are_reckoned_by_their_pixels() -> None:
+    rate = TileRate(tiles_per_s=10.0, device="cpu", tile_px=512)
+    work, notes = work_of(settings(), LOAD, PROFILE.model_copy(update={"tiles": {"net": rate}}))
+    assert work is not None
+    assert work.predict_s == pytest.approx(20.0)  # 800 tiles of 256 px at 40 a second
+    assert any("from tiles of 512 px" in note for note in notes)
+
+
 def test_actors_on_a_gpu_take_no_processor_and_bound_the_clock() -> None:
     rate = TileRate(tiles_per_s=2.0, device="gpu")
     profile = PROFILE.model_copy(update={"tiles": {"net": rate}})
