@@ -282,7 +282,8 @@ class Driver:
 
     def _marked(self, sent: _Sent) -> Marker | None:
         content = self.ledger.objects.get(name_of(DONE, sent.work))
-        return Marker.from_bytes(content) if content is not None else None
+        marker = Marker.from_bytes(content) if content is not None else None
+        return marker if marker is not None and marker.is_of(self.identity) else None
 
     def _done(self, marker: Marker) -> None:
         self.outcome.computed += 1

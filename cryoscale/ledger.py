@@ -130,6 +130,15 @@ class Ledger:
             )
         return dict(json.loads(content))
 
+    def identity(self) -> str | None:
+        """``identity_sha256`` of the run, or None where there is none.
+
+        Raises:
+            SourceError: as :meth:`manifest`.
+        """
+        manifest = self.manifest()
+        return None if manifest is None else str(manifest["identity_sha256"])
+
     def begin(self, manifest: Mapping[str, Any]) -> None:
         """Put the manifest: from here on there is a run."""
         self.put(MANIFEST, {**manifest, "format": _FORMAT})
@@ -275,9 +284,14 @@ class Ledger:
         return {marker.key: marker for marker in self.markers()}
 
     def markers(self) -> Iterator[Marker]:
-        """All markers in no order, a few at a time; one whose seal is broken counts as not there."""
+        """All markers of the run in no order, a few at a time.
+
+        One whose seal is broken counts as not there, and so does one of another run: a task outlives its
+        driver, and may come to its end when another run was begun in the place of its own.
+        """
+        run = self.identity()
         for _, marker in self.scan():
-            if marker is not None:
+            if marker is not None and marker.is_of(run):
                 yield marker
 
     def scan(self) -> Iterator[tuple[str, Marker | None]]:

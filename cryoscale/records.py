@@ -156,6 +156,12 @@ class Marker(Record):
     worker: str = ""
     attempt: int = 1
     finished: str = ""
+    identity: str = ""
+    """``identity_sha256`` of the run that the block was done for; markers of before it was kept have none."""
+
+    def is_of(self, identity: str | None) -> bool:
+        """Whether the block was done for the run of this ``identity_sha256``, or does not say for which."""
+        return identity is None or self.identity in ("", identity)
 
 
 class SetAside(Record):

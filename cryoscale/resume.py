@@ -25,15 +25,22 @@ _ROUND = 2**64
 
 
 def sound(ledger: Ledger, stage: Callable[[str], None], among: Collection[Work] | None = None) -> set[Work]:
-    """The blocks that are done and lie in the store as their markers say; the marker of another goes.
+    """The blocks that are done and lie in the store as their markers say; other markers go.
 
     Takes a few hundred bytes of memory a block, and reads none that has not been touched. Blocks that are
     not ``among`` those given are not looked at: somebody else may be writing them.
     """
     expected: dict[Work, int] = {}
     zones: set[tuple[int, int]] = set()
-    for marker in ledger.markers():
-        if among is not None and marker.key not in among:
+    run = ledger.identity()
+    for _, marker in ledger.scan():
+        if marker is None or (among is not None and marker.key not in among):
+            continue
+        if not marker.is_of(run):
+            log.warning(
+                "block %s of %d is of a run that lay here before: done again", marker.block.key, marker.year
+            )
+            ledger.unmark(*marker.key)
             continue
         expected[marker.key] = _sum_of(marker)
         zones.add((marker.year, marker.epsg))

@@ -28,7 +28,7 @@ from cryoscale.features.stack import PcaBasis
 from cryoscale.grid import Block, Window, transformer
 from cryoscale.infer import tiles
 from cryoscale.infer.heap import keep_freed_memory
-from cryoscale.ledger import Ledger, Marker, SceneShare
+from cryoscale.ledger import MANIFEST, Ledger, Marker, SceneShare
 from cryoscale.processor import cpu_s
 from cryoscale.read import snapshot
 from cryoscale.read.catalog import lies_over, split_bbox
@@ -37,6 +37,7 @@ from cryoscale.region import ZoneRegion
 from cryoscale.room import room
 from cryoscale.settings import Composite, DeriveOn, Loader, OnMissing, OnUnreadable
 from cryoscale.write import evidence, mosaic, quicklook
+from cryoscale.write.objects import Entry
 
 NO_DATA = 255
 
@@ -67,6 +68,8 @@ class RunContext:
     max_cloud_pct: float | None = None
     loader: Loader = "direct"
     derive_on: DeriveOn = "workers"
+    begun: Entry | None = None
+    """The manifest that it was read from, as it lay there."""
 
     def scenes_over(self, year: int, window: Window) -> list[str]:
         """Ids of the frozen items of a year that meet ``window``: what a block there is made from."""
@@ -91,10 +94,8 @@ def run_context(out: str, identity: str) -> RunContext:
     Raises:
         IntegrityError: there is no run, or another one than the caller means.
     """
-    manifest = Ledger(out).manifest()
-    if manifest is None or manifest["identity_sha256"] != identity:
-        raise IntegrityError(f"{out} does not hold the run that this block belongs to")
-    context = manifest["context"]
+    begun = Ledger(out).objects.stat(MANIFEST)
+    context = _manifest_of(out, identity)["context"]
     return RunContext(
         out=out,
         region=shapely.from_geojson(context["region"]),
@@ -112,7 +113,21 @@ def run_context(out: str, identity: str) -> RunContext:
         max_cloud_pct=context.get("max_cloud_pct"),
         loader=context.get("loader", "direct"),
         derive_on=context.get("derive_on", "workers"),
+        begun=begun,
     )
+
+
+def _manifest_of(out: str, identity: str) -> dict[str, Any]:
+    manifest = Ledger(out).manifest()
+    if manifest is None or manifest["identity_sha256"] != identity:
+        raise IntegrityError(f"{out} does not hold the run that this block belongs to")
+    return manifest
+
+
+def _refuse_replaced(context: RunContext, identity: str) -> None:
+    """Raises IntegrityError where another run was begun since; a manifest nobody has touched is not read."""
+    if Ledger(context.out).objects.stat(MANIFEST) != context.begun:
+        _manifest_of(context.out, identity)
 
 
 @dataclass
@@ -250,6 +265,7 @@ def process_block(
             the last.
         UnreadableError: a scene is broken, under ``on_unreadable: fail``.
         ActorLostError: the actor died under the block.
+        IntegrityError: the run is not there, or no longer.
     """
     keep_freed_memory()
     watch = Stopwatch()
@@ -268,6 +284,7 @@ def process_block(
     rows, cols = block.window.slices_in(outer)
     with watch.stage("predict"):
         layers = dict(predict(sent, extent, block))
+    _refuse_replaced(context, identity)  # a block takes minutes, and its driver may be gone
     if PREDICT_S in layers:  # elsewhere, while this task waited
         watch.cpu_seconds["predict"] = layers.pop(PREDICT_S)
     with watch.stage("write"), room(out):
@@ -314,6 +331,7 @@ def process_block(
         worker=worker,
         attempt=attempt,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        identity=identity,
     )
     with room(out):
         Ledger(out).mark(marker)

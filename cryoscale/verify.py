@@ -73,7 +73,7 @@ def verify(out: str) -> Verification:
     works = _planned(ledger, manifest, found)
     found.planned = len(works)
     aside = {place_of(work) for work in ledger.set_asides()}
-    markers = _markers(ledger, works, aside, found)
+    markers = _markers(ledger, works, aside, found, manifest.get("identity_sha256"))
     found.set_aside = tuple(sorted(aside & {place_of(work) for work in works} - markers.keys()))
     shards = list(_shards(ledger, markers))
     found.checked = len(markers)
@@ -116,22 +116,23 @@ def _planned(ledger: Ledger, manifest: Mapping[str, Any], found: Verification) -
 
 
 def _markers(
-    ledger: Ledger, works: Iterable[Work], aside: set[str], found: Verification
+    ledger: Ledger, works: Iterable[Work], aside: set[str], found: Verification, run: str | None
 ) -> dict[str, tuple[Work, str]]:
-    """Work and checksum of every planned block that has a whole marker, by its place."""
+    """Work and checksum of every planned block that has a whole marker of the run, by its place."""
     wanted = {place_of(work): work for work in works}
     there: dict[str, tuple[Work, str]] = {}
-    torn: set[str] = set()
+    wrong: dict[str, str] = {}
     for place, marker in ledger.scan():
         if marker is None or place != place_of(marker.key):
-            torn.add(place)
+            wrong[place] = "its marker is damaged"
+        elif place in wanted and not marker.is_of(run):
+            wrong[place] = "was done for another run, which lay here before"
         elif place in wanted:
             there[place] = (wanted[place], marker.checksum)
         else:
             found.faults.append(Fault("marker", place, "was never planned", False))
-    for place in sorted(wanted.keys() - there.keys() - (aside - torn)):
-        reason = "its marker is damaged" if place in torn else "has no marker: it is not done"
-        found.faults.append(Fault("marker", place, reason))
+    for place in sorted(wanted.keys() - there.keys() - (aside - wrong.keys())):
+        found.faults.append(Fault("marker", place, wrong.get(place, "has no marker: it is not done")))
     return there
 
 

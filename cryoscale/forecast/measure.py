@@ -332,6 +332,7 @@ def _marker(block: Block, year: int, report: ReadReport, record: mosaic.BlockRec
         scene_choice=[dataclasses.asdict(share) for share in shares],  # type: ignore[misc]
         worker="cpu-0",
         finished="2018-10-31T00:00:00+00:00",
+        identity="0" * 64,
     )
     return marker.to_bytes()
 

@@ -12,7 +12,8 @@ import yaml
 
 from cryoscale.cli import main
 from cryoscale.config import load_config
-from cryoscale.errors import OutputError
+from cryoscale.errors import IntegrityError, OutputError
+from cryoscale.grid import Block
 from cryoscale.infer.actor import ModelActor
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.preparation import look_again, prepare, refuse_to_mix
@@ -87,6 +88,21 @@ def test_a_run_that_is_taken_up_again_gives_the_same_pixels_although_its_provide
     for path in provider.folder.glob("*.json"):
         path.unlink()  # nothing is searched any more
     assert prepare(provider.settings, str(tmp_path / "run"))[1]
+
+
+def test_a_block_whose_run_was_replaced_while_it_was_computed_writes_nothing_into_the_new_one(
+    provider: Provider, tmp_path: Path
+) -> None:
+    ledger = Ledger(str(tmp_path / "run"))
+    identity, work = prepare(provider.settings, ledger.out)
+
+    def replaced(array: Any, window: Any, block: Block) -> Any:
+        ledger.begin({**(ledger.manifest() or {}), "identity_sha256": "another"})
+        return {}
+
+    with pytest.raises(IntegrityError, match="does not hold the run"):
+        process_block(ledger.out, identity, *work[0], replaced)
+    assert ledger.count_done() == 0
 
 
 def test_the_marker_explains_which_scene_was_preferred(provider: Provider, tmp_path: Path) -> None:

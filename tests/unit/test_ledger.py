@@ -72,6 +72,15 @@ def test_a_torn_marker_is_no_marker(ledger: Ledger) -> None:
     assert ledger.done() == {}
 
 
+def test_a_marker_of_another_run_does_not_count_and_one_that_names_no_run_does(ledger: Ledger) -> None:
+    ledger.begin(bare_manifest())
+    ledger.mark(marker())
+    others = [Block(32645, -300, col, 512) for col in (47, 48)]
+    for block, run in zip(others, (bare_manifest()["identity_sha256"], "another"), strict=True):
+        ledger.mark(marker(block).model_copy(update={"identity": run}))
+    assert {block for _, block in ledger.done()} == {BLOCK, others[0]}
+
+
 def test_a_folder_with_other_files_is_refused(ledger: Ledger) -> None:
     ledger.refuse_foreign()
     ledger.put("notes.json", {})
