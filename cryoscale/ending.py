@@ -19,7 +19,7 @@ from shapely.geometry.base import BaseGeometry
 import cryoscale
 from cryoscale.ledger import Ledger
 from cryoscale.records import Record
-from cryoscale.sealing import digest_of, is_sealed, place_of, require_kept, seal
+from cryoscale.sealing import digest_of, is_sealed, kept_told, place_of, require_kept, seal
 from cryoscale.settings import Settings
 
 _OF_THE_RUN = frozenset({"catalogs", "sources", "model", "loader", "cluster", "document", "known_glaciers"})
@@ -41,7 +41,8 @@ def end(settings: Settings, out: str, stage: Callable[[str], None]) -> None:
     from cryoscale.finish import finish
 
     require_kept(out)
-    finish(settings, out, stage)
+    with kept_told(out):
+        finish(settings, out, stage)
     seal(out, settings, basis)
 
 

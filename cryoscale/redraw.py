@@ -21,7 +21,7 @@ from cryoscale.finish import redraw
 from cryoscale.ledger import Ledger
 from cryoscale.results import Run
 from cryoscale.room import room
-from cryoscale.sealing import asked_of, require_kept, seal
+from cryoscale.sealing import asked_of, kept_told, require_kept, seal
 from cryoscale.settings import FILES, ModelSpec, Season, Settings, SourceSpec
 from cryoscale.write.usable import require_usable
 
@@ -63,7 +63,8 @@ def outline(
     lease.refuse_driven(out)
     with room(out), lease.held(out):
         require_kept(out)
-        written = redraw(settings, out, on_stage, years, processes)
+        with kept_told(out):
+            written = redraw(settings, out, on_stage, years, processes)
         seal(out, settings)
     return {"out": out, "years": list(years), "files": written}
 

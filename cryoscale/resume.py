@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from cryoscale.ledger import DONE, Ledger, Marker, Work, name_of
-from cryoscale.write import mosaic
+from cryoscale.write import mosaic, quicklook
 
 log = logging.getLogger("cryoscale")
 
@@ -80,6 +80,7 @@ def _damaged(ledger: Ledger, store: str, touched: Collection[Work]) -> set[Work]
         marker = Marker.from_bytes(content) if content is not None else None
         return marker, marker is not None and (
             mosaic.read_block_checksum(store, *work).checksum == marker.checksum
+            and quicklook.unreadable(ledger.out, *work) is None
         )
 
     with ThreadPoolExecutor(READERS) as pool:

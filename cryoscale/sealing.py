@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
 
-from cryoscale.errors import IntegrityError, SourceError
+from cryoscale.errors import CryoscaleError, IntegrityError, SourceError
 from cryoscale.ledger import MADE, MAP_NAME, SEAL, Ledger, Work
 from cryoscale.settings import Settings
+from cryoscale.write import quicklook
 from cryoscale.write.arrays import ARRAYS
 from cryoscale.write.objects import Entry
 
@@ -89,6 +91,28 @@ def require_kept(out: str) -> None:
                 "what the run kept of elevation and evidence, without which its outlines would be poorer",
                 "copy it back, or have the blocks done again by cryoscale run --redo",
             )
+
+
+@contextmanager
+def kept_told(out: str) -> Iterator[None]:
+    """In the body, that elevation or evidence cannot be read is told as that.
+
+    Raises:
+        SourceError: some of it cannot be read, and the body failed.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, CryoscaleError):
+            raise
+        for year, block in (marker.key for marker in Ledger(out).markers()):
+            if reason := quicklook.unreadable(out, year, block):
+                raise SourceError(
+                    f"block {block.key} of {year} in {out}, where {reason}",
+                    "what the run kept of elevation and evidence, from which its outlines are described",
+                    "run cryoscale verify, which notes such blocks, and cryoscale run, which does them again",
+                ) from error
+        raise
 
 
 def _kept(ledger: Ledger) -> dict[str, int]:

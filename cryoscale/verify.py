@@ -18,7 +18,7 @@ from cryoscale.ledger import DONE, ITEMS, SEAL, Ledger, Marker, Work, name_of
 from cryoscale.manifest import digest
 from cryoscale.read import snapshot
 from cryoscale.sealing import digest_of, made_files, place_of
-from cryoscale.write import mosaic
+from cryoscale.write import mosaic, quicklook
 
 READERS = 8
 """Blocks that are read back side by side."""
@@ -42,7 +42,7 @@ class Verification:
 
     @property
     def damaged(self) -> tuple[str, ...]:
-        """Blocks whose shards are not what was written."""
+        """Blocks whose shards are not what was written, or whose quicklook is broken."""
         return tuple(fault.where for fault in self.faults if fault.kind == "shard")
 
     @property
@@ -77,7 +77,7 @@ def verify(out: str) -> Verification:
     found.set_aside = tuple(sorted(aside & {place_of(work) for work in works} - markers.keys()))
     shards = list(_shards(ledger, markers))
     found.checked = len(markers)
-    found.faults += shards
+    found.faults += [*shards, *_quicklooks(ledger, markers)]
     complete = len(markers) == found.planned and not shards
     if complete:  # what follows from the blocks can only agree where all of them are right
         found.faults += _files(ledger, markers)
@@ -137,20 +137,29 @@ def _markers(
 
 
 def _shards(ledger: Ledger, markers: Mapping[str, tuple[Work, str]]) -> Iterator[Fault]:
-    """Blocks whose stored bytes have another checksum than was written down."""
+    """Blocks whose stored bytes have another checksum than was written down, or whose quicklook is broken."""
     store = f"{ledger.out}/mosaic.zarr"
 
     def look(place: str) -> Fault | None:
         work, checksum = markers[place]
         try:
             if mosaic.read_block_checksum(store, *work).checksum == checksum:
-                return None
+                reason = quicklook.unreadable(ledger.out, *work)
+                return None if reason is None else Fault("shard", place, reason)
         except (CryoscaleError, ValueError) as error:
             return Fault("shard", place, str(error))
         return Fault("shard", place, _what_changed(ledger, store, work))
 
     with ThreadPoolExecutor(READERS) as pool:
         yield from (fault for fault in pool.map(look, sorted(markers)) if fault is not None)
+
+
+def _quicklooks(ledger: Ledger, markers: Mapping[str, tuple[Work, str]]) -> Iterator[Fault]:
+    """Zones whose quicklook cannot be opened."""
+    for year, epsg in sorted({(year, block.epsg) for (year, block), _ in markers.values()}):
+        if reason := quicklook.unopenable(ledger.out, year, epsg):
+            told = f"cannot be opened: {reason}; copy it back, or delete it and give its region to --redo"
+            yield Fault("file", f"quicklook.zarr/{year}/{epsg}", told, False)
 
 
 def _what_changed(ledger: Ledger, store: str, work: Work) -> str:

@@ -2,20 +2,24 @@
 
 ``OUT/quicklook.zarr/<year>/<epsg>``: ``B04``, ``B03``, ``B02`` (reflectance) and ``elevation`` (m),
 float32 at 40 m, each pixel the mean of sixteen, and the ``evidence`` of :mod:`cryoscale.write.evidence`. One
-shard a block as in the mosaic, so that blocks write side by side. It decides no pixel: no checksum is kept
-of it. It may be deleted once a run is finished, whose outlines can then not be drawn again: they would lack
-what only elevation and evidence tell, and :func:`cryoscale.sealing.require_kept` refuses it.
+shard a block as in the mosaic, so that blocks write side by side. It decides no pixel: no marker keeps a
+checksum of it, its chunks carry their own. It may be deleted once a run is finished, whose outlines can then
+not be drawn again: they would lack what only elevation and evidence tell, and
+:func:`cryoscale.sealing.require_kept` refuses it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.codecs import ZstdCodec
+from zarr.errors import GroupNotFoundError
 
 from cryoscale.grid import Block, Window
 from cryoscale.write import store
@@ -24,6 +28,12 @@ FACTOR = 4
 LAYERS = ("B04", "B03", "B02", "elevation")
 EVIDENCE = ("ice", "debris", "nir", "ndsi", "day", "persistence", "dates", "velocity", "coherence")
 """Layers of the array ``evidence``, see :mod:`cryoscale.write.evidence`."""
+
+_BROKEN = (FileNotFoundError, ValueError, KeyError, TypeError)
+"""What comes of metadata that are not there or not what they were."""
+
+_COMPRESSOR = ZstdCodec(level=3, checksum=True)
+"""So that a flipped bit is an error where it is read, and no other elevation; runs begun before have none."""
 
 
 def url_of(out: str) -> str:
@@ -45,7 +55,7 @@ def create(out: str, *, year: int, window: Window, block_px: int) -> None:
             dtype="float32",
             chunks=(size, size),
             fill_value=float("nan"),
-            compressors=store.COMPRESSOR,
+            compressors=_COMPRESSOR,
             dimension_names=("y", "x"),
             overwrite=True,
         )
@@ -55,7 +65,7 @@ def create(out: str, *, year: int, window: Window, block_px: int) -> None:
         dtype="float16",
         chunks=(len(EVIDENCE), size, size),
         fill_value=float("nan"),
-        compressors=store.COMPRESSOR,
+        compressors=_COMPRESSOR,
         dimension_names=("layer", "y", "x"),
         attributes={"layers": list(EVIDENCE)},
         overwrite=True,
@@ -76,17 +86,53 @@ def write_block(out: str, year: int, block: Block, layers: Mapping[str, NDArray[
 
 def place_of(out: str, year: int, block: Block) -> tuple[zarr.Group, tuple[slice, slice]]:
     """The quicklook of a block's year and zone, to write in, and the block's rows and columns in it."""
+    return _place_in(store.open_overwriting(url_of(out)), year, block, "r+")
+
+
+def _place_in(
+    root: Store, year: int, block: Block, mode: Literal["r", "r+"]
+) -> tuple[zarr.Group, tuple[slice, slice]]:
     group = zarr.open_group(
-        store.open_overwriting(url_of(out)),
-        path=f"{year}/{block.epsg}",
-        mode="r+",
-        zarr_format=3,
-        use_consolidated=False,
+        root, path=f"{year}/{block.epsg}", mode=mode, zarr_format=3, use_consolidated=False
     )
     row, col, height, width = (int(v) for v in group.attrs["cryoscale:window"])  # type: ignore[union-attr,arg-type]
     outer = Window(block.epsg, row, col, height, width)
     rows, cols = (slice(s.start // FACTOR, s.stop // FACTOR) for s in block.window.slices_in(outer))
     return group, (rows, cols)
+
+
+def unreadable(out: str, year: int, block: Block) -> str | None:
+    """Why a block's part cannot be read, in a line; None where it can be, or is not there.
+
+    None as well where what describes its zone is broken, which no block mends: see :func:`unopenable`.
+    """
+    try:
+        group, place = _place_in(store.open_store(url_of(out), read_only=True), year, block, "r")
+        arrays = dict(group.arrays())
+    except _BROKEN:
+        return None
+    for name in (*LAYERS, "evidence"):
+        try:
+            if name in arrays:
+                arrays[name][(..., *place)]
+        except (RuntimeError, ValueError) as error:  # of what decompresses, and of what is of another length
+            return f"{name} of quicklook.zarr cannot be read: {' '.join(str(error).split())[:200]}"
+    return None
+
+
+def unopenable(out: str, year: int, epsg: int) -> str | None:
+    """Why the quicklook of a year and zone cannot be opened, in a line; None where it can or is not there."""
+    try:
+        group = zarr.open_group(
+            store.open_store(url_of(out), read_only=True), path=f"{year}/{epsg}", mode="r"
+        )
+        Window(epsg, *(int(v) for v in group.attrs["cryoscale:window"]))  # type: ignore[union-attr,arg-type]
+        dict(group.arrays())
+    except (FileNotFoundError, GroupNotFoundError):
+        return None
+    except _BROKEN as error:
+        return " ".join(str(error).split())[:200]
+    return None
 
 
 def thinned(layer: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from cryoscale.errors import SourceError
 from cryoscale.ledger import Ledger
 from cryoscale.resume import sound
+from cryoscale.sealing import kept_told
 from cryoscale.verify import verify
-from tests.made_runs import BLOCK_PX, Tongue, Year, make_run
+from cryoscale.write.quicklook import open_elevation
+from tests.made_runs import BLOCK_PX, EPSG, Tongue, Year, make_run
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +40,34 @@ def test_a_block_of_a_run_that_lay_there_before_is_told_and_done_again(out: Path
     assert "another run" in fault.reason
     assert sound(ledger, lambda text: None) == set()
     assert ledger.count_done() == 0
+
+
+def _flipped(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_elevation_of_which_a_bit_flipped_is_told_by_verify_and_by_what_reads_it_and_done_again(
+    out: Path,
+) -> None:
+    part = next((out / "quicklook.zarr").glob("2018/*/elevation/c/*/*"))
+    _flipped(part, -1)  # of its checksum
+    with (
+        pytest.raises(SourceError, match=r"elevation of quicklook.zarr cannot be read: .*checksum"),
+        kept_told(str(out)),
+    ):
+        open_elevation(str(out), 2018, EPSG).load()
+    (fault,) = verify(str(out)).faults
+    assert (fault.kind, fault.repair) == ("shard", True)
+    assert "elevation of quicklook.zarr" in fault.reason
+    assert sound(Ledger(str(out)), lambda text: None) == set()
+
+
+def test_a_quicklook_may_be_deleted_and_one_that_cannot_be_opened_is_told(out: Path) -> None:
+    next((out / "quicklook.zarr").glob("2018/*/elevation/zarr.json")).write_text("{")
+    (fault,) = verify(str(out)).faults
+    assert (fault.kind, fault.repair) == ("file", False)
+    assert fault.where.startswith("quicklook.zarr/2018/")
+    shutil.rmtree(out / "quicklook.zarr")
+    assert verify(str(out)).sound
