@@ -28,6 +28,8 @@ from cryoscale.write.store import geo_attributes, put
 
 _MLM = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 _FOLDER = "stac"
+_ANYWHERE = "/run"
+"""Where pystac believes the run to lie: of a folder's own name it would take a # for a URL's fragment."""
 _FROZEN = "../items.parquet"
 _ZARR, _PARQUET = "application/vnd+zarr", "application/vnd.apache.parquet"
 _GEOPACKAGE, _SAFETENSORS = "application/geopackage+sqlite3", "application/octet-stream"
@@ -100,26 +102,30 @@ def write_catalog(
     if "://" not in root:
         root = os.path.abspath(root)
     catalog = pystac.Catalog(id=run.name, description=run.description, title=run.name)
-    catalog.set_self_href(f"{root}/catalog.json")
+    catalog.set_self_href(f"{_ANYWHERE}/catalog.json")
     maps = [_map_item(year, epsg, data, run) for (year, epsg), data in sorted(mosaics.items())]
     model = _model_item(run, maps)
     for item in (*maps, model):
         catalog.add_item(item)
-        item.set_self_href(f"{root}/{_FOLDER}/{item.id}.json")
+        item.set_self_href(f"{_ANYWHERE}/{_FOLDER}/{item.id}.json")
     for item in maps:
         item.add_link(pystac.Link(pystac.RelType.DERIVED_FROM, model, title=model.id))
-    catalog.save(pystac.CatalogType.SELF_CONTAINED, stac_io=_PutIO())
+    catalog.save(pystac.CatalogType.SELF_CONTAINED, stac_io=_PutIO(root))
     return f"{root}/catalog.json"
 
 
 class _PutIO(pystac.StacIO):
-    """Lets pystac write through :func:`cryoscale.write.store.put`: any filesystem, whole files."""
+    """Lets pystac write below ``root`` by :func:`cryoscale.write.store.put`: any filesystem, whole files."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__()
+        self.root = root
 
     def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
         raise OSError(f"writing a catalogue reads nothing, yet {source} was asked for")
 
     def write_text(self, dest: Any, txt: str, *args: Any, **kwargs: Any) -> None:
-        put(os.fspath(dest), txt.encode())
+        put(self.root + os.fspath(dest).removeprefix(_ANYWHERE), txt.encode())
 
 
 def _map_item(year: int, epsg: int, dataset: xr.Dataset, run: RunRecord) -> pystac.Item:

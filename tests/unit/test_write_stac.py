@@ -116,6 +116,17 @@ def test_the_folder_can_be_moved_since_nothing_in_it_names_its_place(
                 assert "/stac/" not in place
 
 
+@pytest.mark.parametrize("name", ["khumbu#2", "khumbu?2", "50 %", "a:b"])
+def test_a_folder_may_be_called_what_would_be_no_url(tmp_path: Path, name: str) -> None:
+    write_catalog(tmp_path / name, MAPS, run())
+    write_catalog(tmp_path / "plain", MAPS, run())
+    found = {
+        path.relative_to(tmp_path / name): path.read_text() for path in (tmp_path / name).rglob("*.json")
+    }
+    plain = tmp_path / "plain"
+    assert found == {path.relative_to(plain): path.read_text() for path in plain.rglob("*.json")}
+
+
 def test_a_remote_run_gets_the_same_documents(tmp_path: Path) -> None:
     write_catalog(tmp_path, MAPS, run())
     root = f"memory://{uuid.uuid4().hex}"
