@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from textwrap import shorten
 
@@ -15,6 +16,9 @@ from cryoscale.write.objects import Objects, local_path, require_library
 _ASK_S = 10.0
 """For how long a store may take to answer: somebody sits before it."""
 
+_NO_PATH = re.compile(r"[\x00-\x1f!]|::")
+"""What pyogrio 0.13 (``archive!file``) or fsspec (``one::other``) splits a path at, or strips from it."""
+
 
 def require_usable(url: str | os.PathLike[str]) -> None:
     """Refuses a folder or store in which nothing could be written, and leaves nothing behind in it.
@@ -22,12 +26,14 @@ def require_usable(url: str | os.PathLike[str]) -> None:
     Raises:
         ExtraError: if the library for this kind of store is not installed.
         OutputError: if the store is unknown, does not answer, or does not let objects be listed,
-            written and removed.
+            written and removed; or if libraries would take the folder's path for something else.
         NoRoomError: if the disk is full or over quota.
     """
     text = os.fspath(url)
     folder = local_path(text)
     require_library(text)
+    if folder is not None:
+        _refuse_no_path(text, os.path.abspath(folder))
     try:
         if folder is None:
             _try_store(text)
@@ -40,6 +46,15 @@ def require_usable(url: str | os.PathLike[str]) -> None:
             "a folder, or a bucket and a path in it, in which files can be made and removed",
             _remedy(error),
         ) from error
+
+
+def _refuse_no_path(given: str, folder: str) -> None:
+    if found := _NO_PATH.search(folder):
+        raise OutputError(
+            f"output {given!r}, with {found[0]!r} in its path",
+            "a path that libraries do not take for a file in an archive or for several addresses",
+            "give another --out",
+        )
 
 
 def _try_store(url: str) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from cryoscale import api, options
 from cryoscale.demo import UNFINISHED, run_demo, simulated_range
-from cryoscale.errors import InputError
+from cryoscale.errors import InputError, OutputError
 from cryoscale.ledger import Ledger
+from cryoscale.write.usable import require_usable
 from tests.made_runs import bare_manifest
 
 
@@ -27,6 +28,16 @@ def test_a_notebook_finds_a_run_where_a_command_puts_it(
         assert options.output(text) == where
         assert api.open(text).out == where
     assert options.output("s3://bucket/run") == "s3://bucket/run"
+
+
+@pytest.mark.parametrize("name", ["e!f", "x\ty", "i::j"])
+def test_a_folder_whose_path_libraries_take_for_something_else_is_refused_before_anything(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(OutputError, match="in its path") as caught:
+        require_usable(tmp_path / name / "run")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("left", ["thesis.docx", "config.yaml", "simulated itself"])
