@@ -166,7 +166,12 @@ def items_and_map(ledger: Ledger, manifest: Mapping[str, Any]) -> Iterator[Fault
         if "mosaic" in item.assets
     }
     for year in manifest["identity"]["years"]:
-        for epsg in mosaic.zones(out, year):
+        try:
+            mapped = mosaic.zones(out, year)
+        except (ValueError, KeyError, TypeError) as error:
+            yield Fault("file", f"mosaic.zarr/{year}", f"cannot be opened: {error}")
+            continue
+        for epsg in mapped:
             item = maps.get(f"{year}/{epsg}")
             if item is None:
                 yield Fault("catalogue", f"{year}/{epsg}", "has no STAC item")

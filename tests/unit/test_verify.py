@@ -71,3 +71,11 @@ def test_a_quicklook_may_be_deleted_and_one_that_cannot_be_opened_is_told(out: P
     assert fault.where.startswith("quicklook.zarr/2018/")
     shutil.rmtree(out / "quicklook.zarr")
     assert verify(str(out)).sound
+
+
+@pytest.mark.parametrize("content", ["{", '{"zarr_format": 4, "node_type": "group"}'])
+def test_a_year_of_the_map_that_cannot_be_opened_is_told(out: Path, content: str) -> None:
+    (out / "mosaic.zarr" / "2018" / "zarr.json").write_text(content)
+    faults = verify(str(out)).faults
+    assert ("file", "mosaic.zarr/2018") in {(fault.kind, fault.where) for fault in faults}
+    assert all(fault.repair for fault in faults)
