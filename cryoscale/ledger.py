@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+from cryoscale import records
 from cryoscale.errors import IntegrityError, OutputError, SourceError
 from cryoscale.grid import Block
 from cryoscale.records import Manifest, Marker, Record, SceneShare, SetAside
@@ -128,7 +129,16 @@ class Ledger:
                 f"the manifest of a run, of format {_FORMAT}",
                 "check the path, or use the cryoscale that made it",
             )
-        return dict(json.loads(content))
+        return {key: value for key, value in json.loads(content).items() if key != records.SEAL}
+
+    def require_whole_manifest(self) -> None:
+        """Raises IntegrityError where ``run.json``, by which blocks are made, is not what was put there."""
+        content = self.objects.get(MANIFEST)
+        if content is not None and not Manifest.is_whole(content):
+            raise IntegrityError(
+                f"{self.out}/{MANIFEST} is not what the run was begun with; "
+                "copy it back, or begin anew with --new-run"
+            )
 
     def identity(self) -> str | None:
         """``identity_sha256`` of the run, or None where there is none.
@@ -141,7 +151,7 @@ class Ledger:
 
     def begin(self, manifest: Mapping[str, Any]) -> None:
         """Put the manifest: from here on there is a run."""
-        self.put(MANIFEST, {**manifest, "format": _FORMAT})
+        self.put(MANIFEST, Manifest.sealed({**manifest, "format": _FORMAT}))
 
     def is_empty(self) -> bool:
         """Whether nothing at all lies under ``out``."""

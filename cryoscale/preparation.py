@@ -69,6 +69,7 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
 
     Raises:
         InputError: anything the caller has to correct, another run in ``out`` among it.
+        IntegrityError: the manifest or the blocks of the run in ``out`` are not what they were.
         CatalogUnavailableError: no catalogue answers.
     """
     ledger, tell = Ledger(out), stage or log.warning
@@ -81,6 +82,7 @@ def draft_run(settings: Settings, out: str, stage: OnStage | None = None, *, ane
     if present is None and not anew:
         ledger.refuse_foreign()
     if present is not None:
+        ledger.require_whole_manifest()
         settings = _as_begun(settings, present)
     answers: list[CatalogAnswer] = []
     items = find_items(settings, answers) if present is None else snapshot.thaw(f"{out}/{ITEMS}")

@@ -1,7 +1,7 @@
 """What the ledger holds of a block: that it is done and how, or why it was set aside; and of the run.
 
-Every record of a block carries a seal, a digest of its own content, since a flipped digit would otherwise
-still be valid JSON: a record whose seal is broken is no record.
+All of them carry a seal, a digest of their own content, since a flipped digit would otherwise still be valid
+JSON: a record whose seal is broken is no record, and a run with such a manifest does not go on.
 """
 
 from __future__ import annotations
@@ -64,6 +64,17 @@ class Manifest(BaseModel):
         except ValueError as error:
             return f"no JSON: {error}"
         return None
+
+    @staticmethod
+    def sealed(document: dict[str, Any]) -> dict[str, Any]:
+        """A manifest as it lies on disk."""
+        return {**document, SEAL: _seal(json.loads(json.dumps(document)))}
+
+    @staticmethod
+    def is_whole(content: bytes) -> bool:
+        """Whether a manifest says what it said when it was put; one without a seal, as once, is believed."""
+        document = json.loads(content)
+        return document.pop(SEAL, None) in (None, _seal(document))
 
 
 class Record(BaseModel):

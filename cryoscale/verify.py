@@ -100,6 +100,10 @@ def _planned(ledger: Ledger, manifest: Mapping[str, Any], found: Verification) -
             Fault("plan", "run.json", "its identity is not the one it was sealed with", False)
         )
     try:
+        ledger.require_whole_manifest()
+    except IntegrityError as error:
+        found.faults.append(Fault("plan", "run.json", str(error), False))
+    try:
         items = snapshot.thaw(f"{ledger.out}/{ITEMS}")
         if snapshot.digest(items) != manifest["identity"]["catalogue"]:
             found.faults.append(Fault("plan", ITEMS, "is not the catalogue of the run", False))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import date
 from pathlib import Path
 
 import pytest
 
-from cryoscale.errors import SourceError
+from cryoscale.errors import IntegrityError, SourceError
 from cryoscale.ledger import Ledger
 from cryoscale.resume import sound
 from cryoscale.sealing import kept_told
@@ -79,3 +80,17 @@ def test_a_year_of_the_map_that_cannot_be_opened_is_told(out: Path, content: str
     faults = verify(str(out)).faults
     assert ("file", "mosaic.zarr/2018") in {(fault.kind, fault.where) for fault in faults}
     assert all(fault.repair for fault in faults)
+
+
+def test_a_manifest_in_which_anything_was_changed_is_told_and_not_gone_on_with(out: Path) -> None:
+    path = out / "run.json"
+    manifest = json.loads(path.read_text())
+    manifest["asked"]["min_area_km2"] += 1e-9
+    path.write_text(json.dumps(manifest))
+    (fault,) = verify(str(out)).faults
+    assert (fault.kind, fault.where, fault.repair) == ("plan", "run.json", False)
+    with pytest.raises(IntegrityError, match="begun with"):
+        Ledger(str(out)).require_whole_manifest()
+    del manifest["seal"]  # as of a run begun before manifests had one
+    path.write_text(json.dumps(manifest))
+    assert verify(str(out)).sound
