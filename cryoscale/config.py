@@ -376,15 +376,24 @@ class Config(_Strict):
 
 
 def resolve_path(value: str, base: Path | None) -> str:
-    """``value`` as an absolute path, unless it is an address with a scheme such as ``s3://``."""
+    """``value`` as an absolute path, unless it is an address with a scheme such as ``s3://``.
+
+    Raises:
+        ConfigError: no file can be called so, or it begins with the home of a user who is not there.
+    """
     if "://" in value or "::" in value:
         return value
-    path = Path(value).expanduser()
-    if path.is_absolute():
-        return str(path)
-    if base is not None and (base / path).exists():
-        return str((base / path).resolve())
-    return str(path.resolve())
+    try:
+        path = Path(value).expanduser()
+        if path.is_absolute():
+            return str(path)
+        if base is not None and (base / path).exists():
+            return str((base / path).resolve())
+        return str(path.resolve())
+    except (RuntimeError, ValueError, OSError) as error:
+        shown = repr(value if len(value) < 80 else f"{value[:77]}...")
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{shown} ({reason})", "the path of a file or folder", "correct it") from error
 
 
 def load_config(source: str | Path | Mapping[str, Any] | Config) -> Settings:

@@ -22,6 +22,11 @@ class _OnceLoader(yaml.SafeLoader):  # type: ignore[misc]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        value = super().construct_scalar(node)
+        value.encode()  # half a pair of surrogates, which "\ud800" gives, is neither a name nor an address
+        return value
+
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
@@ -42,7 +47,8 @@ def read_document(path: Path, what: str) -> Any:
     """What a YAML file holds; ``what`` it is called where it is refused.
 
     Raises:
-        ConfigError: it is absent, no text or no YAML, or a mapping in it has a key twice.
+        ConfigError: it is absent, no text or no YAML, a mapping in it has a key twice, or a value is not what
+            its tag says.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -51,6 +57,12 @@ def read_document(path: Path, what: str) -> Any:
         raise ConfigError(f"{what} {path} ({reason})", "a readable YAML file", "check the path") from error
     try:
         return yaml.load(text, _OnceLoader)
+    except (ValueError, KeyError, RecursionError) as error:  # of a value that is not what its tag says
+        raise ConfigError(
+            f"{path}: a value that cannot be read ({' '.join(str(error).split())[:120]})",
+            "YAML whose values are what they are said to be",
+            "correct the file",
+        ) from error
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""

@@ -8,6 +8,7 @@ The test knows nothing of blocks, so that no block size can move the edge of a m
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -135,7 +136,7 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     from cryoscale.write.rings import crossing, names_of
 
     given = f"{what} {path}"
-    if not path.exists():
+    if not os.path.exists(path):  # which a name too long for a file does not end
         raise RegionError(f"{given} (absent)", "a vector file of polygons", "check the path")
     try:
         with np.errstate(invalid="ignore"):  # coordinates that are no numbers are told below

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -252,8 +253,8 @@ def _entry(catalog: Any) -> tuple[str, str | None]:
 
 
 def _local_items(url: str) -> list[Item]:
-    path = Path(unquote(urlparse(url).path)) if url.startswith("file:") else Path(url).expanduser()
-    if not path.exists():
+    path = Path(unquote(urlparse(url).path)) if url.startswith("file:") else Path(os.path.expanduser(url))
+    if not os.path.exists(path):
         raise SourceError(f"catalogue {url}", "a folder of STAC JSON or a parquet file", "check the path")
     if path.suffix in (".parquet", ".geoparquet"):
         return read_items(path)

@@ -10,15 +10,30 @@ import shutil
 import uuid
 from collections.abc import Iterator
 
+from cryoscale.errors import OutputError
+
 _PARTIAL = re.compile(r"(^|\.)[0-9a-f]{32}\.partial$")
 """Names of files being written, by us or by zarr's local store."""
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
 
 
 def output(out: str) -> str:
-    """An output as a URL or an absolute path, ``~`` being the user's home."""
+    """An output as a URL or an absolute path, ``~`` being the user's home.
+
+    Raises:
+        OutputError: it begins with the home of a user who is not there.
+    """
     out = out.removeprefix("file://")
-    return out if "://" in out else os.path.realpath(os.path.expanduser(out))
+    if "://" in out:
+        return out
+    path = os.path.expanduser(out)
+    if path.startswith("~"):
+        raise OutputError(
+            f"output {out}, of a user who is not there",
+            "~ or ~ and the name of a user",
+            f"correct it, or give ./{out} for a folder of that name",
+        )
+    return os.path.realpath(path)
 
 
 def write(path: str, content: bytes, *, replace: bool) -> bool:

@@ -116,6 +116,34 @@ def test_a_file_that_is_no_configuration_is_told_in_one_line(tmp_path: Path, tex
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!int abc",
+        "a: !!float abc",
+        "a: !!bool maybe",
+        "a: !!timestamp 2018-13-45",
+        f"a: {'9' * 5000}",
+        f"a: {'[' * 3000}",
+        'a: "\\ud800"',
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_value_that_is_not_what_its_tag_says_is_told_in_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="correct the file") as caught:
+        read_config(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["~nobody-here/a.geojson", "a\0b", "a" * 5000], ids=["home", "nul", "long"])
+def test_what_no_file_is_called_is_told_in_one_line(file: str) -> None:
+    with pytest.raises((ConfigError, RegionError), match="correct it|check the path") as caught:
+        load_config(changed("region", {"file": file}))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("twice", "words"),
     [
         ("years: [2018]\nseason: {}\nyears: [2019]\n", "line 3: the key 'years' again, which line 1 has"),

@@ -30,6 +30,15 @@ def test_a_notebook_finds_a_run_where_a_command_puts_it(
     assert options.output("s3://bucket/run") == "s3://bucket/run"
 
 
+def test_the_home_of_nobody_is_refused_as_an_output_and_may_be_a_folders_name_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match=r"\./~nobody-here/run"):
+        options.output("~nobody-here/run")
+    assert options.output("./~nobody-here/run") == str(tmp_path / "~nobody-here" / "run")
+
+
 @pytest.mark.parametrize("name", ["e!f", "x\ty", "i::j"])
 def test_a_folder_whose_path_libraries_take_for_something_else_is_refused_before_anything(
     tmp_path: Path, name: str
