@@ -133,8 +133,8 @@ class Ledger:
 
     def require_whole_manifest(self) -> None:
         """Raises IntegrityError where ``run.json``, by which blocks are made, is not what was put there."""
-        content = self.objects.get(MANIFEST)
-        if content is not None and not Manifest.is_whole(content):
+        document = self.get(MANIFEST)
+        if document is not None and records.unsealed(document) is None:
             raise IntegrityError(
                 f"{self.out}/{MANIFEST} is not what the run was begun with; "
                 "copy it back, or begin anew with --new-run"
@@ -151,7 +151,7 @@ class Ledger:
 
     def begin(self, manifest: Mapping[str, Any]) -> None:
         """Put the manifest: from here on there is a run."""
-        self.put(MANIFEST, Manifest.sealed({**manifest, "format": _FORMAT}))
+        self.put(MANIFEST, records.sealed({**manifest, "format": _FORMAT}))
 
     def is_empty(self) -> bool:
         """Whether nothing at all lies under ``out``."""

@@ -65,17 +65,6 @@ class Manifest(BaseModel):
             return f"no JSON: {error}"
         return None
 
-    @staticmethod
-    def sealed(document: dict[str, Any]) -> dict[str, Any]:
-        """A manifest as it lies on disk."""
-        return {**document, SEAL: _seal(json.loads(json.dumps(document)))}
-
-    @staticmethod
-    def is_whole(content: bytes) -> bool:
-        """Whether a manifest says what it said when it was put; one without a seal, as once, is believed."""
-        document = json.loads(content)
-        return document.pop(SEAL, None) in (None, _seal(document))
-
 
 class Record(BaseModel):
     """A JSON document of one block."""
@@ -115,6 +104,17 @@ class Record(BaseModel):
             return cls.model_validate(document)
         except (ValueError, AttributeError, UnicodeDecodeError, ValidationError):
             return None
+
+
+def sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """A JSON document as it lies on disk."""
+    return {**document, SEAL: _seal(json.loads(json.dumps(document)))}
+
+
+def unsealed(document: dict[str, Any]) -> dict[str, Any] | None:
+    """What was sealed, or None where it is not that any more; what has no seal, as once, is believed."""
+    content = {key: value for key, value in document.items() if key != SEAL}
+    return content if document.get(SEAL) in (None, _seal(content)) else None
 
 
 def _seal(document: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import fsspec
 
+from cryoscale import records
 from cryoscale.errors import CryoscaleError, IntegrityError, SourceError
 from cryoscale.ledger import MADE, MAP_NAME, SEAL, Ledger, Work
 from cryoscale.settings import Settings
@@ -45,26 +46,45 @@ def seal(out: str, settings: Settings | None = None, basis: str | None = None) -
     made = {"files": dict(made_files(ledger)), "pages": sorted(filter(_is_page, ledger.objects.names()))}
     asked = {name: getattr(settings, name) for name in ASKED} if settings is not None else None
     found = {"blocks": blocks_digest(ledger), "basis": basis, "asked": asked, "kept": _kept(ledger)}
-    ledger.put(SEAL, {**found, **made})
+    ledger.put(SEAL, records.sealed({**found, **made}))
+
+
+def sealed_in(ledger: Ledger) -> dict[str, Any] | None:
+    """What :func:`seal` put down, or None where it did not yet.
+
+    Raises:
+        IntegrityError: it is not what was put down.
+    """
+    found = ledger.get(SEAL)
+    if found is None:
+        return None
+    sealed = records.unsealed(found)
+    if sealed is None:
+        raise IntegrityError(
+            f"{ledger.out}/{SEAL} is not what was written; start the run again, which renews it"
+        )
+    return sealed
 
 
 def is_sealed(out: str, basis: str) -> bool:
     """Whether a run's end was made from ``basis``, and all that it made is there as it was made."""
     ledger = Ledger(out)
     try:
-        sealed = ledger.get(SEAL) or {}
+        sealed = sealed_in(ledger) or {}
     except IntegrityError:
         return False
+    pages = sealed.get("pages")
     return (
         sealed.get("basis") == basis
-        and set(sealed["pages"]) <= set(ledger.objects.names())
-        and sealed["files"] == dict(made_files(ledger))
+        and pages is not None
+        and set(pages) <= set(ledger.objects.names())
+        and sealed.get("files") == dict(made_files(ledger))
     )
 
 
 def asked_of(out: str) -> dict[str, Any]:
     """What was asked of a sealed run's end, by the names of :data:`ASKED`; empty if that is not known."""
-    found = (Ledger(out).get(SEAL) or {}).get("asked")
+    found = (sealed_in(Ledger(out)) or {}).get("asked")
     return dict(found) if found else {}
 
 
@@ -78,7 +98,7 @@ def require_kept(out: str) -> None:
     """
     ledger = Ledger(out)
     try:
-        sealed = ledger.get(SEAL) or {}
+        sealed = sealed_in(ledger) or {}
     except IntegrityError:
         return
     there, then = _kept(ledger), sealed.get("kept", {})

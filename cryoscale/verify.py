@@ -17,7 +17,7 @@ from cryoscale.errors import CryoscaleError, IntegrityError
 from cryoscale.ledger import DONE, ITEMS, SEAL, Ledger, Marker, Work, name_of
 from cryoscale.manifest import digest
 from cryoscale.read import snapshot
-from cryoscale.sealing import digest_of, made_files, place_of
+from cryoscale.sealing import digest_of, made_files, place_of, sealed_in
 from cryoscale.write import mosaic, quicklook
 
 READERS = 8
@@ -197,7 +197,7 @@ def _note(ledger: Ledger, shards: Iterable[Fault], markers: Mapping[str, tuple[W
 def _files(ledger: Ledger, markers: Mapping[str, tuple[Work, str]]) -> Iterator[Fault]:
     """Files of the run's end that are not what was made, or were made from other blocks."""
     try:
-        sealed = ledger.get(SEAL)
+        sealed = sealed_in(ledger)
     except IntegrityError as error:
         yield Fault("file", SEAL, str(error))
         return

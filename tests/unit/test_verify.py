@@ -12,7 +12,7 @@ import pytest
 from cryoscale.errors import IntegrityError, SourceError
 from cryoscale.ledger import Ledger
 from cryoscale.resume import sound
-from cryoscale.sealing import kept_told
+from cryoscale.sealing import is_sealed, kept_told, seal
 from cryoscale.verify import verify
 from cryoscale.write.quicklook import open_elevation
 from tests.made_runs import BLOCK_PX, EPSG, Tongue, Year, make_run
@@ -94,3 +94,17 @@ def test_a_manifest_in_which_anything_was_changed_is_told_and_not_gone_on_with(o
     del manifest["seal"]  # as of a run begun before manifests had one
     path.write_text(json.dumps(manifest))
     assert verify(str(out)).sound
+
+
+def test_a_seal_of_the_runs_end_in_which_a_key_was_changed_is_told_and_holds_for_none(out: Path) -> None:
+    path = out / "ledger" / "finished.json"
+    seal(str(out), basis="what it is made from")
+    assert verify(str(out)).sound
+    assert is_sealed(str(out), "what it is made from")
+    path.write_text(path.read_text().replace('"pages"', '"pagez"'))
+    (fault,) = verify(str(out)).faults
+    assert (fault.kind, fault.where, fault.repair) == ("file", "ledger/finished.json", True)
+    assert not is_sealed(str(out), "what it is made from")
+    unsealed = {key: value for key, value in json.loads(path.read_text()).items() if key != "seal"}
+    path.write_text(json.dumps(unsealed))  # as of a version that put down less
+    assert not is_sealed(str(out), "what it is made from")
