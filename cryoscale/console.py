@@ -46,7 +46,9 @@ class Console:
     """The terminal; a bar where there is one, a line now and then where output goes to a file."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._out = rich.console.Console(stderr=quiet, quiet=quiet, highlight=False, soft_wrap=True)
+        self._out = rich.console.Console(
+            stderr=quiet, quiet=quiet, highlight=False, emoji=False, soft_wrap=True
+        )
         self._bar: Progress | None = None
         self._task: Any = None
         self._told = 0.0

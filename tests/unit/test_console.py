@@ -24,6 +24,15 @@ def test_no_number_of_a_table_is_cut_short(
     assert head.split() == [word for n in range(len(row)) for word in ("column", str(n))]
 
 
+def test_a_path_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    for show in (console.say, console.stage):
+        show("in /runs/a:b:m: [red]")
+    assert [line.endswith("in /runs/a:b:m: [red]") for line in capsys.readouterr().out.splitlines()] == [
+        True
+    ] * 2
+
+
 def test_a_letter_that_the_locale_lacks_ends_nothing() -> None:
     told = (
         "import cryoscale.cli as c; from cryoscale.console import Console; "
