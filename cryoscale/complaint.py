@@ -8,8 +8,12 @@ from pydantic import BaseModel, ValidationError
 
 
 def explain(error: ValidationError, where: str, whole: type[BaseModel]) -> tuple[str, str, str]:
-    """The first of pydantic's complaints, and how many more there are, as our three parts."""
-    first, more = error.errors()[0], error.error_count() - 1
+    """The first of pydantic's complaints, and how many more there are, as our three parts.
+
+    An unknown key comes before all others: what is missing is mostly what it was to be.
+    """
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    more = error.error_count() - 1
     key = ".".join(str(part) for part in first["loc"]) or "top level"
     also = f" (and {more} more)" if more else ""
     if first["type"] == "extra_forbidden":

@@ -104,6 +104,15 @@ def test_a_key_or_value_that_does_not_fit_is_told_in_one_line(path: str, value: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_that_is_misspelt_is_told_before_the_one_that_is_missing_for_it() -> None:
+    document = changed("sources.optical", {"colection": "sentinel-2-l2a"})
+    with pytest.raises(ConfigError, match=r"unknown key 'sources.optical.colection'.*one of.* collection"):
+        load_config(document)
+    document = {"year" if key == "years" else key: value for key, value in KHUMBU.items()}
+    with pytest.raises(ConfigError, match=r"unknown key 'year' .*and 1 more.*one of.* years"):
+        load_config(document)
+
+
 @pytest.mark.parametrize("text", ["a: [", "- just\n- a list\n", "", "\x00"])
 def test_a_file_that_is_no_configuration_is_told_in_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.yaml"
