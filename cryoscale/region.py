@@ -119,7 +119,7 @@ def _from_bbox(bbox: tuple[float, float, float, float]) -> Polygon | MultiPolygo
         raise RegionError(given, expected, "give longitudes in -180..180 and latitudes in -90..90")
     if max(abs(west), abs(east)) > 180:
         raise RegionError(given, expected, "give longitudes in -180..180")
-    if south >= north or west == east:
+    if south >= north or west - east in (0, 360):
         raise RegionError(given, expected, "exchange south and north" if south > north else "give it an area")
     if west > east:
         # A bbox over the antimeridian is written with west > east (RFC 7946, 5.2); anything that

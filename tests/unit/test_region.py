@@ -23,6 +23,7 @@ ACROSS = box(83.97, 28.28, 84.03, 28.32)
         ((87.05, 27.85, 86.70, 28.10), "exchange west and east"),
         ((86.70, 28.10, 87.05, 27.85), "exchange south and north"),
         ((86.70, 27.85, 86.70, 28.10), "give it an area"),
+        ((180.0, -10.0, -180.0, 10.0), "give it an area"),
         ((86.70, 27.85, 87.05, 98.10), "latitudes in -90..90"),
         ((400.0, 27.85, 401.0, 28.10), "longitudes in -180..180"),
         ((float("nan"), 27.85, 401.0, 28.10), "give longitudes"),
