@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -43,6 +44,18 @@ from cryoscale.settings import (
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses true and false where a number is wanted, for which pydantic takes them."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        wanted = bool in (annotation, *get_args(annotation))
+        if not wanted and any(
+            isinstance(one, bool) for one in (value if isinstance(value, list) else [value])
+        ):
+            raise ValueError("what is neither true nor false")
+        return value
 
 
 def _given(value: str) -> str:
@@ -233,7 +246,8 @@ class OutlinesConfig(_Strict):
     @field_validator("o1region", mode="before")
     @classmethod
     def _region(cls, value: Any) -> Any:
-        text = f"{value:02d}" if isinstance(value, int) else value  # YAML takes 15 for a number
+        number = isinstance(value, int) and not isinstance(value, bool)  # for which YAML takes 15
+        text = f"{value:02d}" if number else value
         if text is not None and not re.fullmatch(r"0[1-9]|1\d|20", str(text)):
             raise ValueError("a first-order region of the RGI, 01 to 20")
         return text
