@@ -74,13 +74,14 @@ def forget(ledger: Ledger, works: Iterable[Work]) -> int:
 def _damaged(ledger: Ledger, store: str, touched: Collection[Work]) -> set[Work]:
     """Those of the touched blocks that are not what their markers say; the others get their new stamps."""
     gone: set[Work] = set()
+    proof = quicklook.Proof(ledger.out)
 
     def look(work: Work) -> tuple[Marker | None, bool]:
         content = ledger.objects.get(name_of(DONE, work))
         marker = Marker.from_bytes(content) if content is not None else None
         return marker, marker is not None and (
             mosaic.read_block_checksum(store, *work).checksum == marker.checksum
-            and quicklook.unreadable(ledger.out, *work) is None
+            and proof.of_block(*work) is None
         )
 
     with ThreadPoolExecutor(READERS) as pool:

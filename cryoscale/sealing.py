@@ -125,8 +125,9 @@ def kept_told(out: str) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         if isinstance(error, CryoscaleError):
             raise
+        proof = quicklook.Proof(out)
         for year, block in (marker.key for marker in Ledger(out).markers()):
-            if reason := quicklook.unreadable(out, year, block):
+            if reason := proof.of_block(year, block):
                 raise SourceError(
                     f"block {block.key} of {year} in {out}, where {reason}",
                     "what the run kept of elevation and evidence, from which its outlines are described",

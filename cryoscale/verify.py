@@ -143,12 +143,13 @@ def _markers(
 def _shards(ledger: Ledger, markers: Mapping[str, tuple[Work, str]]) -> Iterator[Fault]:
     """Blocks whose stored bytes have another checksum than was written down, or whose quicklook is broken."""
     store = f"{ledger.out}/mosaic.zarr"
+    proof = quicklook.Proof(ledger.out)
 
     def look(place: str) -> Fault | None:
         work, checksum = markers[place]
         try:
             if mosaic.read_block_checksum(store, *work).checksum == checksum:
-                reason = quicklook.unreadable(ledger.out, *work)
+                reason = proof.of_block(*work)
                 return None if reason is None else Fault("shard", place, reason)
         except (CryoscaleError, ValueError) as error:
             return Fault("shard", place, str(error))
@@ -160,8 +161,9 @@ def _shards(ledger: Ledger, markers: Mapping[str, tuple[Work, str]]) -> Iterator
 
 def _quicklooks(ledger: Ledger, markers: Mapping[str, tuple[Work, str]]) -> Iterator[Fault]:
     """Zones whose quicklook cannot be opened."""
+    proof = quicklook.Proof(ledger.out)
     for year, epsg in sorted({(year, block.epsg) for (year, block), _ in markers.values()}):
-        if reason := quicklook.unopenable(ledger.out, year, epsg):
+        if reason := proof.of_zone(year, epsg):
             told = f"cannot be opened: {reason}; copy it back, or delete it and give its region to --redo"
             yield Fault("file", f"quicklook.zarr/{year}/{epsg}", told, False)
 

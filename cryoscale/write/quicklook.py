@@ -11,15 +11,15 @@ not be drawn again: they would lack what only elevation and evidence tell, and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import Store
 from zarr.codecs import ZstdCodec
-from zarr.errors import GroupNotFoundError
 
 from cryoscale.grid import Block, Window
 from cryoscale.write import store
@@ -28,9 +28,6 @@ FACTOR = 4
 LAYERS = ("B04", "B03", "B02", "elevation")
 EVIDENCE = ("ice", "debris", "nir", "ndsi", "day", "persistence", "dates", "velocity", "coherence")
 """Layers of the array ``evidence``, see :mod:`cryoscale.write.evidence`."""
-
-_BROKEN = (FileNotFoundError, ValueError, KeyError, TypeError)
-"""What comes of metadata that are not there or not what they were."""
 
 _COMPRESSOR = ZstdCodec(level=3, checksum=True)
 """So that a flipped bit is an error where it is read, and no other elevation; runs begun before have none."""
@@ -86,53 +83,71 @@ def write_block(out: str, year: int, block: Block, layers: Mapping[str, NDArray[
 
 def place_of(out: str, year: int, block: Block) -> tuple[zarr.Group, tuple[slice, slice]]:
     """The quicklook of a block's year and zone, to write in, and the block's rows and columns in it."""
-    return _place_in(store.open_overwriting(url_of(out)), year, block, "r+")
-
-
-def _place_in(
-    root: Store, year: int, block: Block, mode: Literal["r", "r+"]
-) -> tuple[zarr.Group, tuple[slice, slice]]:
     group = zarr.open_group(
-        root, path=f"{year}/{block.epsg}", mode=mode, zarr_format=3, use_consolidated=False
+        store.open_overwriting(url_of(out)),
+        path=f"{year}/{block.epsg}",
+        mode="r+",
+        zarr_format=3,
+        use_consolidated=False,
     )
-    row, col, height, width = (int(v) for v in group.attrs["cryoscale:window"])  # type: ignore[union-attr,arg-type]
-    outer = Window(block.epsg, row, col, height, width)
+    return group, _part(_window_of(group, block.epsg), block)
+
+
+def _window_of(group: zarr.Group, epsg: int) -> Window:
+    return Window(epsg, *(int(v) for v in group.attrs["cryoscale:window"]))  # type: ignore[union-attr,arg-type]
+
+
+def _part(outer: Window, block: Block) -> tuple[slice, slice]:
     rows, cols = (slice(s.start // FACTOR, s.stop // FACTOR) for s in block.window.slices_in(outer))
-    return group, (rows, cols)
+    return rows, cols
 
 
-def unreadable(out: str, year: int, block: Block) -> str | None:
-    """Why a block's part cannot be read, in a line; None where it can be, or is not there.
+@dataclass(frozen=True)
+class _Zone:
+    """The arrays of a year and zone; none where there is no quicklook, or where it cannot be opened."""
 
-    None as well where what describes its zone is broken, which no block mends: see :func:`unopenable`.
-    """
-    try:
-        group, place = _place_in(store.open_store(url_of(out), read_only=True), year, block, "r")
-        arrays = dict(group.arrays())
-    except _BROKEN:
+    window: Window | None = None
+    arrays: Mapping[str, zarr.Array[Any]] = field(default_factory=dict)
+    fault: str | None = None
+
+
+class Proof:
+    """Whether the quicklook of the run at ``out`` can be read; what is not there, as it may be, is right."""
+
+    def __init__(self, out: str) -> None:
+        self._zone = cache(partial(_opened, out))
+
+    def of_zone(self, year: int, epsg: int) -> str | None:
+        """Why the part of a year and zone cannot be opened, in a line, or None."""
+        return self._zone(year, epsg).fault
+
+    def of_block(self, year: int, block: Block) -> str | None:
+        """Why a block's part cannot be read, in a line, or None; of a zone that cannot be opened, None."""
+        zone = self._zone(year, block.epsg)
+        if zone.window is None:
+            return None
+        for name, array in zone.arrays.items():
+            try:
+                array[(..., *_part(zone.window, block))]
+            except (RuntimeError, ValueError) as error:  # does not decompress, or to another length
+                return f"{name} of quicklook.zarr cannot be read: {_line(error)}"
         return None
-    for name in (*LAYERS, "evidence"):
-        try:
-            if name in arrays:
-                arrays[name][(..., *place)]
-        except (RuntimeError, ValueError) as error:  # of what decompresses, and of what is of another length
-            return f"{name} of quicklook.zarr cannot be read: {' '.join(str(error).split())[:200]}"
-    return None
 
 
-def unopenable(out: str, year: int, epsg: int) -> str | None:
-    """Why the quicklook of a year and zone cannot be opened, in a line; None where it can or is not there."""
+def _opened(out: str, year: int, epsg: int) -> _Zone:
     try:
-        group = zarr.open_group(
-            store.open_store(url_of(out), read_only=True), path=f"{year}/{epsg}", mode="r"
-        )
-        Window(epsg, *(int(v) for v in group.attrs["cryoscale:window"]))  # type: ignore[union-attr,arg-type]
-        dict(group.arrays())
-    except (FileNotFoundError, GroupNotFoundError):
-        return None
-    except _BROKEN as error:
-        return " ".join(str(error).split())[:200]
-    return None
+        root = store.open_store(url_of(out), read_only=True)
+        group = zarr.open_group(root, path=f"{year}/{epsg}", mode="r", zarr_format=3, use_consolidated=False)
+        arrays = {name: array for name, array in group.arrays() if name in (*LAYERS, "evidence")}
+        return _Zone(_window_of(group, epsg), arrays)
+    except FileNotFoundError:
+        return _Zone()
+    except (ValueError, KeyError, TypeError) as error:  # of metadata that are not what they were
+        return _Zone(fault=_line(error))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def thinned(layer: NDArray[np.float32]) -> NDArray[np.float32]:
