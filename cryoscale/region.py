@@ -133,6 +133,7 @@ def _from_bbox(bbox: tuple[float, float, float, float]) -> Polygon | MultiPolygo
 def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     import geopandas
 
+    from cryoscale.write.around import unknown_crs
     from cryoscale.write.rings import crossing, names_of
 
     given = f"{what} {path}"
@@ -155,6 +156,10 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
         raise RegionError(f"{given} without features", "polygons", "check its contents")
     if frame.crs is None:
         raise RegionError(f"{given} without a CRS", "polygons that name theirs", "set it in the file")
+    if (name := unknown_crs(path)) is not None:
+        raise RegionError(
+            f"{given} in the CRS {name}, which PROJ does not know", "one it knows", "correct it"
+        )
     names, shapes = names_of(frame), _in_degrees(frame.geometry)
     if not np.isfinite(shapely.get_coordinates(shapes)).all():
         raise RegionError(

@@ -1,10 +1,14 @@
-"""The box around regions in the CRS of a vector file, so that no more of it is read than lies there."""
+"""A vector file's CRS: the box around regions in it, so that no more is read than lies there; one unknown."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
+from pyproj import CRS
+from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale.grid import transformer
@@ -14,6 +18,24 @@ _STEPS = 100
 
 _PAD = 0.01
 """Share of the box that it is grown by on each side: what sides bulge between two points, many times over."""
+
+
+def unknown_crs(path: Path) -> str | None:
+    """The CRS that a GeoJSON names where PROJ does not know it; GDAL takes it for WGS 84 without a word.
+
+    None for one that names none, which is WGS 84 (RFC 7946, 4), and for files of other kinds.
+    """
+    if path.suffix.lower() not in (".json", ".geojson"):
+        return None
+    try:
+        name = str(json.loads(path.read_bytes())["crs"]["properties"]["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    try:
+        CRS.from_user_input(name)
+    except CRSError:
+        return name
+    return None
 
 
 def box_around(regions: Iterable[BaseGeometry], crs: str) -> tuple[float, float, float, float] | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import geopandas as gpd
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 from shapely.geometry import Point, box
 
+from cryoscale.errors import RegionError, SourceError
 from cryoscale.learn.outlines import read_outlines
+from cryoscale.region import RegionSpec, read_region
 from cryoscale.write.around import box_around
 from cryoscale.write.carried import read_glaciers
 
@@ -52,3 +55,29 @@ def test_where_no_box_can_be_told_there_is_none() -> None:
     assert box_around([box(100.0, 88.0, 110.0, 89.0)], "+proj=gnom +lat_0=-90 +type=crs") is None
     another_meridian = "+proj=longlat +pm=10 +datum=WGS84 +type=crs"
     assert box_around([box(-180.0, 60.0, -165.0, 62.0)], another_meridian) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("urn:ogc:def:crs:EPSG::999999", False),
+        ("urn:ogc:def:crs:EPSG::4326", True),
+        ("urn:ogc:def:crs:OGC:1.3:CRS84", True),
+        (None, True),
+    ],
+)
+def test_a_geojson_in_a_crs_that_nobody_knows_is_not_taken_for_one_in_degrees(
+    tmp_path: Path, name: str | None, known: bool
+) -> None:
+    path = tmp_path / "rgi.geojson"
+    document = json.loads(rim(*REGION.bounds).to_json(to_wgs84=True))
+    document |= {"crs": {"type": "name", "properties": {"name": name}}} if name else {}
+    path.write_text(json.dumps(document))
+    if known:
+        assert len(read_glaciers(str(path), REGION))
+        assert not read_region(RegionSpec(file=str(path))).is_empty
+        return
+    with pytest.raises(SourceError, match="999999"):
+        read_glaciers(str(path), REGION)
+    with pytest.raises(RegionError, match="999999"):
+        read_region(RegionSpec(file=str(path)))
