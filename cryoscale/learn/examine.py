@@ -73,7 +73,7 @@ class Examination:
             winning = stored.max(axis=0) / PROBABILITY_SCALE
             self.reliability += Reliability.of(known, label, winning, len(self.reliability.count))
             self.stated.add(known, stored)
-            self.temperature.add(part.window, known, stored)
+            self.temperature.add(part.window, known, label, stored)
         for boundary in self.boundaries.values():
             boundary.add(part)
         self.areas[part.year].add(part)

@@ -184,49 +184,61 @@ class MapTemperature:
     A temperature divides the logits of a tile before tiles are blended, so that what it did cannot be
     undone on the map (see :mod:`cryoscale.repredict` for that). What can be asked of any map is whether
     ``p ** (1 / T)``, normalised, would state the truth better. The world is cut into cells of 256 pixels
-    in two colours, like a chessboard; T is chosen on either colour by log loss and judged on the other, so
-    that the figure is not that of the pixels it was fitted on. Every second pixel of every second row counts.
+    in two colours, like a chessboard; T is chosen on either colour by Brier's score and judged on the other,
+    so that the figure is not that of the pixels it was fitted on. Every second pixel of every second row
+    counts. Log loss would hang on what stands for a stored 0, of which the bytes say only that it is small.
     """
 
     def __init__(self) -> None:
-        self._loss = np.zeros((2, len(TEMPERATURES)))
+        self._brier = np.zeros((2, len(TEMPERATURES)))
         self._reliability = [[Reliability.none() for _ in TEMPERATURES] for _ in range(2)]
-        log_p = np.log(np.maximum(np.arange(_LEVELS), _LEAST * PROBABILITY_SCALE) / PROBABILITY_SCALE)
-        self._powers = [np.exp(log_p / t) for t in TEMPERATURES]
+        self._powers = [(np.arange(_LEVELS) / PROBABILITY_SCALE) ** (1 / t) for t in TEMPERATURES]
 
-    def add(self, window: Window, truth: NDArray[np.uint8], stored: NDArray[np.uint8]) -> None:
-        """Count the pixels of truth (y, x) and stored probabilities (k, y, x) on a window."""
+    def add(
+        self,
+        window: Window,
+        truth: NDArray[np.uint8],
+        label: NDArray[np.uint8],
+        stored: NDArray[np.uint8],
+    ) -> None:
+        """Count the pixels of truth and label (y, x) and stored probabilities (k, y, x) on a window."""
         thin = tuple(slice(-start % _EVERY_PX, None, _EVERY_PX) for start in (window.row, window.col))
         y, x = (
             (start + np.arange(length)) // _CELL_PX
             for start, length in ((window.row, window.height), (window.col, window.width))
         )
         colour = ((y[thin[0], np.newaxis] + x[np.newaxis, thin[1]]) % 2).astype(np.int64)
-        truth, stored = truth[thin], stored[:, *thin]
+        truth, label, stored = truth[thin], label[thin], stored[:, *thin]
         known = (truth != NO_DATA) & (stored != NO_DATA).all(axis=0)
-        truth, stored, colour = truth[known], stored[:, known], colour[known]
+        truth, label, stored, colour = truth[known], label[known], stored[:, known], colour[known]
         for half in (0, 1):
             here = colour == half
-            self._count(half, truth[here], stored[:, here])
+            self._count(half, truth[here], label[here], stored[:, here])
 
-    def _count(self, half: int, truth: NDArray[np.uint8], stored: NDArray[np.uint8]) -> None:
+    def _count(
+        self, half: int, truth: NDArray[np.uint8], label: NDArray[np.uint8], stored: NDArray[np.uint8]
+    ) -> None:
         if not truth.size:
             return
-        winner = stored.argmax(axis=0).astype(np.uint8)
         top, right = stored.max(axis=0), np.take_along_axis(stored, truth[np.newaxis].astype(np.int64), 0)[0]
-        for number, power in enumerate(self._powers):
-            total = power[stored].sum(axis=0)
-            self._loss[half, number] -= float(np.log(power[right] / total).sum())
-            self._reliability[half][number] += Reliability.of(
-                truth, winner, power[top] / total, RELIABILITY_BINS
+        for number, (temperature, power) in enumerate(zip(TEMPERATURES, self._powers, strict=True)):
+            p = power[stored]
+            total = p.sum(axis=0)
+            self._brier[half, number] += float(
+                ((p**2).sum(axis=0) / total**2 - 2 * power[right] / total + 1).sum()
             )
+            # Rounded class by class, a pixel's bytes need not sum to 250; at 1 it is the map as it states it.
+            stated = power[top] if temperature == 1 else power[top] / total
+            self._reliability[half][number] += Reliability.of(truth, label, stated, RELIABILITY_BINS)
 
     @property
     def temperatures(self) -> tuple[float, float] | None:
         """Chosen on the one half for the other, and the other way round; None where a half is empty."""
         if not all(half[0].count.sum() for half in self._reliability):
             return None
-        first, second = (TEMPERATURES[int(loss.argmin())] for loss in self._loss)
+        # Of those that score alike, as all do on a map of zeros and ones, the nearest to 1.
+        order = np.abs(np.log(TEMPERATURES)).argsort(kind="stable")
+        first, second = (TEMPERATURES[int(order[brier[order].argmin()])] for brier in self._brier)
         return first, second
 
     @property

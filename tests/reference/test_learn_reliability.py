@@ -28,6 +28,10 @@ def stored_probabilities(seed, shape=(120, 130), sharpness=1.0):
     return stored.astype(np.uint8), truth
 
 
+def winner(stored):
+    return stored.argmax(axis=0).astype(np.uint8)
+
+
 @pytest.fixture
 def stated():
     stored, truth = stored_probabilities(1)
@@ -64,9 +68,9 @@ def test_each_classs_curve_is_scikit_learns(stated, k):
 
 def test_the_winners_curve_is_scikit_learns_and_survives_json(stated):
     _, stored, truth = stated
-    winner, p = stored.argmax(axis=0).astype(np.uint8), stored.max(axis=0) / 250
-    found = Reliability.of(truth, winner, p, 10)
-    observed, mean = calibration_curve((truth == winner).ravel(), p.ravel() - 1e-6, n_bins=10)
+    label, p = winner(stored), stored.max(axis=0) / 250
+    found = Reliability.of(truth, label, p, 10)
+    observed, mean = calibration_curve((truth == label).ravel(), p.ravel() - 1e-6, n_bins=10)
     rows = found.to_dict()["bins"]
     np.testing.assert_allclose([row["accuracy"] for row in rows], observed)
     np.testing.assert_allclose([row["probability"] for row in rows], mean, atol=2e-6)
@@ -93,7 +97,7 @@ def test_the_temperature_found_undoes_that_of_the_map(sharpness):
     """Probabilities raised to a power are those of logits times it; a temperature of the power mends that."""
     stored, truth = stored_probabilities(2, WINDOW.shape, sharpness)
     found = MapTemperature()
-    found.add(WINDOW, truth, stored)
+    found.add(WINDOW, truth, winner(stored), stored)
     first, second = found.temperatures
     assert first == pytest.approx(sharpness, rel=0.13)
     assert second == pytest.approx(sharpness, rel=0.13)
@@ -114,23 +118,54 @@ def test_each_half_is_judged_under_the_temperature_that_the_other_chose():
     for top in (0, 201):  # parts that begin where no cell does
         rows = slice(top, top + 201 if top == 0 else None)
         part = Window(WINDOW.epsg, WINDOW.row + top, WINDOW.col, truth[rows].shape[0], WINDOW.width)
-        found.add(part, truth[rows], stored[:, rows])
+        found.add(part, truth[rows], winner(stored)[rows], stored[:, rows])
     assert found.temperatures == pytest.approx((1.0, 2.0), rel=0.13)
     thin = (y + WINDOW.row) % 2 + (x + WINDOW.col) % 2 == 0
     expected = Reliability.none()
     for half, temperature in ((~odd, found.temperatures[1]), (odd, found.temperatures[0])):
-        p = np.maximum(stored[:, half & thin], 0.5) / 250
+        p = stored[:, half & thin] / 250
         tempered = p ** (1 / temperature)
         tempered /= tempered.sum(axis=0)
         expected += Reliability.of(
             truth[half & thin],
-            stored[:, half & thin].argmax(axis=0).astype(np.uint8),
+            winner(stored[:, half & thin]),
             tempered.max(axis=0),
             10,
         )
     np.testing.assert_array_equal(found.after.count, expected.count)
     assert found.after.ece == pytest.approx(expected.ece)
-    assert found.before.count.sum() == thin.sum()
+    as_mapped = Reliability.of(truth[thin], winner(stored)[thin], stored.max(axis=0)[thin] / 250, 10)
+    np.testing.assert_array_equal(found.before.count, as_mapped.count)
+    assert found.before.ece == pytest.approx(as_mapped.ece, rel=1e-12)
+
+
+def test_nothing_is_mended_on_a_map_that_is_right_about_how_sure_it_is():
+    window, rng = Window(32645, -3072, 48_640, 256, 512), np.random.default_rng(4)
+    p = rng.integers(225, 251, window.shape).astype(np.uint8)
+    label = rng.integers(0, 5, window.shape).astype(np.uint8)
+    second = ((label + 1) % 5).astype(np.uint8)
+    stored = np.zeros((5, *window.shape), np.uint8)
+    stored[label, *np.indices(window.shape)] = p
+    stored[second, *np.indices(window.shape)] = 250 - p
+    truth = np.where(rng.random(window.shape) < p / 250, label, second)
+    sure = np.where(np.arange(5)[:, np.newaxis, np.newaxis] == label, 250, 0).astype(np.uint8)
+    for true, bytes_ in ((truth, stored), (label, sure)):
+        found = MapTemperature()
+        found.add(window, true, label, bytes_)
+        assert found.temperatures == (1.0, 1.0)
+        assert found.after.ece == found.before.ece < 0.003
+
+
+def test_before_is_the_map_where_its_bytes_sum_to_less_and_where_two_classes_tie():
+    """Bytes are rounded class by class, and the label is the most probable class before that."""
+    truth, label = np.zeros(WINDOW.shape, np.uint8), np.ones(WINDOW.shape, np.uint8)
+    stored = np.zeros((5, *WINDOW.shape), np.uint8)
+    stored[:2] = 124
+    found = MapTemperature()
+    found.add(WINDOW, truth, label, stored)
+    row = found.before.to_dict()["bins"][0]
+    assert row["probability"] == pytest.approx(124 / 250)
+    assert row["accuracy"] == 0
 
 
 def test_a_map_without_a_second_half_says_nothing_of_temperatures():
