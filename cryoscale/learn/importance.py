@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from cryoscale.errors import InputError, SourceError
 from cryoscale.features.channels import BANDS
-from cryoscale.learn.scores import CLASS_NAMES, confusion_matrix
+from cryoscale.learn.scores import CLASS_NAMES, Scores, confusion_matrix
 from cryoscale.learn.suited import SuitedPatches
 
 Progress = Callable[[int, int], None]
@@ -289,19 +289,13 @@ def _count(
 
 
 def _figures(confusion: NDArray[np.int64], number: int | None) -> tuple[float, float]:
-    """IoU and accuracy: of a class (its recall), or overall, where the IoU is the mean of truth's classes.
-
-    A class that truth lacks stays out even where a permuted map shows it: else a drop would come from the
-    mean having one more member.
-    """
-    right, truth = np.diag(confusion).astype(float), confusion.sum(axis=1)
-    union = truth + confusion.sum(axis=0) - right
-    present = truth > 0
+    """IoU and accuracy: of a class (its recall), or overall, where the IoU is the mean of truth's classes."""
+    scores = Scores(confusion)
     if number is None:
-        return float(np.mean(right[present] / union[present])), float(right.sum() / truth.sum())
-    if not present[number]:
+        return scores.mean_iou, scores.accuracy
+    if not scores.support[number]:
         return float("nan"), float("nan")
-    return float(right[number] / union[number]), float(right[number] / truth[number])
+    return float(scores.iou[number]), float(scores.recall[number])
 
 
 def _drops(baseline: NDArray[np.int64], confusion: NDArray[np.int64]) -> dict[str, Drop]:

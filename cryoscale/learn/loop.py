@@ -112,10 +112,10 @@ def fit(
 ) -> Fit:
     """Trains ``model`` in place on the training patches; returns it with its best epoch's weights.
 
-    Best is the highest mean IoU on the validation patches. ``state_path`` holds the state after the last
-    whole epoch; where it exists and was made by the same configuration, training goes on from it.
-    ``on_epoch`` is called by the first process after each state that it has written, and for the one that is
-    gone on from: a kill may have come between the two.
+    Best is the highest mean IoU on the validation patches, over the classes that they have.
+    ``state_path`` holds the state after the last whole epoch; where it exists and was made by the same
+    configuration, training goes on from it. ``on_epoch`` is called by the first process after each state
+    that it has written, and for the one that is gone on from: a kill may have come between the two.
 
     Raises:
         TrainingError: if the loss is no longer finite, or a state cannot be written; the last one is kept.

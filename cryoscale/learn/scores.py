@@ -51,9 +51,10 @@ def _mean(values: NDArray[np.float64]) -> float:
 class Scores:
     """IoU, precision, recall and accuracy of a map, all from one confusion matrix (truth, predicted).
 
-    A class that occurs neither in truth nor in the map has NaN and does not enter a mean. Where a
-    class occurs on one side only, the ratio with an empty denominator (recall of a class that truth
-    lacks, precision of a class that the map lacks) is NaN too and its IoU is 0.
+    A class that occurs neither in truth nor in the map has NaN. Where a class occurs on one side only,
+    the ratio with an empty denominator (recall of a class that truth lacks, precision of a class that the
+    map lacks) is NaN too and its IoU is 0. Means are over the classes that truth has: of one that it lacks,
+    a single pixel in the map would be a member more with IoU 0, and cost a fifth of the mean.
     """
 
     confusion: NDArray[np.int64]
@@ -103,18 +104,23 @@ class Scores:
         return _ratio(np.diagonal(self.confusion), self.confusion.sum(axis=1))
 
     @property
+    def true_classes(self) -> tuple[str, ...]:
+        """Names of the classes that truth has, which means are over."""
+        return tuple(name for name, n in zip(self.classes, self.support, strict=True) if n)
+
+    @property
     def mean_iou(self) -> float:
-        """Mean IoU over the classes that occur in truth or map."""
-        return _mean(self.iou)
+        """Mean IoU over the classes that truth has."""
+        return _mean(self.iou[self.support > 0])
 
     @property
     def mean_precision(self) -> float:
-        """Mean precision over the classes that occur in the map."""
-        return _mean(self.precision)
+        """Mean precision over the classes that truth has, without those that the map lacks."""
+        return _mean(self.precision[self.support > 0])
 
     @property
     def mean_recall(self) -> float:
-        """Mean recall over the classes that occur in truth."""
+        """Mean recall over the classes that truth has."""
         return _mean(self.recall)
 
     @property
@@ -163,6 +169,8 @@ class Scores:
             figures = f"{_percent(row['iou'], 8)}{_percent(row['precision'], 11)}{_percent(row['recall'], 8)}"
             lines.append(f"{row['class']:<20}{figures}{row['pixels']:>13,}")
         lines.append(f"{'accuracy':<20}{_percent(self.accuracy, 8)}")
+        if 0 < len(self.true_classes) < len(self.classes):
+            lines.append(f"the mean is of {', '.join(self.true_classes)}: truth has no other class")
         return "\n".join(lines)
 
 

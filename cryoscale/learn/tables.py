@@ -58,7 +58,14 @@ def _scores(scores: Scores) -> str:
     cells = [" / ".join(percent(rows[name][key]) for key in ("iou", "recall", "precision")) for name in names]
     header = ["", *(name.replace("_", " ") for name in names), "accuracy"]
     body = table(header, [["this map", *cells, percent(scores.accuracy)]])
-    return f"## Scores\n\nIoU / recall / precision, per cent, of {scores.pixels:,} pixels.\n\n{body}"
+    note = f"IoU / recall / precision, per cent, of {scores.pixels:,} pixels. {_mean_of(scores)}"
+    return f"## Scores\n\n{note}\n\n{body}"
+
+
+def _mean_of(scores: Scores) -> str:
+    """Which classes a mean is over."""
+    names = ", ".join(name.replace("_", " ") for name in scores.true_classes)
+    return f"Means are over the classes that truth has: {names}."
 
 
 def _confusion(scores: Scores) -> str:
@@ -183,7 +190,7 @@ def _without(found: Examination, without: Mapping[str, Evaluation]) -> str:
         for name, s in rows.items()
     ]
     header = ["predicted again", "accuracy", "mean IoU", "IoU clean ice", "IoU debris", "recall debris"]
-    return f"## A modality missing\n\nPer cent.\n\n{table(header, body)}"
+    return f"## A modality missing\n\nPer cent. {_mean_of(found.scores)}\n\n{table(header, body)}"
 
 
 def _strata(found: Examination) -> list[str]:
@@ -196,9 +203,11 @@ def _strata(found: Examination) -> list[str]:
         unit = f", {stratum.unit}" if stratum.unit else ""
         if stratum.only is None:
             header = ["", "pixels", "accuracy", "mean IoU", "IoU clean ice", "IoU debris", "ice found"]
+            note = "Per cent. Each mean is over the classes that truth has there."
         else:
             header = ["", "pixels", "debris found as debris", "found as ice of either kind"]
-        sections.append(f"## By {stratum.title}{unit}\n\nPer cent.\n\n{table(header, rows)}")
+            note = "Per cent."
+        sections.append(f"## By {stratum.title}{unit}\n\n{note}\n\n{table(header, rows)}")
     return sections
 
 

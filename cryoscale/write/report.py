@@ -167,7 +167,7 @@ def render(report: Report) -> str:
         picture=picture,
         plates=plates,
         total_s=total_s,
-        mean_iou={name: _mean([one.iou for one in scores]) for name, scores in report.scores.items()},
+        mean_iou={name: _mean_iou(scores) for name, scores in report.scores.items()},
         outlines=[_outline_table(year, found) for year, found in sorted(report.outlines.items())],
         missing=[name for name, share in report.modalities.items() if share == 0.0],
         model=[
@@ -230,8 +230,9 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
+def _mean_iou(scores: Sequence[ClassScore]) -> float:
+    """Over the classes that truth has: others have no recall, and IoU 0 as soon as one pixel is mapped so."""
+    known = [one.iou for one in scores if not math.isnan(one.recall)]
     return sum(known) / len(known) if known else math.nan
 
 

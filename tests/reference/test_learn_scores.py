@@ -9,7 +9,10 @@ import pytest
 import xarray as xr
 from sklearn import metrics
 
+from cryoscale.learn.examine import Examination
+from cryoscale.learn.importance import PARTS, _figures
 from cryoscale.learn.scores import CLASS_NAMES, Scores, confusion_matrix, score_arrays, score_mosaic
+from cryoscale.learn.tables import markdown
 
 
 def random_pair(seed, shape=(90, 70), classes=5, ignored=0.1):
@@ -47,12 +50,32 @@ def test_a_class_that_occurs_nowhere_does_not_enter_the_means():
     assert scores.mean_iou == pytest.approx(expected)
 
 
-def test_a_class_that_only_the_map_has_counts_as_iou_zero():
+def test_a_class_that_only_the_map_has_is_of_iou_zero_and_in_no_mean():
     scores = score_arrays([(np.zeros(4, np.uint8), np.array([0, 0, 0, 3], np.uint8))])
     assert scores.iou[3] == 0.0
     assert scores.precision[3] == 0.0
     assert np.isnan(scores.recall[3])
-    assert scores.mean_iou == pytest.approx(0.375)  # (0.75 + 0) / 2
+    assert scores.mean_iou == scores.mean_recall == 0.75
+    assert scores.mean_precision == 1
+
+
+def test_means_are_scikit_learns_over_the_labels_of_truth_and_tables_name_them():
+    truth, predicted = random_pair(6)
+    truth[truth == 3] = 0
+    scores = score_arrays([(truth, predicted)])
+    valid = (truth != 255) & (predicted != 255)
+    options = {"labels": [0, 1, 2, 4], "average": "macro"}
+    assert scores.iou[3] == 0
+    for mean, score in (
+        (scores.mean_iou, metrics.jaccard_score),
+        (scores.mean_precision, metrics.precision_score),
+        (scores.mean_recall, metrics.recall_score),
+    ):
+        assert mean == pytest.approx(score(truth[valid], predicted[valid], **options))
+    assert "the mean is of background, clean_ice, debris_covered_ice, vegetation" in str(scores)
+    text = markdown("t", Examination(parts={"2018/32645": scores}), {})
+    assert _figures(scores.confusion, PARTS["overall"]) == (scores.mean_iou, scores.accuracy)
+    assert "truth has: background, clean ice, debris covered ice, vegetation." in text
 
 
 def test_a_mosaic_scored_in_row_bands_equals_the_whole_scored_at_once():

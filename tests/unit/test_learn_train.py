@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 from cryoscale.errors import ConfigError, OutputError, SourceError, WeightsError
 from cryoscale.features.stack import CHANNELS
 from cryoscale.learn import loop
+from cryoscale.learn.checkpoint import TrainState
 from cryoscale.learn.patches import Patches, PatchWriter, Place
 from cryoscale.learn.recipe import TrainConfig, load_config
+from cryoscale.learn.scores import Scores
 from cryoscale.learn.train import train, train_from_config
 from cryoscale.models import weights
 from cryoscale.models.predictor import Predictor
@@ -97,6 +99,16 @@ def test_training_learns_writes_weights_that_serve_and_says_what_it_did(patch_se
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert not list(tmp_path.rglob("*.pt"))
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_one_pixel_mapped_as_a_class_that_validation_lacks_does_not_cost_the_better_epoch():
+    worse = [[800, 200, 0, 0, 0], [200, 800, 0, 0, 0], [0, 0, 800, 0, 200], [0] * 5, [0, 0, 200, 0, 800]]
+    better = [[899, 100, 0, 1, 0], [100, 900, 0, 0, 0], [0, 0, 900, 0, 100], [0] * 5, [0, 0, 100, 0, 900]]
+    model = torch.nn.Conv2d(1, 1, 1)
+    optimizer, state = torch.optim.Adam(model.parameters()), TrainState()
+    for epoch, confusion in enumerate((worse, better)):
+        state.record(epoch, model, optimizer, Scores.from_confusion(confusion))
+    assert state.best_epoch == 1
 
 
 def test_a_training_killed_after_two_epochs_goes_on_to_the_same_weights_bit_for_bit(patch_set, tmp_path):

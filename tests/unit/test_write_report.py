@@ -77,7 +77,7 @@ def full() -> Report:
         timings_s={"read": 12.0, "predict": 4000.0, "write": 61.0},
         seams={"blocks of 512 px": SeamScore(1.0034, 0.0101, 14)},
         scores={
-            "cryonet": [ClassScore("clean_ice", 0.9, 0.95, 0.94), ClassScore("water", math.nan, 0.5, 0.5)]
+            "cryonet": [ClassScore("clean_ice", 0.9, 0.95, 0.94), ClassScore("water", 0.0, 0.0, math.nan)]
         },
         truth="the simulator's truth",
         outlines={2018: glaciers(60)},
@@ -149,7 +149,7 @@ def test_a_report_of_little_says_little_and_no_banner_stands_over_real_imagery()
         assert heading not in text
 
 
-def test_the_mean_score_leaves_out_a_class_that_does_not_occur() -> None:
+def test_the_mean_score_leaves_out_a_class_that_truth_has_not() -> None:
     assert "mean0.900" in read(render(full())).text.replace("\n", "")
 
 
