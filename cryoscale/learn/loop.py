@@ -245,7 +245,7 @@ class _Loop:
         losses: list[torch.Tensor] = []
         rate, told = 0.0, float("nan")
         for step, batch in enumerate(self.feed.training(epoch, steps)):
-            rate = self.config.rate_at((first + step) / self.total)
+            rate = self.config.rate_at(first + step, self.total)
             losses.append(self._step(batch, rate))
             # To read a loss off a GPU is to wait for all steps before it.
             if self.device.type == "cpu" or (step + 1) % LOOK == 0 or step + 1 == steps:

@@ -212,12 +212,15 @@ class TrainConfig(_Strict):
         told = self.model_dump_json(exclude={*words, "patches", "initial"})
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def rate_at(self, progress: float) -> float:
-        """Learning rate when ``progress`` in [0, 1) of all steps is done."""
+    def rate_at(self, step: int, steps: int) -> float:
+        """Learning rate of a step, counted from 0, of ``steps`` in all."""
         if self.schedule == "constant":
             return self.learning_rate
         if self.schedule == "cosine_restarts":
-            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress * self.cycles % 1)))
+            # In whole numbers: a rounded quotient can fall short of a cycle's beginning, where the rate is 0.
+            done = step * self.cycles % steps / steps
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        progress = step / steps
         if progress < self.warmup:
             return self.learning_rate * (0.05 + 0.95 * progress / self.warmup)
         return (

@@ -117,9 +117,16 @@ def test_cosine_restarts_are_those_of_torch(cycles):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-4)
     torch_s = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=steps // cycles)
     for step in range(steps):
-        assert config.rate_at(step / steps) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        assert config.rate_at(step, steps) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
         optimizer.step()
         torch_s.step()
+
+
+def test_every_cycle_begins_at_the_full_rate():
+    for cycles in range(1, 31):
+        config = TrainConfig(name="x", patches="p", schedule="cosine_restarts", cycles=cycles)
+        for each in (1, 7, 60):
+            assert {config.rate_at(n * each, cycles * each) for n in range(cycles)} == {config.learning_rate}
 
 
 def refused(config, tmp_path, error, match):
