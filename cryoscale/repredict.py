@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +64,21 @@ def choose_variants(run: Run, asked: str) -> list[str]:
     """The names of a comma-separated list; ``each`` is all that the run has to leave out.
 
     Raises:
-        InputError: a name is unknown, or the run has no such thing.
+        InputError: nothing is named, a name is unknown, or the run has no such thing.
     """
     there = [name for name in VARIANTS if _has(run, name)]
     if asked == "each":
         return there
     names = [name.strip() for name in asked.split(",") if name.strip()]
+    expected = f"each, or some of {', '.join(there) or 'nothing: this run is optical alone'}"
+    if not names:
+        raise InputError(f"--without {asked!r}, which names nothing", expected, "correct the list")
     for name in names:
         if name not in there:
             why = "has none" if name in VARIANTS else "is not known"
             raise InputError(
                 f"--without {name}, which {'run ' + run.out + ' ' if name in VARIANTS else ''}{why}",
-                f"each, or some of {', '.join(there) or 'nothing: this run is optical alone'}",
+                expected,
                 "correct the list",
             )
     return list(dict.fromkeys(names))
@@ -118,9 +122,38 @@ def repredict(
         for variant, settings, identity, remaining, total in to_do:
             on_stage(f"mapping {len(remaining)} blocks again without {variant.name}")
             outcome = Outcome(variant.folder, skipped=total - len(remaining))
-            driver = Driver(settings, variant.folder, identity, found, outcome, Watch(on_progress))
-            driver.drive(remaining)
+            with _served(variant, settings) as serving:
+                driver = Driver(serving, variant.folder, identity, found, outcome, Watch(on_progress))
+                driver.drive(remaining)
             _refuse_gaps(variant, outcome)
+
+
+@contextmanager
+def _served(variant: Variant, settings: Settings) -> Iterator[Settings]:
+    """Settings to predict with: without ``calibration``, of a copy of the weights that has temperature 1.
+
+    The copy lies beside the work folder, where workers see it, or, where that is no folder, in a temporary
+    one of its own; in the end it is gone.
+    """
+    if variant.name != "calibration":
+        yield settings
+        return
+    from cryoscale.models.weights import card_path, read_card
+
+    weights = Path(str(settings.model.weights))
+    card = read_card(weights)
+    with ExitStack() as at_end:
+        if "://" in variant.folder:
+            place = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="temperature-1-")))
+        else:
+            place = Path(variant.folder).parent / f"temperature-1-{str(card.sha256)[:16]}"
+            place.mkdir(parents=True, exist_ok=True)
+            at_end.callback(shutil.rmtree, place, ignore_errors=True)
+        copy = place / weights.name
+        shutil.copyfile(weights, copy)
+        plain = card.model_copy(update={"temperature": 1.0, "calibration": None})
+        card_path(copy).write_text(plain.model_dump_json(indent=1), encoding="utf-8")
+        yield replace(settings, model=replace(settings.model, weights=str(copy)))
 
 
 def _without_scenes_of_the_run(variant: Variant) -> dict[Work, tuple[str, str]]:
@@ -160,8 +193,6 @@ def settings_of(variant: Variant) -> Settings:
     weights = variant.weights or model.get("weights")
     if model.get("name") is None:
         _require_weights(weights, identity["model"])
-        if variant.name == "calibration":
-            weights = str(_uncalibrated(on_this_machine(weights), variant.folder))
     return Settings(
         name=manifest["name"],
         region=shapely.from_geojson(identity["region"]),
@@ -201,20 +232,6 @@ def _require_weights(weights: str | None, model: Mapping[str, Any]) -> None:
                 f"{what}{str(model[kind])[:12]}..., with which the run was made",
                 "say where those lie with --weights",
             )
-
-
-def _uncalibrated(weights: Path, folder: str) -> Path:
-    """A copy of the weights with temperature 1 on its card, beside the work folder, where workers see it."""
-    from cryoscale.models.weights import card_path, read_card
-
-    card = read_card(weights)
-    place = Path(tempfile.gettempdir()) if "://" in folder else Path(folder).parent
-    copy = place / f"temperature-1-{str(card.sha256)[:16]}" / weights.name
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(weights, copy)
-    plain = card.model_copy(update={"temperature": 1.0, "calibration": None})
-    card_path(copy).write_text(plain.model_dump_json(indent=1), encoding="utf-8")
-    return copy
 
 
 def _prepare(variant: Variant, settings: Settings, work: Sequence[Work]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from cryoscale.learn.evaluate import evaluate
 from cryoscale.ledger import Ledger
 from cryoscale.models.weights import card_path, read_card
 from cryoscale.read import snapshot
-from cryoscale.repredict import choose_variants
+from cryoscale.repredict import Variant, _served, choose_variants, settings_of
 from cryoscale.results import Run
 from cryoscale.settings import Settings
 from tests.integration.conftest import TinyRange, map_here, save_random_network
@@ -88,6 +89,8 @@ def test_a_map_predicted_again_is_that_of_a_run_which_never_had_it(
         assert same_maps(again, labels_of(tmp_path / other))
         assert not same_maps(again, first)
         assert judged.without[name].scores == evaluate(tmp_path / other, truth).scores
+    lying = {path.name for path in (tmp_path / "ev" / "without").iterdir()}
+    assert lying == {"all-but-optical", "calibration"}, "and no copy of the weights"
     written = json.loads((tmp_path / "ev" / "evaluation.json").read_text())
     assert written["scores"] == evaluate(run, truth).scores.to_dict()
     assert (
@@ -141,9 +144,34 @@ def test_each_is_all_that_a_run_has_to_leave_out(finished: tuple[TinyRange, Path
     run.manifest["identity"]["sources"].pop("insar")
     run.manifest["model"]["temperature"] = 1.0
     assert choose_variants(run, "each") == ["thermal", "velocity", "terrain", "all-but-optical"]
-    for asked, words in (("insar", "has none"), ("calibration", "has none"), ("optical", "is not known")):
+    for asked, words in (
+        ("insar", "has none"),
+        ("calibration", "has none"),
+        ("optical", "is not known"),
+        (",", "names nothing"),
+    ):
         with pytest.raises(InputError, match=words):
             choose_variants(run, asked)
+
+
+def test_weights_without_their_temperature_lie_in_a_folder_of_their_own_while_they_serve(
+    finished: tuple[TinyRange, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out, weights = finished
+    (tmp_path / "shared").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "shared"))
+    places = []
+    for folder in ("memory://ev/without/calibration", "memory://ev/without/calibration", str(tmp_path / "c")):
+        variant = Variant(Run(str(out)), "calibration", folder)
+        with _served(variant, settings_of(variant)) as serving:
+            copy = Path(str(serving.model.weights))
+            places.append(copy.parent)
+            assert read_card(copy).temperature == 1.0
+            assert copy.read_bytes() == weights.read_bytes()
+            assert "://" not in folder or copy.parent.stat().st_mode & 0o077 == 0
+        assert not copy.parent.exists()
+    assert len(set(places)) == 3
+    assert places[2].parent == tmp_path
 
 
 def test_a_run_that_is_not_finished_or_whose_weights_are_gone_is_told(
