@@ -21,6 +21,7 @@ from cryoscale.blocktask import ACTOR_DEADLINE_S
 from cryoscale.cluster import workers
 from cryoscale.config import load_config
 from cryoscale.demo import simulated_range
+from cryoscale.forecast.rates import cores
 from cryoscale.infer.calling import ActorRef, call_actor
 from cryoscale.infer.gate import PLACES
 from cryoscale.ledger import Ledger, Marker
@@ -101,7 +102,7 @@ def measure_inputs(inputs: Inputs) -> Measured:
                     if count == inputs.workers[-1]:
                         driver_s = measure_driver(found, inputs.idle_blocks)
                         sending = measure_sending(found, inputs.sent_bytes)
-    return Measured(os.cpu_count() or 1, tuple(runs), driver_s, *sending)
+    return Measured(cores(), tuple(runs), driver_s, *sending)
 
 
 def measure_run(document: Mapping[str, Any], found: Workers, count: int, started_s: float) -> MeasuredRun:

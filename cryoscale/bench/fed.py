@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from cryoscale.cluster import ACTOR_THREADS, own, workers
 from cryoscale.features.channels import CHANNELS
 from cryoscale.fleet import Fleet
 from cryoscale.flights import AHEAD
+from cryoscale.forecast.rates import cores
 from cryoscale.grid import Block
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.calling import ActorRef, predict_on
@@ -43,7 +43,7 @@ CPU_WORKERS = 2
 
 def feeders(on_gpu: bool) -> int:
     """CPU workers of a local cluster that is measured."""
-    return max(CPU_WORKERS, (os.cpu_count() or 1) // 2) if on_gpu else CPU_WORKERS
+    return max(CPU_WORKERS, cores() // 2) if on_gpu else CPU_WORKERS
 
 
 _NOTEBOOK_BATCH = 32

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cryoscale.errors import OutputError
+from cryoscale.forecast.rates import cores
 from cryoscale.write.disk import make_folder, write
 from cryoscale.write.usable import require_usable
 
@@ -23,7 +24,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(),
         "gpu": _gpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         # of the last minute; more than the cores means that others were at work
         "load": round(os.getloadavg()[0], 1),

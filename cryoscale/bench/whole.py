@@ -16,6 +16,7 @@ from cryoscale.bench.figure import Figure, Rival, rounded
 from cryoscale.bench.timeline import draw, spans
 from cryoscale.config import load_config
 from cryoscale.demo import simulated_range
+from cryoscale.forecast.rates import cores
 from cryoscale.infer.actor import ModelActor
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.pipeline import run
@@ -37,10 +38,10 @@ class Whole:
 def measure(size: str, *, on_gpu: bool = False, rival: bool = True) -> Whole:
     """Pixels a second of a simulated range's run, while it maps and from its search to its report.
 
-    Limit: the processor seconds of the stages of each, on all cores, or the GPU's where these are more. Of
-    mapping these are what the blocks tell; of preparing and finishing, all that this process and those below
-    it take in the meantime, a little of which goes into the answers of the catalogue, which is served from
-    here. The range is made before the clock starts.
+    Limit: the processor seconds of the stages of each, on all cores that this process may use, or the GPU's
+    where these are more. Of mapping these are what the blocks tell; of preparing and finishing, all that
+    this process and those below it take in the meantime, a little of which goes into the answers of the
+    catalogue, which is served from here. The range is made before the clock starts.
 
     Args:
         size: the range's.
@@ -87,7 +88,7 @@ def figures(
         one_by_one_s: how long the blocks took one after the other.
         on_gpu: whether the blocks' seconds of predicting are a GPU's.
     """
-    cores = os.cpu_count() or 1
+    at_hand = cores()
     amount = sum(marker.pixels for marker in markers) / 1e6
     mapping: dict[str, float] = {}
     for marker in markers:
@@ -97,7 +98,7 @@ def figures(
     # starting workers is no work of the run's own
     around = {"prepare": used["prepare"], "finish": used["finish"]}
     whole = {"prepare": used["prepare"], **mapping, "finish": used["finish"]}
-    mapping_s = max(sum(mapping.values()) / cores, gpu_s)
+    mapping_s = max(sum(mapping.values()) / at_hand, gpu_s)
     loop = "block after block in one process"
 
     def figure(
@@ -112,7 +113,7 @@ def figures(
             **({"gpu_seconds": rounded(gpu_s)} if on_gpu else {}),
         }
         or_gpu = ", of blocks the GPU's where these are more" if on_gpu else ""
-        limit_is = f"the processor seconds of {of} on {cores} cores{or_gpu}, without a moment's wait"
+        limit_is = f"the processor seconds of {of} on {at_hand} cores{or_gpu}, without a moment's wait"
         return Figure(name, amount / took_s, "Mpixel/s", amount / floor_s, limit_is, rival, more)
 
     by_loop = Rival(
@@ -122,7 +123,7 @@ def figures(
     )
     none = Rival(loop, None, "it only maps, and stands beside the mapping")
     parts = "preparing, the blocks' stages and the end"
-    whole_s = mapping_s + sum(around.values()) / cores
+    whole_s = mapping_s + sum(around.values()) / at_hand
     return (
         figure("mapping", seconds["mapping"], mapping_s, mapping, "its own stages", by_loop),
         *([_busy(size, markers, gpu_s, one_by_one_s)] if on_gpu else []),

@@ -29,6 +29,7 @@ from cryoscale.bench import (
     limits,
     network,
     processes,
+    record,
     suite,
     timeline,
     whole,
@@ -326,7 +327,9 @@ def test_the_seconds_of_a_run_are_told_by_what_it_was_doing() -> None:
     assert whole.phases(moments, 15.0) == {"prepare": 1, "start workers": 2, "mapping": 7, "finish": 5}
 
 
-def test_a_whole_run_is_held_to_the_processor_seconds_of_all_its_stages() -> None:
+def test_a_whole_run_is_held_to_the_processor_seconds_of_all_its_stages_on_the_cores_it_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cpu = {"read": 6.0, "predict": 10.0}
     works = idle.works(2)
     markers = [
@@ -334,7 +337,8 @@ def test_a_whole_run_is_held_to_the_processor_seconds_of_all_its_stages() -> Non
     ]
     seconds = {"prepare": 2.0, "start workers": 1.0, "mapping": 20.0, "finish": 9.0}
     used = {"prepare": 3.0, "start workers": 50.0, "mapping": 99.0, "finish": 5.0}
-    cores = os.cpu_count() or 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5}, raising=False)
+    cores = 3
     mapping, run = whole.figures("tiny", markers, seconds, used, one_by_one_s=40.0)
     assert mapping.workload == "mapping"
     assert mapping.rate == pytest.approx(2 / 20)
@@ -345,6 +349,9 @@ def test_a_whole_run_is_held_to_the_processor_seconds_of_all_its_stages() -> Non
     assert run.limit == pytest.approx(2 * cores / (32 + 3 + 5))
     assert run.more["over_floor"] == pytest.approx(32 * cores / 40, rel=1e-3)
     assert run.times_rival is None
+    assert record.machine()["cores"] == cores
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(9)), raising=False)
+    assert fed.feeders(on_gpu=True) == 4
 
 
 def test_a_run_on_a_gpu_is_held_to_the_slower_of_both_and_says_how_busy_the_gpu_was() -> None:
@@ -360,7 +367,7 @@ def test_a_run_on_a_gpu_is_held_to_the_slower_of_both_and_says_how_busy_the_gpu_
     markers = [marker(first, 100.0), marker(second, 108.0)]  # at the GPU from 5 to 25 s
     seconds = {"prepare": 2.0, "start workers": 1.0, "mapping": 28.0, "finish": 9.0}
     used = {"prepare": 3.0, "start workers": 50.0, "mapping": 99.0, "finish": 5.0}
-    cores = os.cpu_count() or 1
+    cores = record.machine()["cores"]
     mapping, busy, run = whole.figures("tiny", markers, seconds, used, one_by_one_s=40.0, on_gpu=True)
     assert mapping.limit == pytest.approx(2 / max(12 / cores, 20))
     assert mapping.more["cpu_seconds"] == {"read": 12.0}

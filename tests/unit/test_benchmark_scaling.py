@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +24,7 @@ from benchmarks.scaling.inputs import rest_cpu_s
 from benchmarks.scaling.jobs import FORMS, SPEEDS, in_production
 from benchmarks.scaling.simulator import Job
 from cryoscale.features.stack import HALO_PX
+from cryoscale.forecast.rates import cores
 from cryoscale.ledger import Marker
 
 
@@ -38,7 +38,7 @@ def test_scaling_is_told_by_gpus_with_what_holds_it_and_beside_a_measured_run(
     (row,) = results["validation"]
     assert row["measured_s"] > 0
     # no simulated run is quicker than the processor seconds of its blocks on all cores
-    assert row["forecast_s"] >= row["cpu_s"] / (os.cpu_count() or 1) - 0.01
+    assert row["forecast_s"] >= row["cpu_s"] / cores() - 0.01
     assert len(results["cases"]) == len(SPEEDS) * len(FORMS)
     for case in results["cases"]:
         one, more = case["by_gpus"]
