@@ -428,6 +428,14 @@ def test_xarrays_writer_stores_the_same_layers(tmp_path: Path) -> None:
             assert ours[name].shape == layer.shape
 
 
+def test_writing_is_held_to_what_it_waits_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    limit_is = writing.measure(256).limit_is
+    assert "into the system's memory for files" in limit_is
+    assert synced == [], "a writer that waits for the disk is to be held to the disk"
+
+
 def test_the_papers_network_takes_the_operations_that_others_count() -> None:
     # 127.5 GFLOP with each multiplication and addition counted
     assert network.gflop_a_tile("cryonet", 256) == pytest.approx(127.5, rel=0.01)
