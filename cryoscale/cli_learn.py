@@ -197,12 +197,12 @@ def importance(
     with Console(quiet=json_) as console:
         progress = console.counting("permutations")
         found = measure(weights, patches, split=split, limit=limit, how=how, progress=progress)
-    if out is not None:
-        save(found, out)
     if json_:
         print_json(found.to_dict())
     else:
         console.importance(found, LEADING)
+    if out is not None:
+        save(found, out)  # once all is told, so that a disk that has filled up meanwhile loses no figure
 
 
 @app.command()
@@ -256,9 +256,9 @@ def confidence(
         require_usable(out)  # a folder that cannot be is told before the work
     require_finished(Run(output(run)))
     found = error_prediction(output(run), truth)
-    if out is not None:
-        save(found, out)
     if json_:
         print_json(found.to_dict())
     else:
         Console().error_prediction(found)
+    if out is not None:
+        save(found, out)  # once all is told, so that a disk that has filled up meanwhile loses no figure

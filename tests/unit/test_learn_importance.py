@@ -14,6 +14,7 @@ import zarr
 from matplotlib.figure import Figure
 
 from cryoscale import cli
+from cryoscale.errors import NoRoomError
 from cryoscale.learn.importance import Drop
 from cryoscale.learn.importance_report import _bars
 from cryoscale.options import print_json
@@ -49,6 +50,21 @@ def test_the_drops_of_a_class_that_is_absent_are_null(
         )
         assert all(None not in parts["clean ice"]["iou"]["repeats"] for parts in rows.values())
     assert (tmp_path / "out" / "importance.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_disk_that_has_filled_up_meanwhile_loses_no_figure(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise NoRoomError(f"{path} takes no more")
+
+    monkeypatch.setattr("cryoscale.learn.importance_report.put", full)
+    asked = [sound / "toy.safetensors", "--patches", sound / "patches.zarr", "--split", "validation"]
+    code = importance(monkeypatch, *asked, "--repeats", 1, "--out", tmp_path / "out", "--json")
+    said = capsys.readouterr()
+    assert (code, said.err.count("\n")) == (1, 1)
+    assert "importance.json takes no more" in said.err
+    assert json.loads(said.out)["baseline"]["overall"]["iou"] > 0
 
 
 @pytest.mark.parametrize("nothing", [np.nan, np.inf])
