@@ -54,8 +54,12 @@ _PLACE = {
 _QUALITY = {"labelled": "f4", "clear": "f4", "modalities": "u1", "doubtful": "f4"}
 _COLUMNS = {**_PLACE, **_QUALITY, "class_pixels": "i4"}
 
-_TOLD: dict[str, TypeAdapter[Any]] = {"pca": TypeAdapter(PcaCard | None), "split": TypeAdapter(str | None)}
-"""Attributes that the card of weights takes from the set they are learnt from; not every set has them."""
+_TOLD: dict[str, TypeAdapter[Any]] = {
+    "composites": TypeAdapter(list[str]),
+    "pca": TypeAdapter(PcaCard | None),
+    "split": TypeAdapter(str | None),
+}
+"""Attributes and their form; not every set has those that the card of weights takes, pca and split."""
 
 
 @dataclass(frozen=True)
@@ -267,15 +271,15 @@ class Patches:
                 return f"{name} of shape {tuple(found)}, not {wanted}"
         if self._y.dtype != np.uint8:
             return f"labels of type {self._y.dtype}, not uint8"
-        for name, names in (("split", SPLITS), ("composite", self.attrs["composites"])):
-            if n and not 0 <= self.columns[name].min() <= self.columns[name].max() < len(names):
-                return f"a number in {name} that stands for nothing"
         for name, kind in _TOLD.items():
             try:
                 kind.validate_python(self.attrs.get(name))
             except ValidationError as error:
                 first = error.errors(include_url=False)[0]
                 return f"the attribute {'.'.join(map(str, (name, *first['loc'])))}: {first['msg']}"
+        for name, names in (("split", SPLITS), ("composite", self.attrs["composites"])):
+            if n and not 0 <= self.columns[name].min() <= self.columns[name].max() < len(names):
+                return f"a number in {name} that stands for nothing"
         return None
 
     def __len__(self) -> int:

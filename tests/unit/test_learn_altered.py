@@ -81,6 +81,10 @@ def _split_by_number(group: Any) -> None:
     group.attrs["split"] = 5
 
 
+def _composites_by_number(group: Any) -> None:
+    group.attrs["composites"] = 5
+
+
 def _nothing_seen(group: Any) -> None:
     group["x"][:] = np.full(group["x"].shape, np.nan, np.float16)
 
@@ -99,6 +103,7 @@ def _nothing_seen(group: Any) -> None:
         (_shorter_basis, "the attribute pca.mean: Tuple should have at least 12 items"),
         (_basis_of_words, "the attribute pca: Input should be"),
         (_split_by_number, "the attribute split: Input should be a valid string"),
+        (_composites_by_number, "the attribute composites: Input should be a valid list"),
         (_nothing_seen, "without a single value"),
     ],
 )
