@@ -14,6 +14,7 @@ from cryoscale.errors import ConfigError
 from cryoscale.learn.augment import AugmentConfig
 from cryoscale.learn.scores import CLASS_NAMES
 from cryoscale.models.weights import ARCHITECTURES
+from cryoscale.read.composite import Method
 
 TILE_MULTIPLE = 32
 """Patches and crops are multiples of this: the encoder halves five times."""
@@ -50,7 +51,7 @@ class SimulationConfig(_Strict):
     test_seeds: tuple[int, ...] = ()
     size: str = "small"
     regimes: dict[Literal["train", "validation", "test"], tuple[str, ...]] = {}
-    composites: tuple[str, ...] = Field(default=("least_snow",), min_length=1)
+    composites: tuple[Method, ...] = Field(default=("least_snow",), min_length=1)
     patch_px: int = Field(default=256, ge=TILE_MULTIPLE, multiple_of=TILE_MULTIPLE)
     stride_px: int = Field(default=128, ge=1)
     min_labelled: float = Field(default=0.2, ge=0.0, le=1.0)
@@ -145,7 +146,7 @@ class TrainConfig(_Strict):
         class_weight_power: 1 weighs the loss by inverse class frequency, 0.5 by its root, 0 not at all.
         allow_absent: classes that may be without any training pixel; for any other that is an error.
         crop_px: edge of random crops of the training patches; None takes them whole.
-        crops: crops of each patch an epoch.
+        crops: crops of each patch an epoch, whose order is drawn at once and so has to fit in memory.
         augment: random changes to the training patches.
         seed: of the network's initial weights and of every draw.
         device: auto, cpu or cuda.
@@ -174,7 +175,7 @@ class TrainConfig(_Strict):
     class_weight_power: float = Field(default=1.0, ge=0, le=1)
     allow_absent: tuple[str, ...] = ()
     crop_px: int | None = Field(default=None, ge=TILE_MULTIPLE, multiple_of=TILE_MULTIPLE)
-    crops: int = Field(default=1, ge=1)
+    crops: int = Field(default=1, ge=1, le=10_000)
     augment: AugmentConfig = AugmentConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"

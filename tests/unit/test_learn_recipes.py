@@ -20,7 +20,7 @@ from cryoscale.features.stack import CHANNELS
 from cryoscale.learn.curves import draw_curves, save_curves
 from cryoscale.learn.patches import PatchWriter, Place
 from cryoscale.learn.progress import line
-from cryoscale.learn.recipe import LossConfig, TrainConfig, load_config
+from cryoscale.learn.recipe import LossConfig, SimulationConfig, TrainConfig, load_config
 from cryoscale.learn.scores import CLASS_NAMES
 from cryoscale.learn.train import train
 from tests.toy_training import PCA, make_patches, recipe, toy_networks  # noqa: F401
@@ -193,6 +193,13 @@ def test_networks_that_do_not_exist_and_arguments_that_follow_from_the_data_are_
         TrainConfig(name="x", patches="p", model={"name": "alexnet"})
     with pytest.raises(ValidationError, match="classes follows from the patches"):
         TrainConfig(name="x", patches="p", model={"arguments": {"classes": 7}})
+
+
+def test_ways_of_compositing_that_do_not_exist_and_crops_that_no_memory_holds_are_refused():
+    with pytest.raises(ValidationError, match="'best_scene', 'median' or 'least_snow'"):
+        SimulationConfig(train_seeds=(1,), validation_seeds=(2,), composites=("foo",))
+    with pytest.raises(ValidationError, match="less than or equal to 10000"):
+        TrainConfig(name="x", patches="p", crops=10**12)
 
 
 def rows_of(count, first=0):
