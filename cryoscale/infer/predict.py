@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cryoscale.errors import OperatorError, WeightsError
+from cryoscale.features.channels import TABLE
 from cryoscale.grid import Block, Window, location_code, window_of
 from cryoscale.infer.blend import Blender
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins, window_of_block
@@ -37,6 +38,7 @@ DEFAULT_CLASSES = 5
 """Number of classes of a map without one valid pixel, if the model does not name its classes."""
 
 _OPTICAL_COUNT = 12
+_OPTICAL = {channel.name for channel in TABLE if channel.modality == "optical"}
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,19 @@ class Carried:
 
 
 def optical_channels(channels: Sequence[str] | None, count: int) -> list[int]:
-    """Indices of the optical bands (``B01`` ... ``B12``); the first twelve where none is named."""
-    named = [i for i, name in enumerate(channels or ()) if name[:1] == "B" and name[1:2].isdigit()]
-    return named or list(range(min(count, _OPTICAL_COUNT)))
+    """Indices of the channels that have to be finite where there is to be a map.
+
+    The optical bands (``B01`` ... ``B12``); where none is named, what is made of them, as NDVI; where that is
+    not either, the first twelve.
+    """
+    names = list(channels or ())
+    bands = [i for i, name in enumerate(names) if name[:1] == "B" and name[1:2].isdigit()]
+    made_of_them = [i for i, name in enumerate(names) if name in _OPTICAL]
+    return bands or made_of_them or list(range(min(count, _OPTICAL_COUNT)))
 
 
 def valid_pixels(features: NDArray[np.float32], optical: Sequence[int]) -> NDArray[np.bool_]:
-    """Mask (h, w) of the pixels where all optical bands of features (c, h, w) are finite."""
+    """Mask (h, w) of the pixels where all ``optical`` channels of features (c, h, w) are finite."""
     valid: NDArray[np.bool_] = np.isfinite(features[optical[0]])
     for channel in optical[1:]:
         valid &= np.isfinite(features[channel])

@@ -25,6 +25,8 @@ BEYOND = {
     "models/variants": {"features"},
     # the actor holds a model, and is handed what channels are made of
     "infer/actor": {"models", "features"},
+    # there is a map where the optical channels are, which the table of channels tells
+    "infer/predict": {"features"},
     # it makes on a device what they make on a worker
     "infer/derive": {"features"},
 }

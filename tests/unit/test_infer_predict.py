@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cryoscale.errors import OperatorError, WeightsError
 from cryoscale.grid import Block, Window, blocks_over
 from cryoscale.infer.blend import Blender, hann
-from cryoscale.infer.predict import DEFAULT_CLASSES, optical_channels, predict_block
+from cryoscale.infer.predict import DEFAULT_CLASSES, optical_channels, predict_block, valid_pixels
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.models.bandratio import OPTICAL_CHANNELS, BandRatio
 
@@ -304,6 +304,14 @@ def test_optical_channels_are_found_by_name_and_else_are_the_first_twelve() -> N
     assert optical_channels(["slope", "B8A", "NDVI", "B02"], 4) == [1, 3]
     assert optical_channels(None, 30) == list(range(12))
     assert optical_channels(["a", "b"], 2) == [0, 1]
+
+
+def test_a_channel_that_is_missing_empties_no_map_of_a_model_without_bands() -> None:
+    names = ["LST", "NDSI", "TC_wetness", "elevation"]
+    assert optical_channels(names, 4) == [1, 2]
+    stack = np.ones((4, 2, 2), np.float32)
+    stack[0] = np.nan
+    assert valid_pixels(stack, optical_channels(names, 4)).all()
 
 
 def test_where_features_end_tiles_see_no_data() -> None:
