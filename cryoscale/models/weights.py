@@ -288,7 +288,10 @@ def build(card: Card, *, device: str = "cpu") -> torch.nn.Module:
 def _refuse_misfits(
     where: str, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
 ) -> None:
-    """Raise at the first tensor that is missing, unknown, of another shape or kind, or not finite."""
+    """Raise at the first tensor that is missing, unknown, of another shape or kind, or that makes NaN.
+
+    Values have to be finite as what they are loaded as: float64 has numbers that float32 has not.
+    """
     do = "use the weights and the card of one and the same model"
     for name, tensor in expected.items():
         if name not in found:
@@ -298,9 +301,13 @@ def _refuse_misfits(
             raise WeightsError(given, f"shape {tuple(tensor.shape)}", do)
         if found[name].is_floating_point() != tensor.is_floating_point():
             raise WeightsError(f"{where} with {name} of {found[name].dtype}", f"{tensor.dtype}", do)
-        if not math.isfinite(float(found[name].double().sum())):
-            given = f"{where} with values in {name} that are not finite"
+        values = found[name].to(tensor.dtype)
+        if not math.isfinite(float(values.double().sum())):
+            given = f"{where} with values in {name} that are not finite as {tensor.dtype}"
             raise WeightsError(given, "finite weights", "train or fetch them again")
+        if name.endswith("running_var") and bool((values < 0).any()):
+            given = f"{where} with negative variances in {name}"
+            raise WeightsError(given, "0 or more", "train or fetch them again")
     unknown = next((name for name in found if name not in expected), None)
     if unknown is not None:
         raise WeightsError(f"{where} with an unknown tensor {unknown}", f"{len(expected)} tensors", do)

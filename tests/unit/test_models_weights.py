@@ -272,6 +272,16 @@ def test_a_card_that_is_no_card_is_refused(saved: Path, text: str) -> None:
             "encoder.bn1.bias that are not finite",
         ),
         (
+            lambda tensors: tensors.update(
+                {"encoder.bn1.bias": torch.full((16,), 1e300, dtype=torch.float64)}
+            ),
+            "encoder.bn1.bias that are not finite as torch.float32",
+        ),
+        (
+            lambda tensors: tensors["encoder.bn1.running_var"][3:4].fill_(-1e-3),
+            "negative variances in encoder.bn1.running_var; expected 0 or more",
+        ),
+        (
             lambda tensors: tensors.update({"encoder.bn1.bias": torch.zeros(16, dtype=torch.int32)}),
             "encoder.bn1.bias of torch.int32",
         ),
