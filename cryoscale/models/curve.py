@@ -56,6 +56,6 @@ class Calibration(BaseModel):
     def _is_a_curve(self) -> Calibration:
         if not len(self.confidence) == len(self.accuracy) == len(self.count):
             raise ValueError("confidence, accuracy and count must be of one length")
-        if any(left > right for left, right in pairwise(self.confidence)):
+        if any(left >= right for left, right in pairwise(self.confidence)):
             raise ValueError("confidence does not rise from bin to bin")
         return self

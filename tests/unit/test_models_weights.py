@@ -240,6 +240,12 @@ def test_weights_for_other_channels_are_refused_with_the_first_that_differs(save
         ),
         (lambda card: card.update(temperature=1e300), r"temperature: .*, 1e\+300 is not between 0\.001"),
         (lambda card: card.update(classes=["ice", "ice"]), "class is named twice"),
+        (
+            lambda card: card.update(
+                calibration={"confidence": [0.2, 0.9, 0.9], "accuracy": [0.3, 0.8, 0.95], "count": [5, 5, 5]}
+            ),
+            "confidence does not rise from bin to bin",
+        ),
         (lambda card: card.update(sha256=None), "a card with its sha256"),
         (lambda card: card.update(format=2), "format"),
         (lambda card: card.update(architecture="glavitu9"), "architecture 'glavitu9'; expected one of"),
