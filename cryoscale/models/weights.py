@@ -190,6 +190,19 @@ def _explain(error: ValidationError) -> str:
     return f"{where + ': ' if where else ''}{first['msg']}{more}"
 
 
+def _card_at_fault(beside: Path, error: ValidationError) -> WeightsError:
+    """What is told of a card that cannot be read; one that a newer version wrote is none to restore."""
+    faults = error.errors(include_url=False)
+    formats = [fault["input"] for fault in faults if fault["loc"] == ("format",)]
+    if any(isinstance(found, int) and found > 1 for found in formats):
+        do = "update cryoscale: a newer version wrote it"
+        return WeightsError(f"card {beside} of format {formats[0]}", "a card of format 1", do)
+    do = "restore the card that came with it"
+    if any(fault["type"] == "extra_forbidden" for fault in faults):
+        do += ", or update cryoscale if a newer version wrote this one"
+    return WeightsError(f"card {beside}: {_explain(error)}", "a card of format 1", do)
+
+
 def read_card(path: str | Path, *, channels: Sequence[str] | None = None) -> Card:
     """The card of the weights ``path``, after checking that it belongs to the file; no torch needed.
 
@@ -210,8 +223,7 @@ def read_card(path: str | Path, *, channels: Sequence[str] | None = None) -> Car
     try:
         card = Card.model_validate_json(beside.read_bytes())
     except ValidationError as error:
-        given = f"card {beside}: {_explain(error)}"
-        raise WeightsError(given, "a card of format 1", "restore the card that came with it") from None
+        raise _card_at_fault(beside, error) from None
     found = _sha256(path)
     if card.sha256 != found:
         given = f"weights {path} with sha256 {found[:12]}..."

@@ -226,7 +226,7 @@ def test_weights_for_other_channels_are_refused_with_the_first_that_differs(save
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda card: card.update(colour="blue"), "colour: Extra inputs"),
+        (lambda card: card.update(colour="blue"), "colour: Extra inputs .*, or update cryoscale"),
         (lambda card: card.pop("channels"), "channels: Field required"),
         (lambda card: card.update(mean=[0.1]), "3 channels, but 1 means"),
         (lambda card: card.update(std=[1, 0, 1]), r"std\.1: .*, 0 is not between 1e-30 and 1e\+30"),
@@ -247,7 +247,9 @@ def test_weights_for_other_channels_are_refused_with_the_first_that_differs(save
             "confidence does not rise from bin to bin",
         ),
         (lambda card: card.update(sha256=None), "a card with its sha256"),
-        (lambda card: card.update(format=2), "format"),
+        (lambda card: card.update(format=0), "format: Input should be 1; .*; restore the card"),
+        (lambda card: card.update(format=2), "of format 2; expected a card of format 1; update cryoscale"),
+        (lambda card: card.update(mean=3, format=2, units=[]), "of format 2; expected .*; update cryoscale"),
         (lambda card: card.update(architecture="glavitu9"), "architecture 'glavitu9'; expected one of"),
         (lambda card: card["arguments"].update(in_channels=30), "in_channels 30; expected 3"),
         (lambda card: card["arguments"].pop("classes"), "classes None; expected 2"),
