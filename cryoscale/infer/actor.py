@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -141,15 +142,12 @@ class ModelActor:
         done_s, start = self._busy[0], time.perf_counter()
         # One assignment, since whoever asks in this moment does so on another thread.
         self._busy = (done_s, start)
-        if ticket is not None:
-            self._gate.arrive(ticket)
-        self._pin_threads()
-        try:
-            done = self._predict(features, (row, col), window_of_block(block), channels)
-        finally:
-            self._busy = (done_s + time.perf_counter() - start, None)
-            if ticket is not None:
-                self._gate.leave(ticket)
+        with self._place_of(ticket):
+            self._pin_threads()
+            try:
+                done = self._predict(features, (row, col), window_of_block(block), channels)
+            finally:
+                self._busy = (done_s + time.perf_counter() - start, None)
         self._work.blocks += 1
         self._work.tiles += done.tiles
         self._work.tiles_skipped += done.tiles_skipped
@@ -160,17 +158,18 @@ class ModelActor:
         """As :meth:`predict`, and how long it took: of the GPU by the clock, on a CPU of the processor.
 
         The features may be told by where they lie, see :mod:`handover`. The last argument is the recipe of
-        numbers, or None.
+        numbers, or None; the place of the ticket before it is given back whatever comes of them.
         """
         tell = time.perf_counter if self._on_gpu else time.thread_time
         start = tell()
-        sent, *more, recipe = arguments
-        features = sent.taken() if isinstance(sent, Handed) else sent
-        if recipe is not None:
-            from cryoscale.features.packing import Packed  # which the recipe has imported
+        sent, *place, ticket, recipe = arguments
+        with self._place_of(ticket):
+            features = sent.taken() if isinstance(sent, Handed) else sent
+            if recipe is not None:
+                from cryoscale.features.packing import Packed  # which the recipe has imported
 
-            features = Packed(features, recipe)
-        bands = self.predict(features, *more)
+                features = Packed(features, recipe)
+            bands = self.predict(features, *place)
         return bands, tell() - start
 
     def stats(self) -> dict[str, float]:
@@ -219,6 +218,18 @@ class ModelActor:
     async def progress(self) -> dict[str, float]:
         """As :meth:`stats`, and the most blocks that were in this process at once; during a block too."""
         return {**self.stats(), "most_blocks": float(self._gate.most)}
+
+    @contextmanager
+    def _place_of(self, ticket: int | None) -> Iterator[None]:
+        """Keeps the place of a block that has come, and gives it back at the end."""
+        if ticket is None:
+            yield
+            return
+        self._gate.arrive(ticket)
+        try:
+            yield
+        finally:
+            self._gate.leave(ticket)
 
     def _predict(
         self,

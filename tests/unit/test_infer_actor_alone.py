@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from cryoscale.errors import ConfigError, OperatorError, WeightsError
 from cryoscale.grid import Block, Window
 from cryoscale.infer.actor import ModelActor
 from cryoscale.infer.encode import encode
+from cryoscale.infer.gate import PLACES
+from cryoscale.infer.handover import Handed
 from cryoscale.infer.predict import Tiling, predict_window
 from cryoscale.models.bandratio import OPTICAL_CHANNELS
 from cryoscale.models.weights import read_card
@@ -90,6 +94,22 @@ def test_the_actor_counts_its_work() -> None:
     assert stats["busy_s"] > 0
     assert stats["idle_s"] >= 0
     assert stats["load_s"] >= 0
+
+
+def test_a_block_whose_memory_is_gone_gives_its_place_back_at_once() -> None:
+    """As when its sender is killed between being admitted and served."""
+    gone = Handed(os.getpid(), 99999, bytes(16), (2, *EXTENT.shape), "<f4")
+
+    async def next_is_admitted() -> bool:
+        actor = actor_of(SmallDevice(holds=99))
+        for _ in range(PLACES):
+            place = (EXTENT.row, EXTENT.col, BLOCK, None, await actor.admit(), None)
+            with pytest.raises(OSError, match="No such file"):
+                actor.serve(gone, *place)
+        await asyncio.wait_for(actor.admit(), 10)
+        return True
+
+    assert asyncio.run(next_is_admitted())
 
 
 def test_bytes_are_those_of_the_window_predicted_directly() -> None:
