@@ -21,7 +21,7 @@ from cryoscale.features.packing import bytes_a_pixel
 from cryoscale.grid import Block
 from cryoscale.infer.tiles import read_window, stride_px, tile_origins
 from cryoscale.infer.wire import BYTES_A_CHANNEL, INTAKE_BYTES_S
-from cryoscale.models.parity import REFERENCE, Choice, likeness, passes
+from cryoscale.models.parity import REFERENCE, Choice, in_words, likeness, passes
 from cryoscale.settings import Settings
 from cryoscale.specimen import Specimen, corners
 
@@ -39,6 +39,7 @@ class Derivation:
         channels_s, numbers_s: in which an actor's process takes that share in, as channels and as numbers.
         agreement: share of the valid pixels with the class that float32 gives channels of the workers.
         difference: mean absolute difference of their probabilities.
+        class_iou: the least intersection over union of a class with that of float32.
     """
 
     tile_s: float
@@ -47,6 +48,7 @@ class Derivation:
     numbers_s: float
     agreement: float
     difference: float
+    class_iou: float
 
     @property
     def gain(self) -> float:
@@ -56,7 +58,7 @@ class Derivation:
     @property
     def passes(self) -> bool:
         """Whether answers are as like as those of another precision have to be."""
-        return passes(self.agreement, self.difference)
+        return passes(self.agreement, self.difference, self.class_iou)
 
     @property
     def pays(self) -> bool:
@@ -67,14 +69,18 @@ class Derivation:
         """For a run's record."""
         times = {name: float(f"{getattr(self, name):.3g}") for name in ("tile_s", "make_s")}
         taken_in = {name: float(f"{getattr(self, name):.3g}") for name in ("channels_s", "numbers_s")}
-        likeness = {"agreement": round(self.agreement, 6), "difference": float(f"{self.difference:.3g}")}
-        return {**times, **taken_in, **likeness, "gain": round(self.gain, 3), "pays": self.pays}
+        alike = {
+            "agreement": round(self.agreement, 6),
+            "class_iou": round(self.class_iou, 6),
+            "difference": float(f"{self.difference:.3g}"),
+        }
+        return {**times, **taken_in, **alike, "gain": round(self.gain, 3), "pays": self.pays}
 
     def __str__(self) -> str:
         told = (
             f"channels made on the GPU: {1e3 * self.make_s:.3g} ms a tile beside {1e3 * self.tile_s:.3g} of "
             f"the network, and {1e3 * self.numbers_s:.3g} ms of intake and not {1e3 * self.channels_s:.3g}, "
-            f"{100 * self.agreement:.2f} % of pixels alike, probabilities {self.difference:.2g} apart"
+            f"{in_words(self.agreement, self.difference, self.class_iou)}"
         )
         return told + (f": {self.gain:.2f} times as quick" if self.pays else ", not taken")
 

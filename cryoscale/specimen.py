@@ -16,6 +16,7 @@ from cryoscale.features.packing import Packed
 from cryoscale.features.stack import PcaBasis
 from cryoscale.grid import Block, Window, location_code
 from cryoscale.infer.predict import optical_channels, valid_pixels
+from cryoscale.models.parity import LEAST_PX
 from cryoscale.plan import Items
 from cryoscale.read.raster import UnreadableError
 from cryoscale.settings import Settings
@@ -51,7 +52,7 @@ class Specimen:
 def take(
     settings: Settings, model: Mapping[str, Any], items: Items, blocks: Sequence[Block]
 ) -> Specimen | None:
-    """Tiles from the middles of blocks that show something; None where none of a dozen does.
+    """Tiles from the middles of blocks that show enough to judge by; None where none of a dozen does.
 
     Args:
         settings: of the run.
@@ -74,7 +75,7 @@ def take(
             continue  # the run will say so of this block, or sets it aside for what must not be missing
         array = np.ascontiguousarray(stack.to_numpy(), np.float32)
         mask = valid_pixels(array, optical_channels(channels, len(channels)))
-        if not mask.any():
+        if np.count_nonzero(mask) * BLOCKS < LEAST_PX:
             continue
         packed.append(packed_of(context, inputs))
         tiles += corners(array, edge)

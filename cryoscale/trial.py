@@ -265,7 +265,7 @@ def _taken(
     tell("trying precisions on blocks of the run")
     sample = take(settings, model, items, blocks)
     if sample is None:
-        tell("no block could be read to try precisions on: float32 it is")
+        tell("no block could be read that shows enough to try precisions on: float32 it is")
     return sample
 
 

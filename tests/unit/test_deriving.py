@@ -14,7 +14,13 @@ from cryoscale.models.parity import Choice, Parity
 from cryoscale.settings import ModelSpec, Season, Settings
 
 FOUND = Derivation(
-    tile_s=0.4e-3, make_s=0.02e-3, channels_s=0.55e-3, numbers_s=0.33e-3, agreement=0.999, difference=0.001
+    tile_s=0.4e-3,
+    make_s=0.02e-3,
+    channels_s=0.55e-3,
+    numbers_s=0.33e-3,
+    agreement=0.999,
+    difference=0.001,
+    class_iou=0.99,
 )
 
 
@@ -27,7 +33,12 @@ def test_a_gpu_gains_what_it_no_longer_waits_and_pays_for_making() -> None:
     assert held.gain == pytest.approx(0.55 / 0.33)
     dear = replace(FOUND, make_s=0.2e-3)
     assert dear.gain == pytest.approx(0.55 / 0.6)
-    for other in (dear, replace(FOUND, agreement=0.99), replace(FOUND, difference=0.02)):
+    for other in (
+        dear,
+        replace(FOUND, agreement=0.99),
+        replace(FOUND, difference=0.02),
+        replace(FOUND, class_iou=0.9),
+    ):
         assert not other.pays
         assert str(other).endswith(", not taken")
     assert FOUND.passes
