@@ -152,8 +152,11 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 def _refuse_what_is_no_safetensors(path: Path) -> None:
     """Raise unless ``path`` is there and looks like whole safetensors; reads some bytes, runs nothing."""
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "nothing there"
+    try:
+        kind = "" if path.is_file() else "a folder" if path.is_dir() else "nothing there"
+    except OSError as error:  # e.g. a name that is too long
+        kind = error.strerror or str(error)
+    if kind:
         raise WeightsError(f"weights {path} ({kind})", "a .safetensors file", "check the path")
     size = path.stat().st_size
     with path.open("rb") as stream:

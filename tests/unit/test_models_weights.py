@@ -154,6 +154,10 @@ def test_tensors_that_cannot_take_their_place_leave_the_card_of_before(
 def test_absent_weights_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "none.safetensors", "nothing there")
     refused(tmp_path, "a folder")
+    refused(
+        tmp_path / ("x" * 300 + ".safetensors"), "too long.; expected a .safetensors file; check the path"
+    )
+    refused(tmp_path / "a\0b.safetensors", "expected a .safetensors file; check the path")
 
 
 def test_weights_without_their_card_are_refused(saved: Path) -> None:
