@@ -43,7 +43,9 @@ class Turned(_Variants):
     a tile's mean is the same to the last bit wherever it is asked for.
 
     Raises:
-        InputError: if the model sees each pixel by itself, for which a turned tile is the same tile.
+        InputError: if the model sees each pixel by itself, for which a turned tile is the same tile; or takes
+            aspect without slope, since flat ground, whose aspect is 0 too, then cannot be told from a face
+            that looks north, and only the latter turns.
     """
 
     def __init__(self, inner: PredictsTiles) -> None:
@@ -51,6 +53,9 @@ class Turned(_Variants):
         if not inner.needs_halo:
             given = f"flips with {inner.describe()['name']}, which sees each pixel by itself"
             raise InputError(given, "a network that sees a pixel's surroundings", "leave flips out")
+        if "aspect" in inner.channels and "slope" not in inner.channels:
+            given = f"flips with {inner.describe()['name']}, which takes aspect without slope"
+            raise InputError(given, "slope too, which tells flat ground from a north face", "leave flips out")
 
     def __call__(
         self, features: NDArray[np.float32], location: NDArray[np.float32] | None = None, /

@@ -189,6 +189,9 @@ def test_models_that_cannot_be_varied_are_refused_in_one_line(tmp_path: Path) ->
         load_predictor(name="band-ratio", mc_dropout=5)
     with pytest.raises(InputError, match="flips with band-ratio, which sees each pixel by itself"):
         load_predictor(name="band-ratio", flips=True)
+    save_random_network(tmp_path / "aspect.safetensors", ("B02", "aspect"))
+    with pytest.raises(InputError, match="flips with cryonet, which takes aspect without slope"):
+        load_predictor(weights=tmp_path / "aspect.safetensors", flips=True)
 
 
 def test_a_turned_model_says_so_and_keeps_the_rest(tmp_path: Path) -> None:
