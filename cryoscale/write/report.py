@@ -170,6 +170,7 @@ def render(report: Report) -> str:
         mean_iou={name: _mean_iou(scores) for name, scores in report.scores.items()},
         outlines=[_outline_table(year, found) for year, found in sorted(report.outlines.items())],
         missing=[name for name, share in report.modalities.items() if share == 0.0],
+        partial=[name for name, share in report.modalities.items() if 0.0 < share < 1.0],
         model=[
             (key, _shown(value)) for key, value in report.model.items() if value not in (None, "", {}, [])
         ],
@@ -219,7 +220,10 @@ def _number(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
+    """A share as per cent; 0 and 100 are none and all, never what is only near them."""
+    if 0.0 < value < 0.005:
+        return "under 1 %"
+    return "over 99 %" if 0.995 <= value < 1.0 else f"{100 * value:.0f} %"
 
 
 def _duration(seconds: float) -> str:

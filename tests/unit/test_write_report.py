@@ -149,6 +149,21 @@ def test_a_report_of_little_says_little_and_no_banner_stands_over_real_imagery()
         assert heading not in text
 
 
+def test_a_modality_that_was_absent_in_part_is_missing_too_and_only_none_and_all_are_told_as_such() -> None:
+    shares = {"optical": 1.0, "thermal": 0.004, "insar": 0.0, "velocity": 0.9996}
+    in_part, whole = (
+        Report(title="bare", modalities={"thermal": 0.86}),
+        Report("bare", modalities={"dem": 1.0}),
+    )
+    assert "Nothing: every scene" not in render(in_part)
+    assert "Nothing: every scene" in render(whole)
+    text = " ".join(read(render(Report(title="bare", modalities=shares))).text.split())
+    assert "Absent everywhere: insar." in text
+    assert "Absent in part of the region: thermal, velocity." in text
+    for told in ("optical100 %", "thermalunder 1 %", "insar0 %", "velocityover 99 %"):
+        assert f"{told} of the region" in text, told
+
+
 def test_the_mean_score_leaves_out_a_class_that_truth_has_not() -> None:
     assert "mean0.900" in read(render(full())).text.replace("\n", "")
 
