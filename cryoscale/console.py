@@ -361,7 +361,7 @@ class Console:
 
     def totals(self, status: Status, told: Sequence[tuple[str, str]]) -> None:
         """What ``cryoscale status`` adds from the markers of the blocks; of these scenes was told already."""
-        self.say(f"{status.area_km2:,.1f} km2 mapped")
+        self.say(status.mapped())
         if status.seconds:
             self._table(("stage", "seconds"), [(k, f"{v:.1f}") for k, v in status.seconds.items()])
         self._scenes(status.scenes_used)

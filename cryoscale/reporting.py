@@ -138,12 +138,9 @@ def _outlines(url: str) -> report.Outlines:
 
 
 def _summary(settings: Settings, manifest: dict[str, Any], account: Account) -> dict[str, str]:
-    pixel_km2 = (RESOLUTION_M / 1000.0) ** 2
-    valid, inside = account.valid_pixels, account.pixels
     return {
         "Blocks": f"{account.blocks} of {manifest['context']['blocks']}, of {settings.block_px} px",
-        "Mapped": f"{valid * pixel_km2:,.1f} km² of {inside * pixel_km2:,.1f} km²",
-        "Not mapped": f"{(inside - valid) * pixel_km2:,.1f} km² where no scene was clear",
+        **_mapped(account),
         "Years": ", ".join(map(str, settings.years)),
         "Season": f"{settings.season.start} to {settings.season.end}",
         **_dates(settings),
@@ -152,6 +149,22 @@ def _summary(settings: Settings, manifest: dict[str, Any], account: Account) -> 
         "Catalogue": manifest["identity"]["catalogue"][:16],
         **_catalogs(manifest.get("catalogs", [])),
         **_sample(manifest),
+    }
+
+
+def _mapped(account: Account) -> dict[str, str]:
+    """What of the region was mapped, year by year, since each year maps the same region."""
+    if not account.pixels_of:  # every block was set aside
+        return {"Mapped": "nothing"}
+    pixel_km2 = (RESOLUTION_M / 1000.0) ** 2
+    mapped, not_mapped = [], []
+    for year, pixels in sorted(account.pixels_of.items()):
+        valid = account.valid_pixels_of[year]
+        mapped.append(f"{year}: {valid * pixel_km2:,.1f} km² of {pixels * pixel_km2:,.1f} km²")
+        not_mapped.append(f"{year}: {(pixels - valid) * pixel_km2:,.1f} km²")
+    return {
+        "Mapped": "; ".join(mapped),
+        "Not mapped": f"{'; '.join(not_mapped)}, where no scene was clear",
     }
 
 
@@ -224,8 +237,9 @@ def _class_scores(scores: Scores) -> list[report.ClassScore]:
 
 
 def _coverage(account: Account) -> dict[str, float]:
-    """Share of the region's pixels where each modality was present."""
-    return {name: account.modality_pixels.get(name, 0) / (account.pixels or 1) for name in MODALITIES}
+    """Share of the region's pixels, of all years together, where each modality was present."""
+    pixels = sum(account.pixels_of.values()) or 1
+    return {name: account.modality_pixels.get(name, 0) / pixels for name in MODALITIES}
 
 
 def _citation(settings: Settings, manifest: dict[str, Any]) -> str:

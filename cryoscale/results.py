@@ -28,7 +28,9 @@ class Status:
     done: int
     set_aside: tuple[SetAside, ...]
     area_km2: float
-    """Area of the pixels that got a class, on the UTM grid."""
+    """Area of the pixels that got a class, on the UTM grid, summed over the years that map the region."""
+    area_km2_of: dict[int, float]
+    """The same by year."""
     seconds: dict[str, float]
     """Seconds by stage, summed over the blocks."""
     scenes_failed: tuple[tuple[str, str], ...]
@@ -40,6 +42,11 @@ class Status:
     def causes(self) -> dict[str, list[str]]:
         """The blocks that are set aside by their reason."""
         return causes_of(self.set_aside)
+
+    def mapped(self) -> str:
+        """The area that each year maps, in words."""
+        years = [f"{year}: {area:,.1f} km2" for year, area in self.area_km2_of.items()]
+        return f"mapped {', '.join(years) or 'nothing yet'}"
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -61,7 +68,7 @@ class _Sums:
     """What is counted while markers pass by, so that no more than one is ever in memory."""
 
     done: int = 0
-    valid_pixels: int = 0
+    valid_pixels_of: dict[int, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     failed: set[tuple[str, str]] = field(default_factory=set)
 
@@ -69,7 +76,8 @@ class _Sums:
         """The markers, counted."""
         for marker in markers:
             self.done += 1
-            self.valid_pixels += marker.valid_pixels
+            earlier = self.valid_pixels_of.get(marker.year, 0)
+            self.valid_pixels_of[marker.year] = earlier + marker.valid_pixels
             self.failed.update(marker.scenes_failed)
             for stage, value in marker.seconds.items():
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + value
@@ -151,13 +159,16 @@ class Run:
         manifest, ledger = self.manifest, Ledger(self.out)
         sums = _Sums()
         uses = scene_uses(sums.passing(ledger.markers()))
+        pixel_km2 = (RESOLUTION_M / 1000.0) ** 2
+        area_km2_of = {year: pixels * pixel_km2 for year, pixels in sorted(sums.valid_pixels_of.items())}
         asides = tuple(record for key, record in sorted(ledger.set_asides().items()))
         return Status(
             manifest["name"],
             manifest["context"]["blocks"],
             sums.done,
             asides,
-            sums.valid_pixels * (RESOLUTION_M / 1000.0) ** 2,
+            sum(area_km2_of.values()),
+            area_km2_of,
             sums.seconds,
             tuple(sorted(sums.failed)),
             uses,
@@ -178,5 +189,5 @@ class Run:
         )
         return (
             f"<b>cryoscale run {state.name}</b><br>{state.done} of {state.total} blocks, "
-            f"{state.area_km2:,.1f} km2<ul>{rows}</ul>"
+            f"{state.mapped()}<ul>{rows}</ul>"
         )

@@ -47,7 +47,8 @@ class Account:
     """Sums over markers, taken one at a time so that they need not be held; it grows with scenes, not blocks.
 
     Attributes:
-        blocks, pixels, valid_pixels: how many.
+        blocks: how many.
+        pixels_of, valid_pixels_of: how many by year, of the region and of those that got a class.
         seconds: by stage.
         modality_pixels: by modality.
         scenes_read: identifiers.
@@ -59,8 +60,8 @@ class Account:
 
     keep: int = 0
     blocks: int = 0
-    pixels: int = 0
-    valid_pixels: int = 0
+    pixels_of: dict[int, int] = field(default_factory=dict)
+    valid_pixels_of: dict[int, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     modality_pixels: dict[str, int] = field(default_factory=dict)
     scenes_read: set[str] = field(default_factory=set)
@@ -72,8 +73,9 @@ class Account:
     def add(self, marker: Marker) -> None:
         """Take up one block."""
         self.blocks += 1
-        self.pixels += marker.pixels
-        self.valid_pixels += marker.valid_pixels
+        year = marker.year
+        self.pixels_of[year] = self.pixels_of.get(year, 0) + marker.pixels
+        self.valid_pixels_of[year] = self.valid_pixels_of.get(year, 0) + marker.valid_pixels
         for stage, seconds in marker.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         for name, pixels in marker.modality_pixels.items():

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from cryoscale.console import Console
+from cryoscale.results import Status
 
 
 @pytest.mark.parametrize("columns", ["80", "20"])
@@ -47,3 +48,10 @@ def test_a_letter_that_the_locale_lacks_ends_nothing() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "? Gletscher ?\n"
+
+
+def test_status_tells_what_each_year_maps_and_not_their_sum(capsys: pytest.CaptureFixture[str]) -> None:
+    status = Status("range", 2, 2, (), 20.0, {2018: 10.01, 2019: 9.99}, {}, ())
+    Console().totals(status, ())
+    assert capsys.readouterr().out == "mapped 2018: 10.0 km2, 2019: 10.0 km2\n"
+    assert status.to_dict()["area_km2_of"] == {2018: 10.01, 2019: 9.99}

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from cryoscale.ledger import Marker, SceneShare
+from cryoscale.reporting import _mapped
 from cryoscale.scenes import account_of
 
 
-def marker(row: int) -> Marker:
+def marker(row: int, year: int = 2018) -> Marker:
     best = [SceneShare(scene=f"S{row % 3}", cloud_share=0.25, snow_share=0.5, rank=1)] if row % 4 else []
     return Marker(
-        year=2018,
+        year=year,
         epsg=32645,
         row=row,
         col=0,
@@ -38,7 +39,7 @@ def shuffled(count: int) -> Iterator[Marker]:
 
 def test_sums_and_the_first_blocks_do_not_depend_on_the_order_of_the_markers() -> None:
     found = account_of(shuffled(40), keep=5)
-    assert (found.blocks, found.pixels, found.valid_pixels) == (40, 4000, 2400)
+    assert (found.blocks, found.pixels_of, found.valid_pixels_of) == (40, {2018: 4000}, {2018: 2400})
     assert (found.seconds, found.modality_pixels) == ({"read": 20.0}, {"optical": 3200})
     assert found.scenes_read == {"S0", "S1", "S2"}
     assert found.scenes_failed == {("S9", "gone")}
@@ -47,6 +48,15 @@ def test_sums_and_the_first_blocks_do_not_depend_on_the_order_of_the_markers() -
     uses = found.scene_uses()
     assert sum(use.blocks for use in uses) == sum(use.preferred for use in uses) == 30
     assert {(use.clear_share, use.snow_share) for use in uses} == {(0.75, 0.5)}
+
+
+def test_what_was_mapped_is_told_year_by_year_since_every_year_maps_the_same_region() -> None:
+    assert _mapped(account_of([])) == {"Mapped": "nothing"}
+    found = account_of([marker(0, 2019), *(marker(row) for row in range(2000)), marker(1, 2019)])
+    assert _mapped(found) == {
+        "Mapped": "2018: 12.0 km² of 20.0 km²; 2019: 0.0 km² of 0.0 km²",
+        "Not mapped": "2018: 8.0 km²; 2019: 0.0 km², where no scene was clear",
+    }
 
 
 @pytest.mark.parametrize("keep", [0, 5])
