@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyogrio
 import shapely
+from numpy.typing import NDArray
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
@@ -47,26 +50,30 @@ class KnownGlaciers:
 
     def over(self, outline: Polygon) -> dict[str, Any]:
         """The carried columns of one outline (degrees); nothing where no glacier overlaps it by 200 m2."""
-        turns = _turns(outline)
-        if turns:
-            outline = shapely.transform(outline, lambda xy: xy - (turns, 0.0))
-        near = self._tree.query(outline, predicate="intersects")
-        if not near.size:
+        near, common = [], []
+        for _, there, found in self._meeting(outline):
+            near += found.tolist()
+            common += shapely.intersection(self._shapes[found], there).tolist()
+        if not near:
             return {}
-        common = shapely.intersection(self._shapes[near], outline)
         area = np.array([zones.area_km2(explode(part)).sum() for part in common])
         if area.max() < LEAST_KM2:
             return {}
-        best = self._values.iloc[int(near[np.argmax(area)])]
+        best = self._values.iloc[near[int(np.argmax(area))]]
         return {name: _plain(value) for name, value in best.items() if not pd.isna(value)}
 
     def near(self, outline: Polygon) -> PolygonArray:
         """The glaciers that meet an outline (degrees), on its side of 180 degrees."""
-        turns = _turns(outline)
-        if turns:
-            outline = shapely.transform(outline, lambda xy: xy - (turns, 0.0))
-        found = self._shapes[np.sort(self._tree.query(outline, predicate="intersects"))]
-        return explode(shapely.transform(found, lambda xy: xy + np.array([turns, 0.0])) if turns else found)
+        met = [zones.turn(self._shapes[found], by_deg) for by_deg, _, found in self._meeting(outline)]
+        return explode(np.concatenate(met))
+
+    def _meeting(self, outline: Polygon) -> Iterator[tuple[float, Polygon, NDArray[np.int64]]]:
+        """On each side of 180 degrees, how far the outline is beyond, it without that, and which it meets."""
+        west, _, east, _ = outline.bounds
+        # where the RGI begins again at -180
+        for turns in range(math.floor((west + 180.0) / 360.0), math.ceil((east + 180.0) / 360.0)):
+            there = shapely.transform(outline, lambda xy, by=360.0 * turns: xy - (by, 0.0))
+            yield 360.0 * turns, there, np.sort(self._tree.query(there, predicate="intersects"))
 
 
 def read_glaciers(path: str, region: BaseGeometry) -> gpd.GeoDataFrame:
@@ -146,12 +153,6 @@ def _fault_of_ids(glaciers: gpd.GeoDataFrame) -> str | None:
         return f"one without rgi_id, with a corner at {lon:.4f} and {lat:.4f} degrees"
     again = ids.duplicated().to_numpy(bool)
     return f"two of them with the rgi_id {ids[again].iloc[0]}" if again.any() else None
-
-
-def _turns(outline: Polygon) -> float:
-    """How far an outline lies beyond 180 degrees, where the RGI begins again at -180."""
-    west, _, east, _ = outline.bounds
-    return float(360.0 * np.floor(((west + east) / 2 + 180.0) / 360.0))
 
 
 def _plain(value: Any) -> Any:

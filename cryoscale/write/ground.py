@@ -20,7 +20,7 @@ from pyproj import Proj
 from scipy import ndimage
 from shapely.geometry import LineString, Polygon
 
-from cryoscale.grid import transformer, utm_epsg, zone_bounds_deg
+from cryoscale.grid import transformer, turned, utm_epsg, zone_bounds_deg
 from cryoscale.write.centreline import Centreline, centreline
 from cryoscale.write.inventory import Description
 from cryoscale.write.topography import topography
@@ -57,7 +57,7 @@ class Ground:
         line = centreline(shape, elevation)
         lon, lat = transformer(f"EPSG:{epsg}", "EPSG:4326").transform(*found.terminus)
         columns = {
-            "termlon": lon + 360.0 * round((centre.x - lon) / 360.0),  # as the outline has it
+            "termlon": turned(lon, centre.x),  # as the outline has it
             "termlat": lat,
             "zmin_m": found.zmin_m,
             "zmax_m": found.zmax_m,
@@ -81,7 +81,15 @@ class Ground:
         """The main centre line of an outline (degrees) in a CRS; None where there is none."""
         epsg, shape, elevation = self._below(outline)
         found = None if elevation is None else centreline(shape, elevation)
-        return None if found is None else replace(found, line=_projected(found.line, f"EPSG:{epsg}", crs))
+        if found is None:
+            return None
+        line = _projected(found.line, f"EPSG:{epsg}", crs)
+        if crs == "EPSG:4326":  # as the outline has it
+            west, _, east, _ = outline.bounds
+            line = shapely.transform(
+                line, lambda xy: np.column_stack([turned(xy[:, 0], (west + east) / 2), xy[:, 1]])
+            )
+        return replace(found, line=line)
 
     def _below(self, outline: Polygon) -> tuple[int, Polygon, xr.DataArray | None]:
         """The zone of an outline (degrees), the outline in its metres, and the elevation over it."""

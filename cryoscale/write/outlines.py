@@ -233,6 +233,7 @@ def _join(
     if not outlines.size:
         return
     debris = zones.join({epsg: np.concatenate(one.debris) for epsg, one in at_cuts.items()}, where)
+    debris = zones.turned_into(debris, outlines)
     outlines, debris = zones.share_vertices([outlines, debris], where.values())
     owner = owners_of_points(outlines, shapely.point_on_surface(debris))
     counted = tally(outlines, maps, where, _step_px(maps))

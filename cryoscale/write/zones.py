@@ -5,6 +5,9 @@ Each zone's map reaches a little over the meridian where the next zone begins
 side is cut there, on the same line to the last bit, and what meets along the line is united. The
 pixel staircases of the two zones need not fit each other; the union is a valid polygon all the same,
 without gap or overlap.
+
+What meets at 180 degrees is united as well: its longitudes go on beyond 180, as those of an outline that one
+zone's map has on either side.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 from pyproj import Geod
 
 from cryoscale.grid import central_meridian_deg, transformer, zone_bounds_deg
-from cryoscale.write.polygons import PolygonArray, explode
+from cryoscale.write.polygons import PolygonArray, explode, owners_of_points
 
 _GEOD = Geod(ellps="WGS84")
 _LONGEST_EDGE_M = 1000.0
@@ -105,8 +108,8 @@ def cut_at_antimeridian(geometry: shapely.Geometry) -> shapely.Geometry:
     """A geometry whose longitudes may go beyond 180, in parts on either side (RFC 7946, 3.1.9)."""
     globe = shapely.box(-180.0, -90.0, 180.0, 90.0)
     parts = [
-        shapely.transform(geometry, lambda xy, turn=turn: xy + np.array([turn, 0.0])).intersection(globe)
-        for turn in (-360.0, 0.0, 360.0)
+        shapely.transform(geometry, lambda xy, by=by_deg: xy + np.array([by, 0.0])).intersection(globe)
+        for by_deg in (-360.0, 0.0, 360.0)
     ]
     if shapely.get_dimensions(geometry) < 2:
         return shapely.union_all(parts)
@@ -115,7 +118,10 @@ def cut_at_antimeridian(geometry: shapely.Geometry) -> shapely.Geometry:
 
 
 def join(by_zone: Mapping[int, PolygonArray], where: Mapping[int, Cut]) -> PolygonArray:
-    """Cuts the polygons (degrees) of each zone at its borders and unites those that meet there."""
+    """Cuts the polygons (degrees) of each zone at its borders and unites those that meet there.
+
+    Longitudes of what was united over 180 degrees go on beyond.
+    """
     whole: list[PolygonArray] = [np.empty(0, object)]
     meeting: list[PolygonArray] = []
     for epsg, polygons in by_zone.items():
@@ -126,9 +132,38 @@ def join(by_zone: Mapping[int, PolygonArray], where: Mapping[int, Cut]) -> Polyg
         meeting.append(pieces[touches])
     at_border = np.concatenate([*meeting, np.empty(0, object)])
     if at_border.size:
-        united = explode(shapely.disjoint_subset_union_all(at_border))
-        whole.append(explode(shapely.make_valid(united)))
+        whole.append(_over_180(_united(at_border)))
     return np.concatenate(whole)
+
+
+def _united(polygons: PolygonArray) -> PolygonArray:
+    return explode(shapely.make_valid(explode(shapely.disjoint_subset_union_all(polygons))))
+
+
+def _over_180(polygons: PolygonArray) -> PolygonArray:
+    """Polygons that end at 180 degrees united with those that begin at -180, which are turned to it."""
+    west, _, east, _ = shapely.bounds(polygons).T
+    around = (west == -180.0) & (east == 180.0)  # a whole turn about a pole stays cut
+    ends, begins = (east == 180.0) & ~around, (west == -180.0) & ~around
+    if not (ends.any() and begins.any()):
+        return polygons
+    united = _united(np.concatenate([polygons[ends], turn(polygons[begins], 360.0)]))
+    alone = shapely.bounds(united)[:, 0] == 180.0
+    return np.concatenate([polygons[~ends & ~begins], united[~alone], turn(united[alone], -360.0)])
+
+
+def turn(shapes: PolygonArray, by_deg: float) -> PolygonArray:
+    """Shapes (degrees) whose longitudes are counted on by whole turns."""
+    return np.asarray(shapely.transform(shapes, lambda xy: xy + np.array([by_deg, 0.0])), object)
+
+
+def turned_into(polygons: PolygonArray, outlines: PolygonArray) -> PolygonArray:
+    """Polygons (degrees), those turned that lie in the part of an outline beyond 180 degrees."""
+    beyond = outlines[shapely.bounds(outlines).reshape(-1, 4)[:, 2] > 180.0]
+    if not beyond.size or not polygons.size:
+        return polygons
+    turned = turn(polygons, 360.0)
+    return np.where(owners_of_points(beyond, shapely.point_on_surface(turned)) >= 0, turned, polygons)
 
 
 def clip(polygons: PolygonArray, cut: Cut) -> PolygonArray:

@@ -68,6 +68,14 @@ def test_outlines_that_go_on_beyond_180_degrees_find_theirs() -> None:
     assert KnownGlaciers(west).over(box(-180.08, 60.002, -180.05, 60.008))["anlys_id"] == 755_532
 
 
+def test_an_outline_on_both_sides_of_180_degrees_meets_the_glaciers_of_both() -> None:
+    both = known()
+    both.geometry = [box(-180.0, 60.0, -179.95, 60.01), box(179.9, 60.0, 180.0, 60.01)]
+    outline = box(179.93, 60.0, 180.02, 60.01)
+    assert KnownGlaciers(both).over(outline)["anlys_id"] == 755_532
+    assert sorted(shape.bounds[0] for shape in KnownGlaciers(both).near(outline)) == [179.9, 180.0]
+
+
 def test_another_crs_and_a_ring_that_crosses_itself_are_taken() -> None:
     bow = Polygon([(10.0, 46.0), (10.03, 46.01), (10.03, 46.0), (10.0, 46.01)])
     crossed = known().set_geometry([bow, known().geometry.iloc[1]])

@@ -72,6 +72,9 @@ def test_longitudes_that_go_on_beyond_180_stay_those_of_the_outline() -> None:
         told = Ground({32760: z}, "").under(outline).values
         assert told["dem_void_fraction"] < 0.01, epsg_of_centre
         assert outline.exterior.distance(shapely.Point(told["termlon"], told["termlat"])) < 1e-8
+        line = Ground({32760: z}, "").line(outline)
+        assert line is not None
+        assert outline.buffer(1e-8).contains(line.line)
         assert told["aspect_deg"] == pytest.approx(180.0, abs=1.5)
 
 

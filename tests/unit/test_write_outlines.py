@@ -22,7 +22,7 @@ from scipy import ndimage
 from shapely.geometry import Polygon
 
 from cryoscale.errors import OutputError, SourceError
-from cryoscale.grid import ZONE_COLLAR_M, Window, transformer, window_over_bounds
+from cryoscale.grid import ZONE_COLLAR_M, Window, transformer, turned, window_over_bounds
 from cryoscale.write import inventory, outlines, zones
 from cryoscale.write.bodies import bodies_of
 from cryoscale.write.inventory import identifier
@@ -47,19 +47,21 @@ def small(label: list[list[int]] | NDArray[np.uint8], epsg: int = 32645) -> xr.D
     return one_map(values, Window(epsg, -310_000, 45_000, *values.shape))
 
 
-def ellipse_over_the_meridian(epsg: int, lat: float = LAT, half_m: float = 6000.0) -> xr.Dataset:
-    """Ice of 5 x 3 km half-axes around (84 E, lat), a nunatak in it, debris in the south, with collar."""
-    x0, y0 = transformer("EPSG:4326", f"EPSG:{epsg}").transform(LON, lat)
+def ellipse_over_the_meridian(
+    epsg: int, lat: float = LAT, lon0: float = LON, half_m: float = 6000.0
+) -> xr.Dataset:
+    """Ice of 5 x 3 km half-axes around (lon0, lat), a nunatak in it, debris in the south, with collar."""
+    x0, y0 = transformer("EPSG:4326", f"EPSG:{epsg}").transform(lon0, lat)
     window = window_over_bounds(epsg, (x0 - half_m, y0 - half_m, x0 + half_m, y0 + half_m))
     y, x = window.coordinates()
     lon, latitude = transformer(f"EPSG:{epsg}", "EPSG:4326").transform(*np.meshgrid(x, y))
     metres_per_degree = M_PER_DEG * np.cos(np.deg2rad(lat))
-    east, north = (lon - LON) * metres_per_degree, (latitude - lat) * M_PER_DEG
+    east, north = turned(lon - lon0, 0.0) * metres_per_degree, (latitude - lat) * M_PER_DEG
     label = np.zeros(east.shape, np.uint8)
     label[(east / 5000) ** 2 + (north / 3000) ** 2 < 1] = 1
     label[(label == 1) & (north < -1500)] = 2
     label[(east / 800) ** 2 + ((north - 500) / 500) ** 2 < 1] = 0
-    beyond = east > ZONE_COLLAR_M if epsg % 100 == 44 else east < -ZONE_COLLAR_M
+    beyond = east > ZONE_COLLAR_M if epsg % 100 in (44, 60) else east < -ZONE_COLLAR_M
     label[beyond] = 255
     confidence = np.where(label == 255, 255, np.where(north < 0, 100, 200)).astype(np.uint8)
     days = np.where(north > 0, 17_800, 17_790).astype(np.int32)
@@ -102,6 +104,38 @@ def debris_of(maps: outlines.Maps, min_area_km2: float = 0.01) -> gpd.GeoDataFra
     with outlines.survey(maps, min_area_km2=min_area_km2) as found:
         (debris,) = found.debris()
     return debris
+
+
+def debris_in_the_east(lon: float, west: int, east: int) -> dict[int, xr.Dataset]:
+    maps = {epsg: ellipse_over_the_meridian(epsg, lon0=lon) for epsg in (west, east)}
+    label = maps[west]["label"]
+    maps[west]["label"] = label.where(label != 2, 1)
+    return maps
+
+
+def test_a_glacier_over_180_degrees_is_one_as_over_any_other_border() -> None:
+    there, here = debris_in_the_east(180.0, 32660, 32601), debris_in_the_east(LON, 32644, 32645)
+    glaciers, expected = outlines.polygonise(there), outlines.polygonise(here)
+    assert len(glaciers) == 1
+    # the same pixels in their zones' own grids
+    away = np.array([180.0 - LON, 0.0])
+    for found, other in ((glaciers, expected), (debris_of(there), debris_of(here))):
+        moved = shapely.transform(other.geometry.to_numpy(), lambda xy: xy + away)
+        assert shapely.equals_exact(found.geometry.to_numpy(), moved, 1e-9).all()
+        np.testing.assert_allclose(found["area_km2"], other["area_km2"], rtol=1e-9)
+    assert glaciers["debris_fraction"].tolist() == expected["debris_fraction"].tolist()
+    assert glaciers["glac_id"].tolist() == [identifier(glaciers["cenlon"][0], glaciers["cenlat"][0])]
+
+
+def test_ice_that_ends_at_180_degrees_stays_on_its_side() -> None:
+    maps = debris_in_the_east(180.0, 32660, 32601)
+    for epsg, side in ((32660, 1), (32601, -1)):  # it meets none of the ice on the other
+        label, y = maps[epsg]["label"], maps[epsg]["y"]
+        maps[epsg]["label"] = label.where(side * (y - y.mean()) > 300.0, 0)
+    south, north = sorted(outlines.polygonise(maps).geometry, key=lambda one: one.bounds[1])
+    assert (south.bounds[0], north.bounds[2]) == (-180.0, 180.0)
+    assert south.bounds[2] < -179.9
+    assert north.bounds[0] > 179.9
 
 
 def test_the_two_sides_of_a_zone_border_leave_no_gap_and_no_overlap() -> None:
