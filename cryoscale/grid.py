@@ -125,6 +125,12 @@ def turned(lon_deg: Any, centre_deg: Any) -> Any:
     return centre_deg + (lon_deg - centre_deg + 180.0) % 360.0 - 180.0
 
 
+def one_way(lon_deg: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Longitudes (n,) counted on over 180 degrees, where that keeps them and their middle together."""
+    on: NDArray[np.float64] = turned(lon_deg, lon_deg[0])
+    return on if np.ptp(on) < np.ptp(lon_deg) - 1.0 else lon_deg
+
+
 def utm_epsg(lon_deg: float, lat_deg: float) -> int:
     """EPSG code of the WGS 84 / UTM zone by the six-degree rule (no Norway or Svalbard exceptions).
 

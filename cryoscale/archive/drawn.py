@@ -22,9 +22,9 @@ from matplotlib.path import Path
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale.archive.change import NOT_SEEN, NOT_SEEN_BEFORE, Change
-from cryoscale.grid import transformer
+from cryoscale.grid import one_way, transformer
 from cryoscale.write.furniture import INK, Frame, draw_graticule, draw_north_arrow, draw_scale_bar
-from cryoscale.write.polygons import explode
+from cryoscale.write.polygons import PolygonArray, explode
 from cryoscale.write.succession import BIRTH, VANISHED
 
 _GONE, _NEW, _UNKNOWN, _OLDER, _GRID = "#3b0a0a", "#009e73", "#c9ced4", "#8a929c", "#e4e7ea"
@@ -38,7 +38,7 @@ _LEAST_PCT = 10.0
 def draw_change(change: Change) -> bytes:
     """A PNG of the older outlines, coloured by how much of their area was lost or won."""
     table = change.glaciers
-    frame = _frame(table.total_bounds)
+    frame = _frame(explode(table.geometry.to_numpy()))
     wide = frame.east_m - frame.west_m
     high = frame.north_m - frame.south_m
     scale = _LONGEST_IN / max(wide, high)
@@ -141,9 +141,12 @@ def _headline(change: Change) -> str:
     return f"{change.region}, {when}\n{lost} on ground that both have seen"
 
 
-def _frame(bounds_deg: np.ndarray) -> Frame:
-    """A local equal-area projection around what is to be seen."""
-    west, south, east, north = bounds_deg
+def _frame(shapes: PolygonArray) -> Frame:
+    """A local equal-area projection around what is to be seen (degrees)."""
+    bounds = shapely.bounds(shapes)
+    # what lies over 180 degrees is cut there, or goes on beyond it
+    lon, (south, north) = one_way(bounds[:, ::2].ravel()), (bounds[:, 1].min(), bounds[:, 3].max())
+    west, east = lon.min(), lon.max()
     crs = f"+proj=laea +lat_0={(south + north) / 2} +lon_0={(west + east) / 2} +datum=WGS84 +units=m"
     empty = Frame(crs, 0.0, 0.0, 1.0, 1.0, 1.0)
     box = shapely.segmentize(shapely.box(west, south, east, north), max(east - west, north - south) / 8)

@@ -13,7 +13,7 @@ from pyproj import CRS
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
-from cryoscale.grid import transformer, turned
+from cryoscale.grid import one_way, transformer
 from cryoscale.write.furniture import Frame
 from cryoscale.write.zonal import affine_of
 
@@ -42,19 +42,13 @@ def frame_of(mosaics: Mapping[int, xr.Dataset], longest_px: int = _LONGEST_PX) -
             lats.append(lat)
     if not lons:  # nothing is valid: an empty frame around the first window
         return frame_of({e: d.assign(label=d["label"] * 0) for e, d in mosaics.items()}, longest_px)
-    lon, lat = _one_way(np.concatenate(lons)), np.concatenate(lats)
+    lon, lat = one_way(np.concatenate(lons)), np.concatenate(lats)
     middle = (lon.min() + lon.max()) / 2
     crs = f"+proj=tmerc +lon_0={middle:.6f} +lat_0={lat.mean():.6f} +k=1 +ellps=WGS84 +units=m"
     x, y = transformer("EPSG:4326", crs).transform(lon, lat)
     margin = 0.01 * max(np.ptp(x), np.ptp(y)) + 50.0
     west, south, east, north = x.min() - margin, y.min() - margin, x.max() + margin, y.max() + margin
     return Frame(crs, west, south, east, north, max(10.0, max(east - west, north - south) / longest_px))
-
-
-def _one_way(lon: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Longitudes counted on over 180 degrees, where that keeps them and their middle together."""
-    on: NDArray[np.float64] = turned(lon, lon[0])
-    return on if np.ptp(on) < np.ptp(lon) - 1.0 else lon
 
 
 def _thin(data: xr.DataArray) -> xr.DataArray:
