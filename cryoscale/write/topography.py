@@ -2,7 +2,7 @@
 
 Quantities are those of the RGI 7 (https://www.glims.org/rgi_user_guide/products/glacier_product.html). Every
 cell counts by the share of it that the outline covers, found on a grid eight times as fine; on a
-map's 40 m cells that is 5 m, and exact for outlines along its 10 m pixels. Cells are read in strips,
+map's 40 m cells that is 5 m. Cells are read in strips,
 so that memory holds the cells of the ice and one strip of the box around it.
 """
 
@@ -99,7 +99,6 @@ def topography(outline: Polygon, elevation: xr.DataArray, *, north_deg: float = 
     z, weight = np.concatenate(sums.z), np.concatenate(sums.weight)
     core = z[weight >= 0.5] if (weight >= 0.5).any() else z
     total = float(weight.sum(dtype=np.float64))
-    covered = total * abs(affine_of(elevation).determinant)
     aspect_deg = _azimuth_deg(sums.east, sums.north, sums.steep_weight, north_deg)
     return Topography(
         zmin_m=float(core.min()),
@@ -111,8 +110,18 @@ def topography(outline: Polygon, elevation: xr.DataArray, *, north_deg: float = 
         aspect_sec=sector(aspect_deg),
         terminus=sums.lowest,
         hypsometry=hypsometry(z, weight),
-        void_fraction=float(min(max(1.0 - covered / outline.area, 0.0), 1.0)),
+        void_fraction=_void_fraction(outline, elevation, sums.void_weight / (sums.void_weight + total)),
     )
+
+
+def _void_fraction(outline: Polygon, elevation: xr.DataArray, void_within: float) -> float:
+    """Share of an outline beyond a model and in its voids, which are such a share of what lies within it."""
+    affine, (height, width) = affine_of(elevation), elevation.shape
+    (west, north), (east, south) = affine * (0, 0), affine * (width, height)
+    if shapely.box(west, south, east, north).covers(shapely.box(*outline.bounds)):
+        return void_within
+    within = shapely.clip_by_rect(outline, west, south, east, north).area / outline.area
+    return float(1.0 - within * (1.0 - void_within))
 
 
 def hypsometry(z: NDArray[np.floating], weight: NDArray[np.floating]) -> Hypsometry:
@@ -183,6 +192,7 @@ class _Sums:
 
     z: list[NDArray[np.float32]] = field(default_factory=list)
     weight: list[NDArray[np.float32]] = field(default_factory=list)
+    void_weight: float = 0.0
     weighted_z: float = 0.0
     slope: float = 0.0
     slope_weight: float = 0.0
@@ -201,6 +211,7 @@ class _Sums:
             self.z.append(strip.inner[known].astype(np.float32))
             self.weight.append(weight[known].astype(np.float32))
             self.weighted_z += float((strip.inner * weight)[known].sum())
+        self.void_weight += float(weight[~np.isfinite(strip.inner)].sum())
         east, north = strip.rises()
         steepness = np.hypot(east, north)
         sloped = (weight > 0) & np.isfinite(steepness)
