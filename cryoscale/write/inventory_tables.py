@@ -44,7 +44,8 @@ GLACIERS = f"""SELECT {NAME}, cenlon, cenlat, area, debris, src_date, src_date_f
   FROM glaciers AS g LEFT JOIN told ON told.glacier = g.id LEFT JOIN origin ON origin.glacier = g.id
   {ORDER}"""
 DEBRIS = f"""SELECT {NAME}, d.area, d.shape FROM glaciers AS g CROSS JOIN debris AS d ON d.glacier = g.id
-  {ORDER}, d.rowid"""
+  {ORDER}, d.area DESC, d.shape"""
+"""By what they are, since the order in which they were found depends on the blocks of the map."""
 HYPSOMETRIES = f"""SELECT {NAME}, g.area, h.lowest, h.thousandths FROM glaciers AS g
   JOIN hypsometry AS h ON h.glacier = g.id {ORDER}"""
 COMPLEXES = (

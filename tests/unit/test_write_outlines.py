@@ -248,6 +248,15 @@ def test_the_block_of_a_store_does_not_change_an_outline() -> None:
         assert parts.drop(columns="geometry").equals(whole.drop(columns="geometry"))
 
 
+def test_the_block_of_a_store_does_not_change_the_order_of_debris() -> None:
+    random = np.random.default_rng(4)
+    ice, debris = (ndimage.gaussian_filter(random.standard_normal((150, 150)), 1.5) > 0 for _ in range(2))
+    data = one_map(np.where(ice, 1 + debris, 0).astype(np.uint8), Window(32645, -310_000, 45_000, 150, 150))
+    whole, parts = (debris_of(data.assign_attrs({"cryoscale:block_px": px})) for px in (150, 32))
+    assert len(whole) > 100
+    assert parts.equals(whole)
+
+
 def test_identifiers_are_unique_and_written_like_those_of_glims() -> None:
     random = np.random.default_rng(0)
     glaciers = outlines.polygonise(small(random.choice([0, 1], (20, 20), p=[0.7, 0.3])))
