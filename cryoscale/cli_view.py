@@ -42,8 +42,10 @@ def shown_of(out: str) -> Shown:
     """What the page shows of the run at ``out``.
 
     Raises:
-        SourceError: no finished run lies there.
+        SourceError: no finished run lies there, or not all of its maps.
     """
+    from cryoscale.errors import SourceError
+    from cryoscale.ledger import SEAL
     from cryoscale.results import Run
     from cryoscale.scenes import is_simulated
     from cryoscale.view.shown import Shown
@@ -55,7 +57,15 @@ def shown_of(out: str) -> Shown:
         f"Mapped by cryoscale {manifest['versions']['cryoscale']}, model {manifest['model']['name']}, "
         f"run {str(manifest['identity_sha256'])[:16]}"
     )
-    return Shown(manifest["name"], dict.fromkeys(run.years, out), note, is_simulated(out))
+    shown = Shown(manifest["name"], dict.fromkeys(run.years, out), note, is_simulated(out), SEAL)
+    for year, zones in shown.zones.items():
+        if not zones:
+            raise SourceError(
+                f"{out}, a finished run without its map of {year}",
+                "mosaic.zarr with every year",
+                "bring it back, or start the run again, which makes what is not there",
+            )
+    return shown
 
 
 def _require_libraries() -> None:

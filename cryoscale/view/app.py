@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+import time
 import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from rasterio.errors import NotGeoreferencedWarning
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from cryoscale.view.outlines import Outlines
@@ -39,11 +41,32 @@ _POLICY = "default-src 'self'; img-src 'self' blob: data:; worker-src blob:; chi
 """What MapLibre needs (https://maplibre.org/maplibre-gl-js/docs/#csp-directives); nothing from outside."""
 
 
+_GONE = "The run was drawn again, moved or deleted while it was shown: end cryoscale view and start it again."
+_LOOK_EVERY_S = 1.0
+
+
+class _Same:
+    """Whether the runs are still those that the page was begun with, of which much is remembered."""
+
+    def __init__(self, shown: Shown) -> None:
+        self._shown, self._begun = shown, shown.seals()
+        self._looked, self._is_same = time.monotonic(), True
+
+    def __call__(self, *, now: bool = False) -> bool:
+        """As it was a second ago, or ``now``; once they are others, for good."""
+        if self._is_same and (now or time.monotonic() - self._looked > _LOOK_EVERY_S):
+            self._is_same, self._looked = self._shown.seals() == self._begun, time.monotonic()
+        return self._is_same
+
+
 def application(shown: Shown) -> FastAPI:
-    """The page, its assets, tiles and tables; read only."""
+    """The page, its assets, tiles and tables; read only.
+
+    Tiles and tables are 410 with a ``detail`` for people once the run is another than at the beginning.
+    """
     # rio-tiler silences it for itself, in a way that threads take from each other
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-    tiles, outlines = Tiles(shown), Outlines(shown)
+    tiles, outlines, same = Tiles(shown), Outlines(shown), _Same(shown)
     # what the first picture needs is read and compiled while the browser is still starting
     threading.Thread(target=tiles.warm, daemon=True, name="view-warm").start()
     app = FastAPI(title=f"cryoscale view: {shown.name}", docs_url=None, redoc_url=None, openapi_url=None)
@@ -52,7 +75,16 @@ def application(shown: Shown) -> FastAPI:
 
     @app.middleware("http")
     async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await answer(request)
+        drawn = request.url.path.startswith(("/api/", "/tiles/", "/outlines/"))
+        if drawn and not await run_in_threadpool(same):
+            response: Response = JSONResponse({"detail": _GONE}, 410)
+        else:
+            try:
+                response = await answer(request)
+            except Exception:
+                if await run_in_threadpool(same, now=True):
+                    raise
+                response = JSONResponse({"detail": _GONE}, 410)
         response.headers["Content-Security-Policy"] = _POLICY
         # another run that is shown next has the same addresses
         response.headers.setdefault("Cache-Control", "no-cache")

@@ -14,7 +14,7 @@ from rasterio.warp import transform_bounds
 
 from cryoscale.grid import RESOLUTION_M
 from cryoscale.write import mosaic
-from cryoscale.write.objects import Objects
+from cryoscale.write.objects import Entry, Objects
 from cryoscale.write.store import level_name, open_store
 
 Bounds = tuple[float, float, float, float]
@@ -30,12 +30,14 @@ class Shown:
             of a run it is the same for all, of years that were mapped one by one it need not be.
         note: model, run and version in a line.
         simulated: whether the imagery is.
+        seal: the file of each folder that is written anew when its run is drawn again; empty for none.
     """
 
     name: str
     folders: Mapping[int, str]
     note: str
     simulated: bool = False
+    seal: str = ""
 
     @property
     def years(self) -> tuple[int, ...]:
@@ -59,6 +61,11 @@ class Shown:
         if any(east < west for west, east in zip(wests, easts, strict=True)) or max(easts) - min(wests) > 180:
             wests, easts = tuple(west % 360 for west in wests), tuple(east % 360 for east in easts)
         return min(wests), min(souths), max(easts), max(norths)
+
+    def seals(self) -> tuple[Entry | None, ...]:
+        """Size and stamp of the seal of each folder; others after its run was drawn again or deleted."""
+        folders = dict.fromkeys(self.folders.values()) if self.seal else ()
+        return tuple(Objects(out).stat(self.seal) for out in folders)
 
     @cached_property
     def columns(self) -> dict[str, dict[str, Any]]:

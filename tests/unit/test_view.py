@@ -325,6 +325,36 @@ def test_no_run_an_unfinished_one_a_port_in_use_and_no_library_are_one_line_each
         view(str(run), 0, False)
 
 
+def test_a_run_that_is_drawn_again_or_goes_while_it_is_shown_is_told_and_no_mixture_of_both(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(run, tmp_path / "out")
+    column, row, *_ = tile_of(800, 1000, 12)
+    paths = "api/areas/2016", f"tiles/classes/2016/12/{column}/{row}", f"outlines/2016/12/{column}/{row}"
+    monkeypatch.setattr(served_app.Tiles, "warm", lambda _: None)
+    monkeypatch.setattr(served_app, "_LOOK_EVERY_S", 3600.0)
+    with served(shown_of(str(out))) as (url, _):
+        shutil.rmtree(out)  # what is asked next fails
+        status, content, _ = ask(f"{url}api/areas/2016")
+        assert (status, "start it again" in json.loads(content)["detail"]) == (410, True)
+        assert ask(url)[0] == 200
+    monkeypatch.setattr(served_app, "_LOOK_EVERY_S", 0.0)
+    shutil.copytree(run, out)
+    with served(shown_of(str(out))) as (url, _):
+        assert [ask(f"{url}{path}")[0] for path in paths] == [200, 200, 200]
+        seal = out / "ledger/finished.json"
+        seal.write_text(seal.read_text() + " ")
+        assert [ask(f"{url}{path}")[0] for path in paths] == [410, 410, 410]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_finished_run_without_a_map_is_refused_in_a_line(run: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(run, tmp_path / "out")
+    shutil.rmtree(out / "mosaic.zarr/2020")
+    with pytest.raises(SourceError, match="without its map of 2020"):
+        shown_of(str(out))
+
+
 def test_maps_on_both_sides_of_180_degrees_are_one_place() -> None:
     class Both(Shown):
         zones = {2016: (32660, 32601)}  # noqa: RUF012

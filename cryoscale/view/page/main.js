@@ -10,9 +10,23 @@ const SMALLEST_KM2 = 0.01, LISTED = 200;
 const tables = new Map();                        // areas by "year since"; asked for once
 let shown, state, left, right = null, glacier = null, table = null;
 
+// null where there is nothing of that name, and where there is trouble, which is told.
 async function fetched(path) {
-  const answer = await fetch(path);
-  return answer.ok ? answer.json() : null;
+  let answer;
+  try {
+    answer = await fetch(path);
+  } catch {
+    trouble("The server of this page does not answer.");
+    return null;
+  }
+  if (answer.ok) return answer.json();
+  if (answer.status !== 404) told(answer.status, await answer.text());
+  return null;
+}
+
+function told(status, text) {
+  const { detail } = status === 410 ? JSON.parse(text) : {};
+  trouble(detail ?? `The server of this page could not answer (status ${status}): see its terminal.`);
 }
 
 function trouble(text) {
@@ -22,7 +36,7 @@ function trouble(text) {
 
 async function begin() {
   shown = await fetched("api/shown");
-  if (!shown) return trouble("The server of this page does not answer.");
+  if (!shown) return;
   state = parse(location.hash, shown);
   document.title = `${shown.name} · cryoscale`;
   $("name").textContent = shown.name;
@@ -63,6 +77,11 @@ function follow(side) {
     state.place = [left.map.getZoom(), lat, lng];
     remember();
     drawLegend($("legend"), state, shown, left.map.getZoom());
+  });
+  side.map.on("error", async ({ error }) => {    // of a tile
+    if (error?.status === 404) return;
+    if (error?.status) told(error.status, await error.body.text());
+    else trouble("The server of this page does not answer.");
   });
   side.map.on("click", async event => {
     const found = side.at(event.point, wanted);
