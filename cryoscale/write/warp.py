@@ -20,12 +20,19 @@ from cryoscale.write.zonal import affine_of
 NODATA = 255
 _LONGEST_PX = 2400
 """No side of the warped picture is longer; more would not be seen at this size of page."""
+_FLATTEST, _TALLEST = 0.25, 1.4
+"""Height of a frame over its width: browsers draw no picture of any length, and furniture needs room."""
+_LEAST_M = 500.0
+"""Width of a frame, so that the shortest scale bar has room."""
 _STRIP_PX = 256
 """Rows of the picture that are read at once: dask keeps an account of every chunk that it is asked for."""
 
 
 def frame_of(mosaics: Mapping[int, xr.Dataset], longest_px: int = _LONGEST_PX) -> Frame:
-    """The frame around all valid pixels, in a transverse Mercator through their middle."""
+    """The frame around all valid pixels, in a transverse Mercator through their middle.
+
+    It has a shape that fits on a page, with unmapped ground beside what is longer or smaller than that.
+    """
     lons, lats = [], []
     for epsg, dataset in mosaics.items():
         thin = _thin(dataset["label"])
@@ -47,7 +54,11 @@ def frame_of(mosaics: Mapping[int, xr.Dataset], longest_px: int = _LONGEST_PX) -
     crs = f"+proj=tmerc +lon_0={middle:.6f} +lat_0={lat.mean():.6f} +k=1 +ellps=WGS84 +units=m"
     x, y = transformer("EPSG:4326", crs).transform(lon, lat)
     margin = 0.01 * max(np.ptp(x), np.ptp(y)) + 50.0
-    west, south, east, north = x.min() - margin, y.min() - margin, x.max() + margin, y.max() + margin
+    width, height = np.ptp(x) + 2 * margin, np.ptp(y) + 2 * margin
+    width = max(width, height / _TALLEST, _LEAST_M)
+    height = max(height, width * _FLATTEST)
+    across, up = (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
+    west, south, east, north = across - width / 2, up - height / 2, across + width / 2, up + height / 2
     return Frame(crs, west, south, east, north, max(10.0, max(east - west, north - south) / longest_px))
 
 
@@ -72,12 +83,13 @@ def _warp(
         at = frame.affine @ Affine.translation(0, rows.start)
         north, south = at.f, at.f + at.e * (rows.stop - rows.start)
         bounds_m = to_zone.transform_bounds(frame.west_m, south, frame.east_m, north)
-        part = _part(data, bounds_m, step)
-        if part is not None:
+        found = _part(data, bounds_m, step)
+        if found is not None:
+            part, affine = found
             reproject(
                 np.ascontiguousarray(part.values, np.float32),
                 target[rows],
-                src_transform=affine_of(part),
+                src_transform=affine,
                 src_crs=f"EPSG:{epsg}",
                 src_nodata=nodata,
                 dst_transform=at,
@@ -88,12 +100,18 @@ def _warp(
     return target
 
 
-def _part(data: xr.DataArray, bounds_m: tuple[float, float, float, float], step: int) -> xr.DataArray | None:
-    """Every n-th pixel within bounds and two around them, of whole strides from the layer's corner."""
-    if not np.isfinite(bounds_m).all():  # beyond what the projection can tell
-        return data[::step, ::step].load()
-    west, south, east, north = bounds_m
+def _part(
+    data: xr.DataArray, bounds_m: tuple[float, float, float, float], step: int
+) -> tuple[xr.DataArray, Affine] | None:
+    """Every n-th pixel within bounds and two around them, of whole strides from the layer's corner.
+
+    With where they lie, since a single row or column does not tell.
+    """
     affine = affine_of(data)
+    thinned = Affine.translation((1 - step) / 2, (1 - step) / 2) @ Affine.scale(step)
+    if not np.isfinite(bounds_m).all():  # beyond what the projection can tell
+        return data[::step, ::step].load(), affine @ thinned
+    west, south, east, north = bounds_m
     slices = []
     for first, last, origin, size_m, count in (
         (north, south, affine.f, affine.e, data.shape[0]),
@@ -102,8 +120,10 @@ def _part(data: xr.DataArray, bounds_m: tuple[float, float, float, float], step:
         start = math.floor((first - origin) / size_m / step) - 2
         stop = math.ceil((last - origin) / size_m / step) + 2
         slices.append(slice(max(start, 0) * step, min(max(stop, 0) * step, count), step))
-    part = data[slices[0], slices[1]]
-    return part.load() if min(part.shape) > 1 else None
+    rows, cols = slices
+    part = data[rows, cols]
+    at = affine @ Affine.translation(cols.start, rows.start) @ thinned
+    return (part.load(), at) if part.size else None
 
 
 def warp_bytes(

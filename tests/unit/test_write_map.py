@@ -95,6 +95,22 @@ def test_two_zones_are_drawn_in_one_frame_and_a_map_without_data_does_not_fail(t
     draw_map(tmp_path / "empty.png", empty, [nothing])
 
 
+@pytest.mark.parametrize(("rows", "cols"), [(12, 1500), (1500, 12), (1, 1), (300, 400)])
+def test_the_frame_of_a_region_of_any_shape_fits_on_a_page_with_the_region_in_its_middle(
+    rows: int, cols: int
+) -> None:
+    y, x = Window(32645, -310_000, 49_800, rows, cols).coordinates()
+    label = xr.Dataset({"label": (("y", "x"), np.ones((rows, cols), np.uint8))}, coords={"y": y, "x": x})
+    frame = warp.frame_of({32645: label})
+    width, height = frame.east_m - frame.west_m, frame.north_m - frame.south_m
+    assert width >= 499.0
+    assert 0.249 <= height / width <= 1.401
+    shown = warp.warp_bytes({32645: label}, "label", frame) == 1
+    assert shown.sum() * frame.pixel_m**2 == pytest.approx(100.0 * rows * cols, rel=0.15, abs=100.0)
+    middle = np.argwhere(shown).mean(axis=0)
+    assert np.abs(middle - np.array(frame.shape) / 2).max() < 2.0
+
+
 def test_north_is_up_and_meridians_go_on_where_a_map_lies_over_180_degrees(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
