@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def application(shown: Shown) -> FastAPI:
     # no other site may speak to it through a name that it lets point here
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
 
+    route = partial(app.api_route, methods=["GET", "HEAD"])
+
     @app.middleware("http")
     async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         drawn = request.url.path.startswith(("/api/", "/tiles/", "/outlines/"))
@@ -90,28 +93,28 @@ def application(shown: Shown) -> FastAPI:
         response.headers.setdefault("Cache-Control", "no-cache")
         return response
 
-    @app.get("/")
+    @route("/")
     def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
 
-    @app.get("/library/{name}")
+    @route("/library/{name}")
     def library(name: str) -> FileResponse:
         if name not in LIBRARY_FILES:
             raise HTTPException(404)
         return FileResponse(library_folder() / name, headers={"Cache-Control": "max-age=86400"})
 
-    @app.get("/api/shown")
+    @route("/api/shown")
     def what() -> JSONResponse:
         return JSONResponse(described(shown, outlines))
 
-    @app.get("/tiles/{layer}/{year}/{zoom}/{column}/{row}")
+    @route("/tiles/{layer}/{year}/{zoom}/{column}/{row}")
     def tile(layer: str, year: int, zoom: int, column: int, row: int) -> Response:
         drawn = tiles.draw(layer, year, (zoom, column, row)) if layer in LAYERS else None
         if drawn is None:
             raise HTTPException(404)
         return Response(drawn, media_type=MEDIA_TYPES[layer])
 
-    @app.get("/outlines/{year}/{zoom}/{column}/{row}")
+    @route("/outlines/{year}/{zoom}/{column}/{row}")
     def outline(year: int, zoom: int, column: int, row: int) -> Response:
         found = outlines.tile(year, (zoom, column, row))
         if found is None:
@@ -119,11 +122,11 @@ def application(shown: Shown) -> FastAPI:
         zipped = {"Content-Encoding": "gzip"}
         return Response(found, media_type="application/vnd.mapbox-vector-tile", headers=zipped)
 
-    @app.get("/api/areas/{year}")
+    @route("/api/areas/{year}")
     def areas(year: int, since: int | None = None) -> JSONResponse:
         return JSONResponse(outlines.areas(year, since))
 
-    @app.get("/api/glaciers/{identity}")
+    @route("/api/glaciers/{identity}")
     def glacier(identity: str, year: int | None = None) -> JSONResponse:
         found = outlines.glacier(identity, year)
         if found is None:

@@ -193,6 +193,19 @@ def test_what_is_not_there_is_not_found(address: str, path: str) -> None:
     assert ask(f"{address}{path}")[0] == 404
 
 
+def test_a_program_may_ask_whether_something_is_there_without_its_content(address: str) -> None:
+    column, row, *_ = tile_of(800, 1000, 12)
+    for path in (
+        "",
+        "api/shown",
+        f"tiles/classes/2016/12/{column}/{row}",
+        f"outlines/2016/12/{column}/{row}",
+    ):
+        request = urllib.request.Request(f"{address}{path}", method="HEAD")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert (answer.status, answer.read()) == (200, b"")
+
+
 def test_no_tile_is_kept_for_the_run_that_is_shown_next(address: str) -> None:
     column, row, *_ = tile_of(800, 1000, 12)
     for path in (f"tiles/classes/2016/12/{column}/{row}", f"outlines/2016/12/{column}/{row}", "api/shown"):
