@@ -86,10 +86,15 @@ def _disagreement(
     stored = warp_bytes(mosaics, "disagreement", frame)
     known = stored[stored != NODATA]
     most = max(float(np.percentile(known, 99)), 1.0) if known.size else _FULL * _MOST_DISAGREEMENT
+    largest = float(known.max()) if known.size else 0.0
     figure, axes = _scaled(stored, stored == NODATA, (0.0, most), "magma", frame)
-    _bar(figure, axes, "magma", (0.0, most / _FULL), "Standard deviation between tiles")
+    words = "Standard deviation between tiles"
+    _bar(figure, axes, "magma", (0.0, most / _FULL), words, goes_on=largest > most)
     draw_outlines(axes, outlines, frame)
-    caption = "Of the probabilities that overlapping tiles gave a pixel; bright ones deserve a look."
+    caption = (
+        "Of the probabilities that overlapping tiles gave a pixel; bright ones deserve a look. "
+        f"The largest shown is {largest / _FULL:.2g}."
+    )
     return Plate("Disagreement", caption, webp(figure))
 
 
@@ -174,10 +179,19 @@ def _colour(scale: str, share: float) -> tuple[float, float, float, float]:
     return red, green, blue, opacity
 
 
-def _bar(figure: Figure, axes: Axes, scale: str, limits: tuple[float, float], words: str) -> None:
+def _bar(
+    figure: Figure,
+    axes: Axes,
+    scale: str,
+    limits: tuple[float, float],
+    words: str,
+    *,
+    goes_on: bool = False,
+) -> None:
+    """The scale below a page, with an arrow at its end where values go on."""
     place = figure.add_axes((0.0, -0.32 / figure.get_figheight(), 0.45, 0.09 / figure.get_figheight()))
     mapped = ScalarMappable(Normalize(*limits), scale)
-    bar = figure.colorbar(mapped, cax=place, orientation="horizontal")
+    bar = figure.colorbar(mapped, cax=place, orientation="horizontal", extend="max" if goes_on else "neither")
     bar.outline.set_edgecolor(INK)
     bar.ax.tick_params(labelsize=7.5, color=INK, labelcolor=INK, width=0.5, length=2.5)
     axes.text(

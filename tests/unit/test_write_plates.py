@@ -17,9 +17,11 @@ from PIL import Image
 from cryoscale.features.stack import MODALITIES
 from cryoscale.grid import Window
 from cryoscale.write import charts
+from cryoscale.write import plates as plates_module
 from cryoscale.write.outlines import polygonise
 from cryoscale.write.plates import _ABSENT_COLOURS, draw_plates
 from cryoscale.write.sheet import Plate
+from cryoscale.write.warp import frame_of
 
 EVERY = sum(MODALITIES.values())
 SHAPE = (200, 400)
@@ -75,6 +77,24 @@ def test_tiles_that_disagree_are_bright(plates: dict[str, Plate]) -> None:
     scale: Callable[[float], tuple[float, ...]] = colormaps["magma"]
     assert patch(plates["Disagreement"], *WEST) == pytest.approx(scale(0.0)[:3], abs=0.05)
     assert patch(plates["Disagreement"], *EAST) == pytest.approx(scale(1.0)[:3], abs=0.05)
+
+
+def test_a_disagreement_beyond_the_end_of_its_scale_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[bool] = []
+    monkeypatch.setattr(plates_module, "_bar", lambda *_, goes_on=False: bars.append(goes_on))
+    y, x = Window(32645, -310_000, 49_800, *SHAPE).coordinates()
+    stored = np.full(SHAPE, 10, np.uint8)
+    captions = []
+    for value in (10, 45):
+        stored[0, 0] = value
+        data = xr.Dataset(
+            {"label": (("y", "x"), stored), "disagreement": (("y", "x"), stored)}, {"y": y, "x": x}
+        )
+        frame = frame_of({32645: data}, longest_px=1050)
+        captions.append(plates_module._disagreement({32645: data}, frame, []).caption)
+    assert bars == [False, True]
+    assert captions[0].endswith("The largest shown is 0.04.")
+    assert captions[1].endswith("The largest shown is 0.18.")
 
 
 def test_each_day_has_its_colour_and_days_are_counted(plates: dict[str, Plate]) -> None:
