@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import rich.console
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cryoscale.learn.scores import Scores
+from cryoscale.terminal import Terminal
 from cryoscale.watch import duration
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ class Console:
     """The terminal; a bar where there is one, a line now and then where output goes to a file."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._out = rich.console.Console(
-            stderr=quiet, quiet=quiet, highlight=False, emoji=False, soft_wrap=True
-        )
+        self._out = Terminal(stderr=quiet, quiet=quiet, highlight=False, emoji=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: Any = None
         self._told = 0.0

@@ -55,3 +55,14 @@ def test_status_tells_what_each_year_maps_and_not_their_sum(capsys: pytest.Captu
     Console().totals(status, ())
     assert capsys.readouterr().out == "mapped 2018: 10.0 km2, 2019: 10.0 km2\n"
     assert status.to_dict()["area_km2_of"] == {2018: 10.01, 2019: 9.99}
+
+
+def test_a_reader_that_goes_ends_no_run() -> None:
+    reader, writer = os.pipe()
+    told = Console()
+    told._out.file = os.fdopen(writer, "w")
+    os.close(reader)
+    told.stage("mapping")
+    told.say("and on")
+    assert told._out.quiet
+    told._out.file.close()

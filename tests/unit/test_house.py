@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "cryoscale"
 
 STAGES = {"read", "features", "models", "infer", "write", "learn", "simulate", "view"}
-GROUND = {"errors", "grid", "kernel", "patience", "collecting", "crew", "document", "room"}
+GROUND = {"errors", "grid", "kernel", "patience", "collecting", "crew", "document", "room", "terminal"}
 # What a stage may import beyond the ground and itself, with the reason.
 BEYOND = {
     # training and evaluation run the production path from end to end
