@@ -12,8 +12,10 @@ def live_progress() -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function that shows the events of a training on the terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from cryoscale.terminal import Terminal
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=Terminal()) as bar:
         task = bar.add_task("preparing", total=None)
 
         def show(event: dict[str, Any]) -> None:
@@ -24,7 +26,8 @@ def live_progress() -> Iterator[Callable[[dict[str, Any]], None]]:
                 text = f"epoch {event['epoch']}  loss {event['loss']:.3f}"
                 bar.update(task, description=text, completed=event["step"], total=event["steps"])
             else:
-                bar.console.print(line(event))
+                # a line is one, whole, also in a file, and a name no markup
+                bar.console.print(line(event), markup=False, highlight=False, soft_wrap=True)
 
         yield show
 

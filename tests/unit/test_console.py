@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from cryoscale.console import Console
+from cryoscale.learn.progress import line, live_progress
 from cryoscale.results import Status
 
 
@@ -66,3 +67,14 @@ def test_a_reader_that_goes_ends_no_run() -> None:
     told.say("and on")
     assert told._out.quiet
     told._out.file.close()
+
+
+def test_a_training_says_each_epoch_in_one_line_whatever_the_model_is_called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    event = {"kind": "model", "name": "[bold]mine[/bold]", "parameters": 12, "trainable": 12,
+             "train": 123_456, "validation": 78}  # fmt: skip
+    with live_progress() as show:
+        show(event)
+    assert f"{line(event)}\n" in capsys.readouterr().out
