@@ -87,6 +87,14 @@ def _lonlat_bounds(frame: Frame) -> tuple[float, float, float, float]:
     return west, south, east + 360.0 if east < west else east, north
 
 
+def place_of(frame: Frame) -> str:
+    """Latitude and longitude of its middle, to a minute."""
+    west, south, east, north = _lonlat_bounds(frame)
+    minute = 1 / 60
+    lat, lon = (south + north) / 2, turned((west + east) / 2, 0.0)
+    return f"{_degrees(lat, minute, 'NS')} {_degrees(lon, minute, 'EW')}"
+
+
 def draw_graticule(axes: Axes, frame: Frame) -> None:
     """Meridians and parallels, labelled where they leave the frame at the bottom and the left."""
     west, south, east, north = _lonlat_bounds(frame)

@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
@@ -32,7 +33,9 @@ from cryoscale.write.furniture import (
     draw_north_arrow,
     draw_scale_bar,
     draw_zone_borders,
+    place_of,
 )
+from cryoscale.write.lettering import lettered
 from cryoscale.write.sheet import DPI, UNMAPPED, Picture, image, sheet
 from cryoscale.write.store import put
 from cryoscale.write.warp import NODATA, frame_of, strips, warp_all, warp_bytes
@@ -80,7 +83,7 @@ def draw_map(
         fronts: lines where glaciers end in water, in parts.
         background: by EPSG code, ``B04``, ``B03``, ``B02`` (reflectance) for true colour, or else
             ``elevation`` (m) for relief; any resolution. Where it is missing the paper stays light.
-        title: the line above the map.
+        title: the line above the map; the place stands in it for what no installed font has the letters of.
         caption: the line below it, e.g. that the imagery is simulated.
     """
     frame = frame_of(mosaics)
@@ -95,7 +98,7 @@ def draw_map(
     draw_graticule(axes, frame)
     draw_scale_bar(axes, frame)
     draw_north_arrow(axes)
-    _draw_words(axes, told, label, title, caption)
+    _draw_words(axes, told, label, lettered(title, place_of(frame)), caption)
     put(path, image(figure, 0.15, format="png"))
 
 
@@ -248,7 +251,9 @@ def _extents_m(rings: NDArray[np.object_]) -> NDArray[np.float64]:
     return np.asarray(np.maximum(width, north - south) * _M_PER_DEG, np.float64)
 
 
-def _draw_words(axes: Axes, told: Told, label: NDArray[np.uint8], title: str, caption: str) -> None:
+def _draw_words(
+    axes: Axes, told: Told, label: NDArray[np.uint8], heading: tuple[str, FontProperties], caption: str
+) -> None:
     handles: list[Patch | Line2D] = [
         Patch(facecolor=colour, alpha=max(opacity, 0.6), edgecolor=INK, linewidth=0.4, label=name)
         for value, (name, colour, opacity) in CLASS_STYLE.items()
@@ -284,10 +289,12 @@ def _draw_words(axes: Axes, told: Told, label: NDArray[np.uint8], title: str, ca
         fontsize=8.5,
         color="#333a44",
     )
+    title, font = heading
     axes.text(
         0.0,
         1 + 7.0 * point,
         title,
+        fontproperties=font,
         transform=axes.transAxes,
         ha="left",
         va="bottom",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import geopandas as gpd
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from cryoscale.grid import Window, transformer
-from cryoscale.write import furniture, warp
+from cryoscale.write import furniture, lettering, warp
 from cryoscale.write import map as map_module
 from cryoscale.write.furniture import _degrees, _nice_step
 from cryoscale.write.map import draw_map, hillshade
@@ -206,3 +207,32 @@ def test_relief_and_imagery_do_not_depend_on_the_strips_that_they_are_made_in(
         monkeypatch.setattr(warp, "_STRIP_PX", 7)
         assert np.array_equal(map_module.ground_picture({32645: ground}, frame), whole)
         assert np.ptp(whole[..., 0].astype(int)) > 100
+
+
+def test_a_name_that_no_font_has_the_letters_of_gives_way_to_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(lettering, "fontManager", SimpleNamespace(ttflist=[]))
+    lettering.families_for.cache_clear()
+    for text, drawn in (
+        ("Алай, 2018", "Алай, 2018"),
+        ("阿尼玛卿, 2018", "here, 2018"),
+        ("Anyê (阿尼 - 玛卿) range, 2018", "Anyê here range, 2018"),
+    ):
+        assert lettering.lettered(text, "here")[0] == drawn
+    maps = {32645: half_and_half()}
+    draw_map(tmp_path / "map.png", maps, [polygonise(maps)], title="阿尼玛卿, 2018")
+    assert not [one for one in recwarn if "Glyph" in str(one.message)]
+    assert furniture.place_of(warp.frame_of(maps)) == "28°00\u2032N 87°00\u2032E"
+    lettering.families_for.cache_clear()
+
+
+def test_a_name_is_drawn_in_an_installed_font_that_has_its_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    fonts = [SimpleNamespace(name=name, fname=name) for name in ("Last Resort", "Latin", "Han")]
+    letters = {"Last Resort": "阿卿", "Latin": "ab", "Han": "阿卿"}
+    monkeypatch.setattr(lettering, "fontManager", SimpleNamespace(ttflist=fonts))
+    monkeypatch.setattr(lettering, "_letters", lambda name: {ord(one) for one in letters.get(name, "ab")})
+    lettering.families_for.cache_clear()
+    text, font = lettering.lettered("ab 阿卿", "here")
+    assert (text, font.get_family()) == ("ab 阿卿", ["DejaVu Sans", "Han"])
+    lettering.families_for.cache_clear()
