@@ -357,7 +357,15 @@ class Inventory(Scratch):
         Raises:
             OutputError: if the file cannot be written.
         """
-        self._write_parquet(self.divides(), path)
+        answer = self._base.execute("SELECT shape FROM divides")
+        parts = iter(lambda: answer.fetchmany(_PART_ROWS), [])
+        sides = np.array(
+            [shapely.total_bounds(shapely.from_wkb([shape for (shape,) in one])) for one in parts]
+        )
+        bounds = (
+            [*sides[:, :2].min(axis=0).tolist(), *sides[:, 2:].max(axis=0).tolist()] if len(sides) else None
+        )
+        write_parts(self.divides(), path, bounds)
 
     def write(
         self,

@@ -27,6 +27,7 @@ from cryoscale.write import inventory, outlines, zones
 from cryoscale.write.bodies import bodies_of
 from cryoscale.write.inventory import identifier
 from cryoscale.write.zonal import affine_of
+from tests.inventories import add
 
 LON, LAT = 84.0, 28.0
 M_PER_DEG = 111_320.0
@@ -425,6 +426,22 @@ def test_many_outlines_are_written_in_parts_that_make_one_file(
         geo = json.loads(file.schema_arrow.metadata[b"geo"])["columns"]["geometry"]
     assert geo["bbox"] == whole.total_bounds.tolist()
     assert geo["covering"]["bbox"]["xmin"] == ["bbox", "xmin"]
+
+
+def test_the_bounds_of_divides_are_theirs_and_none_where_there_are_none(tmp_path: Path) -> None:
+    def bounds_of(name: str) -> object:
+        told = json.loads(pq.read_schema(tmp_path / name).metadata[b"geo"])
+        return told["columns"]["geometry"].get("bbox")
+
+    boxes = np.array([shapely.box(west, 46.0, west + 0.1, 46.1) for west in (10.0, 10.1, 15.0)], object)
+    with inventory.Inventory({}) as found:
+        first = add(found, boxes, np.empty(0, object))
+        found.write_divides(tmp_path / "none.parquet")
+        line = np.array([shapely.LineString([(10.1, 46.0), (10.1, 46.1)])], object)
+        found.note_divides(first, "whole", np.array(["dem"] * 3), np.array([[0, 1]]), line)
+        found.write_divides(tmp_path / "one.parquet")
+    assert bounds_of("none.parquet") is None
+    assert bounds_of("one.parquet") == [10.1, 46.0, 10.1, 46.1]
 
 
 def test_holes_are_taken_off_an_area_whichever_way_their_rings_run() -> None:
