@@ -65,7 +65,7 @@ def write_folder(geopackage: Path, target: Path) -> None:
     """Writes a year's layers with all their columns as shapefiles into a folder, and what the columns mean.
 
     Longer names are cut to 10 characters, and numbered where two become the same; ``columns.json`` gives
-    the full name of each with its unit and meaning.
+    the full name of each with its unit and meaning. Text ends after 254 bytes, the format's most.
 
     Raises:
         OutputError: the folder cannot be written.
