@@ -15,7 +15,7 @@ from rasterio.features import rasterize
 from scipy import ndimage
 
 from cryoscale.errors import CryoscaleError
-from cryoscale.grid import RESOLUTION_M, Block, transformer
+from cryoscale.grid import RESOLUTION_M, Block, central_meridian_deg, transformer, turned
 from cryoscale.ledger import Ledger, Work
 from cryoscale.write import mosaic, zones
 from cryoscale.write.nearby import Nearby
@@ -109,9 +109,11 @@ def _own(block: Block, cut: zones.Cut) -> NDArray[np.bool_]:
     west, south, east, north = transformer(f"EPSG:{block.epsg}", "EPSG:4326").transform_bounds(
         *block.window.bounds_m
     )
+    middle = central_meridian_deg(f"EPSG:{block.epsg}")  # as the box has them, which may end at 180 degrees
+    west, east = turned(west, middle), turned(east, middle)
     around = shapely.box(west - 0.01, south - 0.01, east + 0.01, north + 0.01)
     side = shapely.box(*cut.box_deg)
-    if side.contains(around) or west > east:
+    if side.contains(around):
         return np.ones(shape, bool)
     project = transformer("EPSG:4326", f"EPSG:{block.epsg}")
     kept = shapely.transform(
