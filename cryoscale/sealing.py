@@ -18,7 +18,6 @@ from cryoscale import records
 from cryoscale.errors import CryoscaleError, IntegrityError, SourceError
 from cryoscale.ledger import MADE, MAP_NAME, SEAL, Ledger, Work
 from cryoscale.settings import Settings
-from cryoscale.write import quicklook
 from cryoscale.write.arrays import ARRAYS
 from cryoscale.write.objects import Entry
 
@@ -125,6 +124,8 @@ def kept_told(out: str) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         if isinstance(error, CryoscaleError):
             raise
+        from cryoscale.write import quicklook
+
         proof = quicklook.Proof(out)
         for year, block in (marker.key for marker in Ledger(out).markers()):
             if reason := proof.of_block(year, block):
