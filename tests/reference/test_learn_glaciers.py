@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
 from scipy import ndimage
 
-from cryoscale.errors import SourceError
+from cryoscale.errors import InputError, SourceError
 from cryoscale.grid import Window, transformer
 from cryoscale.learn import scan
 from cryoscale.learn.glaciers import GlacierAreas, Glaciers, bodies_of_truth, nearest, read_outlines
+from cryoscale.learn.outlines import read_outlines as read_many
 from cryoscale.learn.scan import parts_of
 from tests.reference.test_learn_evaluate import INNER, write_raster, write_run
 
@@ -164,12 +167,18 @@ def test_outlines_that_cannot_be_used_are_told_in_one_line(tmp_path):
     points = gpd.GeoDataFrame({"id": [1]}, geometry=[shapely.Point(84, 28)], crs="EPSG:4326")
     points.to_file(tmp_path / "points.gpkg")
     points.set_crs(None, allow_override=True).to_file(tmp_path / "nowhere.shp")
+    unknown = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::999999"}}
+    box = gpd.GeoDataFrame({"id": [1]}, geometry=[shapely.box(84, 28, 85, 29)], crs="EPSG:4326")
+    (tmp_path / "unknown.geojson").write_text(json.dumps({**box.to_geo_dict(), "crs": unknown}))
     for name, words in (
         ("none.gpkg", "absent"),
         ("broken.gpkg", "broken.gpkg"),
         ("points.gpkg", "without a polygon"),
         ("nowhere.shp", "without a CRS"),
+        ("unknown.geojson", "999999, which PROJ does not know"),
     ):
         with pytest.raises(SourceError, match=words) as caught:
             read_outlines(tmp_path / name)
         assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="999999, which PROJ does not know"):
+        read_many([tmp_path / "unknown.geojson"], "glaciers", [box.geometry[0]])
