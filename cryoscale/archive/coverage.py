@@ -116,12 +116,15 @@ def looked_at(outline: BaseGeometry, maps: Maps) -> tuple[float, float]:
 
 def _pieces(outline: BaseGeometry, maps: Maps) -> Iterator[tuple[Polygon, Window]]:
     """The parts of an outline (degrees) in each zone's metres, on its own side, with windows over them."""
+    polygons = explode(outline)
     for epsg, cut in zones.cuts(sorted(maps.entry.zones)).items():
         to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
-        for part in explode(zones.clip(explode(outline), cut)):
-            shape = shapely.transform(part, lambda xy, to=to_zone: np.column_stack(to.transform(*xy.T)))
-            for window in _strips(window_over_bounds(epsg, shape.bounds)):
-                yield shape, window
+        # an outline's longitudes may go on beyond 180, and so may the zone's side
+        for by_deg in (-360.0, 0.0, 360.0):
+            for part in explode(zones.clip(zones.turn(polygons, by_deg), cut)):
+                shape = shapely.transform(part, lambda xy, to=to_zone: np.column_stack(to.transform(*xy.T)))
+                for window in _strips(window_over_bounds(epsg, shape.bounds)):
+                    yield shape, window
 
 
 def _inside(shape: Polygon, window: Window) -> NDArray[np.bool_]:
