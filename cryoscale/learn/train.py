@@ -85,11 +85,13 @@ def train(
         refuse_unfit(patches, config, by_gradient=run.architecture != FOREST)
         if progress:
             progress(run.describe())
-        fitted = run.fit_forest() if run.architecture == FOREST else run.fit(progress)
-        if ranks.first:
-            card = run.finish(fitted)
+        if run.architecture == FOREST:  # of which several processes would each fit the same
+            fitted = run.fit_forest() if ranks.first else None
+        else:
+            fitted = run.fit(progress)
+        card = run.finish(fitted) if ranks.first and fitted else None
         ranks.wait()
-    return card if ranks.first else weights.read_card(out)
+    return card or weights.read_card(out)
 
 
 def _refuse_to_replace_initial(config: TrainConfig, *written: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from cryoscale.features.stack import CHANNELS
 from cryoscale.learn import loop
 from cryoscale.learn.checkpoint import TrainState
 from cryoscale.learn.patches import Patches, PatchWriter, Place
+from cryoscale.learn.ranks import Ranks
 from cryoscale.learn.recipe import TrainConfig, load_config
 from cryoscale.learn.scores import Scores
 from cryoscale.learn.train import train, train_from_config
@@ -355,6 +357,15 @@ def test_a_network_that_no_memory_holds_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="model random-forest .*can't allocate memory") as caught:
         train(recipe(make_patches(tmp_path / "p.zarr"), model=model), out=tmp_path / "w.safetensors")
     assert "\n" not in str(caught.value)
+
+
+def test_of_several_processes_the_first_alone_fits_a_forest(tmp_path, monkeypatch):
+    model = {"name": "random-forest", "arguments": {"trees": 2, "leaves": 8, "depth": 3}}
+    config, out = recipe(make_patches(tmp_path / "p.zarr"), model=model), tmp_path / "w.safetensors"
+    card = train(config, out=out)
+    monkeypatch.setattr("cryoscale.learn.train.join", lambda device, batch: nullcontext(Ranks(rank=1)))
+    monkeypatch.setattr("cryoscale.learn.train._Run.fit_forest", lambda run: pytest.fail("fitted once more"))
+    assert train(config, out=out) == card
 
 
 def test_an_absent_recipe_is_refused(tmp_path):
