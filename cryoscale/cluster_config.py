@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from cryoscale.document import Written
 from cryoscale.settings import ClusterSpec
 
 _LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -15,14 +16,12 @@ _Label = Annotated[str, Field(max_length=63, pattern=_LABEL)]
 _Resource = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 
 
-class ClusterConfig(BaseModel):
+class ClusterConfig(Written):
     """Where the work runs: ``local``, the address of a Dask scheduler, or ``kubernetes``.
 
     What comes after ``gpu_workers`` is for Kubernetes alone. The operator takes names of clusters of at
     most 53 characters.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: str = "local"
     cpu_workers: Annotated[int, Field(ge=1, le=1024)] = 2

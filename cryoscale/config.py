@@ -10,15 +10,12 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -26,7 +23,7 @@ from pydantic import (
 from cryoscale.cluster_config import ClusterConfig
 from cryoscale.complaint import explain
 from cryoscale.dates import Day, require_dates
-from cryoscale.document import read_document
+from cryoscale.document import Written, read_document
 from cryoscale.errors import ConfigError, RegionError
 from cryoscale.region import RegionSpec, read_region
 from cryoscale.settings import (
@@ -42,22 +39,6 @@ from cryoscale.settings import (
 )
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses true and false where a number is wanted, for which pydantic takes them."""
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        wanted = bool in (annotation, *get_args(annotation))
-        if not wanted and any(
-            isinstance(one, bool) for one in (value if isinstance(value, list) else [value])
-        ):
-            raise ValueError("what is neither true nor false")
-        return value
-
-
 def _given(value: str) -> str:
     if not value.strip():  # an empty address would be this folder, an empty collection that of no item
         raise ValueError("a name or an address that is not empty")
@@ -68,7 +49,7 @@ Named = Annotated[str, AfterValidator(_given)]
 """An address or the id of a collection."""
 
 
-class RegionConfig(_Strict):
+class RegionConfig(Written):
     """Where: a bbox in degrees, a vector file, or RGI outlines with a buffer."""
 
     bbox: tuple[float, float, float, float] | None = None
@@ -83,7 +64,7 @@ class RegionConfig(_Strict):
         return self
 
 
-class SeasonConfig(_Strict):
+class SeasonConfig(Written):
     """When in the year: month-day to month-day, both included; may wrap over the new year."""
 
     start: str
@@ -97,14 +78,14 @@ class SeasonConfig(_Strict):
         return value
 
 
-class CatalogConfig(_Strict):
+class CatalogConfig(Written):
     """A STAC API, a folder of static STAC JSON, or a stac-geoparquet file."""
 
     url: Named
     sign: Literal["planetary-computer"] | None = None
 
 
-class SeasonalConfig(_Strict):
+class SeasonalConfig(Written):
     """A collection whose items are of the season, or of ``dates`` alone: UTC days that lie in it."""
 
     collection: Named
@@ -130,7 +111,7 @@ class OpticalConfig(SeasonalConfig):
     composite: Literal["best_scene", "median", "least_snow"] = "least_snow"
 
 
-class TerrainConfig(_Strict):
+class TerrainConfig(Written):
     """An elevation model, which has no season."""
 
     collection: Named
@@ -142,7 +123,7 @@ class ThermalConfig(SeasonalConfig):
     max_uncertainty_k: Annotated[float, Field(gt=0, le=100)] | None = None
 
 
-class VelocityConfig(_Strict):
+class VelocityConfig(Written):
     """ITS_LIVE: a Zarr mosaic by address, or a collection of vx, vy rasters."""
 
     href: Named | None = None
@@ -155,7 +136,7 @@ class VelocityConfig(_Strict):
         return self
 
 
-class SourcesConfig(_Strict):
+class SourcesConfig(Written):
     """The modalities; one that is left out is a missing channel."""
 
     optical: OpticalConfig
@@ -166,7 +147,7 @@ class SourcesConfig(_Strict):
     radar: SeasonalConfig | None = None
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Written):
     """Which model: a weights file, or a method that needs none."""
 
     weights: str | None = None
@@ -187,14 +168,14 @@ class ModelConfig(_Strict):
         return self
 
 
-class TilingConfig(_Strict):
+class TilingConfig(Written):
     """Edges of the model's tiles and of the blocks of work, in pixels."""
 
     tile_px: Annotated[int, Field(ge=32, le=4096, multiple_of=16)] = 256
     block_px: Annotated[int, Field(ge=256, le=8192, multiple_of=256)] = 2048
 
 
-class CandidatesConfig(_Strict):
+class CandidatesConfig(Written):
     """What a block has to have to be mapped: outlines nearby, and a place that meets all limits at once.
 
     Limits are held against coarse pixels of 80 m; a block of which something is not known is mapped.
@@ -224,7 +205,7 @@ class CandidatesConfig(_Strict):
         return limits if limits.looks_at_terrain or limits.min_ndsi is not None else None
 
 
-class OutlinesConfig(_Strict):
+class OutlinesConfig(Written):
     """What counts as a glacier, what is carried over from the RGI, and which files are written.
 
     ``o1region`` is the RGI's number of the first-order region, for glaciers that were not matched to the RGI.
@@ -253,7 +234,7 @@ class OutlinesConfig(_Strict):
         return text
 
 
-class Config(_Strict):
+class Config(Written):
     """The whole file."""
 
     name: Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[\w .()-]+$")]

@@ -1,13 +1,32 @@
-"""YAML files that people write: read with every key once, and refused in a line."""
+"""YAML files that people write: read with every key once, refused in a line; and the form of their parts."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from cryoscale.errors import ConfigError
+
+
+class Written(BaseModel):
+    """A part of such a file: no key that is not known, and numbers that are numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses true and false where a number is wanted, for which pydantic takes them."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        wanted = bool in (annotation, *get_args(annotation))
+        if not wanted and any(
+            isinstance(one, bool) for one in (value if isinstance(value, list) else [value])
+        ):
+            raise ValueError("what is neither true nor false")
+        return value
 
 
 class _OnceLoader(yaml.SafeLoader):  # type: ignore[misc]

@@ -33,8 +33,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from cryoscale.document import Written
 from cryoscale.features.turn import turn_map, turn_stack
 
 DROPPABLE: dict[str, tuple[str, ...]] = {
@@ -49,7 +50,7 @@ OPTICAL_ONLY: tuple[str, ...] = ("thermal", "velocity", "insar")
 """What is absent where there is only optics and a terrain model, the commonest real case."""
 
 
-class AugmentConfig(BaseModel):
+class AugmentConfig(Written):
     """What is changed at random, drawn anew for every patch in every epoch.
 
     Attributes:
@@ -63,10 +64,10 @@ class AugmentConfig(BaseModel):
         phase_sign: change the sign of a patch's phase every other time.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
     flips: bool = True
-    drop: dict[str, float] = {"thermal": 0.12, "velocity": 0.12, "insar": 0.12, "terrain": 0.03}
+    drop: dict[str, float] = Field(
+        default={"thermal": 0.12, "velocity": 0.12, "insar": 0.12, "terrain": 0.03}
+    )
     drop_together: float = Field(default=0.0, ge=0.0, le=1.0)
     elevation_jitter_m: float = Field(default=0.0, ge=0.0)
     phase_offset: bool = False

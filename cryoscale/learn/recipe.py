@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from cryoscale.document import read_document
+from cryoscale.document import Written, read_document
 from cryoscale.errors import ConfigError
 from cryoscale.learn.augment import AugmentConfig
 from cryoscale.learn.scores import CLASS_NAMES
@@ -20,11 +20,7 @@ TILE_MULTIPLE = 32
 """Patches and crops are multiples of this: the encoder halves five times."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class SimulationConfig(_Strict):
+class SimulationConfig(Written):
     """Patches from simulated mountain ranges.
 
     Attributes:
@@ -50,7 +46,7 @@ class SimulationConfig(_Strict):
     validation_seeds: tuple[int, ...] = ()
     test_seeds: tuple[int, ...] = ()
     size: str = "small"
-    regimes: dict[Literal["train", "validation", "test"], tuple[str, ...]] = {}
+    regimes: dict[Literal["train", "validation", "test"], tuple[str, ...]] = Field(default={})
     composites: tuple[Method, ...] = Field(default=("least_snow",), min_length=1)
     patch_px: int = Field(default=256, ge=TILE_MULTIPLE, multiple_of=TILE_MULTIPLE)
     stride_px: int = Field(default=128, ge=1)
@@ -74,7 +70,7 @@ class SimulationConfig(_Strict):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Written):
     """Which network, by the name of ``models.weights.ARCHITECTURES``, and its own arguments.
 
     ``in_channels`` and ``classes`` follow from the data and are not given here.
@@ -93,7 +89,7 @@ class ModelConfig(_Strict):
         return self
 
 
-class LossConfig(_Strict):
+class LossConfig(Written):
     """What is minimised; the formulas are in ``learn.losses``.
 
     Attributes:
@@ -118,7 +114,7 @@ class LossConfig(_Strict):
         return self
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Written):
     """Everything that decides the outcome of a training, except the machine.
 
     Attributes:

@@ -94,6 +94,7 @@ def test_files_are_chosen_by_name_and_a_region_may_be_written_as_a_number() -> N
         ("region.buffer_m", 30_000_000, "less than or equal to 100000"),
         ("region.bbox", [True, 27.85, 87.05, 28.10], "region.bbox: .*neither true nor false"),
         ("region.buffer_m", True, "region.buffer_m: True .*neither true nor false"),
+        ("cluster.cpu_workers", True, "cluster.cpu_workers: True .*neither true nor false"),
         ("outlines.o1region", True, "outlines.o1region: True "),
         ("region.bbox", [86.70, float("nan"), 87.05, 28.10], "region.bbox.1: nan.*finite"),
         ("candidates", {"rgi": "x.gpkg", "buffer_m": float("inf")}, "candidates.buffer_m.*finite"),

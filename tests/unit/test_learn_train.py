@@ -338,6 +338,7 @@ def test_the_cosine_schedule_rises_peaks_at_the_end_of_the_warm_up_and_falls_to_
         ("a: [\n", "YAML"),
         ("name: x\npatches: p\nepochs: 3\nepochs: 30\n", "line 4: the key 'epochs' again, which line 3 has"),
         ("name: a\npatches: p\nlearning_rate: .inf\n", "learning_rate; expected Input should be a finite"),
+        ("name: a\npatches: p\nepochs: true\n", "epochs; expected .*neither true nor false"),
         (
             "name: a\npatches: p\naugment: {elevation_jitter_m: .inf}\n",
             "jitter_m; expected Input should be a finite",
