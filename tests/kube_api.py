@@ -145,7 +145,8 @@ class FakeApi:
         found = self.objects[plural, name]
         meant = body.get("preconditions" if verb == "delete" else "metadata", {})
         if (uid := meant.get("uid", found["metadata"]["uid"])) != found["metadata"]["uid"]:
-            return 409, {"message": f"Precondition failed: UID in precondition: {uid}"}
+            # as a server says it: a patch would change what cannot be changed
+            return (409 if verb == "delete" else 422), {"message": f"metadata.uid: {uid}: not that of it"}
         if verb == "delete":
             del self.objects[plural, name]
         elif verb == "patch":

@@ -103,24 +103,35 @@ class Kube:
             time.sleep(AGAIN_S)
 
     def patch(
-        self, kind: str, name: str, change: Document, *, only_try: bool = False
+        self, kind: str, name: str, change: Document, *, uid: str = "", only_try: bool = False
     ) -> dict[str, Any] | None:
-        """Merge a change into an object; None where there is none."""
-        return self._call(
-            "PATCH",
-            kind,
-            name,
-            params={"dryRun": "All"} if only_try else {},
-            content=json.dumps(change),
-            headers={"Content-Type": "application/merge-patch+json"},
-        )
+        """Merge a change into an object; None where there is none.
+
+        Where ``uid`` is given, another object that has the name by now is left as it is; who looks again, as
+        after other failures of the moment, finds it.
+        """
+        if uid:
+            change = {**change, "metadata": {**change.get("metadata", {}), "uid": uid}}
+        try:
+            return self._call(
+                "PATCH",
+                kind,
+                name,
+                params={"dryRun": "All"} if only_try else {},
+                content=json.dumps(change),
+                headers={"Content-Type": "application/merge-patch+json"},
+            )
+        except InputError as error:
+            if uid and _status(error.__cause__) == 422:  # what cannot be changed, as a uid
+                raise ClusterUnavailableError(f"{kind} {self.namespace}/{name} is another by now") from error
+            raise
 
     def delete(
         self, kind: str, name: str, *, policy: str = "Background", uid: str = "", only_try: bool = False
     ) -> bool:
         """Delete an object and what it owns; False where it was not there.
 
-        Where ``uid`` is given, another object that has the name by now is refused.
+        Where ``uid`` is given, another object that has the name by now is left, as by :meth:`patch`.
         """
         options: dict[str, Any] = {"propagationPolicy": policy}
         if uid:

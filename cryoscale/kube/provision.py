@@ -150,13 +150,13 @@ class Provision:
             return
         made = self._documents().cluster
         change = {
-            "uid": cluster["metadata"]["uid"],  # which the server holds against the one that is there
             "labels": made["metadata"]["labels"],
             "annotations": {DRIVER_MARK: self.mark},
             "ownerReferences": self._owners(),
         }
         idle = {"idleTimeout": made["spec"].get("idleTimeout", 0)}
-        self.kube.patch("DaskCluster", self.spec.name, {"metadata": change, "spec": idle})
+        meant = cluster["metadata"]["uid"]
+        self.kube.patch("DaskCluster", self.spec.name, {"metadata": change, "spec": idle}, uid=meant)
 
     def _owners(self) -> list[dict[str, Any]]:
         """Of a cluster that may outlive its run, nobody: others may work on it when its Job is deleted."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from distributed import Client, wait
 
+from cryoscale.errors import ClusterUnavailableError
 from cryoscale.kube.api import Kube, connected
 from cryoscale.kube.scaling import Load, Scaler, Sizing
 from cryoscale.roster import workers_at
@@ -47,6 +48,25 @@ def client(plain: Lab) -> Iterator[Client]:
     (scheduler,) = plain.pods("plain", "dask.org/component=scheduler")
     with Client(f"tcp://{scheduler['status']['podIP']}:8786", timeout=30) as found:
         yield found
+
+
+def test_another_object_of_the_name_is_neither_changed_nor_deleted(kube: Kube) -> None:
+    """What the real server answers where the uid is not that of the object."""
+    before = kube.get("DaskCluster", "plain")
+    assert before is not None
+    for _ in range(2):
+        with pytest.raises(ClusterUnavailableError):
+            kube.patch("DaskCluster", "plain", {"metadata": {"annotations": {"a": "b"}}}, uid="of-another")
+        with pytest.raises(ClusterUnavailableError):
+            kube.delete("DaskCluster", "plain", uid="00000000-0000-4000-8000-000000000000")
+    after = kube.get("DaskCluster", "plain")
+    assert after is not None
+    assert "a" not in after["metadata"].get("annotations", {})
+    assert "deletionTimestamp" not in after["metadata"]
+    own = before["metadata"]["uid"]
+    changed = kube.patch("DaskCluster", "plain", {"metadata": {"annotations": {"a": "b"}}}, uid=own)
+    assert changed is not None
+    assert changed["metadata"]["annotations"]["a"] == "b"
 
 
 def raised(lab: Lab, kube: Kube, client: Client, replicas: int) -> None:

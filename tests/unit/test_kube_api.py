@@ -79,6 +79,19 @@ def test_what_is_refused_because_of_others_may_be_asked_again(
     assert call(kube)
 
 
+def test_another_object_of_the_name_is_neither_changed_nor_deleted(api: FakeApi, kube: Kube) -> None:
+    api.put("jobs", {"metadata": {"name": "j", "uid": "there"}})
+    change = {"metadata": {"labels": {"a": "b"}}}
+    for call in (kube.patch("Job", "j", change, uid="there"), kube.get("Job", "j")):
+        assert call is not None
+        assert call["metadata"]["labels"] == {"a": "b"}
+    with pytest.raises(ClusterUnavailableError, match="another by now"):
+        kube.patch("Job", "j", {"metadata": {"labels": {"a": "c"}}}, uid="meant")
+    with pytest.raises(ClusterUnavailableError):
+        kube.delete("Job", "j", uid="meant")
+    assert api.objects["jobs", "j"]["metadata"]["labels"] == {"a": "b"}
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_server_that_is_rolled_at_the_first_contact_is_away_and_no_bad_input(
     api: FakeApi, status: int
