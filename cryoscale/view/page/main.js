@@ -78,10 +78,11 @@ function follow(side) {
     remember();
     drawLegend($("legend"), state, shown, left.map.getZoom());
   });
-  side.map.on("error", async ({ error }) => {    // of a tile
+  side.map.on("error", async ({ error }) => {    // of a tile, whose status is 0 where nobody answers
     if (error?.status === 404) return;
-    if (error?.status) told(error.status, await error.body.text());
-    else trouble("The server of this page does not answer.");
+    if (error?.status === 0) trouble("The server of this page does not answer.");
+    else if (error?.status) told(error.status, await error.body.text());
+    else console.error(error);
   });
   side.map.on("click", async event => {
     const found = side.at(event.point, wanted);
