@@ -75,6 +75,7 @@ def read_region(spec: RegionSpec) -> Polygon | MultiPolygon:
     Raises:
         RegionError: reversed or empty bbox, a file that is absent, unreadable or holds anything but polygons,
             or a region that reaches beyond 89 degrees.
+        SourceError: a GeoJSON in a CRS that nobody knows.
     """
     geometry = _read(spec)
     _, south, _, north = geometry.bounds
@@ -133,7 +134,7 @@ def _from_bbox(bbox: tuple[float, float, float, float]) -> Polygon | MultiPolygo
 def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     import geopandas
 
-    from cryoscale.write.around import unknown_crs
+    from cryoscale.write.around import require_known_crs
     from cryoscale.write.rings import crossing, names_of
 
     given = f"{what} {path}"
@@ -156,10 +157,7 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
         raise RegionError(f"{given} without features", "polygons", "check its contents")
     if frame.crs is None:
         raise RegionError(f"{given} without a CRS", "polygons that name theirs", "set it in the file")
-    if (name := unknown_crs(path)) is not None:
-        raise RegionError(
-            f"{given} in the CRS {name}, which PROJ does not know", "one it knows", "correct it"
-        )
+    require_known_crs(path, given)
     names, shapes = names_of(frame), _in_degrees(frame.geometry)
     if not np.isfinite(shapely.get_coordinates(shapes)).all():
         raise RegionError(

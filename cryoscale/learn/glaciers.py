@@ -32,7 +32,7 @@ from cryoscale.errors import SourceError
 from cryoscale.grid import RESOLUTION_M, Window, transformer, window_of
 from cryoscale.learn.scan import PART_PX, Part, open_raw
 from cryoscale.learn.truth import open_truth
-from cryoscale.write.around import unknown_crs
+from cryoscale.write.around import require_known_crs
 from cryoscale.write.outlines import polygonise
 from cryoscale.write.polygons import explode
 
@@ -109,10 +109,7 @@ def read_outlines(path: Path, year: int | None = None) -> Glaciers:
     if "geometry" not in frame or frame.crs is None:
         lack = "geometry" if "geometry" not in frame else "a CRS"
         raise SourceError(f"outlines {path} without {lack}", expected, "export them again")
-    if (crs := unknown_crs(path)) is not None:
-        raise SourceError(
-            f"outlines {path} in the CRS {crs}, which PROJ does not know", "one it knows", "correct it"
-        )
+    require_known_crs(path, f"outlines {path}")
     frame = frame[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])].to_crs(4326)
     if "year" in frame and year is not None and (frame["year"] == year).any():
         frame = frame[frame["year"] == year]

@@ -15,7 +15,7 @@ import pandas as pd
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale.errors import InputError, SourceError
-from cryoscale.write.around import box_around, unknown_crs
+from cryoscale.write.around import box_around, require_known_crs
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -129,10 +129,7 @@ def _read(path: Path, name: str, regions: Sequence[BaseGeometry]) -> GeoDataFram
         ) from error
     if frame.crs is None:
         raise _without_crs(path, name)
-    if (crs := unknown_crs(path)) is not None:
-        raise InputError(
-            f"{name} {path} in the CRS {crs}, which PROJ does not know", "one it knows", "correct it"
-        )
+    require_known_crs(path, f"{name} {path}")
     polygons = frame.geom_type.isin(["Polygon", "MultiPolygon"])
     if len(frame) and not polygons.any():
         raise InputError(

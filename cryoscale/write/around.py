@@ -11,6 +11,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
+from cryoscale.errors import SourceError
 from cryoscale.grid import transformer
 
 _STEPS = 100
@@ -20,22 +21,25 @@ _PAD = 0.01
 """Share of the box that it is grown by on each side: what sides bulge between two points, many times over."""
 
 
-def unknown_crs(path: Path) -> str | None:
-    """The CRS that a GeoJSON names where PROJ does not know it; GDAL takes it for WGS 84 without a word.
+def require_known_crs(path: Path, given: str) -> None:
+    """Refuses a GeoJSON whose CRS PROJ does not know, which GDAL takes for WGS 84 without a word.
 
-    None for one that names none, which is WGS 84 (RFC 7946, 4), and for files of other kinds.
+    One that names none is WGS 84 (RFC 7946, 4); files of other kinds pass.
+
+    Raises:
+        SourceError: it is such a one, which ``given`` calls by its name.
     """
     if path.suffix.lower() not in (".json", ".geojson"):
-        return None
+        return
     try:
         name = str(json.loads(path.read_bytes())["crs"]["properties"]["name"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return
     try:
         CRS.from_user_input(name)
-    except CRSError:
-        return name
-    return None
+    except CRSError as error:
+        told = f"{given} in the CRS {name}, which PROJ does not know"
+        raise SourceError(told, "one that it knows", "correct it") from error
 
 
 def box_around(regions: Iterable[BaseGeometry], crs: str) -> tuple[float, float, float, float] | None:

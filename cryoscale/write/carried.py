@@ -18,7 +18,7 @@ from shapely.geometry.base import BaseGeometry
 
 from cryoscale.errors import SourceError
 from cryoscale.write import zones
-from cryoscale.write.around import box_around, unknown_crs
+from cryoscale.write.around import box_around, require_known_crs
 from cryoscale.write.columns import COLUMNS
 from cryoscale.write.polygons import PolygonArray, explode
 from cryoscale.write.rings import crossing, names_of
@@ -98,10 +98,7 @@ def read_glaciers(path: str, region: BaseGeometry) -> gpd.GeoDataFrame:
             f"known glaciers {path}, which cannot be read ({reason})", expected, "give another file"
         ) from error
     given = f"known glaciers {path}"
-    if (name := unknown_crs(Path(path))) is not None:
-        raise SourceError(
-            f"{given} in the CRS {name}, which PROJ does not know", "one it knows", "correct it"
-        )
+    require_known_crs(Path(path), given)
     _check(frame, given)
     crossed = crossing(frame.geometry.to_numpy(), names_of(frame))
     if crossed is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from shapely.geometry import Point, box
 
-from cryoscale.errors import RegionError, SourceError
+from cryoscale.errors import SourceError
 from cryoscale.learn.outlines import read_outlines
 from cryoscale.region import RegionSpec, read_region
 from cryoscale.write.around import box_around
@@ -79,5 +79,5 @@ def test_a_geojson_in_a_crs_that_nobody_knows_is_not_taken_for_one_in_degrees(
         return
     with pytest.raises(SourceError, match="999999"):
         read_glaciers(str(path), REGION)
-    with pytest.raises(RegionError, match="999999"):
+    with pytest.raises(SourceError, match="999999"):
         read_region(RegionSpec(file=str(path)))
