@@ -300,6 +300,8 @@ def process_block(
         quicklook.write_block(out, year, block, seen)
         shown = layers_shown(inputs, layers, year, (rows, cols))
         evidence.write_block(out, year, block, shown)
+        mosaic.settle(f"{out}/mosaic.zarr", year, block)
+        quicklook.settle(out, year, block)
     label = layers["label"]
     counts = np.bincount(label[label != NO_DATA].ravel(), minlength=layers["probability"].shape[0])
     shares = report.choice.shares(block.window) if report.choice else ()

@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from cryoscale.errors import OutputError
 
@@ -140,6 +141,32 @@ def empty(folder: str) -> None:
                     shutil.rmtree(one.path)
                 else:
                     os.unlink(one.path)
+
+
+def settle(paths: Sequence[str]) -> None:
+    """Has files, and the folders that name them, go to the disk itself; those that are not there are fine.
+
+    Side by side: what waits for the disk at the same time waits for it once.
+
+    Raises:
+        OSError: the disk did not take them; some network filesystems say only now that it is full.
+    """
+    with ThreadPoolExecutor(max(len(paths), 1)) as pool:
+        there = [path for path, is_there in zip(paths, pool.map(_sync_file, paths), strict=True) if is_there]
+        for _ in pool.map(_sync_folder, sorted({os.path.dirname(path) for path in there})):
+            pass
+
+
+def _sync_file(path: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _sync_folder(folder: str) -> None:

@@ -148,6 +148,11 @@ def write_block(
     return read_block_checksum(store_url, year, block)
 
 
+def settle(store_url: str | os.PathLike[str], year: int, block: Block) -> None:
+    """Has a block's shards survive a power cut, before a marker says that they are there."""
+    Objects(os.fspath(store_url)).settle(list(_shard_keys(store_url, year, block).values()))
+
+
 def read_block_checksum(store_url: str | os.PathLike[str], year: int, block: Block) -> BlockRecord:
     """Checksum of one block as it lies in the store, over the stored bytes of its shards.
 

@@ -99,6 +99,15 @@ class Objects:
             return bool(options) and self._writer(key) == options["Metadata"][_WRITER]
         return True
 
+    def settle(self, keys: Sequence[str]) -> None:
+        """Has objects that others put survive a power cut, as :meth:`put` does; absent ones are fine.
+
+        A remote store answers once it has them for good.
+        """
+        folder = local_path(self.root)
+        if folder is not None:
+            disk.settle([f"{folder}/{key}" for key in keys])
+
     def get(self, key: str) -> bytes | None:
         """The content of an object, None where there is none."""
         return self.get_many([key])[key]

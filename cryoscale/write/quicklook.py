@@ -23,6 +23,7 @@ from zarr.codecs import ZstdCodec
 
 from cryoscale.grid import Block, Window
 from cryoscale.write import store
+from cryoscale.write.objects import Objects
 
 FACTOR = 4
 LAYERS = ("B04", "B03", "B02", "elevation")
@@ -79,6 +80,14 @@ def write_block(out: str, year: int, block: Block, layers: Mapping[str, NDArray[
     for name in LAYERS:
         if name in layers:
             group[name][place] = thinned(layers[name])  # type: ignore[index]
+
+
+def settle(out: str, year: int, block: Block) -> None:
+    """Has a block's part, evidence with it, survive a power cut, before a marker says that it is there."""
+    group, (rows, cols) = place_of(out, year, block)
+    row, col = (one.start // (one.stop - one.start) for one in (rows, cols))
+    keys = [f"{name}/c/{row}/{col}" for name in LAYERS] + [f"evidence/c/0/{row}/{col}"]
+    Objects(url_of(out)).settle([f"{group.path}/{key}" for key in keys])
 
 
 def place_of(out: str, year: int, block: Block) -> tuple[zarr.Group, tuple[slice, slice]]:
