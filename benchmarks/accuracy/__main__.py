@@ -29,6 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder for everything (default: build/accuracy-SCALE)")
     parser.add_argument("--models", nargs="+", default=None, metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument(
+        "--seeds",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="trainings of every learner, each from other weights; the tables say how far they differ",
+    )
+    parser.add_argument(
         "--workers", type=at_least(0), help="jobs at once, each a process; 0: all in this one"
     )
     parser.add_argument(
@@ -57,7 +64,7 @@ def run(given: argparse.Namespace) -> None:
         require_writable(given.results)
     claim(out, scale)
     bench = Bench(scale, out)
-    jobs = plan(bench, models)
+    jobs = plan(bench, models, given.seeds)
     if given.job:
         do(next(job for job in jobs if job.name == given.job), out)
         return
@@ -66,7 +73,8 @@ def run(given: argparse.Namespace) -> None:
         heavy=heavy(scale),
         until_s=given.deadline,
     )
-    command = ["benchmarks.accuracy", "--scale", scale.name, "--out", str(out), "--models", *models]
+    command = ["benchmarks.accuracy", "--scale", scale.name, "--out", str(out)]
+    command += ["--seeds", str(given.seeds), "--models", *models]
     began, used_s = time.perf_counter(), cpu_s()
     failure: JobError | None = None
     if not given.report:

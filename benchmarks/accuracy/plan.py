@@ -13,8 +13,12 @@ SUBJECT = "cryonet"
 """The network that splits, modalities and channels are compared on."""
 
 
-def plan(bench: Bench, models: Sequence[str]) -> list[Job]:
-    """All jobs that the tables of ``models`` need; long ones first among those that may start."""
+def plan(bench: Bench, models: Sequence[str], seeds: int = 1) -> list[Job]:
+    """All jobs that the tables of ``models`` need; long ones first among those that may start.
+
+    Each seed after the first is a training of every learner from other weights and in another order of
+    patches, with its maps, and comes after all that the seeds before it need.
+    """
     learners = sorted((m for m in LEARNERS if m in models), key=_SLOWEST_FIRST.index)
     scale, places = bench.scale, (*bench.scale.test, *bench.scale.transfer)
     jobs = [Job("patches", (), bench.make_patches, slots=max(1, scale.wide // 2))] if learners else []
@@ -49,7 +53,30 @@ def plan(bench: Bench, models: Sequence[str]) -> list[Job]:
             for place in places
         ]
     jobs += [_map(bench, place, f"{m}-tuned", f"tune-{m}") for m in networks for place in scale.transfer]
+    for number in range(2, seeds + 1):
+        jobs += _again(bench, learners, number)
     return jobs
+
+
+def seeded(name: str, number: int) -> str:
+    """What the weights of a model's training by its first, second, … seed are called."""
+    return name if number == 1 else f"{name}-seed-{number}"
+
+
+def _again(bench: Bench, learners: Sequence[str], number: int) -> list[Job]:
+    """Every learner trained, mapped and tuned by another seed, on the same patches."""
+    scale, jobs = bench.scale, [_training(bench, seeded(m, number), model=m, number=number) for m in learners]
+    if SUBJECT in learners:
+        work = partial(bench.importance, seeded(SUBJECT, number))
+        needs = (f"train-{seeded(SUBJECT, number)}",)
+        jobs.append(Job(seeded("importance", number), needs, work, heavy=True))
+    for m in (m for m in learners if m in NETWORKS):
+        name = seeded(m, number)
+        needs = (f"train-{name}", "patches-transfer")
+        jobs.append(Job(f"tune-{name}", needs, partial(bench.tune, name, number), heavy=True))
+        jobs += [_map(bench, place, f"{name}-tuned", f"tune-{name}") for place in scale.transfer]
+    names = [seeded(m, number) for m in learners]
+    return jobs + [_map(bench, place, name) for name in names for place in (*scale.test, *scale.transfer)]
 
 
 FOREST_THREADS = 4
@@ -58,12 +85,20 @@ FOREST_THREADS = 4
 _SLOWEST_FIRST = ("random-forest", "glavitu", "cryonet", "segformer", "unet", "deeplabv3plus")
 
 
-def _training(bench: Bench, name: str, kind: str = "blocked", needs: str = "patches") -> Job:
+def _training(
+    bench: Bench,
+    name: str,
+    kind: str = "blocked",
+    needs: str = "patches",
+    *,
+    model: str | None = None,
+    number: int = 1,
+) -> Job:
     """The training of a model, or of the subject by another patch set, under the name of its weights."""
-    model = name if name in LEARNERS else SUBJECT
+    model = model or (name if name in LEARNERS else SUBJECT)
     by_gradient = model in NETWORKS
     slots = 1 if by_gradient else min(bench.scale.wide, FOREST_THREADS)
-    work = partial(bench.train, name, model, kind)
+    work = partial(bench.train, name, model, kind, number)
     return Job(f"train-{name}", (needs,), work, slots=slots, heavy=by_gradient)
 
 

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.jobs import Job, done_path, missing, outcome
+from benchmarks.accuracy.jobs import Job, missing, outcome
 from benchmarks.accuracy.steps import Bench
-from benchmarks.accuracy.tables import importance_table, tables
+from benchmarks.accuracy.tables import importances, tables
 from cryoscale.bench import record
 
 PACKAGES = ("torch", "numpy", "scikit-learn", "segmentation-models-pytorch", "timm", "zarr", "odc-stac")
@@ -60,9 +60,7 @@ def line(bench: Bench, jobs: Sequence[Job], spent: tuple[float, float] | None) -
     """
     undone = missing(jobs, bench.out)
     found = {job.name: outcome(bench.out, job.name) for job in jobs if job.name not in undone}
-    made = tables(bench, jobs)
-    if done_path(bench.out, "importance").exists():
-        made.append(importance_table(outcome(bench.out, "importance")))
+    made = [*tables(bench, jobs), *importances(bench)]
     results = {
         "commit": commit(),
         "simulated": True,

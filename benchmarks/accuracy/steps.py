@@ -13,7 +13,7 @@ import zarr
 
 import cryoscale
 from benchmarks.accuracy.jobs import outcome
-from benchmarks.accuracy.scales import Place, Scale
+from benchmarks.accuracy.scales import LEARNERS, Place, Scale
 from cryoscale.features.stack import PcaBasis
 from cryoscale.forecast.rates import cores
 from cryoscale.learn.augment import DROPPABLE
@@ -146,28 +146,31 @@ class Bench:
 
     # --- models -------------------------------------------------------------------------------------
 
-    def train(self, name: str, model: str, kind: str) -> dict[str, Any]:
-        """Trains ``model`` on a patch set by the recipe that all share."""
+    def train(self, name: str, model: str, kind: str, number: int = 1) -> dict[str, Any]:
+        """Trains ``model`` on a patch set by the recipe that all share, but for its seed."""
         config = TrainConfig(
             name=f"benchmark {self.scale.name}: {name}",
             description="Trained on simulated mountain ranges only, for a comparison; not fit for real ones.",
             patches=self.patches(kind),
             model={"name": model, "arguments": self.scale.arguments.get(model, {})},
-            **self.scale.recipe,
+            **{**self.scale.recipe, "seed": self._seed(number)},
         )
         return self._fit(name, config)
 
-    def tune(self, name: str) -> dict[str, Any]:
+    def tune(self, name: str, number: int = 1) -> dict[str, Any]:
         """Fine-tunes trained weights on the transfer regime, for a few iterations."""
         config = TrainConfig(
             name=f"benchmark {self.scale.name}: {name}, fine-tuned",
             patches=self.patches("transfer"),
             initial=self.weights(name),
             augment=self.scale.recipe["augment"],
-            seed=self.scale.recipe["seed"],
+            seed=self._seed(number),
             **self.scale.tuning,
         )
         return self._fit(f"{name}-tuned", config)
+
+    def _seed(self, number: int) -> int:
+        return int(self.scale.recipe["seed"]) + number - 1
 
     def _fit(self, name: str, config: TrainConfig) -> dict[str, Any]:
         out = self.weights(name)
@@ -195,7 +198,7 @@ class Bench:
             how=Permuting(repeats=repeats),
             precision="bf16" if _gpus() else "fp32",
         )
-        save(found, self.out / "importance")
+        save(found, self.out / "importance" / ("" if name in LEARNERS else name))
         return found.to_dict()
 
     # --- maps ---------------------------------------------------------------------------------------

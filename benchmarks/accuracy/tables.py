@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.jobs import Job, done_path, missing, outcome
-from benchmarks.accuracy.plan import SUBJECT
-from benchmarks.accuracy.scales import MODELS, NETWORKS, Place
+from benchmarks.accuracy.plan import SUBJECT, seeded
+from benchmarks.accuracy.scales import LEARNERS, MODELS, NETWORKS, Place
 from benchmarks.accuracy.steps import Bench, without
 from cryoscale.learn.scores import Scores
 
@@ -84,7 +84,7 @@ def mapped(bench: Bench, places: Sequence[Place], name: str) -> Scores | None:
 def tables(bench: Bench, jobs: Sequence[Job] = ()) -> list[Table]:
     """The tables whose maps are made; a dash for what ``jobs`` should have made and have not."""
     planned = frozenset(job.name for job in jobs)
-    parts = (_comparison, _modalities, _splits, _transfer, _cost)
+    parts = (_comparison, _seeds, _modalities, _splits, _transfer, _cost)
     return [table for table in (part(bench, planned) for part in parts) if table.rows]
 
 
@@ -117,6 +117,50 @@ def _comparison(bench: Bench, planned: Planned) -> Table:
     )
     names = [(_TITLES[m], m) for m in MODELS]
     return Table("I", caption, ("model", *_FULL), _rows(bench, bench.scale.test, names, planned))
+
+
+def spread(values: Sequence[float]) -> str:
+    """The mean of shares and, of more than one, the lowest and the highest, as per cent; a dash for none."""
+    known = [value for value in values if value == value]
+    if not known:
+        return "-"
+    mean = percent(sum(known) / len(known))
+    return mean if len(known) == 1 else f"{mean} ({percent(min(known))} to {percent(max(known))})"
+
+
+def _seeds(bench: Bench, planned: Planned) -> Table:
+    caption = (
+        "Every learner trained once a seed, which decides its first weights and the order, turns and gaps of "
+        "the same patches: mean and, in brackets, lowest and highest of mean IoU and IoU of debris on the "
+        "test ranges, and of mean IoU in the transfer regime before and after fine-tuning, per cent. "
+        "Simulated ranges."
+    )
+    test, transfer = bench.scale.test, bench.scale.transfer
+    rows = []
+    for model in LEARNERS:
+        names = [model]
+        while _wanted(bench, test, seeded(model, len(names) + 1), planned):
+            names.append(seeded(model, len(names) + 1))
+        if len(names) == 1:
+            continue
+        columns = (
+            (test, "", "mean"),
+            (test, "", "debris_covered_ice"),
+            (transfer, "", "mean"),
+            (transfer, "-tuned", "mean"),
+        )
+        cells = []
+        for places, suffix, of in columns:
+            found = [mapped(bench, places, f"{name}{suffix}") for name in names]
+            cells.append(spread([_iou(scores, of) for scores in found if scores is not None]))
+        done = sum(mapped(bench, test, name) is not None for name in names)
+        rows.append((_TITLES[model], str(done), *cells))
+    heads = ("mean IoU", "debris", "transfer, before: mean IoU", "after: mean IoU")
+    return Table("of seeds", caption, ("model", "seeds", *heads), tuple(rows))
+
+
+def _iou(scores: Scores, of: str) -> float:
+    return float(next(row["iou"] for row in scores.rows() if row["class"] == of))
 
 
 def _modalities(bench: Bench, planned: Planned) -> Table:
@@ -225,11 +269,45 @@ def importance_table(found: dict[str, Any], count: int = 15) -> Table:
     return Table("of importance", caption, ("channel", "mean", "clean ice", "debris"), rows)
 
 
+def importance_of_seeds(found: Sequence[dict[str, Any]], count: int = 15) -> Table:
+    """:func:`importance_table` of several trainings: mean, lowest and highest fall, and place in each."""
+    part = "overall"
+
+    def drops(kind: str, name: str, part: str = part) -> list[float]:
+        return [float(one[kind][name][part]["iou"]["mean"] or 0.0) for one in found]
+
+    places = {name: [] for name in found[0]["channels"]}
+    for one in found:
+        ordered = sorted(places, key=lambda name: -float(one["channels"][name][part]["iou"]["mean"] or 0.0))
+        for place, name in enumerate(ordered, 1):
+            places[name].append(place)
+    rows = []
+    for kind, mark, most in (("channels", "", count), ("groups", "*", None)):
+        names = sorted(found[0][kind], key=lambda name, kind=kind: -sum(drops(kind, name)))[:most]
+        for name in names:
+            cells = [spread(drops(kind, name)), spread(drops(kind, name, "debris-covered ice"))]
+            where = ", ".join(map(str, places[name])) if kind == "channels" else ""
+            rows.append((f"{mark}{name}{mark}", *cells, where))
+    caption = (
+        f"The same of {len(found)} trainings of {_TITLES[SUBJECT]}, each by another seed: mean and, in "
+        "brackets, lowest and highest fall, and a channel's place among all in each training. "
+        "Simulated ranges."
+    )
+    return Table("of importance by seed", caption, ("channel", "mean", "debris", "places"), tuple(rows))
+
+
+def importances(bench: Bench) -> list[Table]:
+    """The tables of importance, as far as it has been asked for and found."""
+    found: list[dict[str, Any]] = []
+    while done_path(bench.out, name := seeded("importance", len(found) + 1)).exists():
+        found.append(outcome(bench.out, name))
+    made = [importance_table(found[0])] if found else []
+    return [*made, importance_of_seeds(found)] if len(found) > 1 else made
+
+
 def page(bench: Bench, machine: str, jobs: Sequence[Job] = ()) -> str:
     """All tables as one page of markdown, which says what of ``jobs`` is not done."""
-    found = tables(bench, jobs)
-    if done_path(bench.out, "importance").exists():
-        found.append(importance_table(outcome(bench.out, "importance")))
+    found = [*tables(bench, jobs), *importances(bench)]
     head = (
         f"# Accuracy benchmark, scale {bench.scale.name}\n\n"
         "**Everything here is simulated**: the mountains, the scenes of every sensor, the labels. The "

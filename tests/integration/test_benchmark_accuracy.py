@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -14,12 +16,20 @@ import rasterio
 import xarray as xr
 from sklearn.metrics import accuracy_score, jaccard_score
 
+from benchmarks.accuracy import jobs as accuracy_jobs
 from benchmarks.accuracy.__main__ import chosen, claim, main
 from benchmarks.accuracy.jobs import Job, JobError, Room, _startable, done_path, outcome, run_all
 from benchmarks.accuracy.plan import plan
-from benchmarks.accuracy.scales import CPU, FULL, MODELS, SCALES, TINY
+from benchmarks.accuracy.scales import CPU, FULL, LEARNERS, MODELS, NETWORKS, SCALES, TINY, Place
 from benchmarks.accuracy.steps import Bench, range_job
-from benchmarks.accuracy.tables import full_row, importance_table, percent, tables
+from benchmarks.accuracy.tables import (
+    full_row,
+    importance_of_seeds,
+    importance_table,
+    percent,
+    spread,
+    tables,
+)
 from cryoscale.errors import InputError, OutputError
 from cryoscale.learn.patches import Patches
 from cryoscale.learn.recipe import TrainConfig
@@ -171,6 +181,38 @@ def test_every_model_has_its_jobs_and_every_job_waits_for_what_it_needs(scale, t
             assert f"map-{place.name}-{model}" in seen
 
 
+@pytest.mark.parametrize("scale", [CPU, FULL], ids=lambda scale: scale.name)
+def test_a_further_seed_trains_maps_and_tunes_every_learner_again_and_changes_no_job_before_it(
+    scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(scale, tmp_path)
+    once, thrice = plan(bench, MODELS), plan(bench, MODELS, seeds=3)
+    assert [job.name for job in thrice[: len(once)]] == [job.name for job in once]
+    more = {job.name: job for job in thrice[len(once) :]}
+    assert len(more) == len(thrice) - len(once)
+    seen = {job.name for job in once}
+    for job in more.values():
+        assert set(job.needs) <= seen
+        seen.add(job.name)
+    places = (*scale.test, *scale.transfer)
+    for number in (2, 3):
+        wanted = {f"train-{m}-seed-{number}" for m in LEARNERS}
+        wanted |= {f"map-{place.name}-{m}-seed-{number}" for m in LEARNERS for place in places}
+        wanted |= {f"tune-{m}-seed-{number}" for m in NETWORKS} | {f"importance-seed-{number}"}
+        assert wanted <= more.keys()
+    asked: dict[str, TrainConfig] = {}
+    monkeypatch.setattr(Bench, "_fit", lambda self, name, config: asked.update({name: config}))
+    for job in (*once, *more.values()):
+        if job.name.removesuffix("-seed-3") in ("train-unet", "tune-unet", "train-random-forest"):
+            job.work()
+    assert {name: config.seed for name, config in asked.items()} == {
+        **{"unet": 1, "unet-tuned": 1, "random-forest": 1},
+        **{"unet-seed-3": 3, "unet-seed-3-tuned": 3, "random-forest-seed-3": 3},
+    }
+    assert asked["unet-seed-3"].model == asked["unet"].model
+    assert asked["unet-seed-3"].patches == asked["unet"].patches
+
+
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A command for the benchmark's own: it takes --job NAME and does what the name says."""
@@ -236,14 +278,20 @@ def test_heavy_jobs_and_jobs_of_many_threads_take_their_room(tmp_path: Path) -> 
 
 
 def test_at_the_deadline_jobs_and_what_they_have_started_are_ended(
-    tmp_path: Path, stand_in: list[str]
+    tmp_path: Path, stand_in: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    child, told = tmp_path / "child", list[str]()
+
+    def now() -> float:
+        """However slow the machine is, time is over once there is something to end."""
+        return 2.0 if child.exists() and child.read_text() else 1.0
+
+    monkeypatch.setattr(accuracy_jobs, "time", SimpleNamespace(perf_counter=now, sleep=time.sleep))
     jobs = [Job("first", (), unused), Job("endless", ("first",), unused), Job("late", ("endless",), unused)]
-    run_all(jobs, tmp_path, room=Room(2, until_s=1.5), command=stand_in, tell=told.append)
+    run_all(jobs, tmp_path, room=Room(2, until_s=0.5), command=stand_in, tell=told.append)
     assert "ended: endless" in told[-1]
     assert done_path(tmp_path, "first").exists()
-    assert not psutil.pid_exists(int((tmp_path / "child").read_text()))
+    assert not psutil.pid_exists(int(child.read_text()))
 
 
 @pytest.mark.benchmarks
@@ -287,6 +335,53 @@ def test_the_table_of_importance_ranks_channels_and_marks_groups_of_the_same_nam
     found = {"channels": {"velocity": drop(0.1), "LST": drop(0.3)}, "groups": {"velocity": drop(0.1)}}
     assert [row[0] for row in importance_table(found).rows] == ["LST", "velocity", "*velocity*"]
     assert importance_table(found).rows[0][1] == "30.00"
+
+
+def test_importance_of_several_seeds_is_told_with_its_spread_and_every_place() -> None:
+    def told(**drops: float) -> dict:
+        channels = {
+            name: {part: {"iou": {"mean": value}} for part in ("overall", "clean ice", "debris-covered ice")}
+            for name, value in drops.items()
+        }
+        return {"channels": channels, "groups": {"thermal": channels["LST"]}}
+
+    table = importance_of_seeds([told(LST=0.3, slope=0.2, B02=0.0), told(LST=0.1, slope=0.4, B02=0.0)])
+    assert table.rows == (
+        ("slope", "30.00 (20.00 to 40.00)", "30.00 (20.00 to 40.00)", "2, 1"),
+        ("LST", "20.00 (10.00 to 30.00)", "20.00 (10.00 to 30.00)", "1, 2"),
+        ("B02", "0.00 (0.00 to 0.00)", "0.00 (0.00 to 0.00)", "3, 3"),
+        ("*thermal*", "20.00 (10.00 to 30.00)", "20.00 (10.00 to 30.00)", ""),
+    )
+
+
+def test_the_table_of_seeds_has_mean_lowest_and_highest_of_those_that_are_done(tmp_path: Path) -> None:
+    bench = Bench(TINY, tmp_path)
+    (place,), (transfer,) = TINY.test, TINY.transfer
+
+    def put(name: str, place: Place, right: int) -> None:
+        confusion = np.zeros((5, 5), int)
+        confusion[0, 0], confusion[2, 2], confusion[2, 0] = 100, right, 100 - right
+        path = done_path(tmp_path, f"map-{place.name}-{name}")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"scores": Scores(confusion).to_dict(), "ece": None, "seconds": 1.0}))
+
+    put("unet", place, 50)
+    assert "of seeds" not in {table.number for table in tables(bench)}
+    put("unet-seed-2", place, 80)
+    put("unet", transfer, 40)
+    (table,) = (
+        table for table in tables(bench, plan(bench, ("unet",), seeds=3)) if table.number == "of seeds"
+    )
+    assert table.rows == (
+        (
+            "U-Net",
+            "2",
+            spread([(0.5 + 2 / 3) / 2, (0.8 + 5 / 6) / 2]),
+            "65.00 (50.00 to 80.00)",
+            "51.25",
+            "-",
+        ),
+    )
 
 
 def test_the_workers_of_a_scale_do_not_change_what_it_is() -> None:
