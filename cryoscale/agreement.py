@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from scipy import ndimage
 
-from cryoscale.errors import CryoscaleError
+from cryoscale.errors import CryoscaleError, SourceError
 from cryoscale.grid import RESOLUTION_M, Block, central_meridian_deg, transformer, turned
+from cryoscale.inventories import corrections_of
 from cryoscale.ledger import Ledger, Work
-from cryoscale.write import mosaic, zones
+from cryoscale.write import corrections, mosaic, zones
 from cryoscale.write.nearby import Nearby
 from cryoscale.write.polygons import PolygonArray
 from cryoscale.write.vectors import read_parts
@@ -75,9 +76,14 @@ def outlines_and_map(
             return
         if broken:
             yield Fault("outline", name, f"{broken} of its outlines are not valid")
+        try:
+            hand = corrections_of(ledger.out, year)
+        except SourceError as error:
+            yield Fault("file", corrections.FILE, f"cannot be read: {error}", repair=False)
+            return
         for epsg, blocks in by_zone.items():
             try:
-                labels = mosaic.open_mosaic(ledger.out, year, epsg)["label"]
+                labels = hand.over(mosaic.open_mosaic(ledger.out, year, epsg, dask=False), epsg)["label"]
                 window = mosaic.window_of_map(f"{ledger.out}/mosaic.zarr", year, epsg)
             except (CryoscaleError, ValueError, KeyError, TypeError) as error:
                 yield Fault("file", f"mosaic.zarr/{year}/{epsg}", f"cannot be opened: {error}")

@@ -272,6 +272,13 @@ def outline(
     rgi: Annotated[
         str | None, typer.Option(help="Where outlines.rgi lies now, if not where the run looked for it.")
     ] = None,
+    corrections: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<file|none>",
+            help="Polygons with a column class that win over the map; kept by the run. none: take them back.",
+        ),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Draw the outlines of a finished run again from its maps, and write them as files for other programs."""
@@ -283,7 +290,13 @@ def outline(
     console = Console(quiet=json_)
     with console:
         made = draw_again(
-            output(out), files=files, year=year, rgi=rgi, processes=CPU_COUNT, on_stage=console.stage
+            output(out),
+            files=files,
+            year=year,
+            rgi=rgi,
+            corrections=corrections,
+            processes=CPU_COUNT,
+            on_stage=console.stage,
         )
     if json_:
         print_json(made)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from cryoscale.dates import spelled
+from cryoscale.inventories import corrections_of
 from cryoscale.reporting import plates_of
 from cryoscale.scenes import is_simulated
 from cryoscale.settings import Settings
@@ -84,6 +85,7 @@ class Drawer:
             made=str(self.manifest["created"]),
             o1region=self.settings.o1region,
             simulated=is_simulated(self.out),
+            corrections=len(corrections_of(self.out, year)),
         )
 
     def _draw_map(self, year: int) -> None:
@@ -92,12 +94,14 @@ class Drawer:
         name = "map.png" if year == settings.years[-1] else f"map-{year}.png"
         zones = mosaic.zones(out, year)
         caption = f"Model {self.manifest['model']['name']}; {_when(settings, year)}."
+        if hand := corrections_of(out, year):
+            caption = f"{caption} Corrected by hand."
         if is_simulated(out):
             caption = f"Simulated imagery: no real place. {caption}"
         inventory = self.folder / "inventory"
         picture.draw_map(
             self.folder / name,
-            {epsg: mosaic.open_overview(out, year, epsg) for epsg in zones},
+            {epsg: hand.over(mosaic.open_overview(out, year, epsg), epsg) for epsg in zones},
             read_parts(str(inventory / f"{year}.parquet"), ("area_km2", "debris_area_km2", "geometry")),
             fronts=read_parts(str(inventory / f"{year}-fronts.parquet"), ("geometry",)),
             background={epsg: quicklook.open_quicklook(out, year, epsg) for epsg in zones},

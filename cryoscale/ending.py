@@ -50,12 +50,15 @@ def basis_of(settings: Settings, out: str) -> str:
     """A digest of all that a run's end is made from.
 
     That is what the markers and the set-aside blocks tell, the run's record, what is asked of its end, the
-    file of known glaciers, and the program with its libraries.
+    file of known glaciers, what people corrected by hand, and the program with its libraries.
     """
+    from cryoscale.write.corrections import FILE
+
     ledger, total = Ledger(out), hashlib.sha256()
     asked = {one.name: getattr(settings, one.name) for one in fields(settings) if one.name not in _OF_THE_RUN}
     asked["weights"] = settings.model.weights  # the STAC item says where they lie
-    found = [ledger.manifest(), _program(), asked]
+    by_hand = hashlib.sha256(ledger.objects.get(FILE) or b"").hexdigest()
+    found = [ledger.manifest(), _program(), asked, by_hand]
     total.update(json.dumps(found, sort_keys=True, default=_plain).encode())
     # where a run was copied to, its shards have other stamps and the same content
     done = {place_of(one.key): _told(one, exclude={"shards"}) for one in ledger.markers()}

@@ -15,12 +15,14 @@ from cryoscale.settings import Settings
 from cryoscale.write import (
     bootstrap,
     columns,
+    corrections,
     mosaic,
     outlines,
     quicklook,
     snow,
 )
 from cryoscale.write.carried import KnownGlaciers
+from cryoscale.write.corrections import Corrections
 from cryoscale.write.coverage import Coverage
 from cryoscale.write.divides import DEM
 from cryoscale.write.evidence import Evidence, open_evidence
@@ -50,7 +52,9 @@ def write_inventory(
     of all with its interval, and what the columns of all years mean. Blocks are looked at, complexes divided,
     glaciers described and their fronts found by ``each``.
     """
+    hand = corrections_of(out, year)
     maps = {epsg: mosaic.open_mosaic(out, year, epsg, dask=False) for epsg in mosaic.zones(out, year)}
+    maps = {epsg: hand.over(found, epsg) for epsg, found in maps.items()}
     parquet = folder / "inventory" / f"{year}.parquet"
     model, run_id = str(manifest["model"]["name"]), str(manifest["identity_sha256"])[:16]
     ground = ground_of(settings, out, year)
@@ -63,7 +67,7 @@ def write_inventory(
         found.write_outlines(parquet.with_name(f"{year}-complexes.parquet"))
         divider = Divider(ground, known, settings.min_area_km2) if settings.divides else Divider(None, None)
         divide_inventory(found, glaciers, divider, maps, settings.block_px, each)
-        glaciers.describe(_Describer(ground, known, evidence_of(out, year)), each)
+        glaciers.describe(_Describer(ground, known, evidence_of(out, year), hand), each)
         elevations = {} if ground is None else ground.elevations
         with Waters(maps, elevations, settings.block_px, each) as waters, Fronts(year) as fronts:
             find_fronts(glaciers, Finder(maps, waters), ground, fronts, each)
@@ -80,11 +84,12 @@ def write_inventory(
 
 @dataclass(frozen=True, eq=False)
 class _Describer:
-    """What elevation, evidence and the RGI say of an outline, as far as the run has them."""
+    """What elevation, evidence, corrections and the RGI say of an outline, as far as the run has them."""
 
     ground: Ground | None
     known: KnownGlaciers | None
     seen: Evidence | None
+    hand: Corrections
 
     def __call__(self, outline: Polygon, source: str | None) -> Description:
         told = self.ground.under(outline) if self.ground is not None else Description({})
@@ -92,6 +97,7 @@ class _Describer:
             slope_deg = told.values.get("slope_deg", math.nan)
             found = snow.columns_of(snow.signs_under(outline, self.seen, slope_deg))
             told = replace(told, values={**told.values, **found})
+        told = replace(told, values={**told.values, "corrected_fraction": self.hand.share(outline)})
         # what flow divided from the RGI's glaciers is none of them
         if self.known is None or source == DEM:
             return told
@@ -100,7 +106,16 @@ class _Describer:
 
 def coverage_of(out: str, year: int) -> Coverage:
     """Where the maps of a year have data."""
-    return Coverage({epsg: mosaic.open_labels(out, year, epsg) for epsg in mosaic.zones(out, year)})
+    hand, found = corrections_of(out, year), {}
+    for epsg in mosaic.zones(out, year):
+        labels = mosaic.open_labels(out, year, epsg)
+        found[epsg] = hand.over(labels.to_dataset(name="label"), epsg)["label"]
+    return Coverage(found)
+
+
+def corrections_of(out: str, year: int) -> Corrections:
+    """What was set by hand in the maps of a year, which may be nothing."""
+    return (corrections.kept(out) or corrections.NONE).of(year)
 
 
 def ground_of(settings: Settings, out: str, year: int) -> Ground | None:

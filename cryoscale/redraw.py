@@ -18,11 +18,13 @@ from cryoscale import lease
 from cryoscale.config import parse_config, resolve_path
 from cryoscale.errors import InputError, SourceError
 from cryoscale.finish import redraw
+from cryoscale.learn.outlines import read_outlines
 from cryoscale.ledger import Ledger
 from cryoscale.results import Run
 from cryoscale.room import room
 from cryoscale.sealing import asked_of, kept_told, require_kept, seal
 from cryoscale.settings import FILES, ModelSpec, Season, Settings, SourceSpec
+from cryoscale.write import corrections as hand
 from cryoscale.write.usable import require_usable
 
 
@@ -32,6 +34,7 @@ def outline(
     files: str | None = None,
     year: int | None = None,
     rgi: str | None = None,
+    corrections: str | None = None,
     processes: int = 1,
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -43,6 +46,9 @@ def outline(
             lies there already is made anew with the rest, so that the files of a year agree.
         year: only this one; None for all.
         rgi: where the RGI's glaciers lie, if no longer where the run's configuration says.
+        corrections: a file of polygons with a column ``class``, and perhaps ``year``, that are put over the
+            maps for this and every later drawing, in the place of those that were; "none" takes them back,
+            None leaves what is there.
         processes: how many may work on it. They import the script that is running, so that one that asks for
             more than one calls this under ``if __name__ == "__main__":``.
         on_stage: told what is being done.
@@ -51,22 +57,41 @@ def outline(
         For ``--json``: where, which years and which files.
 
     Raises:
-        InputError: no finished run lies there, it has no such year, a name is unknown, or nothing can be
-            written there.
+        InputError: no finished run lies there, it has no such year, a name is unknown, corrections are none,
+            or nothing can be written there.
+        SourceError: the file of corrections, or of the RGI, is not there or cannot be read.
     """
     run = Run(out)
     kinds = _kinds(files)
     years = run.years if year is None else (run.require_year(year),)
     run.require_finished()
     settings = settings_of(run, kinds, rgi)
+    found = _corrections(corrections, run, settings) if corrections is not None else None
+    if corrections is not None and years != run.years:
+        raise InputError(
+            f"--corrections with --year {year}",
+            "outlines of all years drawn again, since the corrections are the run's",
+            "leave --year out; a column 'year' says which year a correction is about",
+        )
     require_usable(out)
     lease.refuse_driven(out)
     with room(out), lease.held(out):
         require_kept(out)
+        if corrections is not None:
+            hand.keep(out, found)
         with kept_told(out):
             written = redraw(settings, out, on_stage, years, processes)
         seal(out, settings)
-    return {"out": out, "years": list(years), "files": written}
+    told = {"out": out, "years": list(years), "files": written}
+    return told if corrections is None else {**told, "corrections": len(found or ())}
+
+
+def _corrections(given: str, run: Run, settings: Settings) -> hand.Corrections | None:
+    if given == "none":
+        return None
+    outlines = read_outlines([Path(given)], "corrections", [settings.region], anywhere=True)
+    model: Any = run.manifest["model"]
+    return hand.Corrections.of_frame(outlines.frame, model["classes"], f"corrections {given}")
 
 
 def _kinds(files: str | None) -> tuple[str, ...] | None:

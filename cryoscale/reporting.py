@@ -16,6 +16,7 @@ from cryoscale.dates import spelled
 from cryoscale.features.stack import MODALITIES
 from cryoscale.grid import RESOLUTION_M
 from cryoscale.infer.tiles import stride_px
+from cryoscale.inventories import corrections_of
 from cryoscale.learn.scores import Scores
 from cryoscale.ledger import Ledger, Marker
 from cryoscale.plan import fail_overs
@@ -64,7 +65,11 @@ def write_report(
         map_png=fs.cat_file(f"{root}/map.png"),
         map_caption=f"Classes and outlines, {latest}.",
         plates=plates_of(settings, out, out) if drawn is None else drawn,
-        summary={**_summary(settings, manifest, account), **_doubts(settings, out)},
+        summary={
+            **_summary(settings, manifest, account),
+            **_doubts(settings, out),
+            **_by_hand(settings, out),
+        },
         timings_s=account.seconds,
         seams=_seams(settings, maps),
         scores={name: _class_scores(found) for name, found in judged.items() if found is not None},
@@ -103,9 +108,9 @@ def plates_of(settings: Settings, out: str, beside: str | Path) -> list[Plate]:
         beside: a folder or URL with its inventories.
     """
     latest, inventory = settings.years[-1], f"{beside}/inventory"
-    zones = mosaic.zones(out, latest)
+    zones, hand = mosaic.zones(out, latest), corrections_of(out, latest)
     drawn = plates.draw_plates(
-        {epsg: mosaic.open_mosaic(out, latest, epsg, dask=False) for epsg in zones},
+        {epsg: hand.over(mosaic.open_mosaic(out, latest, epsg, dask=False), epsg) for epsg in zones},
         {epsg: quicklook.open_quicklook(out, latest, epsg) for epsg in zones},
         read_parts(f"{inventory}/{latest}.parquet", ("area_km2", "debris_area_km2", "geometry")),
         MODALITIES,
@@ -191,6 +196,13 @@ def _doubts(settings: Settings, out: str) -> dict[str, str]:
             likely, doubtful = words[snow.LIKELY], words[snow.DOUBTFUL]
             lines.append(f"{year}: {likely} outlines likely, {doubtful} doubtful of {words.total()}")
     return {"Seasonal snow": "; ".join(lines)} if lines else {}
+
+
+def _by_hand(settings: Settings, out: str) -> dict[str, str]:
+    """What people corrected in the maps that the outlines are drawn from."""
+    found = {year: hand for year in settings.years if (hand := corrections_of(out, year))}
+    lines = [f"{year}: {len(hand)} polygons of {hand.area_km2:,.2f} km²" for year, hand in found.items()]
+    return {"Corrected by hand": "; ".join(lines)} if lines else {}
 
 
 def _sample(manifest: dict[str, Any]) -> dict[str, str]:

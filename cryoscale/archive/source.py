@@ -22,7 +22,7 @@ from cryoscale.errors import SourceError
 from cryoscale.ledger import ITEMS, MANIFEST, SEAL, Ledger
 from cryoscale.read import snapshot
 from cryoscale.verify import verify
-from cryoscale.write import mosaic, quicklook
+from cryoscale.write import corrections, mosaic, quicklook
 from cryoscale.write.ground import Ground
 from cryoscale.write.vectors import read_parts, write_parts
 
@@ -212,6 +212,7 @@ class FinishedRun:
         names = {MANIFEST: MANIFEST, ITEMS: ITEMS}
         names |= {f"inventory/{year}-{name}": name for name in _RECORDS}
         names["inventory/attributes_metadata.json"] = "attributes_metadata.json"
+        names[corrections.FILE] = "corrections.parquet"
         for name, own in names.items():
             if objects.stat(name) is not None:
                 files.copy(f"{self.out}/{name}", f"{folder}/{own}")

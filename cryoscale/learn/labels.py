@@ -22,6 +22,7 @@ from scipy.ndimage import distance_transform_edt
 from cryoscale.errors import InputError
 from cryoscale.grid import Window
 from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
+from cryoscale.write.corrections import class_of
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -118,7 +119,7 @@ def corrected(labels: NDArray[np.uint8], window: Window, corrections: GeoDataFra
     """
     out = labels.copy()
     for number, row in enumerate(corrections["class"]):
-        out[_burn(corrections.iloc[[number]], "corrections", window)] = _class_of(row)
+        out[_burn(corrections.iloc[[number]], "corrections", window)] = class_of(row, CLASS_NAMES)
     return out
 
 
@@ -142,18 +143,3 @@ def _burn(outlines: GeoDataFrame, name: str, window: Window) -> NDArray[np.bool_
         return np.zeros(window.shape, bool)
     burned = rasterize(near, out_shape=window.shape, transform=window.geobox.transform, dtype="uint8")
     return np.asarray(burned, bool)
-
-
-def _class_of(value: object) -> int:
-    """The label that a correction names by number or by class name."""
-    if isinstance(value, str) and value in CLASS_NAMES:
-        return CLASS_NAMES.index(value)
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        value = int(value)  # what a table with an empty cell makes of whole numbers
-    if isinstance(value, (int, np.integer)) and (0 <= value < len(CLASS_NAMES) or value == NO_DATA):
-        return int(value)
-    raise InputError(
-        f"correction class {value!r}",
-        f"0..4, 255 or one of {', '.join(CLASS_NAMES)}",
-        "mend the column 'class'",
-    )

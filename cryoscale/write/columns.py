@@ -12,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
-Source = Literal["map", "elevation model", "evidence", "RGI", "map or RGI", "run"]
+Source = Literal["map", "elevation model", "evidence", "corrections", "RGI", "map or RGI", "run"]
 
 _TEXT, _WHOLE, _REAL, _DATE = "string", "Int32", "float64", "datetime64[ms]"
 _DATATYPES = {_TEXT: "str", _WHOLE: "int", "int16": "int", "Int64": "int", _REAL: "float", "bool": "bool"}
@@ -260,7 +260,16 @@ COLUMNS: tuple[Column, ...] = (
         "",
         "map",
         "Mean confidence",
-        "Of the ice pixels, 0-1; empty where the map has none.",
+        "Of the ice pixels, 0-1, those left out that were corrected by hand; empty where the map has none.",
+    ),
+    Column(
+        "corrected_fraction",
+        _REAL,
+        "",
+        "corrections",
+        "Share corrected by hand",
+        "Of the outline's area, 0-1, what lies in polygons that people gave a class to; where they only took "
+        "ice off, nothing is left of it in the outline.",
     ),
     Column(
         "snow_fraction",
@@ -348,7 +357,8 @@ COLUMNS: tuple[Column, ...] = (
 TOLD: tuple[Column, ...] = tuple(
     column
     for column in COLUMNS
-    if column.source in ("elevation model", "evidence", "RGI", "map or RGI") or column.name == "dem_source"
+    if column.source in ("elevation model", "evidence", "corrections", "RGI", "map or RGI")
+    or column.name == "dem_source"
 )
 """Those that neither the map nor the run alone can fill."""
 

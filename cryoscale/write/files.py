@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryoscale.write import mosaic
+from cryoscale.write import corrections, mosaic
 from cryoscale.write.cog import ARRAYS, write_cogs
 from cryoscale.write.kmz import write_kmz
 from cryoscale.write.objects import Objects
@@ -88,6 +88,7 @@ def found_of(out: str, year: int, epsg: int) -> list[Found]:
         Found("complexes", f"inventory/{year}-complexes.parquet", _PARQUET, "Complexes, GeoParquet"),
         Found("intersects", f"inventory/{year}-intersects.parquet", _PARQUET, "Divides, GeoParquet"),
         Found("hypsometry", f"inventory/{year}-hypsometry.csv", _CSV, "Hypsometry"),
+        Found("corrections", corrections.FILE, _PARQUET, "Corrections by hand, GeoParquet"),
         Found("rgi-links", f"inventory/{year}-rgi_links.csv", _CSV, "Links to the RGI"),
         Found("pmtiles", f"inventory/{year}.pmtiles", "application/vnd.pmtiles", "Outlines, PMTiles"),
         Found("kmz", f"inventory/{year}.kmz", "application/vnd.google-earth.kmz", "Outlines, KMZ"),

@@ -61,6 +61,7 @@ class About:
         made: when the run was begun, ISO 8601.
         o1region: the RGI's first-order region, where the configuration says it.
         simulated: whether the imagery is.
+        corrections: polygons by which people corrected the year's map for its outlines.
     """
 
     name: str
@@ -71,6 +72,14 @@ class About:
     made: str
     o1region: str | None = None
     simulated: bool = False
+    corrections: int = 0
+
+    @property
+    def by_hand(self) -> str:
+        """What people had a part in, in a sentence."""
+        if not self.corrections:
+            return "Not edited by hand."
+        return f"Corrected by hand in {self.corrections} polygon{'s' if self.corrections > 1 else ''}."
 
     @property
     def note(self) -> str:
@@ -330,7 +339,7 @@ def _write_submission(stem: Path, about: About, count: int, area_km2: float) -> 
         "n_outlines": count,
         "area_km2": area_km2,
         "anlys_time": about.made,
-        "proc_desc": f"{about.note} Not edited by hand.",
+        "proc_desc": f"{about.note} {about.by_hand}",
     }
     with open(f"{stem}-submission_info.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, SUBMISSION, restval="", lineterminator="\n")
@@ -362,7 +371,7 @@ columns are those of the RGI 7 (https://www.glims.org/rgi_user_guide/), outlines
   own, for this year and folder only. `glacier_ids.csv` of the run follows glaciers over the years.
 - `anlys_id`, `subm_id` and `is_rgi6` are 0, since the outlines are not in GLIMS. `term_type`, `surge_type`
   and `aspect_sec` are 9, `primeclass` and `conn_lvl` 0, where nothing is known.
-- Uncertainty, debris, first and last dates are in the run's `inventory/{about.year}.parquet`.
+- {about.by_hand} Uncertainty, debris, first and last dates are in the run's `inventory/{about.year}.parquet`.
 
 In OGGM (an o1region of 00 has to be replaced by the RGI's number of the region first, and complexes need a
 column `src_date`, e.g. "{about.year}-01-01", which the RGI's do not have either):

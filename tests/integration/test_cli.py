@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -264,6 +266,37 @@ def test_outline_draws_a_finished_run_again_and_writes_the_files_that_are_asked_
     assert "label.tif" in cryoscale("verify", out, "--json").out
 
 
+def test_outlines_follow_what_people_corrected_until_it_is_taken_back(
+    finished: Path, tmp_path: Path, cryoscale: Any
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    before = (out / "inventory" / "2018.parquet").read_bytes()
+    largest, other = geopandas.read_parquet(finished / "inventory" / "2018.parquet").geometry[:2]
+    by_hand = geopandas.GeoDataFrame(
+        {"class": ["background", "debris_covered_ice"], "year": [None, 2018]},
+        geometry=[largest.buffer(0.0002), other],
+        crs=4326,
+    )
+    by_hand.to_crs(32645).to_file(tmp_path / "edits.gpkg")
+    told = cryoscale("outline", out, "--corrections", tmp_path / "edits.gpkg", "--json")
+    assert (told.code, json.loads(told.out)["corrections"]) == (0, 2), told.err
+    drawn = geopandas.read_parquet(out / "inventory" / "2018.parquet")
+    assert not drawn.intersects(largest.buffer(-0.0002)).any()
+    (changed,) = drawn[drawn.contains(other.representative_point())].itertuples()
+    assert changed.debris_fraction > 0.99
+    assert changed.corrected_fraction == pytest.approx(1.0, abs=0.02)
+    assert math.isnan(changed.confidence)
+    assert cryoscale("verify", out).code == 0
+    assert "2018: 2 polygons of" in (out / "report.html").read_text()
+    item = json.loads(next((out / "stac").glob("tiny-2018-*.json")).read_text())
+    assert (out / "stac" / item["assets"]["corrections"]["href"]).exists()
+    told = cryoscale("outline", out, "--corrections", "none", "--json")
+    assert (told.code, json.loads(told.out)["corrections"]) == (0, 0), told.err
+    assert (out / "inventory" / "2018.parquet").read_bytes() == before
+    assert cryoscale("verify", out).code == 0
+
+
 def test_a_runs_inventory_by_several_processes_is_timed_beside_that_by_one(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,8 +320,15 @@ def test_outline_refuses_what_it_cannot_do_and_changes_nothing(
     refused(cryoscale("outline", out, "--year", "1999"), "year 1999 of a run of 2018")
     refused(cryoscale("outline", tmp_path / "nowhere"), "holds no run")
     refused(cryoscale("outline", out, "--rgi", tmp_path / "gone.gpkg"), "gone.gpkg, which are not there")
+    outlines = geopandas.read_parquet(out / "inventory" / "2018.parquet")
+    outlines.to_file(tmp_path / "outlines.gpkg")
+    refused(
+        cryoscale("outline", out, "--corrections", tmp_path / "outlines.gpkg"), "without a column 'class'"
+    )
+    refused(cryoscale("outline", out, "--corrections", tmp_path / "gone.gpkg"), "gone.gpkg (absent)")
     (out / "ledger" / "finished.json").unlink()
     refused(cryoscale("outline", out), "is not finished")
+    assert not (out / "inventory" / "corrections.parquet").exists()
     assert not (out / "cog").exists()
 
 

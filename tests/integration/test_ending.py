@@ -14,7 +14,7 @@ from shapely.geometry import box
 
 from cryoscale import finish
 from cryoscale.config import load_config
-from cryoscale.ending import end
+from cryoscale.ending import basis_of, end
 from cryoscale.errors import InputError, SourceError
 from cryoscale.ledger import MADE, SEAL, Ledger, SetAside
 from cryoscale.pipeline import Again
@@ -22,6 +22,7 @@ from cryoscale.pipeline import run as run_pipeline
 from cryoscale.redraw import outline, settings_of
 from cryoscale.results import Run
 from cryoscale.settings import ModelSpec, Settings
+from cryoscale.write import corrections
 from tests.integration.conftest import Calm
 from tests.integration.faults import run_here
 
@@ -138,6 +139,16 @@ def test_an_end_is_made_again_where_something_changed(
     change(run)
     end(settings, out, lambda text: None)
     assert made == [out]
+
+
+def test_what_people_correct_is_a_part_of_what_an_end_is_made_from(calm: Calm, run: Path) -> None:
+    settings, out = load_config(calm.config), str(run)
+    before = basis_of(settings, out)
+    assert basis_of(settings, out) == before
+    corrections.keep(out, corrections.NONE)
+    after = basis_of(settings, out)
+    corrections.keep(out, None)
+    assert basis_of(settings, out) == before != after
 
 
 def asked(calm: Calm, **outlines: object) -> Settings:
