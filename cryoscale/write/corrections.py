@@ -102,8 +102,11 @@ class Corrections:
         """How much of an outline (degrees) lies in them, 0-1."""
         if not len(self):
             return 0.0
-        near = self.shapes[self._tree.query(outline, predicate="intersects")]
-        inside = explode(shapely.intersection(shapely.union_all(near), outline))
+        here = np.array([outline], object)
+        if outline.bounds[2] > 180.0:  # whose other part others have at -180
+            here = np.concatenate([here, zones.turn(here, -360.0)])
+        near = self.shapes[np.unique(self._tree.query(here, predicate="intersects")[1])]
+        inside = explode(shapely.intersection(shapely.union_all(near), here))
         if not inside.size:
             return 0.0
         whole = float(zones.area_km2(np.array([outline], object))[0])

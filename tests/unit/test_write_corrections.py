@@ -189,6 +189,8 @@ def test_the_share_of_an_outline_counts_each_place_once() -> None:
     assert found.share(outline) == pytest.approx(parts[0] / parts[1], abs=1e-6)
     assert found.share(box(10.0, 10.0, 10.1, 10.1)) == 0.0
     assert corrections.NONE.share(outline) == 0.0
+    over = made((1, box(179.95, 60.0, 180.0, 60.1)), (1, box(-180.0, 60.0, -179.95, 60.1)))
+    assert over.share(box(179.9, 60.0, 180.1, 60.1)) == pytest.approx(0.5, abs=1e-6)
     assert found.area_km2 == pytest.approx(parts[0] + area_km2(np.array([shapes[2]], object))[0], rel=1e-6)
 
 
