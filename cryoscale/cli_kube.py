@@ -67,7 +67,9 @@ def detach(config: Path, out: str, options: Sequence[str], refused: dict[str, An
     from cryoscale.config import read_config
     from cryoscale.errors import InputError
     from cryoscale.kube.job import submit
+    from cryoscale.write.usable import require_run_folder
 
+    require_run_folder(out)
     for name, value in refused.items():
         if value:
             raise InputError(

@@ -34,6 +34,7 @@ from cryoscale.reporting import write_report
 from cryoscale.task import NO_DATA, run_context
 from cryoscale.write import disk
 from cryoscale.write.mosaic import zones
+from cryoscale.write.usable import require_run_folder
 
 FIRST_YEAR = 2018
 ELA_RISE_M_YR = 12.0
@@ -85,7 +86,7 @@ def run_demo(
     """Simulate a range, map it into ``out``, and score the map.
 
     Raises:
-        InputError: ``size`` is unknown, or ``out`` holds something else.
+        InputError: ``size`` is unknown, or ``out`` holds something else or is named like a store.
     """
     from cryoscale.simulate.server import serve
     from cryoscale.simulate.terrain import SIZES
@@ -96,6 +97,7 @@ def run_demo(
     where = disk.output(str(out))
     if "://" in where:
         raise InputError(f"output {out}", "a folder of this machine, for the simulated range", "give a path")
+    require_run_folder(where)
     folder = Path(where)
     seconds: dict[str, float] = {}
     start = time.perf_counter()

@@ -38,7 +38,7 @@ from cryoscale.roster import Workers
 from cryoscale.session import OnEvent, Session, View, telling
 from cryoscale.settings import Settings
 from cryoscale.slices import Division, Slice
-from cryoscale.write.usable import require_usable
+from cryoscale.write.usable import require_run_folder, require_usable
 
 if TYPE_CHECKING:
     from cryoscale.preparation import Draft, OnStage
@@ -95,6 +95,7 @@ def run(
 
         if session.view.dashboard:
             require_dashboard()
+        require_run_folder(out)
         require_usable(out)
         if part is not None:
             _refuse_beside_slices(settings, again, part)

@@ -48,6 +48,23 @@ def require_usable(url: str | os.PathLike[str]) -> None:
         ) from error
 
 
+def require_run_folder(out: str) -> None:
+    """Refuses a run's folder or URL that is named like a store.
+
+    Whoever opens a run's map would take it for the map's own store (see
+    :func:`cryoscale.write.mosaic.store_url_of`), and find no map there when all blocks are done.
+
+    Raises:
+        OutputError: its name ends in .zarr.
+    """
+    if out.rstrip("/").endswith(".zarr"):
+        raise OutputError(
+            f"output {out}, which is named like a Zarr store",
+            "a folder, in which the run makes its mosaic.zarr",
+            "give another --out, without .zarr at its end",
+        )
+
+
 def _refuse_no_path(given: str, folder: str) -> None:
     if found := _NO_PATH.search(folder):
         raise OutputError(

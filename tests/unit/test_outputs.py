@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
+from shapely.geometry import box
 
-from cryoscale import api, options
+from cryoscale import api, options, pipeline
 from cryoscale.demo import UNFINISHED, run_demo, simulated_range
 from cryoscale.errors import InputError, OutputError
 from cryoscale.ledger import Ledger
+from cryoscale.settings import ModelSpec, Season, Settings
 from cryoscale.write.usable import require_usable
 from tests.made_runs import bare_manifest
 
@@ -46,6 +49,21 @@ def test_a_folder_whose_path_libraries_take_for_something_else_is_refused_before
     with pytest.raises(OutputError, match="in its path") as caught:
         require_usable(tmp_path / name / "run")
     assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["map.zarr", "map.zarr/"])
+def test_a_run_in_a_folder_that_would_be_taken_for_its_own_map_is_refused_before_anything(
+    tmp_path: Path, name: str
+) -> None:
+    settings = Settings(
+        "tiny", box(86.8, 28.0, 86.9, 28.1), (2018,), Season("10-01", "10-31"), (), {}, ModelSpec()
+    )
+    out = f"{tmp_path}/{name}"
+    for begin in (partial(pipeline.run, settings, out), partial(run_demo, out, size="tiny")):
+        with pytest.raises(OutputError, match=r"named like a Zarr store.*without \.zarr") as caught:
+            begin()
+        assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
