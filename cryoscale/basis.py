@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class RunBasis:
     Attributes:
         basis: the principal components.
         scenes_failed: (item id, cause) of scenes that the sample was taken without.
-        windows_failed: (year/zone/block, cause) of windows of the sample that could not be read.
+        windows_failed: (year/zone/window, cause) of windows of the sample that could not be read.
     """
 
     basis: PcaBasis
@@ -80,16 +80,19 @@ class RunBasis:
 def fit_run_basis(settings: Settings, items: Items) -> RunBasis:
     """The PCA basis of a run whose model brings none: fitted on a seeded sample of clear pixels.
 
+    Its windows are those of a lattice of the world: the size of the run's blocks moves no pixel of it.
+
     Raises:
         InputError: no window of the sample holds a clear pixel.
     """
     context = context_of(settings, "", items, None)
+    windows = replace(settings, block_px=_SAMPLE_PX)
     return fit_basis(
         [
-            (context, year, block)
+            (context, year, window)
             for year in settings.years
             for zone in zone_regions(settings)
-            for block in blocks_of(settings, zone)
+            for window in blocks_of(windows, zone)
         ]
     )
 

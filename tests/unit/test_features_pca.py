@@ -7,9 +7,17 @@ import pickle
 
 import numpy as np
 import pytest
+import xarray as xr
+from shapely.geometry import box
 
+from cryoscale import basis as run_basis
 from cryoscale.errors import InputError
+from cryoscale.features.channels import BANDS
 from cryoscale.features.pca import Moments, PcaBasis, fit_pca
+from cryoscale.grid import Window
+from cryoscale.read.inputs import ReadReport
+from cryoscale.region import ZoneRegion
+from cryoscale.settings import ModelSpec, Season, Settings, SourceSpec
 
 
 def pixels(n_px=500, seed=0):
@@ -82,3 +90,37 @@ def test_merged_moments_equal_those_of_all_pixels_where_the_mean_dwarfs_the_spre
     assert merged.n_px == 3000
     np.testing.assert_allclose(merged.mean, rows.mean(axis=0), rtol=1e-14)
     np.testing.assert_allclose(merged.scatter / 2999, np.cov(rows.T), rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden_px", [0, 400])
+def test_the_basis_of_a_run_does_not_depend_on_the_size_of_its_blocks_and_needs_no_clear_middle(
+    monkeypatch: pytest.MonkeyPatch, hidden_px: int
+) -> None:
+    region = box(86.50, 28.00, 86.60, 28.10)  # within one block of 2048 pixels
+    window = ZoneRegion(32645, region).window()
+    middle = window.row + window.height // 2, window.col + window.width // 2
+
+    def optical(_context: object, _year: int, at: Window) -> tuple[xr.Dataset, ReadReport]:
+        row, col = np.ogrid[at.row : at.row + at.height, at.col : at.col + at.width]
+        hidden = (abs(row - middle[0]) < hidden_px) & (abs(col - middle[1]) < hidden_px)
+        bands = {
+            name: (
+                ("y", "x"),
+                np.where(hidden, np.nan, np.sin(row / (7 + n) + n) + np.cos(col / (5 + n * n))),
+            )
+            for n, name in enumerate(BANDS)
+        }
+        return xr.Dataset(bands), ReadReport()
+
+    monkeypatch.setattr(run_basis, "_optical_of", optical)
+    optics = {"optical": SourceSpec(composite="median")}
+    fitted = [
+        run_basis.fit_run_basis(
+            Settings(
+                "any", region, (2018,), Season("10-01", "10-31"), (), optics, ModelSpec(), block_px=size
+            ),
+            {},
+        ).basis.to_dict()
+        for size in (256, 2048)
+    ]
+    assert fitted[0] == fitted[1]
