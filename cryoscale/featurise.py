@@ -33,6 +33,7 @@ from cryoscale.settings import Settings
 from cryoscale.task import ATTEMPTS, RunContext, Stopwatch, features_of
 from cryoscale.waiting import Waiting, put_off_s
 from cryoscale.write import store
+from cryoscale.write.usable import require_usable
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -49,8 +50,10 @@ def write_features(
 
     Raises:
         InputError: anything to correct in what was given.
+        NoRoomError: the output takes no more.
     """
     stage = on_stage or (lambda text: None)
+    require_usable(out)
     if not Ledger(out).is_empty():
         raise OutputError(f"output {out}, which exists", "a new store", "give another --out")
     stage("searching the catalogues")

@@ -11,10 +11,21 @@ from shapely.geometry import box
 from cryoscale import api, options, pipeline
 from cryoscale.demo import UNFINISHED, run_demo, simulated_range
 from cryoscale.errors import InputError, OutputError
+from cryoscale.featurise import write_features
 from cryoscale.ledger import Ledger
 from cryoscale.settings import ModelSpec, Season, Settings
 from cryoscale.write.usable import require_usable
 from tests.made_runs import bare_manifest
+
+SETTINGS = Settings(
+    "tiny",
+    box(86.8, 28.0, 86.9, 28.1),
+    (2018,),
+    Season("10-01", "10-31"),
+    (),
+    {},
+    ModelSpec(name="band-ratio"),
+)
 
 
 def test_a_notebook_finds_a_run_where_a_command_puts_it(
@@ -56,15 +67,19 @@ def test_a_folder_whose_path_libraries_take_for_something_else_is_refused_before
 def test_a_run_in_a_folder_that_would_be_taken_for_its_own_map_is_refused_before_anything(
     tmp_path: Path, name: str
 ) -> None:
-    settings = Settings(
-        "tiny", box(86.8, 28.0, 86.9, 28.1), (2018,), Season("10-01", "10-31"), (), {}, ModelSpec()
-    )
     out = f"{tmp_path}/{name}"
-    for begin in (partial(pipeline.run, settings, out), partial(run_demo, out, size="tiny")):
+    for begin in (partial(pipeline.run, SETTINGS, out), partial(run_demo, out, size="tiny")):
         with pytest.raises(OutputError, match=r"named like a Zarr store.*without \.zarr") as caught:
             begin()
         assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_features_in_a_file_are_refused_before_anything(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="in which files can be made and removed"):
+        write_features(SETTINGS, str(tmp_path / "notes.txt"))
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("left", ["thesis.docx", "config.yaml", "simulated itself"])
