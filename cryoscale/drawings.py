@@ -91,7 +91,7 @@ class Drawer:
     def _draw_map(self, year: int) -> None:
         """The picture of one year; that of the latest is the run's."""
         settings, out = self.settings, self.out
-        name = "map.png" if year == settings.years[-1] else f"map-{year}.png"
+        name = files.picture_of(year, settings.years[-1])
         zones = mosaic.zones(out, year)
         caption = f"Model {self.manifest['model']['name']}; {_when(settings, year)}."
         if hand := corrections_of(out, year):

@@ -37,6 +37,11 @@ class Found:
     title: str
 
 
+def picture_of(year: int, latest: int) -> str:
+    """Where the picture of a year lies below a run whose latest year is another one, or the same."""
+    return "map.png" if year == latest else f"map-{year}.png"
+
+
 def write_files(kinds: Sequence[str], out: str, folder: Path, about: About) -> None:
     """Writes the files of a year that are asked for, each whole or not at all.
 

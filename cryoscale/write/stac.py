@@ -22,7 +22,7 @@ from pystac.extensions.projection import ProjectionExtension
 
 from cryoscale.grid import window_of
 from cryoscale.write import zones
-from cryoscale.write.files import Found
+from cryoscale.write.files import Found, picture_of
 from cryoscale.write.polygons import explode
 from cryoscale.write.store import geo_attributes, put
 
@@ -157,7 +157,7 @@ def _map_item(year: int, epsg: int, dataset: xr.Dataset, run: RunRecord) -> pyst
         ("mosaic", f"mosaic.zarr/{year}/{epsg}", _ZARR, ["data"], "Map, Zarr v3"),
         ("inventory", f"inventory/{year}.parquet", _PARQUET, ["data"], "Outlines, GeoParquet"),
         ("inventory-gpkg", f"inventory/{year}.gpkg", _GEOPACKAGE, ["data"], "Outlines, GeoPackage"),
-        ("map", "map.png", "image/png", ["overview"], "Picture of the range"),
+        ("map", picture_of(year, max(run.season)), "image/png", ["overview"], "Picture of the range"),
         ("report", "report.html", "text/html", ["metadata"], "Report"),
     ):
         item.add_asset(key, pystac.Asset(f"../{href}", title=title, media_type=media, roles=roles))

@@ -90,6 +90,16 @@ def test_maps_are_derived_from_their_scenes_and_the_model(tmp_path: Path) -> Non
     }
 
 
+def test_each_year_has_its_own_picture_and_the_latest_the_run_s(tmp_path: Path) -> None:
+    catalog = pystac.Catalog.from_file(write_catalog(tmp_path, MAPS, run()))
+    pictures = {item.id: item.assets["map"].href for item in catalog.get_items() if "map" in item.assets}
+    assert pictures == {
+        "khumbu-2018-32644": "../map-2018.png",
+        "khumbu-2018-32645": "../map-2018.png",
+        "khumbu-2019-32645": "../map.png",
+    }
+
+
 def test_scenes_that_are_not_named_one_by_one_are_counted(tmp_path: Path) -> None:
     write_catalog(tmp_path, MAPS, replace(run(), further={2018: 49_000}))
     item = json.loads((tmp_path / "stac" / "khumbu-2018-32644.json").read_text())
