@@ -114,6 +114,7 @@ def cut_at_antimeridian(geometry: shapely.Geometry) -> shapely.Geometry:
     if shapely.get_dimensions(geometry) < 2:
         return shapely.union_all(parts)
     pieces = explode(np.array(parts, object))
+    pieces = pieces[~shapely.is_empty(pieces)]
     return shapely.orient_polygons(pieces[0] if len(pieces) == 1 else shapely.MultiPolygon(list(pieces)))
 
 

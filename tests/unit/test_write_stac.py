@@ -56,6 +56,7 @@ def test_pystac_finds_an_item_a_year_and_zone_and_the_model(tmp_path: Path) -> N
     assert item.properties["mlm:name"] == "cryonet"
     assert item.properties["cryoscale:simulated"] is True
     assert shapely.geometry.shape(item.geometry).is_valid
+    assert item.geometry["type"] == "Polygon"
     assert item.bbox == pytest.approx(list(shapely.geometry.shape(item.geometry).bounds))
 
 
