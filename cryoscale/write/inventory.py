@@ -53,6 +53,8 @@ from cryoscale.write.zonal import Tally
 _GEOD = Geod(ellps="WGS84")
 _PART_ROWS, _PART_BYTES = 4096, 1 << 23
 """At most so many outlines, or so many bytes of them, are in memory at once; one outline always is."""
+_POLYGONS = ("glaciers", "debris")
+"""Layers of a GeoPackage; all others are of lines, of one piece or several."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +305,8 @@ class Inventory(Scratch):
     def debris(self) -> Iterator[gpd.GeoDataFrame]:
         """Their debris-covered parts in parts, in the order of the outlines: glac_id, area_km2, geometry."""
         for name, area, shape in self._parts(DEBRIS, 3):
-            yield frame_of({"glac_id": name, "area_km2": np.array(area, float)}, shape)
+            columns = {"glac_id": pd.Series(name, dtype="string"), "area_km2": np.array(area, float)}
+            yield frame_of(columns, shape)
 
     def write_hypsometry(self, path: str | os.PathLike[str]) -> None:
         """Writes the hypsometries as the RGI 7 does: CSV, a row a glacier in the order of the outlines.
@@ -375,6 +378,8 @@ class Inventory(Scratch):
     ) -> None:
         """Writes GeoParquet and a GeoPackage (layers glaciers, debris, divides and ``further`` ones by name).
 
+        Glaciers and debris are polygons, all other layers lines of several pieces, also where they are empty.
+
         Paths may be fsspec URLs. Each file appears complete or not at all, and replaces what was there.
 
         Raises:
@@ -388,7 +393,14 @@ class Inventory(Scratch):
             for layer, parts in layers.items():
                 for number, part in enumerate(parts):
                     part.to_file(
-                        geopackage, layer=layer, driver="GPKG", index=False, mode="a" if number else "w"
+                        geopackage,
+                        layer=layer,
+                        driver="GPKG",
+                        index=False,
+                        mode="a" if number else "w",
+                        # said, since a first part may be empty, or its lines all of one piece
+                        geometry_type="Polygon" if layer in _POLYGONS else "MultiLineString",
+                        promote_to_multi=layer not in _POLYGONS,
                     )
             move(geopackage, path_gpkg)
 

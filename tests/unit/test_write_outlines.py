@@ -11,6 +11,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pyarrow.parquet as pq
+import pyogrio
 import pytest
 import rioxarray  # noqa: F401  # registers .rio
 import shapely
@@ -301,7 +302,9 @@ def test_no_ice_gives_an_empty_table_with_all_columns_and_it_can_be_written(tmp_
     assert list(empty.columns) == list(outlines.polygonise(small([[1]])).columns)
     with outlines.survey(data) as found:
         found.write(tmp_path / "a.parquet", tmp_path / "a.gpkg")
-    assert gpd.list_layers(tmp_path / "a.gpkg")["name"].tolist() == ["glaciers", "debris", "divides"]
+    layers = gpd.list_layers(tmp_path / "a.gpkg").set_index("name")["geometry_type"].to_dict()
+    assert layers == {"glaciers": "Polygon", "debris": "Polygon", "divides": "MultiLineString"}
+    assert pyogrio.read_info(tmp_path / "a.gpkg", layer="debris")["dtypes"].tolist() == ["object", "float64"]
     assert len(gpd.read_parquet(tmp_path / "a.parquet")) == 0
 
 
@@ -442,6 +445,24 @@ def test_the_bounds_of_divides_are_theirs_and_none_where_there_are_none(tmp_path
         found.write_divides(tmp_path / "one.parquet")
     assert bounds_of("none.parquet") is None
     assert bounds_of("one.parquet") == [10.1, 46.0, 10.1, 46.1]
+
+
+def test_divides_of_one_piece_and_of_several_are_one_kind_of_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "_PART_ROWS", 1)
+    boxes = np.array([shapely.box(west, 46.0, west + 0.1, 46.1) for west in (10.0, 10.1, 10.2)], object)
+    line = shapely.LineString([(10.1, 46.0), (10.1, 46.1)])
+    two = shapely.MultiLineString([[(10.2, 46.0), (10.2, 46.03)], [(10.2, 46.06), (10.2, 46.1)]])
+    with inventory.Inventory({}) as found:
+        first = add(found, boxes, np.empty(0, object))
+        pairs, lines = np.array([[0, 1], [1, 2]]), np.array([line, two], object)
+        found.note_divides(first, "whole", np.array(["dem"] * 3), pairs, lines)
+        found.write(tmp_path / "a.parquet", tmp_path / "a.gpkg")
+    read = gpd.read_file(tmp_path / "a.gpkg", layer="divides")
+    assert pyogrio.read_info(tmp_path / "a.gpkg", layer="divides")["geometry_type"] == "MultiLineString"
+    assert read.geom_type.tolist() == ["MultiLineString", "MultiLineString"]
+    assert read.geometry.geom_equals(gpd.GeoSeries([line, two], crs=read.crs)).all()
 
 
 def test_holes_are_taken_off_an_area_whichever_way_their_rings_run() -> None:
