@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from shapely.geometry import LineString, MultiLineString, Polygon
 from shapely.ops import substring
 
-from cryoscale.grid import transformer, utm_epsg
+from cryoscale.grid import transformer, turned, utm_epsg
 from cryoscale.write.ground import Ground
 
 Floats = NDArray[np.float64]
@@ -34,7 +34,10 @@ _DECIMALS = 7
 
 
 def axis_of(front: MultiLineString, at_terminus: bool, outline: Polygon, ground: Ground | None) -> str:
-    """The axis of a front of a glacier, all in degrees, as WKT: a line from the ice to the water."""
+    """The axis of a front of a glacier, all in degrees, as WKT: a line from the ice to the water.
+
+    Its longitudes go on beyond 180 where those of the front do.
+    """
     epsg, line = _in_metres(front)
     to_zone = transformer("EPSG:4326", f"EPSG:{epsg}")
     shape = shapely.transform(outline, lambda xy: np.column_stack(to_zone.transform(*xy.T)))
@@ -42,9 +45,9 @@ def axis_of(front: MultiLineString, at_terminus: bool, outline: Polygon, ground:
     main = None if found is None else found.line
     axis = None if main is None else along(main, line)
     axis = across(line, shape) if axis is None else axis
-    to_degrees = transformer(f"EPSG:{epsg}", "EPSG:4326")
-    turned = shapely.transform(axis, lambda xy: np.column_stack(to_degrees.transform(*xy.T)))
-    return str(shapely.to_wkt(turned, rounding_precision=_DECIMALS))
+    lon, lat = transformer(f"EPSG:{epsg}", "EPSG:4326").transform(*shapely.get_coordinates(axis).T)
+    lon = turned(lon, front.centroid.x)  # as the outline has it
+    return str(shapely.to_wkt(LineString(np.column_stack([lon, lat])), rounding_precision=_DECIMALS))
 
 
 def _in_metres(front: MultiLineString) -> tuple[int, MultiLineString]:

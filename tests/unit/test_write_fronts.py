@@ -20,6 +20,7 @@ from shapely.geometry import LineString, MultiLineString
 from cryoscale.crew import Each
 from cryoscale.grid import ZONE_COLLAR_M, Window, transformer, window_over_bounds
 from cryoscale.write import outlines
+from cryoscale.write.axes import axis_of
 from cryoscale.write.displacement import UNCERTAINTY_M, displacement, write_displacements
 from cryoscale.write.fronts import Finder, Front, Fronts, Terminus, find_fronts, term_type
 from cryoscale.write.glaciers import Divider, divide_inventory
@@ -406,6 +407,11 @@ def test_a_glacier_over_the_border_of_two_zones_has_one_front_with_one_lake() ->
     assert shore.length_m == pytest.approx(800.0, abs=15.0)
     assert shore.water_area_km2 == pytest.approx(0.8 * 0.6, rel=0.02)
     assert np.abs(shapely.get_coordinates(shore.geometry)[:, 1] - LAT).max() * 110_800.0 < 10.0
+
+
+def test_the_axis_of_a_front_beyond_180_degrees_crosses_it() -> None:
+    shore, ice = MultiLineString([[(180.0, 70.0), (180.03, 70.0)]]), shapely.box(179.99, 70.0, 180.04, 70.02)
+    assert shapely.intersects(shapely.from_wkt(axis_of(shore, False, ice, None)), shore)
 
 
 def test_a_glacier_over_180_degrees_has_one_front_with_one_lake() -> None:
