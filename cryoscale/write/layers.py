@@ -34,19 +34,27 @@ GLACIERS = """SELECT glac_id, rgi_id, glac_name, substr(src_date, 1, 10) AS src_
 def parts(geopackage: Path, sql: str) -> Iterator[gpd.GeoDataFrame]:
     """What a query finds in a GeoPackage, in parts, in WGS 84 with longitudes in -180..180.
 
+    One empty part where it finds nothing, whose columns have their types all the same.
+
     Args:
         geopackage: as :meth:`cryoscale.write.inventory.Inventory.write` makes it.
         sql: in SQLite's dialect, with ``geom`` among its columns.
     """
     with pyogrio.open_arrow(geopackage, sql=sql, batch_size=_PART_ROWS, use_pyarrow=True) as (meta, reader):
         geometry = meta["geometry_name"] or "wkb_geometry"
+        given = False
         for batch in reader:
-            table = pa.Table.from_batches([batch]).to_pandas(
-                types_mapper=pd.ArrowDtype
-            )  # text without any stays text
-            shapes = shapely.from_wkb(table.pop(geometry).to_numpy())
-            table = table.drop(columns=[meta["fid_column"]] if meta["fid_column"] in table else [])
-            yield gpd.GeoDataFrame(table, geometry=_on_globe(shapes), crs="EPSG:4326")
+            given = True
+            yield _frame_of(pa.Table.from_batches([batch]), geometry, meta["fid_column"])
+        if not given:
+            yield _frame_of(reader.schema.empty_table(), geometry, meta["fid_column"])
+
+
+def _frame_of(table: pa.Table, geometry: str, number: str) -> gpd.GeoDataFrame:
+    frame = table.to_pandas(types_mapper=pd.ArrowDtype)  # text without any stays text
+    shapes = shapely.from_wkb(frame.pop(geometry).to_numpy())
+    frame = frame.drop(columns=[number] if number in frame else [])
+    return gpd.GeoDataFrame(frame, geometry=_on_globe(shapes), crs="EPSG:4326")
 
 
 def _on_globe(shapes: np.ndarray[tuple[int], np.dtype[np.object_]]) -> list[shapely.Geometry]:

@@ -80,7 +80,7 @@ def write_folder(geopackage: Path, target: Path) -> None:
             frames = (
                 plain(frame).rename(columns=names) for frame in parts(geopackage, f"SELECT * FROM {layer}")
             )
-            write_shapefile(_at_least_one(frames, list(names.values())), made / f"{layer}.shp", geometry)
+            write_shapefile(frames, made / f"{layer}.shp", geometry)
         text = json.dumps(told, indent=2, ensure_ascii=False)
         (made / "columns.json").write_text(f"{text}\n", encoding="utf-8")
         move_folder(made, target)
@@ -144,12 +144,3 @@ def move_folder(folder: Path, target: Path) -> None:
     finally:
         for left in (fresh, stale):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _at_least_one(frames: Iterator[gpd.GeoDataFrame], names: Sequence[str]) -> Iterator[gpd.GeoDataFrame]:
-    first = next(frames, None)
-    if first is None:
-        first = gpd.GeoDataFrame(
-            {name: pd.Series([], dtype="string") for name in names}, geometry=[], crs=4326
-        )
-    yield from chain([first], frames)

@@ -376,4 +376,7 @@ def test_a_year_without_ice_has_files_that_can_be_read_and_no_tiles(tmp_path: Pa
     files.write_files(KINDS, str(tmp_path), tmp_path, ABOUT)
     assert len(gpd.read_file(product(tmp_path, "G", ".shp"))) == 0
     assert len(gpd.read_file(folder / f"{YEAR}-shapefile" / "glaciers.shp")) == 0
+    divides = pyogrio.read_info(folder / f"{YEAR}-shapefile" / "divides.shp")
+    assert divides["features"] == 0
+    assert divides["dtypes"].tolist() == ["object", "object", "float64"]
     assert files.kinds_of(str(tmp_path), YEAR) == {"product", "shapefile", "kmz"}
