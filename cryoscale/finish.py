@@ -118,6 +118,8 @@ def _what_follows(
 
         for drawn in crew.each(drawings.Drawer(settings, out, folder, manifest), wanted()):
             plates += drawn
+        for year in years:
+            files.remove_stale(out, folder, year)
     stage("writing the report")  # it reads what now lies at its place
     write_report(settings, out, plates if settings.years[-1] in years else None)
     stage("writing the catalogue")

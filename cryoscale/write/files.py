@@ -70,6 +70,27 @@ def write_files(kinds: Sequence[str], out: str, folder: Path, about: About) -> N
             write_cogs(out, year, epsg, folder / "cog" / str(year))
 
 
+def remove_stale(out: str, folder: Path, year: int) -> None:
+    """Deletes files of a year that a run has from before and that were not made now.
+
+    A product is called by its region, and there are no tiles where there is no ice: what is only put over a
+    run in an object store leaves the old ones there.
+
+    Args:
+        out: the run.
+        folder: the local folder where all files of the year that the run had were made anew; the run's own,
+            of which nothing is deleted, where that is local.
+        year: the year mapped.
+    """
+    objects = Objects(out)
+    folders = [
+        entry.key for kind in ("rgi", "shapefile") for entry in objects.list(f"inventory/{year}-{kind}")
+    ]
+    for key in (*folders, f"inventory/{year}.pmtiles"):
+        if not (folder / key).exists():
+            objects.delete(key)
+
+
 def kinds_of(out: str, year: int) -> set[str]:
     """Those that a run has of a year already."""
     objects = Objects(out)

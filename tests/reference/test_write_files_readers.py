@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 import zipfile
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from cryoscale.write import files, levels, mosaic
 from cryoscale.write.cog import write_cogs
 from cryoscale.write.inventory import Inventory
 from cryoscale.write.kmz import write_kmz
+from cryoscale.write.objects import Objects
 from cryoscale.write.product import About
 from cryoscale.write.rgi7 import GLACIER_COLUMNS
 from cryoscale.write.vector_tiles import write_tiles
@@ -380,3 +382,17 @@ def test_a_year_without_ice_has_files_that_can_be_read_and_no_tiles(tmp_path: Pa
     assert divides["features"] == 0
     assert divides["dtypes"].tolist() == ["object", "object", "float64"]
     assert files.kinds_of(str(tmp_path), YEAR) == {"product", "shapefile", "kmz"}
+
+
+def test_what_was_made_before_and_not_now_is_no_file_of_a_run_in_a_store(tmp_path: Path) -> None:
+    out = f"memory://{uuid.uuid4().hex}"
+    kept = [f"inventory/{YEAR}-rgi/CRY{YEAR}-v1.0-G-11_run/now.shp", f"inventory/{YEAR}-rgi_links.csv"]
+    stale = [f"inventory/{YEAR}-rgi/CRY{YEAR}-v1.0-G-00_run/before.shp", f"inventory/{YEAR}.pmtiles"]
+    for key in (*kept, *stale):
+        Objects(out).put(key, b"")
+    (tmp_path / kept[0]).parent.mkdir(parents=True)
+    (tmp_path / kept[0]).touch()
+    files.remove_stale(out, tmp_path, YEAR)
+    assert sorted(entry.key for entry in Objects(out).list("")) == sorted(kept)
+    files.remove_stale(str(tmp_path), tmp_path, YEAR)
+    assert (tmp_path / kept[0]).exists()
