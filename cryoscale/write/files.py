@@ -113,6 +113,7 @@ def found_of(out: str, year: int, epsg: int) -> list[Found]:
         ),
         Found("complexes", f"inventory/{year}-complexes.parquet", _PARQUET, "Complexes, GeoParquet"),
         Found("intersects", f"inventory/{year}-intersects.parquet", _PARQUET, "Divides, GeoParquet"),
+        Found("fronts", f"inventory/{year}-fronts.parquet", _PARQUET, "Fronts, GeoParquet"),
         Found("hypsometry", f"inventory/{year}-hypsometry.csv", _CSV, "Hypsometry"),
         Found("corrections", corrections.FILE, _PARQUET, "Corrections by hand, GeoParquet"),
         Found("rgi-links", f"inventory/{year}-rgi_links.csv", _CSV, "Links to the RGI"),

@@ -396,3 +396,10 @@ def test_what_was_made_before_and_not_now_is_no_file_of_a_run_in_a_store(tmp_pat
     assert sorted(entry.key for entry in Objects(out).list("")) == sorted(kept)
     files.remove_stale(str(tmp_path), tmp_path, YEAR)
     assert (tmp_path / kept[0]).exists()
+
+
+def test_the_tables_beside_an_inventory_are_among_its_files(tmp_path: Path) -> None:
+    hrefs = [f"inventory/{YEAR}-{name}.parquet" for name in ("complexes", "fronts", "intersects")]
+    for href in hrefs:
+        Objects(str(tmp_path)).put(href, b"")
+    assert sorted(one.href for one in files.found_of(str(tmp_path), YEAR, 32632)) == hrefs
