@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _ID_COLUMNS = ("rgi_id", "RGIId", "RGIID")
 _DATE_COLUMNS = ("src_date", "BgnDate")
+_OUT_OF_ORDER = ("GPKG", "SQLite")
+"""Drivers that give the rows in a box in the order of their R-tree, not of the file."""
 _VERSIONS = re.compile(r"RGI2000-v(\d+\.\d+)|RGI(\d)(\d)-")
 
 
@@ -115,11 +117,14 @@ def _read(path: Path, name: str, regions: Sequence[BaseGeometry]) -> GeoDataFram
         else:
             import pyogrio
 
-            crs = pyogrio.read_info(path)["crs"]
-            if crs is None:
+            about = pyogrio.read_info(path)
+            if about["crs"] is None:
                 # asked first: without a CRS there is no telling which polygons are near
                 raise _without_crs(path, name)
-            frame = geopandas.read_file(path, bbox=box_around(regions, crs))
+            box = box_around(regions, about["crs"])
+            frame = geopandas.read_file(path, bbox=box, fid_as_index=True)
+            if about["driver"] in _OUT_OF_ORDER:
+                frame = frame.sort_index()  # later corrections win over earlier ones
     except InputError:
         raise
     except Exception as error:  # drivers raise many kinds for files that they cannot read

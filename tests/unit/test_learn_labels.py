@@ -15,6 +15,7 @@ from cryoscale import cli
 from cryoscale.errors import InputError
 from cryoscale.grid import Window
 from cryoscale.learn.labels import CLEAN_ICE, DEBRIS, VEGETATION, WATER, LabelRules, label_window
+from cryoscale.learn.outlines import read_outlines
 from cryoscale.learn.truth import open_truth
 
 WINDOW = Window(32645, -310000, 48000, 40, 60)
@@ -122,6 +123,19 @@ def test_corrections_win_over_the_rules_later_ones_over_earlier_ones():
     assert (row[:5] == VEGETATION).all()
     assert (row[5:10] == WATER).all()
     assert (row[10:20] == CLEAN_ICE).all()
+
+
+@pytest.mark.parametrize("name", ["c.gpkg", "c.shp", "c.geojson"])
+def test_corrections_are_read_in_the_order_of_their_file(tmp_path, name):
+    """A GeoPackage gives the rows in a box in the order of its R-tree, where later ones no longer win."""
+    corners = np.random.default_rng(0).random((200, 2)) / 10 + (10, 46)
+    shapes = [box(x, y, x + 0.01, y + 0.01) for x, y in corners]
+    numbers = np.random.default_rng(1).permutation(len(shapes))
+    frame(*shapes, crs=4326, **{"class": 3, "number": numbers}).to_file(tmp_path / name)
+    region = box(10.02, 46.02, 10.08, 46.08)  # what holds the whole layer is no box to GDAL
+    found = read_outlines([tmp_path / name], "corrections", [region]).frame["number"]
+    assert 50 < len(found) < len(numbers)
+    np.testing.assert_array_equal(found, numbers[np.isin(numbers, found)])
 
 
 def test_what_cannot_be_meant_is_refused_in_one_line():
