@@ -18,7 +18,7 @@ import numpy as np
 import shapely
 from shapely.geometry import MultiPolygon, Polygon, box
 
-from cryoscale.errors import RegionError
+from cryoscale.errors import RegionError, SourceError
 from cryoscale.grid import (
     RESOLUTION_M,
     ZONE_COLLAR_M,
@@ -75,7 +75,7 @@ def read_region(spec: RegionSpec) -> Polygon | MultiPolygon:
     Raises:
         RegionError: reversed or empty bbox, a file that is absent, unreadable or holds anything but polygons,
             or a region that reaches beyond 89 degrees.
-        SourceError: a GeoJSON in a CRS that nobody knows.
+        SourceError: a GeoJSON in a CRS that nobody knows, or a file of several layers of polygons.
     """
     geometry = _read(spec)
     _, south, _, north = geometry.bounds
@@ -134,7 +134,7 @@ def _from_bbox(bbox: tuple[float, float, float, float]) -> Polygon | MultiPolygo
 def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     import geopandas
 
-    from cryoscale.write.around import require_known_crs
+    from cryoscale.write.around import layer_of, require_known_crs
     from cryoscale.write.rings import crossing, names_of
 
     given = f"{what} {path}"
@@ -145,8 +145,8 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
             if path.suffix in (".parquet", ".geoparquet"):
                 frame = geopandas.read_parquet(path)
             else:
-                frame = geopandas.read_file(path, layer=_layer_of(path, given))
-    except RegionError:
+                frame = geopandas.read_file(path, layer=layer_of(path, given))
+    except SourceError:
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -192,30 +192,6 @@ def _from_file(path: Path, what: str) -> Polygon | MultiPolygon:
     if merged.is_empty or merged.area == 0:
         raise RegionError(f"{given} without an area", "polygons", "check its contents")
     return on_globe(merged)
-
-
-def _layer_of(path: Path, given: str) -> str | None:
-    """The layer of a vector file that holds its polygons; None for the file's only one.
-
-    The inventories of a run have further polygons beside their glaciers, whose layer is told by its name.
-    """
-    import pyogrio
-
-    if path.suffix in (".json", ".geojson"):  # of one layer, and read whole to be opened
-        return None
-    layers = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(path)]
-    if len(layers) < 2:
-        return None
-    areas = [name for name, kind in layers if "Polygon" in kind]
-    areas = areas or [name for name, kind in layers if kind in ("Unknown", "GeometryCollection")]
-    fitting = [name for name in areas if name == "glaciers"] or areas
-    if len(fitting) == 1:
-        return fitting[0]
-    raise RegionError(
-        f"{given}, which has the layers {', '.join(f'{name} ({kind})' for name, kind in layers)}",
-        "one layer of polygons",
-        "export the one that is meant to a file of its own",
-    )
 
 
 def _in_degrees(drawn: GeoSeries) -> NDArray[np.object_]:

@@ -138,7 +138,9 @@ def label_source(config: SampleConfig, regions: Sequence[MappedRegion]) -> Label
     rules = LabelRules(rim_px=config.rim_px, max_water_slope_deg=config.max_water_slope_deg)
     corrections = None
     if config.corrections:
-        corrections = read_outlines(config.corrections, "corrections", shapes, anywhere=True)
+        corrections = read_outlines(
+            config.corrections, "corrections", shapes, layer="corrections", anywhere=True
+        )
         if "class" not in corrections.frame:
             raise InputError(
                 f"corrections {config.corrections[0]} without a column 'class'",
@@ -154,7 +156,7 @@ def label_source(config: SampleConfig, regions: Sequence[MappedRegion]) -> Label
                     pass  # a raster that cannot serve is told before anything is read
         return LabelSource(rules, None, None, corrections, config.truth, config.resample)
     glaciers = read_outlines(config.outlines, "glacier outlines", shapes)
-    debris = read_outlines(config.debris, "debris outlines", shapes)
+    debris = read_outlines(config.debris, "debris outlines", shapes, layer="debris")
     return LabelSource(rules, glaciers, debris, corrections, None, config.resample)
 
 

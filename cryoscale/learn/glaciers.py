@@ -32,7 +32,7 @@ from cryoscale.errors import SourceError
 from cryoscale.grid import RESOLUTION_M, Window, transformer, window_of
 from cryoscale.learn.scan import PART_PX, Part, open_raw
 from cryoscale.learn.truth import open_truth
-from cryoscale.write.around import require_known_crs
+from cryoscale.write.around import layer_of, require_known_crs
 from cryoscale.write.outlines import polygonise
 from cryoscale.write.polygons import explode
 
@@ -96,13 +96,18 @@ def read_outlines(path: Path, year: int | None = None) -> Glaciers:
     """Glacier outlines of a vector file; of a year, where it has a column ``year`` that holds it.
 
     Raises:
-        SourceError: it cannot be read, has no CRS, or no polygon.
+        SourceError: it cannot be read, has no CRS, no polygon, or several layers of them and none "glaciers".
     """
     expected = "a vector file of glacier outlines"
     if not path.is_file():
         raise SourceError(f"outlines {path} (absent)", expected, "check the path")
     try:
-        frame = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
+        if path.suffix in (".parquet", ".geoparquet"):
+            frame = gpd.read_parquet(path)
+        else:
+            frame = gpd.read_file(path, layer=layer_of(path, f"outlines {path}"))
+    except SourceError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceError(f"outlines {path} ({reason})", expected, "convert them to GeoPackage") from error

@@ -15,7 +15,7 @@ import pandas as pd
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale.errors import InputError, SourceError
-from cryoscale.write.around import box_around, require_known_crs
+from cryoscale.write.around import box_around, layer_of, require_known_crs
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -73,7 +73,12 @@ def _projected(outlines: Outlines, epsg: int) -> GeoDataFrame:
 
 
 def read_outlines(
-    paths: Sequence[Path], name: str, regions: Sequence[BaseGeometry], *, anywhere: bool = False
+    paths: Sequence[Path],
+    name: str,
+    regions: Sequence[BaseGeometry],
+    *,
+    layer: str = "glaciers",
+    anywhere: bool = False,
 ) -> Outlines:
     """The polygons of one or more vector files near the regions (in degrees).
 
@@ -81,17 +86,18 @@ def read_outlines(
         paths: GeoPackage, Shapefile, GeoJSON or GeoParquet, in any CRS.
         name: what they are, for messages.
         regions: where they are wanted.
+        layer: which is meant of a file with several layers of polygons.
         anywhere: whether files without a polygon near any region will do.
 
     Raises:
-        SourceError: a file is absent or cannot be read.
+        SourceError: a file is absent or cannot be read, or has several layers and none of that name.
         InputError: a file has no CRS or no polygon, or no polygon of any file is near a region.
     """
     import geopandas
 
     frames, sources = [], []
     for path in paths:
-        frame = _read(path, name, regions)
+        frame = _read(path, name, regions, layer)
         frames.append(frame)
         sources.append(_provenance(path, frame))
     crs = frames[0].crs
@@ -106,23 +112,24 @@ def read_outlines(
     return outlines
 
 
-def _read(path: Path, name: str, regions: Sequence[BaseGeometry]) -> GeoDataFrame:
+def _read(path: Path, name: str, regions: Sequence[BaseGeometry], layer: str) -> GeoDataFrame:
     import geopandas
 
     if not path.exists():
         raise SourceError(f"{name} {path} (absent)", "a vector file of polygons", "check the path")
     try:
-        if path.suffix == ".parquet":
+        if path.suffix in (".parquet", ".geoparquet"):
             frame = geopandas.read_parquet(path)
         else:
             import pyogrio
 
-            about = pyogrio.read_info(path)
+            meant = layer_of(path, f"{name} {path}", layer)
+            about = pyogrio.read_info(path, layer=meant)
             if about["crs"] is None:
                 # asked first: without a CRS there is no telling which polygons are near
                 raise _without_crs(path, name)
             box = box_around(regions, about["crs"])
-            frame = geopandas.read_file(path, bbox=box, fid_as_index=True)
+            frame = geopandas.read_file(path, layer=meant, bbox=box, fid_as_index=True)
             if about["driver"] in _OUT_OF_ORDER:
                 frame = frame.sort_index()  # later corrections win over earlier ones
     except InputError:

@@ -1,4 +1,4 @@
-"""A vector file's CRS: the box around regions in it, so that no more is read than lies there; one unknown."""
+"""What is asked of a vector file before it is read: its layer, its CRS, and the box around regions in it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,33 @@ _STEPS = 100
 
 _PAD = 0.01
 """Share of the box that it is grown by on each side: what sides bulge between two points, many times over."""
+
+
+def layer_of(path: Path, given: str, named: str = "glaciers") -> str | None:
+    """The layer of a vector file that holds its polygons; None for the file's only one.
+
+    Of several that is the one ``named``: the inventories of a run have debris and more beside their glaciers.
+
+    Raises:
+        SourceError: nobody can tell which is meant of the file, which ``given`` calls by its name.
+    """
+    import pyogrio
+
+    if path.suffix.lower() in (".json", ".geojson"):  # of one layer, and read whole to be opened
+        return None
+    layers = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(path)]
+    if len(layers) < 2:
+        return None
+    areas = [name for name, kind in layers if "Polygon" in kind]
+    areas = areas or [name for name, kind in layers if kind in ("Unknown", "GeometryCollection")]
+    fitting = [name for name in areas if name == named] or areas
+    if len(fitting) == 1:
+        return fitting[0]
+    raise SourceError(
+        f"{given}, which has the layers {', '.join(f'{name} ({kind})' for name, kind in layers)}",
+        "one layer of polygons",
+        "export the one that is meant to a file of its own",
+    )
 
 
 def require_known_crs(path: Path, given: str) -> None:

@@ -10,7 +10,7 @@ from pyproj import CRS, Transformer
 from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box, mapping
 from shapely.geometry.base import BaseGeometry
 
-from cryoscale.errors import RegionError
+from cryoscale.errors import RegionError, SourceError
 from cryoscale.grid import ZONE_COLLAR_M, Window
 from cryoscale.region import RegionSpec, ZoneRegion, grown_bbox, parse_region, read_region, zones_of
 
@@ -267,7 +267,7 @@ def layered(path: Path, **layers: object) -> str:
 
 def test_a_file_of_several_layers_of_polygons_is_refused_with_their_names(tmp_path: Path) -> None:
     path = layered(tmp_path / "two.gpkg", a=box(10.0, 45.0, 11.0, 46.0), region=box(86.0, 27.0, 87.0, 28.0))
-    with pytest.raises(RegionError, match=r"layers a \(Polygon\), region \(Polygon\); .*file of its own"):
+    with pytest.raises(SourceError, match=r"layers a \(Polygon\), region \(Polygon\); .*file of its own"):
         read_region(RegionSpec(file=path))
 
 

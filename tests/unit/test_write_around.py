@@ -9,6 +9,7 @@ import pytest
 from shapely.geometry import Point, box
 
 from cryoscale.errors import SourceError
+from cryoscale.learn import glaciers
 from cryoscale.learn.outlines import read_outlines
 from cryoscale.region import RegionSpec, read_region
 from cryoscale.write.around import box_around
@@ -26,11 +27,23 @@ def rim(west: float, south: float, east: float, north: float) -> gpd.GeoDataFram
 
 @pytest.mark.parametrize("epsg", [4326, 32632, 3035])
 def test_of_a_file_in_any_projection_the_whole_rim_of_a_region_is_read(tmp_path: Path, epsg: int) -> None:
-    glaciers = rim(*REGION.bounds)
+    known = rim(*REGION.bounds)
     path = tmp_path / "rgi.gpkg"
-    glaciers.to_crs(epsg).to_file(path)
-    assert len(read_glaciers(str(path), REGION)) == len(glaciers)
-    assert len(read_outlines([path], "glacier outlines", [REGION]).frame) == len(glaciers)
+    known.to_crs(epsg).to_file(path)
+    assert len(read_glaciers(str(path), REGION)) == len(known)
+    assert len(read_outlines([path], "glacier outlines", [REGION]).frame) == len(known)
+
+
+def test_of_several_layers_that_is_read_which_is_meant(tmp_path: Path) -> None:
+    """The inventory of a run has its debris beside its glaciers, whose layer is the first."""
+    path = tmp_path / "inventory.gpkg"
+    for count, layer in ((3, "glaciers"), (2, "debris"), (1, "divides")):
+        rim(*REGION.bounds)[:count].to_file(path, layer=layer)
+    for count, layer in ((3, "glaciers"), (2, "debris")):
+        assert len(read_outlines([path], layer, [REGION], layer=layer).frame) == count
+    assert len(glaciers.read_outlines(path).ids) == 3
+    with pytest.raises(SourceError, match=r"given corrections .*divides \(Polygon\); expected one layer"):
+        read_outlines([path], "corrections", [REGION], layer="corrections")
 
 
 @pytest.mark.parametrize(
