@@ -26,15 +26,14 @@ import xarray as xr
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 from scipy.spatial import KDTree
-from shapely.geometry import MultiPolygon
 
 from cryoscale.errors import SourceError
 from cryoscale.grid import RESOLUTION_M, Window, transformer, window_of
+from cryoscale.learn.outlines import AREAL, areas_of
 from cryoscale.learn.scan import PART_PX, Part, open_raw
 from cryoscale.learn.truth import open_truth
 from cryoscale.write.around import layer_of, require_known_crs
 from cryoscale.write.outlines import polygonise
-from cryoscale.write.polygons import explode
 
 REACH_PX = 50
 """How far from a glacier mapped ice still belongs to it."""
@@ -115,21 +114,16 @@ def read_outlines(path: Path, year: int | None = None) -> Glaciers:
         lack = "geometry" if "geometry" not in frame else "a CRS"
         raise SourceError(f"outlines {path} without {lack}", expected, "export them again")
     require_known_crs(path, f"outlines {path}")
-    frame = frame[frame.geometry.geom_type.isin(["Polygon", "MultiPolygon"])].to_crs(4326)
+    frame = frame[frame.geometry.geom_type.isin(AREAL)].to_crs(4326)
     if "year" in frame and year is not None and (frame["year"] == year).any():
         frame = frame[frame["year"] == year]
-    if frame.empty:
+    # a spike leaves a line, which would be ice wherever it passes
+    areas = areas_of(shapely.make_valid(frame.geometry.to_numpy()))
+    if shapely.is_empty(areas).all():
         raise SourceError(f"outlines {path} without a polygon", expected, "check its layers")
     column = next((name for name in ID_COLUMNS if name in frame), None)
     ids = frame[column].astype(str) if column else [str(n + 1) for n in range(len(frame))]
-    return Glaciers(tuple(ids), _areas(frame.geometry.to_numpy()), path.name)
-
-
-def _areas(outlines: NDArray[Any]) -> NDArray[Any]:
-    """Outlines made valid, without the lines that spikes leave: burnt, a line is ice wherever it passes."""
-    return np.array(
-        [MultiPolygon(list(explode(outline))) for outline in shapely.make_valid(outlines)], object
-    )
+    return Glaciers(tuple(ids), areas, path.name)
 
 
 class _LabelsAsArray:

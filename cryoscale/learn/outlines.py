@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
 from cryoscale.errors import InputError, SourceError
 from cryoscale.write.around import box_around, layer_of, require_known_crs
+from cryoscale.write.polygons import explode
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
+
+AREAL = ("Polygon", "MultiPolygon", "GeometryCollection")
+"""Kinds of geometry that may hold an area."""
 
 _ID_COLUMNS = ("rgi_id", "RGIId", "RGIID")
 _DATE_COLUMNS = ("src_date", "BgnDate")
@@ -142,12 +148,22 @@ def _read(path: Path, name: str, regions: Sequence[BaseGeometry], layer: str) ->
     if frame.crs is None:
         raise _without_crs(path, name)
     require_known_crs(path, f"{name} {path}")
-    polygons = frame.geom_type.isin(["Polygon", "MultiPolygon"])
-    if len(frame) and not polygons.any():
+    areal = frame.geom_type.isin(AREAL)
+    if len(frame) and not areal.any():
         raise InputError(
             f"{name} {path} of {frame.geom_type.iloc[0]}s", "polygons", "give the layer of outlines"
         )
-    return frame[polygons & ~frame.geometry.is_empty]
+    frame = frame[areal]
+    frame = frame.set_geometry(geopandas.GeoSeries(areas_of(frame.geometry), frame.index, frame.crs))
+    return frame[~frame.geometry.is_empty]
+
+
+def areas_of(shapes: Iterable[BaseGeometry]) -> NDArray[np.object_]:
+    """What geometries hold of polygons, one multi-polygon each.
+
+    Repairs make a collection of an outline with a spike: its area, and a line.
+    """
+    return np.array([MultiPolygon(list(explode(shape))) for shape in shapes], object)
 
 
 def _without_crs(path: Path, name: str) -> InputError:

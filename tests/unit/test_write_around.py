@@ -6,7 +6,8 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pytest
-from shapely.geometry import Point, box
+import shapely
+from shapely.geometry import GeometryCollection, LineString, Point, box
 
 from cryoscale.errors import SourceError
 from cryoscale.learn import glaciers
@@ -32,6 +33,18 @@ def test_of_a_file_in_any_projection_the_whole_rim_of_a_region_is_read(tmp_path:
     known.to_crs(epsg).to_file(path)
     assert len(read_glaciers(str(path), REGION)) == len(known)
     assert len(read_outlines([path], "glacier outlines", [REGION]).frame) == len(known)
+
+
+def test_an_outline_that_a_repair_has_made_a_collection_of_is_its_area(tmp_path: Path) -> None:
+    """Left out, its ice would be learnt, and judged, as background."""
+    repaired = GeometryCollection([box(7.0, 46.0, 7.1, 46.1), LineString([(7.1, 46.1), (7.2, 46.2)])])
+    outlines = gpd.GeoDataFrame(geometry=[repaired, box(8.0, 46.0, 8.1, 46.1)], crs=4326)
+    outlines.to_file(tmp_path / "repaired.gpkg")
+    learnt = read_outlines([tmp_path / "repaired.gpkg"], "glacier outlines", [REGION]).frame.geometry
+    judged = glaciers.read_outlines(tmp_path / "repaired.gpkg").polygons
+    for found in (learnt.to_numpy(), judged):
+        assert shapely.area(found) == pytest.approx([0.01, 0.01])
+        assert (shapely.length(found) < 0.41).all()
 
 
 def test_of_several_layers_that_is_read_which_is_meant(tmp_path: Path) -> None:
