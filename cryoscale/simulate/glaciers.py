@@ -37,6 +37,8 @@ class Climate:
     gradient_per_yr: float = 0.0075
     most_gain_m_yr: float = 1.3
     most_loss_m_yr: float = 3.5
+    shady_side: float = 1.0
+    """As a regime has it: 1 where faces to the north lie in the shade, -1 where those to the south do."""
 
 
 @kernel
@@ -213,7 +215,7 @@ def grow(
 ) -> F32:
     """Ice thickness in metres after ``years`` under a constant climate, from ``start`` (default: none)."""
     thick: F32 = np.zeros_like(bed) if start is None else start.astype(np.float32)
-    ela = climate.ela_m + local_ela_shift(bed, cell_m, seed)
+    ela = climate.ela_m + local_ela_shift(bed, cell_m, climate, seed)
     rates = (climate.gradient_per_yr, climate.most_gain_m_yr, climate.most_loss_m_yr)
     _flow(
         bed, thick, (ela.astype(np.float32), snow_transfer(bed, cell_m, climate), rates), cell_m, float(years)
@@ -221,13 +223,14 @@ def grow(
     return thick
 
 
-def local_ela_shift(bed: F32, cell_m: float, seed: int) -> F32:
+def local_ela_shift(bed: F32, cell_m: float, climate: Climate, seed: int) -> F32:
     """How much higher (m) the equilibrium line lies on sunny slopes and in dry corners of the range."""
     key = int(np.random.default_rng([seed, 21]).integers(1 << 20))
     smooth = ndimage.gaussian_filter(bed, 150.0 / cell_m)
-    south_facing = np.gradient(smooth, np.float32(cell_m), axis=0)
+    # Rows grow southwards: where height grows with the row the face looks north.
+    shaded = np.float32(climate.shady_side) * np.gradient(smooth, np.float32(cell_m), axis=0)
     patchy = 70.0 * fractal((bed.shape[0], bed.shape[1]), 4000.0 / cell_m, 2, key)
-    return np.asarray(patchy - 90.0 * np.clip(south_facing, -1.0, 1.0), np.float32)
+    return np.asarray(patchy - 90.0 * np.clip(shaded, -1.0, 1.0), np.float32)
 
 
 def grow_refined(bed: F32, cell_m: float, climate: Climate, seed: int, years: tuple[float, ...]) -> F32:

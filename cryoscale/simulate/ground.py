@@ -125,7 +125,8 @@ def _snow_shape(mountain_range: MountainRange) -> tuple[F32, F32]:
     smooth = ndimage.gaussian_filter(z, 3.0)
     down_south, rise_east = np.gradient(smooth, np.float32(RESOLUTION_M))
     # Rows grow southwards: where height grows with the row the face looks north.
-    bias = 330.0 * down_south / np.sqrt(1.0 + rise_east**2 + down_south**2)
+    shaded = np.float32(mountain_range.regime.shady_side) * down_south
+    bias = 330.0 * shaded / np.sqrt(1.0 + rise_east**2 + down_south**2)
     bias += 70.0 * standard_noise(z.shape, 110.0, 3, key_of(seed, 21))
     bias += 45.0 * standard_noise(z.shape, 14.0, 4, key_of(seed, 22), 0.75)
     bias += np.clip((ndimage.gaussian_filter(z, 8.0) - smooth) * 6.0, -60.0, 60.0)
@@ -134,7 +135,7 @@ def _snow_shape(mountain_range: MountainRange) -> tuple[F32, F32]:
     steep_deg = np.degrees(np.arctan(np.hypot(*np.gradient(z, np.float32(RESOLUTION_M)))))
     steep_deg += 3.0 * standard_noise(z.shape, 20.0, 3, key_of(seed, 23))
     # Shaded faces keep flutes of snow on slopes where sunny ones shed it.
-    steep_deg -= 9.0 * down_south / np.sqrt(1.0 + rise_east**2 + down_south**2)
+    steep_deg -= 9.0 * shaded / np.sqrt(1.0 + rise_east**2 + down_south**2)
     held = (1.0 - smooth_step(steep_deg.astype(np.float32), 42.0, 60.0)) * ~mountain_range.water
     return bias.astype(np.float32), held.astype(np.float32)
 

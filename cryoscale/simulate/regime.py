@@ -118,6 +118,11 @@ class Regime:
     air_k: float = -1.0
     decorrelation: float = 1.0
 
+    @property
+    def shady_side(self) -> float:
+        """Which faces the noon sun leaves in the shade: 1 those to the north, -1 those to the south."""
+        return 1.0 if self.latitude_deg >= 0.0 else -1.0
+
 
 HIMALAYA = Regime("himalaya")
 """A southern slope in October, after the monsoon: the demo's."""

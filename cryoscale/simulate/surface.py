@@ -202,16 +202,20 @@ def debris_thickness(
     return np.where(fine > 0.003, 2.5 * np.tanh(fine / 2.5), 0.0).astype(np.float32)
 
 
-def vegetation(ground: Ground, treeline_m: float, seed: int) -> F32:
-    """Share of each pixel (y, x) under plants: forest, scrub and meadow, thinning out over the tree line."""
+def vegetation(ground: Ground, treeline_m: float, seed: int, regime: Regime = HIMALAYA) -> F32:
+    """Share of each pixel (y, x) under plants: forest, scrub and meadow, thinning out over the tree line.
+
+    They reach higher on shaded faces, which keep their moisture.
+    """
     key = int(np.random.default_rng([seed, 35]).integers(1 << 20))
     shape = (ground.bed.shape[0], ground.bed.shape[1])
     smooth = ndimage.gaussian_filter(ground.elevation, 2.0)
     dy, dx = np.gradient(smooth, np.float32(10.0))
     slope = np.hypot(dx, dy)
     noise = 90.0 * fractal(shape, 60.0, 4, key)
+    shaded = np.float32(regime.shady_side) * dy
     height = 1.0 / (
-        1.0 + np.exp((ground.elevation - treeline_m + noise - 60.0 * np.clip(dy, -1.0, 1.0)) / 45.0)
+        1.0 + np.exp((ground.elevation - treeline_m + noise - 60.0 * np.clip(shaded, -1.0, 1.0)) / 45.0)
     )
     steep = 1.0 / (1.0 + np.exp(np.minimum(slope - 0.95, 4.0) / 0.08))
     patches = np.clip(0.93 + 0.45 * fractal(shape, 16.0, 3, key + 7), 0.0, 1.0)

@@ -120,7 +120,7 @@ def make_range(
     stage = _set_stage(seed, size, regime)
     factor = _ICE_FACTOR[size]
     cell_m = PIXEL_M * factor
-    climate = glaciers.Climate(stage.ela_m + ela_shift_m)
+    climate = glaciers.Climate(stage.ela_m + ela_shift_m, shady_side=regime.shady_side)
     bed = coarsen(stage.ground, factor)
     thick = glaciers.grow_refined(bed, cell_m, climate, seed, _YEARS[factor])
     east, north = glaciers.surface_velocity(bed, thick, cell_m)
@@ -147,7 +147,8 @@ def _set_stage(seed: int, size: str, regime: Regime) -> _Stage:
     low, high = 4700.0, 5900.0
     for _ in range(6):
         ela = 0.5 * (low + high)
-        ice = glaciers.grow(blocky, step * PIXEL_M, glaciers.Climate(ela), seed, years=250.0) > 8.0
+        climate = glaciers.Climate(ela, shady_side=regime.shady_side)
+        ice = glaciers.grow(blocky, step * PIXEL_M, climate, seed, years=250.0) > 8.0
         low, high = (ela, high) if ice[inner].mean() > target else (low, ela)
     lift = np.float32(float(rng.uniform(*regime.ela_m)) - ela)
     ground += lift
@@ -211,7 +212,7 @@ def _assemble(
     lakes.hummocks(ground, seed)
     ground.bed[mask] = np.minimum(ground.bed, ground.elevation - 1.0)[mask]
     debris = np.where(ground.water, 0.0, debris).astype(np.float32)
-    plants = surface.vegetation(ground, stage.treeline_m, seed)
+    plants = surface.vegetation(ground, stage.treeline_m, seed, regime)
     # Ice on the coarse margin may have no coarse velocity: thin ice creeps all the same.
     east, north = (np.where(mask, ice.fine(v), 0.0).astype(np.float32) for v in (ice.east, ice.north))
     x_west = 500_000.0 - stage.meridian * PIXEL_M

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -289,6 +290,16 @@ def test_snow_comes_lower_with_its_line_and_lies_longer_on_shaded_faces(ground: 
     band = (ground.range.glacier_id == 0) & (np.abs(smooth - 4900.0) < 150.0)
     middle = ground.snow(-250.0, 1)
     assert middle[band & northward].mean() > middle[band & ~northward].mean() + 0.1
+
+
+def test_south_of_the_equator_snow_keeps_to_the_faces_to_the_south(ground: Ground) -> None:
+    """The noon sun stands in the north there, and warms the faces to the north."""
+    southern = replace(ground.range, regime=replace(HIMALAYA, latitude_deg=-44.0))
+    other = survey_ground(southern, 2018)
+    northward = np.gradient(ndimage.gaussian_filter(ground.range.elevation_m, 15.0), 10.0, axis=0)
+    for name in ("snow_bias_m", "snow_held"):
+        more = getattr(ground, name) - getattr(other, name)
+        assert more[northward > 0.2].mean() > 0.0 > more[northward < -0.2].mean(), name
 
 
 @given(cell_px=st.floats(3.0, 60.0), key=st.integers(0, 1000))

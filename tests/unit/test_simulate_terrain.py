@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pyproj import Transformer
@@ -11,7 +13,8 @@ from skimage.measure import label as pieces
 from skimage.morphology import reconstruction
 
 from cryoscale.errors import InputError
-from cryoscale.simulate import glaciers, landscape, noise
+from cryoscale.simulate import glaciers, lakes, landscape, noise, surface
+from cryoscale.simulate.regime import HIMALAYA
 from cryoscale.simulate.terrain import SIZES, MountainRange, make_range, outlines
 
 ARRAYS = (
@@ -151,6 +154,21 @@ def test_a_higher_equilibrium_line_shrinks_the_glaciers_of_the_same_range(tiny: 
     before, after = tiny.glacier_id > 0, later.glacier_id > 0
     assert after.sum() < 0.95 * before.sum()
     assert (after & ~before).sum() < 0.02 * before.sum()
+
+
+def test_south_of_the_equator_ice_and_plants_keep_to_the_faces_to_the_south() -> None:
+    """The noon sun stands in the north there, and warms the faces to the north."""
+    y, x = np.mgrid[0:160, 0:160].astype(np.float32)
+    height = (5000.0 - 5.0 * np.abs(y - 80.0) + np.sin(x)).astype(np.float32)
+    none = np.zeros(height.shape, bool)
+    bare = lakes.Ground(height, height, none, np.zeros_like(height), none)
+    regimes = (HIMALAYA, replace(HIMALAYA, latitude_deg=-44.0))
+    plants = [surface.vegetation(bare, 4900.0, 1, regime) for regime in regimes]
+    climates = [glaciers.Climate(5000.0, shady_side=regime.shady_side) for regime in regimes]
+    line = [glaciers.local_ela_shift(height, 10.0, climate, 1) for climate in climates]
+    northern, southern = (y > 5) & (y < 60), (y > 100) & (y < 155)
+    for here, there in (plants, line[::-1]):
+        assert (here - there)[northern].mean() > 0.0 > (here - there)[southern].mean()
 
 
 def test_outlines_cover_the_ice_and_keep_nunataks(small: MountainRange) -> None:
