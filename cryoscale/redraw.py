@@ -89,7 +89,9 @@ def outline(
 def _corrections(given: str, run: Run, settings: Settings) -> hand.Corrections | None:
     if given == "none":
         return None
-    outlines = read_outlines([Path(given)], "corrections", [settings.region], anywhere=True)
+    outlines = read_outlines(
+        [Path(given)], "corrections", [settings.region], layer="corrections", anywhere=True
+    )
     model: Any = run.manifest["model"]
     return hand.Corrections.of_frame(outlines.frame, model["classes"], f"corrections {given}")
 

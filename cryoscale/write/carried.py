@@ -18,13 +18,16 @@ from shapely.geometry.base import BaseGeometry
 
 from cryoscale.errors import SourceError
 from cryoscale.write import zones
-from cryoscale.write.around import box_around, require_known_crs
+from cryoscale.write.around import box_around, layer_of, require_known_crs
 from cryoscale.write.columns import COLUMNS
 from cryoscale.write.polygons import PolygonArray, explode
 from cryoscale.write.rings import crossing, names_of
 
 CARRIED: tuple[str, ...] = tuple(column.name for column in COLUMNS if column.source.endswith("RGI"))
 """The columns that are carried over, by the names of the RGI 7."""
+
+_WHOLE = "Int32"
+_CODES = tuple(column.name for column in COLUMNS if column.name in CARRIED and column.dtype == _WHOLE)
 
 LEAST_KM2 = 200e-6
 """A smaller overlap is none, as in the links of the RGI 7 to its forerunner."""
@@ -90,8 +93,11 @@ def read_glaciers(path: str, region: BaseGeometry) -> gpd.GeoDataFrame:
     if not Path(path).is_file():
         raise SourceError(f"known glaciers {path}, which are not there", expected, "correct outlines.rgi")
     try:
-        crs = pyogrio.read_info(path)["crs"]
-        frame = gpd.read_file(path, bbox=box_around([region], crs) if crs else None)
+        layer = layer_of(Path(path), f"known glaciers {path}")
+        crs = pyogrio.read_info(path, layer=layer)["crs"]
+        frame = gpd.read_file(path, layer=layer, bbox=box_around([region], crs) if crs else None)
+    except SourceError:
+        raise
     except Exception as error:  # GDAL's drivers raise whatever they like
         reason = " ".join(str(error).split())
         raise SourceError(
@@ -130,11 +136,24 @@ def _check(known: gpd.GeoDataFrame, given: str = "RGI outlines") -> None:
             "the glacier product of the RGI 7, with rgi_id",
             "give another file",
         )
+    if (strange := _strange_code(known)) is not None:
+        raise SourceError(f"{given}, with the {strange}", "a whole number, as the RGI 7 has it", "mend it")
     fault = _fault_of_ids(known[shapely.area(known.geometry.to_numpy()) > 0])
     if fault is not None:
         raise SourceError(
             f"{given}, {fault}", "an rgi_id of its own for each glacier", "complete, unite or rename them"
         )
+
+
+def _strange_code(known: gpd.GeoDataFrame) -> str | None:
+    """A code that is no whole number, with its column: no inventory could hold it, when all else is done."""
+    for name in (name for name in _CODES if name in known):
+        for value in known[name].dropna().unique():
+            try:
+                pd.Series([value], dtype=_WHOLE)
+            except (TypeError, ValueError, OverflowError):
+                return f"{name} {value}"
+    return None
 
 
 def _fault_of_ids(glaciers: gpd.GeoDataFrame) -> str | None:

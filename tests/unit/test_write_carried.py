@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import geopandas as gpd
@@ -10,6 +11,7 @@ from shapely.geometry import Polygon, box
 
 from cryoscale.errors import SourceError
 from cryoscale.write.carried import KnownGlaciers, read_glaciers
+from cryoscale.write.columns import table
 from cryoscale.write.links import Inventoried, link
 
 M = 1 / 111_320  # degrees of latitude
@@ -88,6 +90,20 @@ def test_bad_glaciers_are_refused_in_a_line() -> None:
         KnownGlaciers(known().set_crs(None, allow_override=True))
     with pytest.raises(SourceError, match="with rgi_id; give another file"):
         KnownGlaciers(known().drop(columns="rgi_id"))
+
+
+@pytest.mark.parametrize("code", [1.5, "calving", "1.5", 1e12])
+def test_a_code_that_is_no_whole_number_is_told_before_anything_is_mapped(code: object) -> None:
+    with pytest.raises(
+        SourceError, match=f"with the term_type {re.escape(str(code))}; expected a whole number"
+    ):
+        KnownGlaciers(known(term_type=[0, code]))
+
+
+def test_codes_that_a_file_has_as_text_or_with_an_empty_one_are_taken() -> None:
+    for codes in (["1", "2"], [1.0, None], [0, 9]):
+        values = KnownGlaciers(known(term_type=codes)).over(box(10.001, 46.001, 10.009, 46.009))
+        assert table({"term_type": [values["term_type"]]}, 1)["term_type"].tolist() == [int(codes[0])]  # type: ignore[call-overload]
 
 
 REGION = box(9.99, 45.99, 10.02, 46.02)
