@@ -23,6 +23,7 @@ from cryoscale.archive.index import (
     CURRENT,
     DATA,
     FILES,
+    PUBLISHED,
     ROOT,
     SCHEMA,
     STAC,
@@ -31,6 +32,7 @@ from cryoscale.archive.index import (
     Archive,
     Entry,
     Index,
+    Published,
     checked_region,
     objects_below,
     place_of,
@@ -110,12 +112,14 @@ def withdraw(root: str, region: str, year: int) -> Entry:
 
     Raises:
         SourceError: there is no such year.
-        OutputError: another adder is at work.
+        OutputError: another adder is at work, or the list is not the latest.
     """
     archive = Archive(root)
     archive.read().chosen(region, year)
     with _adding(root) as alone:
+        last = archive.last_number()
         index = archive.read()
+        _require_latest(archive, index, last)
         sweep(archive, index)
         gone = index.chosen(region, year).model_copy(update={"state": WITHDRAWN})
         _publish(archive, index, gone, alone)
@@ -150,9 +154,11 @@ def _begun(archive: Archive) -> Index:
     """The list; an empty one where an archive may be begun.
 
     Raises:
-        OutputError: the folder holds something else.
+        OutputError: the folder holds something else, or the list is not the latest.
     """
+    last = archive.last_number()
     index = archive.read_or_none()
+    _require_latest(archive, index, last)
     if index is not None:
         return index
     foreign = [name for name in archive.objects.names() if name not in (*DATA, STAC, _LEASE)]
@@ -163,6 +169,26 @@ def _begun(archive: Archive) -> Index:
             "give another --archive",
         )
     return Index(schema_version=SCHEMA)
+
+
+def _require_latest(archive: Archive, index: Index | None, last: int) -> None:
+    """See that the list is the last that was published: to an older one, later years are what is swept.
+
+    Args:
+        archive: which has it.
+        index: the list, None where there is none.
+        last: number of the latest, asked for before the list was read.
+
+    Raises:
+        OutputError: it is not.
+    """
+    if (0 if index is None else index.number) < last:
+        what = f"holds no {ROOT}" if index is None else f"has the {ROOT} number {index.number}"
+        raise OutputError(
+            f"archive {archive.root}, which {what}, while number {last} at least was published",
+            f"the latest {ROOT}, without which whole years would count as left over",
+            f"bring back the latest {ROOT} of a copy, and prove it with cryoscale archive verify",
+        )
 
 
 def _sorted_out(
@@ -302,8 +328,7 @@ def _publish(archive: Archive, index: Index, entry: Entry, alone: lease.Lease) -
             one = one.model_copy(update={"state": SUPERSEDED})
         kept.append(one)
     entries = tuple(sorted([*kept, entry], key=lambda one: (one.region, one.year, one.version)))
-    number = int(index.generation.partition("-")[0] or 0) + 1
-    generation = f"{number:06d}-{os.urandom(4).hex()}"
+    generation = f"{index.number + 1:06d}-{os.urandom(4).hex()}"
     documents = {}
     for name, content in described.tree(archive, entries):
         archive.objects.put(f"{STAC}/{generation}/{name}", content)
@@ -317,10 +342,14 @@ def _publish(archive: Archive, index: Index, entry: Entry, alone: lease.Lease) -
     )
     alone.tell()  # who was frozen must not put back a list that lacks what was added meanwhile
     alone.require()
-    archive.objects.put(ROOT, described.root(listed))
+    catalog = described.root(listed)
+    archive.objects.put(ROOT, catalog)
     for old in objects_below(archive.objects, STAC):
         if old not in (listed.generation, listed.before):
             archive.objects.delete_all(f"{STAC}/{old}")
+    told = Published(generation=generation, catalog_sha256=hashlib.sha256(catalog).hexdigest())
+    with suppress(OSError, CryoscaleError):  # the year is there, whether a full disk takes this or not
+        archive.objects.put(PUBLISHED, described.encoded(told.model_dump()))
 
 
 def _outlines(url: str) -> Iterator[gpd.GeoDataFrame]:

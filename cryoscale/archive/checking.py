@@ -57,17 +57,27 @@ def verify_archive(root: str) -> Proof:
         SourceError: there is no archive, or one of another schema version.
     """
     start, archive = time.perf_counter(), Archive(root)
-    index = archive.read()
+    published, last = archive.published(), archive.last_number()  # first: another adder may be at work
+    content, index = archive.stored()
     proof = Proof(versions=len(index.entries))
-    proof.faults += _documents(archive, index)
+    is_latest = index.number >= last
+    if not is_latest:
+        reason = (
+            f"is number {index.number}, while number {last} at least was published: bring back the latest"
+        )
+        proof.faults.append(ArchiveFault(ROOT, reason))
+    if index.generation == published.generation and _sha256(content) != published.catalog_sha256:
+        proof.faults.append(ArchiveFault(ROOT, "is not what was written"))
+    proof.faults += _documents(archive, content, index)
     for entry in index.entries:
         proof.faults += _version(archive, entry, proof)
-    proof.leftovers = tuple(sorted(leftovers(archive, index)))
+    # what an older list does not name may be whole years
+    proof.leftovers = tuple(sorted(leftovers(archive, index))) if is_latest else ()
     proof.seconds = time.perf_counter() - start
     return proof
 
 
-def _documents(archive: Archive, index: Index) -> Iterator[ArchiveFault]:
+def _documents(archive: Archive, catalog: bytes, index: Index) -> Iterator[ArchiveFault]:
     """STAC documents that are not what the catalogue was published with, or do not hang together."""
     home = f"{STAC}/{index.generation}"
     known = set(index.documents)
@@ -78,14 +88,14 @@ def _documents(archive: Archive, index: Index) -> Iterator[ArchiveFault]:
         content = archive.objects.get(f"{home}/{name}")
         if content is None:
             yield ArchiveFault(f"{home}/{name}", "is gone")
-        elif hashlib.sha256(content).hexdigest() != sha256:
+        elif _sha256(content) != sha256:
             yield ArchiveFault(f"{home}/{name}", "is not what was written")
     for region in sorted({one.region for one in index.entries}):
         if f"{region}/collection.json" not in known:
             yield ArchiveFault(ROOT, f"has no collection of region {region}")
-    root = json.loads(archive.objects.get(ROOT) or b"{}")
     wanted = {f"./{home}/{name}" for name in known if name.endswith("/collection.json")}
-    if {link["href"] for link in root.get("links", []) if link["rel"] == "child"} != wanted:
+    links = json.loads(catalog).get("links", [])
+    if {link["href"] for link in links if link["rel"] == "child"} != wanted:
         yield ArchiveFault(ROOT, "links to other collections than it lists")
 
 
@@ -127,3 +137,7 @@ def _file(archive: Archive, there: Mapping[str, Stored], row: tuple[str, int, st
         return "" if digest_of(f"{archive.root}/{key}") == sha256 else "is not what was written"
     except OSError as error:
         return f"cannot be read: {error}"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

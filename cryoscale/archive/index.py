@@ -24,6 +24,8 @@ SCHEMA = 1
 ROOT = "catalog.json"
 KEY = "cryoscale:archive"
 STAC = "stac"
+PUBLISHED = "ledger/published.json"
+"""Says, beside the list, which was the last: one that is lost or older than the data is known by it."""
 TABLES = ("glaciers", "complexes", "intersects", "centrelines")
 """Folders of GeoParquet, each with one file a version, called like its folder."""
 DATA = (*TABLES, "mosaics", "records")
@@ -34,6 +36,7 @@ SUPERSEDED: Final = "superseded"
 WITHDRAWN: Final = "withdrawn"
 
 _REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_GENERATION = re.compile(r"(\d{6,})-[0-9a-f]{8}")
 
 
 class Entry(BaseModel):
@@ -109,6 +112,11 @@ class Index(BaseModel):
     documents: dict[str, str] = {}
     entries: tuple[Entry, ...] = ()
 
+    @property
+    def number(self) -> int:
+        """How many lists there were before it, and itself."""
+        return _number_of(self.generation)
+
     def versions(self, region: str, year: int) -> list[Entry]:
         """All versions of a region's year, the first first."""
         return [one for one in self.entries if (one.region, one.year) == (region, year)]
@@ -142,6 +150,20 @@ class Index(BaseModel):
         )
 
 
+class Published(BaseModel):
+    """What the ledger says of the last list.
+
+    Attributes:
+        generation: of its STAC documents; empty where nothing is said.
+        catalog_sha256: of ``catalog.json``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    generation: str = ""
+    catalog_sha256: str = ""
+
+
 @dataclass(frozen=True)
 class Archive:
     """The archive at ``root``, a local folder or fsspec URL; nothing is written here.
@@ -159,20 +181,25 @@ class Archive:
 
     def read(self) -> Index:
         """The list as it is now."""
-        index = self.read_or_none()
-        if index is None:
+        return self.stored()[1]
+
+    def stored(self) -> tuple[bytes, Index]:
+        """``catalog.json`` as it is now, and its list."""
+        content = self.objects.get(ROOT)
+        if content is None:
             raise SourceError(
                 f"{self.root}, which holds no {ROOT}",
                 "an archive",
                 "check --archive, or begin one with cryoscale archive add",
             )
-        return index
+        return content, self._listed(content)
 
     def read_or_none(self) -> Index | None:
         """The list as it is now; None where there is no ``catalog.json`` at all."""
         content = self.objects.get(ROOT)
-        if content is None:
-            return None
+        return None if content is None else self._listed(content)
+
+    def _listed(self, content: bytes) -> Index:
         try:
             listed: Any = json.loads(content).get(KEY)
         except (ValueError, AttributeError, UnicodeDecodeError) as error:
@@ -200,6 +227,19 @@ class Archive:
                 f"{self.root}/{ROOT}, whose {where}: {first['msg']}", "the catalogue of an archive", _MEND
             ) from error
 
+    def published(self) -> Published:
+        """The last publication that the ledger knows; none where an earlier cryoscale made the archive."""
+        try:
+            return Published.model_validate_json(self.objects.get(PUBLISHED) or b"{}")
+        except ValidationError:
+            return Published()
+
+    def last_number(self) -> int:
+        """The least number that the latest list has; whoever reads the list as well asks for this first."""
+        there = (_number_of(name) for name in objects_below(self.objects, STAC))
+        # an addition that was killed may have left one generation more than was published
+        return max(_number_of(self.published().generation), max(there, default=0) - 1)
+
     def folder(self, kind: str, entry: Entry) -> str:
         """URL of the folder of a version's data of one kind."""
         return f"{self.root}/{kind}/{entry.place}"
@@ -209,7 +249,13 @@ class Archive:
         return f"{self.folder(kind, entry)}/{kind}.parquet"
 
 
-_MEND = "bring back the catalog.json of a copy"
+_MEND = "bring back the latest catalog.json of a copy"
+
+
+def _number_of(generation: str) -> int:
+    """Of a generation's name; 0 for what is none."""
+    named = _GENERATION.fullmatch(generation)
+    return int(named[1]) if named else 0
 
 
 def place_of(region: str, year: int, version: int) -> str:

@@ -21,10 +21,11 @@ import pytest
 import xarray as xr
 
 from cryoscale import lease
+from cryoscale.archive import checking
 from cryoscale.archive.adding import add, withdraw
 from cryoscale.archive.checking import verify_archive
 from cryoscale.archive.exporting import export
-from cryoscale.archive.index import ROOT, Archive
+from cryoscale.archive.index import PUBLISHED, ROOT, Archive
 from cryoscale.archive.source import FinishedRun
 from cryoscale.archive.tables import TYPES, read_complete
 from cryoscale.cli import main
@@ -303,7 +304,7 @@ shutil.copytree(root, f"{root}-counted")
 assert status_of(None, f"{root}-counted") == 0
 total = int(open(f"{root}-counted.steps").read())
 told = []
-for point in (total // 2, *range(total - 3, total + 1)):
+for point in (total // 2, *range(total - 5, total + 1)):
     status = status_of(point, root)
     proof = checking.verify_archive(root)
     found = [[one.year, one.state] for one in adding.Archive(root).read().entries]
@@ -458,6 +459,54 @@ def test_a_folder_with_other_things_is_no_archive(runs: dict[str, Path], tmp_pat
     with pytest.raises(SourceError, match="a run is no archive"):
         add(str(runs["2018"]), str(runs["2018"]))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("harm", ["lost", "of an older copy"])
+def test_to_a_catalogue_that_is_not_the_latest_no_year_is_rubbish(
+    runs: dict[str, Path], archive: str, harm: str
+) -> None:
+    catalog = Path(archive, ROOT)
+    older = catalog.read_bytes()
+    withdraw(archive, "made", 2018)
+    if harm == "lost":
+        catalog.unlink()
+    else:
+        catalog.write_bytes(older)
+    before = state(archive)
+    with pytest.raises(OutputError, match=r"number 2 at least was published.*bring back the latest"):
+        add(archive, str(runs["2024"]), region="made")
+    if harm != "lost":
+        with pytest.raises(OutputError, match="number 2 at least"):
+            withdraw(archive, "made", 2018)
+        proof = verify_archive(archive)
+        assert (ROOT, proof.leftovers) == (proof.faults[0].where, ())
+    assert state(archive) == before
+
+
+def test_an_archive_of_an_earlier_cryoscale_tells_its_latest_catalogue_by_its_documents(archive: str) -> None:
+    Path(archive, PUBLISHED).unlink()
+    assert Archive(archive).last_number() == 0
+    for name in ("000003-0123abcd", "000004-89ef0123", "of-somebody"):
+        Path(archive, "stac", name).mkdir()
+    assert Archive(archive).last_number() == 3
+
+
+def test_verify_tells_a_catalogue_that_was_altered(archive: str) -> None:
+    catalog = Path(archive, ROOT)
+    catalog.write_text(catalog.read_text().replace('"glaciers": 3', '"glaciers": 4'))
+    (fault,) = verify_archive(archive).faults
+    assert (fault.where, fault.reason) == (ROOT, "is not what was written")
+
+
+def test_verify_beside_an_adder_tells_no_fault(archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = checking._documents
+
+    def beside(*given: Any) -> Any:
+        withdraw(archive, "made", 2018)
+        return documents(*given)
+
+    monkeypatch.setattr(checking, "_documents", beside)
+    assert verify_archive(archive).faults == []
 
 
 @pytest.mark.parametrize("kind", ["glaciers", "mosaics", "records", "stac"])
