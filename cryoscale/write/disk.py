@@ -19,14 +19,15 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
 
 
 def output(out: str) -> str:
-    """An output as a URL or an absolute path, ``~`` being the user's home.
+    """An output as a URL or an absolute path without a slash at its end, ``~`` being the user's home.
 
     Raises:
         OutputError: it begins with the home of a user who is not there.
     """
     out = out.removeprefix("file://")
-    if "://" in out:
-        return out
+    kind, separator, place = out.partition("://")
+    if separator:  # a key that begins with a slash is another one to a store
+        return f"{kind}://{place.rstrip('/')}"
     path = os.path.expanduser(out)
     if path.startswith("~"):
         raise OutputError(

@@ -41,7 +41,8 @@ def test_a_notebook_finds_a_run_where_a_command_puts_it(
     for text, where in given.items():
         assert options.output(text) == where
         assert api.open(text).out == where
-    assert options.output("s3://bucket/run") == "s3://bucket/run"
+    for text in ("s3://bucket/run", "s3://bucket/run/"):
+        assert options.output(text) == "s3://bucket/run"
 
 
 def test_the_home_of_nobody_is_refused_as_an_output_and_may_be_a_folders_name_all_the_same(
