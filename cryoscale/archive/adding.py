@@ -39,7 +39,7 @@ from cryoscale.archive.index import (
     places,
 )
 from cryoscale.archive.source import FinishedRun, bounds_of
-from cryoscale.archive.tables import TYPES, read_complete
+from cryoscale.archive.tables import TYPES, read_complete, without_year
 from cryoscale.errors import CryoscaleError, LeaseLostError, NoRoomError, OutputError
 from cryoscale.room import full_disk_told
 from cryoscale.write import disk
@@ -274,12 +274,16 @@ def _add_year(archive: Archive, source: FinishedRun, region: str, year: int, alo
         source.copy_maps(files, year, f"mosaics/{place}/mosaic.zarr")
         records = f"records/{place}"
         source.copy_records(files, year, records)
-        for kind in ("complexes", "intersects"):
-            files.copy(f"{source.out}/inventory/{year}-{kind}.parquet", f"{kind}/{place}/{kind}.parquet")
+        files.copy(
+            f"{source.out}/inventory/{year}-intersects.parquet", f"intersects/{place}/intersects.parquet"
+        )
         glaciers = source.out + f"/inventory/{year}.parquet"
         others = [one for one in index.entries if one.region == region]
         ids = stable_ids(archive, others, lambda: _outlines(glaciers), year)
         with tempfile.TemporaryDirectory(prefix="cryoscale-") as folder:
+            complexes, local = f"{source.out}/inventory/{year}-complexes.parquet", Path(folder, "complexes")
+            write_parts(without_year(complexes), local, bounds_of(complexes))
+            files.put_file(local, f"complexes/{place}/complexes.parquet")
             local = Path(folder, "glaciers.parquet")
             count = _identified(glaciers, ids, local)
             files.put_file(local, f"glaciers/{place}/glaciers.parquet")

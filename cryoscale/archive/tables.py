@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from cryoscale.write.columns import COLUMNS
 from cryoscale.write.vectors import read_parts
 
-TYPES = {column.name: column.dtype for column in COLUMNS if column.name != "year"}
+_YEAR = "year"
+TYPES = {column.name: column.dtype for column in COLUMNS if column.name != _YEAR}
 """Of an inventory's columns but the year: the folder tells it, and Hive's readers refuse what both tell."""
 
 
@@ -26,3 +27,11 @@ def read_complete(url: str, names: Sequence[str]) -> Iterator[gpd.GeoDataFrame]:
             kind = TYPES.get(name, "string")
             part[name] = pd.Series(None, part.index, dtype="boolean" if kind == "bool" else kind)
         yield gpd.GeoDataFrame(part[[*names, "geometry"]])
+
+
+def without_year(url: str) -> Iterator[gpd.GeoDataFrame]:
+    """A run's table in parts, as it is but for the year; the boxes of shapes are written anew with it."""
+    with fsspec.open(url, "rb") as file:
+        there = pq.ParquetFile(file).schema_arrow.names
+    for part in read_parts(url, [name for name in there if name not in (_YEAR, "bbox")]):
+        yield gpd.GeoDataFrame(part)

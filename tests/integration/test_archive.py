@@ -88,6 +88,11 @@ def test_a_year_comes_out_as_it_went_in(runs: dict[str, Path], archive: str) -> 
     mapped = mosaic.open_mosaic(runs["2018"], 2018, EPSG)
     kept = xr.open_zarr(f"{archive}/mosaics/{entry.place}/mosaic.zarr", group=f"2018/{EPSG}")
     assert (kept["label"].values == mapped["label"].values).all()
+    whole = gpd.read_parquet(runs["2018"] / "inventory" / "2018-complexes.parquet").drop(columns="year")
+    filed = gpd.read_parquet(f"{archive}/complexes")
+    assert filed[[*whole.columns]].equals(whole)
+    assert (filed["year"] == 2018).all()
+    assert len(gpd.read_parquet(f"{archive}/intersects")) == 0
     lines = gpd.read_parquet(Archive(archive).table("centrelines", entry))
     assert sorted(lines["glacier_id"]) == sorted(after["glacier_id"])
     assert lines["length_m"].round().astype(int).tolist() == before["lmax_m"].tolist()
