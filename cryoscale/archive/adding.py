@@ -34,7 +34,7 @@ from cryoscale.archive.index import (
     Index,
     Published,
     checked_region,
-    objects_below,
+    generations,
     place_of,
     places,
 )
@@ -145,7 +145,7 @@ def leftovers(archive: Archive, index: Index) -> Iterator[str]:
         for place in places(archive.objects, kind):
             if place not in known:
                 yield f"{kind}/{place}"
-    for generation in objects_below(archive.objects, STAC):
+    for generation in generations(archive.objects):
         if generation not in (index.generation, index.before):
             yield f"{STAC}/{generation}"
 
@@ -348,7 +348,7 @@ def _publish(archive: Archive, index: Index, entry: Entry, alone: lease.Lease) -
     alone.require()
     catalog = described.root(listed)
     archive.objects.put(ROOT, catalog)
-    for old in objects_below(archive.objects, STAC):
+    for old in generations(archive.objects):
         if old not in (listed.generation, listed.before):
             archive.objects.delete_all(f"{STAC}/{old}")
     told = Published(generation=generation, catalog_sha256=hashlib.sha256(catalog).hexdigest())

@@ -37,6 +37,7 @@ WITHDRAWN: Final = "withdrawn"
 
 _REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _GENERATION = re.compile(r"(\d{6,})-[0-9a-f]{8}")
+_PLACE = re.compile(r"region=[^/]+/year=\d+/version=\d+")
 
 
 class Entry(BaseModel):
@@ -236,7 +237,7 @@ class Archive:
 
     def last_number(self) -> int:
         """The least number that the latest list has; whoever reads the list as well asks for this first."""
-        there = (_number_of(name) for name in objects_below(self.objects, STAC))
+        there = map(_number_of, generations(self.objects))
         # an addition that was killed may have left one generation more than was published
         return max(_number_of(self.published().generation), max(there, default=0) - 1)
 
@@ -258,6 +259,11 @@ def _number_of(generation: str) -> int:
     return int(named[1]) if named else 0
 
 
+def generations(objects: Objects) -> list[str]:
+    """Every folder of STAC documents, of the list or not; what somebody else has put there is none."""
+    return [name for name in objects_below(objects, STAC) if _GENERATION.fullmatch(name)]
+
+
 def place_of(region: str, year: int, version: int) -> str:
     """Where a version lies below each folder of data, as Hive names partitions."""
     return f"region={region}/year={year}/version={version}"
@@ -268,12 +274,17 @@ def places(objects: Objects, kind: str) -> Iterator[str]:
     for region in objects_below(objects, kind):
         for year in objects_below(objects, f"{kind}/{region}"):
             for version in objects_below(objects, f"{kind}/{region}/{year}"):
-                yield f"{region}/{year}/{version}"
+                place = f"{region}/{year}/{version}"
+                if _PLACE.fullmatch(place):  # and not what somebody else has put there
+                    yield place
 
 
 def objects_below(objects: Objects, prefix: str) -> Sequence[str]:
-    """Names of what lies directly below a folder."""
-    return Objects(f"{objects.root}/{prefix}").names()
+    """Names of what lies directly below a folder; none where a file lies there instead."""
+    try:
+        return Objects(f"{objects.root}/{prefix}").names()
+    except NotADirectoryError:
+        return ()
 
 
 def checked_region(name: str) -> str:

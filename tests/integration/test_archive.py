@@ -514,6 +514,18 @@ def test_verify_beside_an_adder_tells_no_fault(archive: str, monkeypatch: pytest
     assert verify_archive(archive).faults == []
 
 
+def test_what_somebody_else_put_into_the_folders_of_an_archive_is_neither_told_nor_swept(
+    archive: str,
+) -> None:
+    for name in ("glaciers/.DS_Store", "stac/.DS_Store", "mosaics/region=made.zip", "records/my/own/notes/x"):
+        Path(archive, name).parent.mkdir(parents=True, exist_ok=True)
+        Path(archive, name).write_text("of somebody")
+    proof = verify_archive(archive)
+    assert (proof.faults, proof.leftovers) == ([], ())
+    withdraw(archive, "made", 2018)
+    assert Path(archive, "records", "my", "own", "notes", "x").exists()
+
+
 @pytest.mark.parametrize("kind", ["glaciers", "mosaics", "records", "stac"])
 @pytest.mark.parametrize("harm", ["a flipped byte", "gone", "one more"])
 def test_verify_names_the_file_that_is_not_as_it_was_written(archive: str, kind: str, harm: str) -> None:
