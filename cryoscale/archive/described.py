@@ -372,7 +372,7 @@ def _collection(region: str, own: Sequence[Entry], items: Sequence[Document]) ->
         "license": "other",
         "keywords": ["glacier", "inventory"],
         "extent": {
-            "spatial": {"bbox": [_hull(boxes), *map(list, boxes)] if len(boxes) > 1 else [list(boxes[0])]},
+            "spatial": {"bbox": [hull(boxes), *map(list, boxes)] if len(boxes) > 1 else [list(boxes[0])]},
             "temporal": {"interval": [[min(starts), max(ends)]]},
         },
         "summaries": {"cryoscale:year": sorted({one.year for one in own}), "gsd": [RESOLUTION_M]},
@@ -380,7 +380,7 @@ def _collection(region: str, own: Sequence[Entry], items: Sequence[Document]) ->
     }
 
 
-def _hull(boxes: Sequence[Sequence[float]]) -> list[float]:
+def hull(boxes: Sequence[Sequence[float]]) -> list[float]:
     """West, south, east, north of all boxes; over the antimeridian where one of them is."""
     west, south, east, north = zip(*boxes, strict=True)
     across = [box for box in boxes if box[0] > box[2]]

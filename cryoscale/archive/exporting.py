@@ -10,9 +10,11 @@ import geopandas as gpd
 import pandas as pd
 import pyogrio
 
+from cryoscale.archive.described import hull
 from cryoscale.archive.files import read_list
 from cryoscale.archive.index import FILES, Archive, Entry
 from cryoscale.archive.lasting import perennial
+from cryoscale.archive.source import bounds_of
 from cryoscale.archive.tables import TYPES, read_complete
 from cryoscale.errors import InputError, OutputError
 from cryoscale.write.objects import Objects
@@ -65,7 +67,8 @@ def export(
         _write_package(archive, entries, out)
         return [out]
     for kind in _LAYERS:
-        write_parts(_parts(archive, entries, kind), f"{out}/{kind}.parquet", None)
+        boxes = [box for one in entries if (box := bounds_of(archive.table(kind, one))) is not None]
+        write_parts(_parts(archive, entries, kind), f"{out}/{kind}.parquet", hull(boxes) if boxes else None)
     made = [f"{kind}.parquet" for kind in _LAYERS]
     if mosaics:
         made += [_copy_maps(archive, entry, out) for entry in entries]

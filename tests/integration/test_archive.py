@@ -18,6 +18,7 @@ from typing import Any
 import fsspec
 import geopandas as gpd
 import pytest
+import shapely
 import xarray as xr
 
 from cryoscale import lease
@@ -26,7 +27,7 @@ from cryoscale.archive.adding import add, withdraw
 from cryoscale.archive.checking import verify_archive
 from cryoscale.archive.exporting import export
 from cryoscale.archive.index import PUBLISHED, ROOT, Archive
-from cryoscale.archive.source import FinishedRun
+from cryoscale.archive.source import FinishedRun, bounds_of
 from cryoscale.archive.tables import TYPES, read_complete
 from cryoscale.cli import main
 from cryoscale.errors import InputError, LeaseLostError, NoRoomError, OutputError, SourceError
@@ -244,6 +245,18 @@ def test_years_of_one_run_are_added_one_by_one_or_together(tmp_path: Path) -> No
     out = tmp_path / "out"
     export(Archive(root), str(out), region="made", years=[2018], version=1)
     assert gpd.read_parquet(out / "glaciers.parquet")["year"].tolist() == [2018]
+
+
+def test_an_export_says_of_all_that_it_holds_where_it_lies(
+    runs: dict[str, Path], archive: str, tmp_path: Path
+) -> None:
+    add(archive, str(runs["small"]), region="a-smaller-one")
+    export(Archive(archive), str(tmp_path / "out"))
+    for name in ("glaciers.parquet", "centrelines.parquet"):
+        west, south, east, north = bounds_of(str(tmp_path / "out" / name)) or ()
+        shapes = gpd.read_parquet(tmp_path / "out" / name)
+        assert len(shapes) == 4
+        assert shapes.within(shapely.box(west, south, east, north).buffer(1e-9)).all()
 
 
 def test_a_column_that_an_older_file_lacks_is_empty(runs: dict[str, Path], tmp_path: Path) -> None:
