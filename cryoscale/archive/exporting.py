@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,12 +12,12 @@ import pandas as pd
 import pyogrio
 
 from cryoscale.archive.described import hull
-from cryoscale.archive.files import read_list
+from cryoscale.archive.files import digest_of, read_list
 from cryoscale.archive.index import FILES, Archive, Entry
 from cryoscale.archive.lasting import perennial
 from cryoscale.archive.source import bounds_of
 from cryoscale.archive.tables import TYPES, read_complete
-from cryoscale.errors import InputError, OutputError
+from cryoscale.errors import InputError, IntegrityError, OutputError
 from cryoscale.write.objects import Objects
 from cryoscale.write.vectors import move, put_text, read_parts, write_parts
 
@@ -53,6 +54,7 @@ def export(
     Raises:
         SourceError: the archive has not what is asked for.
         OutputError: there is something at ``out``, or it lies within the archive.
+        IntegrityError: what is asked for is not what was written.
     """
     if out.startswith(f"{archive.root}/"):
         raise OutputError(
@@ -63,6 +65,8 @@ def export(
     if package and mosaics:
         raise InputError("--mosaics with a GeoPackage", "a folder, which can hold maps", "give a folder")
     _refuse_taken(out, package)
+    for entry in entries:
+        _require_whole(archive, entry)
     if package:
         _write_package(archive, entries, out)
         return [out]
@@ -101,6 +105,21 @@ def _refuse_taken(out: str, package: bool) -> None:
     taken = Objects(folder or "/").stat(name) is not None if package else bool(Objects(out).names())
     if taken:
         raise OutputError(f"output {out}, which is there already", "a new or empty place", "give another")
+
+
+def _require_whole(archive: Archive, entry: Entry) -> None:
+    """See that the tables of a version are what was filed, before anything is made of them."""
+    listed = f"records/{entry.place}/{FILES}"
+    known = {listed: entry.files_sha256}
+    if digest_of(f"{archive.root}/{listed}") == entry.files_sha256:
+        known |= {key: sha256 for key, _, sha256 in read_list(f"{archive.root}/{listed}")}
+    for key in (listed, *(f"{kind}/{entry.place}/{kind}.parquet" for kind in _LAYERS)):
+        if digest_of(f"{archive.root}/{key}") != known[key]:
+            raise _altered(archive, key)
+
+
+def _altered(archive: Archive, key: str) -> IntegrityError:
+    return IntegrityError(f"{archive.root}/{key} is not what was written: bring it back from a copy")
 
 
 def _parts(archive: Archive, entries: Sequence[Entry], kind: str) -> Iterator[gpd.GeoDataFrame]:
@@ -142,12 +161,14 @@ def _write_package(archive: Archive, entries: Sequence[Entry], out: str) -> None
 def _copy_maps(archive: Archive, entry: Entry, out: str) -> str:
     """The store of a version, file by file; returns where it lies."""
     target = f"mosaics/{entry.place}/mosaic.zarr"
-    for key, _, _ in read_list(f"{archive.root}/records/{entry.place}/{FILES}"):
+    for key, _, sha256 in read_list(f"{archive.root}/records/{entry.place}/{FILES}"):
         if key.startswith(f"{target}/"):
             content = archive.objects.get(key)
             if content is None:
                 raise OutputError(
                     f"{archive.root}/{key}, which is gone", "an archive that verifies", "verify it"
                 )
+            if hashlib.sha256(content).hexdigest() != sha256:
+                raise _altered(archive, key)
             Objects(out).put(key, content)
     return target

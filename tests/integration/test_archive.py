@@ -30,7 +30,7 @@ from cryoscale.archive.index import PUBLISHED, ROOT, Archive
 from cryoscale.archive.source import FinishedRun, bounds_of
 from cryoscale.archive.tables import TYPES, read_complete
 from cryoscale.cli import main
-from cryoscale.errors import InputError, LeaseLostError, NoRoomError, OutputError, SourceError
+from cryoscale.errors import InputError, IntegrityError, LeaseLostError, NoRoomError, OutputError, SourceError
 from cryoscale.sealing import seal
 from cryoscale.write import mosaic
 from tests.integration.disks import cramped
@@ -257,6 +257,18 @@ def test_an_export_says_of_all_that_it_holds_where_it_lies(
         shapes = gpd.read_parquet(tmp_path / "out" / name)
         assert len(shapes) == 4
         assert shapes.within(shapely.box(west, south, east, north).buffer(1e-9)).all()
+
+
+@pytest.mark.parametrize("kind", ["glaciers", "centrelines", "mosaics", "records"])
+def test_what_is_not_as_it_was_filed_is_not_exported(archive: str, tmp_path: Path, kind: str) -> None:
+    pattern = {"mosaics": "*/c/*", "records": "files.parquet"}.get(kind, "*.parquet")
+    path = next(path for path in Path(archive, kind).rglob(pattern) if path.is_file())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="is not what was written: bring it back") as refused:
+        export(Archive(archive), str(tmp_path / "out"), mosaics=True)
+    assert str(path) in str(refused.value)
 
 
 def test_a_column_that_an_older_file_lacks_is_empty(runs: dict[str, Path], tmp_path: Path) -> None:
