@@ -84,7 +84,8 @@ def add(
         new_version: take a year that is there with other content, as a version of its own.
 
     Raises:
-        SourceError: the run is not finished or does not verify, or the archive is none of ours.
+        SourceError: the run is not finished, does not verify or is changed meanwhile, or the archive is none
+            of ours.
         OutputError: a year is there with other content, or another adder is at work.
     """
     archive = Archive(root)
@@ -293,6 +294,7 @@ def _add_year(archive: Archive, source: FinishedRun, region: str, year: int, alo
         told = described.documents(source, files, place, year, count)
         files.put(f"{records}/{described.DOCUMENT}", described.encoded(told))
         total = files.close_list(f"{records}/{FILES}")
+    source.require_unchanged(year)
     area = source.region_area(year)
     entry = Entry(
         region=region,

@@ -128,10 +128,24 @@ class FinishedRun:
         }
         return self._digest(year, own)
 
+    def require_unchanged(self, year: int) -> None:
+        """See, after a copy of a year, that what lies there is still the run that was proven.
+
+        Raises:
+            SourceError: it was altered, begun anew or removed meanwhile.
+        """
+        now = FinishedRun(self.out, self.years)
+        if now.manifest != self.manifest or now.content_sha256(year) != self.content_sha256(year):
+            raise SourceError(
+                f"run {self.out}, which was changed while {year} was copied",
+                "a finished run that nobody writes to",
+                "start the same command again once it is finished",
+            )
+
     @cached_property
     def _sealed(self) -> dict[str, str]:
         """The sha256 of each file of the run's end."""
-        return dict((self.ledger.get(SEAL) or {})["files"])
+        return dict((self.ledger.get(SEAL) or {}).get("files", {}))
 
     @cached_property
     def _blocks(self) -> dict[int, dict[str, str]]:

@@ -482,6 +482,22 @@ def test_a_run_that_does_not_prove_itself_is_refused_in_one_line(
     assert not (Path(archive) / "ledger" / "lease" / "00000002.json").exists()
 
 
+def test_a_run_that_changes_while_it_is_copied_is_refused(
+    runs: dict[str, Path], archive: str, tmp_path: Path
+) -> None:
+    run = shutil.copytree(runs["small"], tmp_path / "run")
+    before = state(archive)[ROOT]
+
+    def driven_again(text: str) -> None:
+        if text.startswith("adding"):
+            without_a_block(run)
+            unfinished(run)
+
+    with pytest.raises(SourceError, match="which was changed while 2024 was copied"):
+        add(archive, str(run), region="made", stage=driven_again)
+    assert state(archive)[ROOT] == before
+
+
 def test_a_folder_with_other_things_is_no_archive(runs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"thesis\.txt"):
