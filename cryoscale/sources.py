@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cryoscale.errors import InputError, SourceError
+from cryoscale.errors import SourceError
 from cryoscale.features.stack import CHANNELS
 from cryoscale.grid import Block, Window
 from cryoscale.learn.labels import LabelRules, corrected, label_window
 from cryoscale.learn.outlines import Outlines, read_outlines
 from cryoscale.learn.quality import FLAGS
 from cryoscale.learn.sampleset import SampleConfig
-from cryoscale.learn.scores import NO_DATA
+from cryoscale.learn.scores import CLASS_NAMES, NO_DATA
 from cryoscale.learn.truth import in_zone, open_truth, truth_of
 from cryoscale.ledger import Ledger
 from cryoscale.region import ZoneRegion
 from cryoscale.results import Run
 from cryoscale.task import RunContext, run_context
+from cryoscale.write.corrections import facts_of
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 YEARS_APART = 5
 """Outlines further off the imagery are worth a word."""
@@ -68,8 +73,8 @@ class LabelSource:
         if self.truth is not None:
             with open_truth(truth_of(self.truth, epsg, year), window, on_lattice=not self.resample) as read:
                 found = read(window)
-            if self.corrections is not None:
-                found = corrected(found, window, self.corrections.in_zone(epsg))
+            if (by_hand := self._by_hand(year, epsg)) is not None:
+                found = corrected(found, window, by_hand)
         else:
             assert self.glaciers is not None
             assert self.debris is not None  # one of outlines and truth is given
@@ -80,12 +85,24 @@ class LabelSource:
                 ndwi=stack[CHANNELS.index("NDWI")],
                 ndvi=stack[CHANNELS.index("NDVI")],
                 slope_deg=stack[CHANNELS.index("slope")],
-                corrections=self.corrections.in_zone(epsg) if self.corrections else None,
+                corrections=self._by_hand(year, epsg),
                 rules=self.rules,
             )
         inside = ZoneRegion(epsg, region).pixels(window) & in_zone(window)
         flags = np.uint8(FLAGS["rim"]) * rim | np.uint8(FLAGS["outside"]) * ~inside
         return np.where(inside, found, np.uint8(NO_DATA)), flags
+
+    def _by_hand(self, year: int, epsg: int) -> GeoDataFrame | None:
+        """The corrections that are about a year, in metres of a zone; None where none were given."""
+        if self.corrections is None:
+            return None
+        return self.corrections.in_zone(epsg)[(self._years == year) | (self._years == 0)]
+
+    @cached_property
+    def _years(self) -> NDArray[np.int32]:
+        """That each correction is about, 0 for all."""
+        assert self.corrections is not None
+        return facts_of(self.corrections.frame, CLASS_NAMES, self.corrections.name)[1]
 
     def record(self) -> dict[str, Any]:
         """For the set's attributes and summary."""
@@ -141,12 +158,8 @@ def label_source(config: SampleConfig, regions: Sequence[MappedRegion]) -> Label
         corrections = read_outlines(
             config.corrections, "corrections", shapes, layer="corrections", anywhere=True
         )
-        if "class" not in corrections.frame:
-            raise InputError(
-                f"corrections {config.corrections[0]} without a column 'class'",
-                "a label or a class name for each polygon",
-                "add the column",
-            )
+        # before anything is read, and not when the first of them is burnt
+        facts_of(corrections.frame, CLASS_NAMES, f"corrections {config.corrections[0]}")
     if config.truth is not None:
         for region in regions:
             for year, epsg in sorted({(year, block.epsg) for year, block in region.work}):

@@ -69,21 +69,14 @@ class Corrections:
         Raises:
             InputError: no such column, a class or a year that is none, or no polygon.
         """
-        if "class" not in frame:
-            raise InputError(
-                f"{given} without a column 'class'",
-                f"for each polygon a class: 0 to {len(names) - 1}, 255 or one of {', '.join(names)}",
-                "add the column",
-            )
+        classes, years = facts_of(frame, names, given)
         if frame.empty:
             raise InputError(
                 f"{given} without a polygon in the region", "what is to be corrected", "check its CRS"
             )
-        classes = [class_of(value, names) for value in frame["class"]]
-        years = [_year_of(value, given) for value in frame.get("year", [None] * len(frame))]
         valid = [explode(shapely.make_valid(shape)) for shape in frame.geometry.to_crs(4326)]
         shapes = np.array([shapely.multipolygons(parts) for parts in valid], object)
-        return cls(shapes, np.array(classes, np.uint8), np.array(years, np.int32))
+        return cls(shapes, classes, years)
 
     def of(self, year: int) -> Corrections:
         """Those that are about a year."""
@@ -186,6 +179,25 @@ def kept(out: str) -> Corrections | None:
             "the corrections that cryoscale outline put there",
             "give them again with cryoscale outline --corrections, or none",
         ) from error
+
+
+def facts_of(
+    frame: gpd.GeoDataFrame, names: Sequence[str], given: str
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Class and year of every correction of a table, 0 for all years; see :meth:`Corrections.of_frame`.
+
+    Raises:
+        InputError: no column ``class``, or a class or a year that is none.
+    """
+    if "class" not in frame:
+        raise InputError(
+            f"{given} without a column 'class'",
+            f"for each polygon a class: 0 to {len(names) - 1}, 255 or one of {', '.join(names)}",
+            "add the column",
+        )
+    classes = [class_of(value, names) for value in frame["class"]]
+    years = [_year_of(value, given) for value in frame.get("year", [None] * len(frame))]
+    return np.array(classes, np.uint8), np.array(years, np.int32)
 
 
 def class_of(value: object, names: Sequence[str]) -> int:

@@ -399,6 +399,10 @@ def test_outlines_that_cannot_serve_are_told_in_one_line(
     corrections = ("--corrections", corner.outlines)
     told = samples(corner.run, "--outlines", corner.outlines, *debris, *corrections, *out)
     refused(told, "without a column 'class'", tmp_path)
+    frame.assign(**{"class": "glacier"}).to_file(tmp_path / "no-class.gpkg")
+    corrections = ("--corrections", tmp_path / "no-class.gpkg")
+    told = samples(corner.run, "--outlines", corner.outlines, *debris, *corrections, *out)
+    refused(told, "correction class 'glacier'", tmp_path)
 
 
 def test_label_rasters_that_cannot_serve_are_told_in_one_line(

@@ -9,6 +9,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 import shapely
 import xarray as xr
 from numpy.typing import NDArray
@@ -16,9 +17,10 @@ from shapely.geometry import Polygon, box
 
 from cryoscale.errors import InputError, SourceError
 from cryoscale.grid import Window, transformer
-from cryoscale.learn.labels import corrected
-from cryoscale.learn.outlines import read_outlines
+from cryoscale.learn.labels import LabelRules, corrected
+from cryoscale.learn.outlines import Outlines, read_outlines
 from cryoscale.learn.scores import CLASS_NAMES
+from cryoscale.sources import LabelSource
 from cryoscale.write import corrections
 from cryoscale.write.corrections import Corrections
 from cryoscale.write.outlines import polygonise
@@ -165,6 +167,27 @@ def test_what_a_run_keeps_corrects_labels_for_training_in_the_same_pixels(tmp_pa
     read = read_outlines([tmp_path / corrections.FILE], "corrections", [box(80.0, 20.0, 90.0, 30.0)])
     learnt = corrected(dataset["label"].values, WINDOW, read.in_zone(EPSG))
     np.testing.assert_array_equal(learnt, made(*FOUR).over(dataset, EPSG)["label"].values)
+
+
+def test_labels_for_training_are_corrected_by_what_is_about_their_year(tmp_path: Path) -> None:
+    profile = {
+        "driver": "GTiff",
+        "width": WINDOW.width,
+        "height": WINDOW.height,
+        "count": 1,
+        "dtype": "uint8",
+    }
+    profile |= {"crs": f"EPSG:{EPSG}", "transform": WINDOW.geobox.affine}
+    with rasterio.open(tmp_path / f"{EPSG}.tif", "w", **profile) as file:
+        file.write(np.zeros(WINDOW.shape, np.uint8), 1)
+    here, there = star(0.3, 0.3, 200.0), star(0.7, 0.7, 200.0)
+    given = Outlines("corrections", table((1, 2018, here), (2, None, there), columns=("class", "year")), ())
+    source = LabelSource(LabelRules(), None, None, given, tmp_path, False)
+    for year, rows in ((2018, ((1, here), (2, there))), (2019, ((2, there),))):
+        labels, _ = source.labels(
+            box(80.0, 20.0, 90.0, 30.0), year, WINDOW, np.zeros((30, *WINDOW.shape), np.float32)
+        )
+        np.testing.assert_array_equal(labels, np.maximum(set_at(rows), 0))
 
 
 def test_a_map_elsewhere_stays_what_it_is() -> None:
